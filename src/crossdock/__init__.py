@@ -1,0 +1,1 @@
+"""crossdock: moves files between endpoints and proves what arrived where."""

@@ -1,0 +1,205 @@
+"""Every error crossdock raises, one class per decision that a caller can make.
+
+CrossdockError                  .retryable  .retry_after  .hint
+├── ConfigError                 file, line, key, what to write instead
+├── StorageError                endpoint, operation, path
+│   ├── ConnectionFailed        retry: the wire or the peer failed
+│   │   └── TimedOut            retry: the peer went silent
+│   ├── Throttled               retry later: the peer asked for a pause
+│   ├── NoSpace                 retry slowly: disk or quota full
+│   ├── ProtocolViolation       retry once or twice: the peer broke its own protocol
+│   ├── AuthenticationFailed    never in a loop: accounts get locked
+│   │   └── HostKeyMismatch     stop: the server is not the one that was trusted
+│   ├── PermissionDenied
+│   ├── NotFound
+│   ├── AlreadyExists
+│   ├── NotAFile
+│   ├── NotADirectory
+│   ├── InvalidPath             the name cannot exist at this endpoint; nothing was sent
+│   └── Unsupported             the endpoint lacks the capability
+├── TransferError
+│   ├── Truncated               retry: the stream ended before its declared size
+│   ├── IntegrityError          retry: what is stored is not what was sent
+│   ├── SourceChanged           retry after settling: the source moved under the copy
+│   ├── Conflict                the target holds other bytes and may not be replaced
+│   └── TransformFailed
+└── LedgerError
+    ├── LeaseLost               stop, record nothing: somebody else owns the transfer now
+    └── LedgerUnavailable       retry
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AlreadyExists",
+    "AuthenticationFailed",
+    "ConfigError",
+    "Conflict",
+    "ConnectionFailed",
+    "CrossdockError",
+    "HostKeyMismatch",
+    "IntegrityError",
+    "InvalidPath",
+    "LeaseLost",
+    "LedgerError",
+    "LedgerUnavailable",
+    "NoSpace",
+    "NotADirectory",
+    "NotAFile",
+    "NotFound",
+    "PermissionDenied",
+    "ProtocolViolation",
+    "SourceChanged",
+    "StorageError",
+    "Throttled",
+    "TimedOut",
+    "TransferError",
+    "TransformFailed",
+    "Truncated",
+    "Unsupported",
+    "shown",
+]
+
+
+def shown(name: str) -> str:
+    """A name as it may be printed: control, bidirectional and undecodable characters escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
+
+
+class CrossdockError(Exception):
+    """Base of all. `retryable`: the same call may succeed later. `retry_after`: seconds to wait first.
+
+    `exhausted`: it was already retried as often as is sensible; do not retry at once again.
+    """
+
+    retryable: bool = False
+    exhausted: bool = False
+
+    def __init__(self, message: str = "", *, hint: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self.message}. Next: {self.hint}" if self.hint else self.message
+
+
+class ConfigError(CrossdockError):
+    """The user's configuration is wrong; the message says where and what to write instead."""
+
+    def __init__(
+        self, message: str, *, file: str | None = None, line: int | None = None, key: str = "", hint: str | None = None
+    ) -> None:
+        place = ":".join(str(part) for part in (file, line) if part is not None)
+        super().__init__(": ".join(part for part in (place, key, message) if part), hint=hint)
+        self.file, self.line, self.key = file, line, key
+
+
+class StorageError(CrossdockError):
+    """An operation at an endpoint failed."""
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        operation: str,
+        endpoint: str,
+        path: str = "",
+        hint: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(f"{operation} {endpoint}:{shown(path)}: {reason}", hint=hint, retry_after=retry_after)
+        self.reason, self.operation, self.endpoint, self.path = reason, operation, endpoint, path
+
+
+class ConnectionFailed(StorageError):
+    retryable = True
+
+
+class TimedOut(ConnectionFailed):
+    pass
+
+
+class Throttled(StorageError):
+    retryable = True
+
+
+class NoSpace(StorageError):
+    retryable = True
+
+
+class ProtocolViolation(StorageError):
+    retryable = True
+
+
+class AuthenticationFailed(StorageError):
+    pass
+
+
+class HostKeyMismatch(AuthenticationFailed):
+    pass
+
+
+class PermissionDenied(StorageError):
+    pass
+
+
+class NotFound(StorageError):
+    pass
+
+
+class AlreadyExists(StorageError):
+    pass
+
+
+class NotAFile(StorageError):
+    pass
+
+
+class NotADirectory(StorageError):
+    pass
+
+
+class InvalidPath(StorageError):
+    pass
+
+
+class Unsupported(StorageError):
+    pass
+
+
+class TransferError(CrossdockError):
+    """Moving one file failed although both endpoints answered."""
+
+
+class Truncated(TransferError):
+    retryable = True
+
+
+class IntegrityError(TransferError):
+    retryable = True
+
+
+class SourceChanged(TransferError):
+    retryable = True
+
+
+class Conflict(TransferError):
+    pass
+
+
+class TransformFailed(TransferError):
+    pass
+
+
+class LedgerError(CrossdockError):
+    pass
+
+
+class LeaseLost(LedgerError):
+    pass
+
+
+class LedgerUnavailable(LedgerError):
+    retryable = True

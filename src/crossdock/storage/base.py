@@ -1,0 +1,238 @@
+"""The storage contract: `Backend`, `Reader` and `Writer` to implement, `Entry` and `Capabilities` to describe.
+
+A path is a `str` relative to the endpoint's root: components joined by "/", no leading or trailing slash, "" is the
+root itself. Bytes of a name that are not UTF-8 travel as lone surrogates (`surrogateescape`), so that every name
+survives a round trip. `Storage` checks paths before a backend sees them; an object store (`directories=False`) gets
+its keys as opaque text, exactly as they were listed.
+
+What every backend promises (`crossdock.testing.StorageSuite` holds each line):
+
+- `stat`, `begin_read` and `scan` raise `NotFound` for what is not there, and only for that.
+- A stream never ends early in silence: `Reader.read` returns b"" only at the true end, else raises `Truncated` or
+  `ConnectionFailed`. A stream that is not of the entry asked for (`pin`) raises `SourceChanged`.
+- Nothing is visible under the final name before `Writer.commit` returns. An uncommitted, failed or cancelled write
+  leaves neither the file nor a temporary.
+- `commit` raises `IntegrityError` and publishes nothing when size or digest differ from what is expected.
+- `overwrite=False` never replaces: `AlreadyExists`.
+- Deleting what is missing succeeds. `rename` without `overwrite` never replaces.
+- A listing that fails midway raises; it is never a shorter listing. A scan holds no connection between two entries.
+- A capability that is False makes its method raise `Unsupported`.
+- Cancellation may strike at any await: no connection is left in an unknown state, nothing is left behind.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import Literal
+
+from crossdock.errors import StorageError, Unsupported
+
+__all__ = ["Backend", "Capabilities", "Entry", "Expect", "Reader", "WriteOptions", "Writer"]
+
+Kind = Literal["file", "dir", "link", "other"]
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One name as an endpoint describes it. None means that the endpoint did not say."""
+
+    path: str
+    kind: Kind = "file"
+    size: int | None = None
+    """Bytes."""
+    modified: datetime | None = None
+    """Aware, UTC."""
+    etag: str | None = None
+    """Opaque; changes with the content."""
+    version: str | None = None
+    digests: Mapping[str, str] = NOTHING
+    """Algorithm → lower-case hex, as reported by the endpoint, never computed by us."""
+    attributes: Mapping[str, str] = NOTHING
+    """What an object store keeps beside the bytes: "content-type", "cache-control", …; user metadata as "meta-NAME"."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the content may have."""
+        if self.version:
+            return f"version:{self.version}"
+        modified = self.modified.isoformat() if self.modified else ""
+        return f"{self.etag or ''}:{'' if self.size is None else self.size}:{'' if self.etag else modified}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a backend can do, as data; the suite checks every field against behaviour, both ways."""
+
+    rename: bool = False
+    directories: bool = False
+    """Folders exist on their own; False: an object store, whose keys are opaque."""
+    atomic_write: bool = False
+    """Nothing partial is ever visible under the final name, even after a crash."""
+    create_new: bool = False
+    """`overwrite=False` is decided by the endpoint itself, so that two writers cannot both win."""
+    read_offset: bool = False
+    resume_write: bool = False
+    recursive_scan: bool = False
+    """`scan(recursive=True)` yields all files below, in ascending order of their paths' code points."""
+    server_copy: bool = False
+    pinned_reads: bool = False
+    """An open stream cannot change under its reader; otherwise the source is looked at again after the copy."""
+    digests: frozenset[str] = frozenset()
+    """Algorithms that `Writer.commit` has the endpoint verify."""
+    mtime_precision: timedelta | None = None
+    """None: modification times are not kept."""
+    max_connections: int = 4
+    streams_per_connection: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteOptions:
+    """How a file is to be written."""
+
+    size: int | None = None
+    """Bytes, if known beforehand: sizes the parts, and lets an endpoint refuse early what cannot fit."""
+    modified: datetime | None = None
+    """Kept where the endpoint can; where it cannot, that is not an error."""
+    overwrite: bool = True
+    attributes: Mapping[str, str] = NOTHING
+    resume: bytes | None = None
+    """A `Writer.checkpoint()` of an earlier attempt at the same path: go on at `Writer.offset`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expect:
+    """What must be stored, or nothing is published."""
+
+    size: int | None = None
+    digests: Mapping[str, str] = field(default=NOTHING)
+
+
+class Reader(ABC):
+    """An open stream over one file."""
+
+    entry: Entry
+    """The file as opened: the size and etag that the stream is checked against."""
+
+    @abstractmethod
+    async def read(self) -> bytes:
+        """The next chunk, of any size; b"" only at the true end. Raises `Truncated` if the peer stops early."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give everything back; safe to repeat, and at any point of the stream."""
+
+
+class Writer(ABC):
+    """An open, still invisible, file."""
+
+    offset: int = 0
+    """Bytes that an earlier attempt has already stored (`WriteOptions.resume`); write what follows."""
+
+    @abstractmethod
+    async def write(self, data: bytes) -> None:
+        """Append. Returns once accepted, so that a slow peer slows the caller."""
+
+    @abstractmethod
+    async def commit(self, expect: Expect) -> Entry:
+        """Verify what is stored, then publish it under the final name; the entry is as the endpoint reports it."""
+
+    @abstractmethod
+    async def abort(self) -> None:
+        """Leave nothing behind. Safe to repeat; does nothing after `commit` succeeded."""
+
+    def checkpoint(self) -> bytes | None:
+        """A token for `WriteOptions.resume` or `Backend.discard`, if the backend can resume and bytes are stored.
+
+        To resume, leave the writer with `suspend()` instead of `abort()`.
+        """
+        return None
+
+    async def suspend(self) -> None:
+        """Let go, keeping what is staged for a later attempt. Where writes cannot be resumed this is `abort()`."""
+        await self.abort()
+
+
+class Backend(ABC):
+    """Speaks one protocol to one endpoint. `endpoint` is the name that messages use."""
+
+    endpoint: str
+    capabilities: Capabilities
+    """Complete once `open` has returned."""
+    store: str | None = None
+    """Backends with an equal `store` can copy between each other's addresses on the server's side."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect and learn the capabilities. Safe to repeat."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give all connections back. Safe to repeat."""
+
+    @abstractmethod
+    async def stat(self, path: str) -> Entry:
+        """Describe one name. A link describes itself, unless the endpoint is set to follow links."""
+
+    @abstractmethod
+    def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[Entry]:
+        """Stream the direct children of a folder, or, with `recursive` and the capability, all files below it."""
+
+    @abstractmethod
+    async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
+        """Open for reading at `offset` bytes; with `pin`, only if the file is still that entry (`SourceChanged`)."""
+
+    @abstractmethod
+    async def begin_write(self, path: str, options: WriteOptions) -> Writer:
+        """Start a file. Missing folders above it are made. May defer all contact with the endpoint to the writer."""
+
+    @abstractmethod
+    async def delete(self, path: str) -> None:
+        """Remove a file; what is missing is already deleted. A folder is `NotAFile`."""
+
+    async def rename(self, path: str, target: str, *, overwrite: bool = False) -> None:
+        """Give a file another name; folders above it are made. `AlreadyExists` unless `overwrite`."""
+        raise self._unsupported("rename", path)
+
+    async def server_copy(self, address: str, path: str, options: WriteOptions, *, pin: Entry | None = None) -> Entry:
+        """Copy within the store, from another backend's `address()`, without moving bytes through here.
+
+        Metadata, tags and content type go along. With `pin`, only that version is copied (`SourceChanged`).
+        """
+        raise self._unsupported("copy", path)
+
+    def address(self, path: str) -> str:
+        """How a sibling in the same `store` names this path."""
+        raise self._unsupported("copy", path)
+
+    async def make_dir(self, path: str) -> None:
+        """Make a folder and those above it; one that exists is fine. `NotADirectory` if a file is in the way."""
+        raise self._unsupported("mkdir", path)
+
+    async def remove_dir(self, path: str) -> None:
+        """Remove an empty folder; what is missing is already removed. Not empty: `PermissionDenied`."""
+        raise self._unsupported("rmdir", path)
+
+    async def discard(self, checkpoint: bytes) -> None:
+        """Remove what a suspended or killed attempt left behind; what is gone is already removed."""
+        raise self._unsupported("discard", "")
+
+    def error(
+        self,
+        kind: type[StorageError],
+        operation: str,
+        path: str,
+        reason: str,
+        *,
+        hint: str | None = None,
+        retry_after: float | None = None,
+    ) -> StorageError:
+        """An error of this endpoint, ready to raise."""
+        return kind(reason, operation=operation, endpoint=self.endpoint, path=path, hint=hint, retry_after=retry_after)
+
+    def _unsupported(self, operation: str, path: str) -> StorageError:
+        return self.error(Unsupported, operation, path, "this endpoint cannot do that")

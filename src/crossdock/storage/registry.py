@@ -1,0 +1,75 @@
+"""URL or type → backend. Others' backends register in the entry-point group "crossdock.storage"."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from crossdock.errors import ConfigError
+
+if TYPE_CHECKING:
+    from crossdock.storage.settings import EndpointSettings
+
+__all__ = ["backend_types", "parse_url", "settings_class"]
+
+_BUILT_IN = {
+    "local": "crossdock.storage.local:LocalSettings",
+    "memory": "crossdock.storage.memory:MemorySettings",
+    "s3": "crossdock.storage.s3:S3Settings",
+    "sftp": "crossdock.storage.sftp:SftpSettings",
+}
+_SCHEMES = {"file": "local"}
+_EXTRAS = {"asyncssh": "sftp", "python_socks": "sftp", "aiohttp": "s3", "botocore": "s3"}
+
+
+@cache
+def backend_types() -> dict[str, str]:
+    """Type → "module:class" of its settings, built in and installed."""
+    return _BUILT_IN | {point.name: point.value for point in entry_points(group="crossdock.storage")}
+
+
+def settings_class(kind: str) -> type[EndpointSettings]:
+    """The settings model of a type. Raises `ConfigError` for an unknown type or a missing extra."""
+    try:
+        module, _, name = backend_types()[kind].partition(":")
+    except KeyError:
+        known = ", ".join(sorted(backend_types()))
+        raise ConfigError(f"unknown endpoint type {kind!r}", key="type", hint=f"write one of: {known}") from None
+    try:
+        found: type[EndpointSettings] = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        raise ConfigError(
+            f"type {kind} needs the package {error.name}", hint=f"pip install 'crossdock[{extra}]'"
+        ) from error
+    return found
+
+
+def parse_url(url: str) -> tuple[EndpointSettings, str]:
+    """The settings and path of a location written as a URL. Raises `ConfigError`."""
+    parts = urlsplit(url)
+    settings = settings_class(_SCHEMES.get(parts.scheme, parts.scheme))
+    shown = url.replace(f":{parts.password}@", ":…@") if parts.password else url
+    if parts.password is not None:
+        raise ConfigError(
+            f"{shown}: a password in a URL is seen by every process on the machine",
+            hint="export it and add '?password=env:NAME' to the URL, or name the endpoint in crossdock.yaml",
+        )
+    try:
+        found, path = settings.from_url(parts)
+    except ValueError as error:
+        raise ConfigError(f"{shown}: {_reasons(error)}") from error
+    return found, unquote(path, errors="surrogateescape")
+
+
+def _reasons(error: ValueError) -> str:
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_url=False))

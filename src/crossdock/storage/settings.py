@@ -1,0 +1,142 @@
+"""What every endpoint's settings share: the base model, secrets by reference, durations and sizes."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from abc import abstractmethod
+from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import SplitResult, parse_qsl
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, ValidationInfo
+from pydantic_core import CoreSchema, core_schema
+
+from crossdock.errors import ConfigError
+from crossdock.storage.base import Backend
+
+__all__ = ["ByteSize", "EndpointSettings", "FilePath", "Seconds", "Secret", "query_of"]
+
+_UNITS_OF_TIME = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_UNITS_OF_SIZE = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+
+
+def _seconds(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*", value)
+    if not match:
+        raise ValueError("write a duration such as 500ms, 30s, 5m, 2h or 1d")
+    return float(match[1]) * _UNITS_OF_TIME[match[2] or "s"]
+
+
+def _bytes(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", value.lower())
+    if not match:
+        raise ValueError("write a size in bytes, or with K, M, G, T (powers of 1024), such as 64M")
+    return int(float(match[1]) * _UNITS_OF_SIZE[match[2]])
+
+
+def _path(value: object, info: ValidationInfo) -> object:
+    """`file:` is optional; `~` is the home folder; a relative path starts at the configuration file's folder."""
+    if not isinstance(value, str):
+        return value
+    path = Path(value.removeprefix("file:")).expanduser()
+    folder = (info.context or {}).get("folder")
+    return path if path.is_absolute() or folder is None else Path(folder) / path
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+ByteSize = Annotated[int, BeforeValidator(_bytes)]
+FilePath = Annotated[Path, BeforeValidator(_path)]
+
+
+class Secret:
+    """A reference to a secret, `env:NAME` or `file:PATH`; resolved late, never printed."""
+
+    def __init__(self, reference: str, folder: Path | None = None) -> None:
+        scheme, _, rest = reference.partition(":")
+        if scheme not in ("env", "file") or not rest:
+            raise ValueError("secrets are written by reference: env:NAME or file:PATH")
+        self.reference = reference
+        self._scheme, self._rest, self._folder = scheme, rest, folder
+
+    @property
+    def path(self) -> Path | None:
+        """The file of a `file:` reference."""
+        if self._scheme != "file":
+            return None
+        path = Path(self._rest).expanduser()
+        return path if path.is_absolute() or self._folder is None else self._folder / path
+
+    def reveal(self) -> str:
+        """The secret itself. Raises `ConfigError` if the variable or file is missing, or others can read the file."""
+        if self.path is None:
+            value = os.environ.get(self._rest)
+            if value is None:
+                raise ConfigError(f"the environment variable {self._rest} is not set", hint=f"export {self._rest}=…")
+            return value
+        try:
+            if stat.S_IMODE(self.path.stat().st_mode) & 0o077:
+                raise ConfigError(f"others may read the secret in {self.path}", hint=f"chmod 600 {self.path}")
+            text = self.path.read_text()
+        except OSError as error:
+            raise ConfigError(f"cannot read the secret in {self.path}: {error.strerror}") from error
+        return text if "PRIVATE KEY" in text else text.rstrip("\r\n")
+
+    def __repr__(self) -> str:
+        return f"Secret({self.reference})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and (other.reference, other.path) == (self.reference, self.path)
+
+    def __hash__(self) -> int:
+        return hash((self.reference, self.path))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def parse(value: object, info: ValidationInfo) -> Secret:
+            if isinstance(value, Secret):
+                return value
+            if not isinstance(value, str):
+                raise ValueError("secrets are written by reference: env:NAME or file:PATH")
+            return cls(value, (info.context or {}).get("folder"))
+
+        return core_schema.with_info_plain_validator_function(
+            parse,
+            json_schema_input_schema=core_schema.str_schema(pattern="^(env|file):.+"),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda secret: secret.reference),
+        )
+
+
+class EndpointSettings(BaseModel):
+    """One endpoint of the user's file. Each backend's settings derive from it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: str
+    root: str = ""
+    """The folder or key prefix that all paths start from."""
+
+    @classmethod
+    @abstractmethod
+    def from_url(cls, url: SplitResult) -> tuple[Self, str]:
+        """The settings that a URL stands for, and the path below their root. Raises `ValueError`."""
+
+    @abstractmethod
+    def backend(self, name: str) -> Backend:
+        """A backend, not yet opened; `name` is used in messages."""
+
+
+def query_of(url: SplitResult) -> dict[str, Any]:
+    """The settings in a URL's query, as the model takes them. Raises `ValueError` for a key given twice."""
+    pairs = parse_qsl(url.query, keep_blank_values=True)
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key} is given twice")
+        found[key] = value
+    return found

@@ -1,0 +1,153 @@
+"""Temporary name, then rename: how local, SFTP, FTP and NetStorage publish a file in one step.
+
+`StagedWriter` holds the order of things (count → seal → verify → publish → clean up); a backend supplies the four
+primitives. The temporary lies in the target's own folder, so that the rename stays within one file system; its name
+carries a digest of the final name and the attempt's own random id, so that no attempt can touch another's file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from crossdock.errors import IntegrityError, NotFound, StorageError
+from crossdock.storage.base import Entry, Expect, WriteOptions, Writer
+
+__all__ = ["StagedWriter", "Stored", "is_temporary", "publish_by_swap", "staged_path", "temporary_path"]
+
+# 38 bytes: fits every file system's limit of 255 whatever the length of the final name.
+_TEMPORARY = re.compile(r"\.crossdock-[0-9a-f]{8}-[0-9a-f]{12}\.(?:part|old)")
+
+
+def temporary_path(path: str, attempt: str, suffix: str = "part") -> str:
+    """Where an attempt (12 hex digits) stages `path`: a sibling, hidden, unique to both."""
+    folder, slash, name = path.rpartition("/")
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return f"{folder}{slash}.crossdock-{digest}-{attempt}.{suffix}"
+
+
+def is_temporary(path: str) -> bool:
+    """True for the names that `temporary_path` makes."""
+    return _TEMPORARY.fullmatch(path.rpartition("/")[2]) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the endpoint says about a sealed temporary; None: it may not be asked (write-only drop box)."""
+
+    size: int | None
+    entry: Entry | None = None
+    """The file as it will be listed under its final name."""
+
+
+class StagedWriter(Writer):
+    """A `Writer` over a temporary. Subclasses implement `_append`, `_seal`, `_publish`, `_remove` and `_let_go`."""
+
+    def __init__(self, endpoint: str, path: str, options: WriteOptions) -> None:
+        self.endpoint, self.path, self.options = endpoint, path, options
+        if options.resume is None:
+            self.attempt = secrets.token_hex(6)
+        else:
+            token = json.loads(options.resume)
+            self.attempt, self.offset = str(token["attempt"]), int(token["offset"])
+        self.temporary = temporary_path(path, self.attempt)
+        self.size = self.offset
+        self._ended = False
+
+    @abstractmethod
+    async def _append(self, data: bytes) -> None:
+        """Add bytes at the end of the temporary, making it first if need be."""
+
+    @abstractmethod
+    async def _seal(self) -> Stored:
+        """Flush to the disk, set the modification time, close; then say what is stored."""
+
+    @abstractmethod
+    async def _publish(self, stored: Stored) -> Entry:
+        """Give the temporary its final name, in one step where the endpoint can."""
+
+    @abstractmethod
+    async def _remove(self) -> None:
+        """Close and remove the temporary, if there is one. Safe to repeat."""
+
+    async def _let_go(self) -> None:
+        """Close the temporary but keep it."""
+
+    async def write(self, data: bytes) -> None:
+        await self._append(data)
+        self.size += len(data)
+
+    async def commit(self, expect: Expect) -> Entry:
+        for declared in (expect.size, self.options.size):
+            if declared is not None and declared != self.size:
+                raise self._mismatch(f"{self.size} bytes were written, {declared} expected")
+        stored = await self._seal()
+        if stored.size is not None and stored.size != self.size:
+            raise self._mismatch(f"{self.size} bytes were written, the endpoint holds {stored.size}")
+        entry = await self._publish(stored)
+        self._ended = True
+        return entry
+
+    async def abort(self) -> None:
+        if not self._ended:
+            await self._remove()
+            self._ended = True
+
+    def checkpoint(self) -> bytes | None:
+        safe = self._safe_size()
+        if self._ended or not safe:
+            return None
+        return json.dumps({"path": self.path, "attempt": self.attempt, "offset": safe}).encode()
+
+    def _safe_size(self) -> int:
+        """How many bytes the endpoint has acknowledged; 0: nothing to resume from."""
+        return 0
+
+    async def suspend(self) -> None:
+        if self.checkpoint() is None:
+            await self.abort()
+        elif not self._ended:
+            await self._let_go()
+            self._ended = True
+
+    def _mismatch(self, reason: str) -> IntegrityError:
+        return IntegrityError(
+            f"write {self.endpoint}:{self.path}: {reason}; nothing was published", hint="run it again"
+        )
+
+
+def staged_path(checkpoint: bytes) -> str:
+    """The temporary that a `StagedWriter.checkpoint()` names."""
+    token = json.loads(checkpoint)
+    return temporary_path(str(token["path"]), str(token["attempt"]))
+
+
+async def publish_by_swap(
+    rename: Callable[[str, str], Awaitable[None]],
+    remove: Callable[[str], Awaitable[None]],
+    temporary: str,
+    path: str,
+    attempt: str,
+) -> None:
+    """Replace `path` where the endpoint cannot rename over an existing file.
+
+    The old file steps aside and comes back if the new one cannot take its place; for a moment there is no file under
+    the final name, but never a partial one. `rename(old, new)` must fail if `new` exists.
+    """
+    aside = temporary_path(path, attempt, "old")
+    try:
+        await rename(path, aside)
+    except NotFound:
+        await rename(temporary, path)
+        return
+    try:
+        await rename(temporary, path)
+    except StorageError:
+        await rename(aside, path)
+        raise
+    await remove(aside)

@@ -1,0 +1,249 @@
+"""`Storage`: an open endpoint as the rest of the code sees it. Wide to call, final, over any `Backend`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from types import TracebackType
+from typing import Self, final
+
+from crossdock.errors import (
+    InvalidPath,
+    NotFound,
+    ProtocolViolation,
+    StorageError,
+    Unsupported,
+)
+from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader, WriteOptions, Writer
+from crossdock.storage.staging import is_temporary
+
+__all__ = ["Storage"]
+
+_WALK_AHEAD = 8
+"""Folders listed ahead of the one being yielded, so that a far server's latency is paid once, not per folder."""
+
+
+@final
+class Storage:
+    """An open endpoint. `async with Storage(backend) as storage:` opens and closes it.
+
+    Every method raises the errors of `crossdock.errors`; a path that cannot exist here is `InvalidPath`.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    @property
+    def endpoint(self) -> str:
+        return self.backend.endpoint
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.backend.capabilities
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.backend.open()
+        except BaseException:
+            await self.backend.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self.backend.close()
+
+    def checked(self, path: str, operation: str) -> str:
+        """The path as the backend may see it. Raises `InvalidPath` for what could escape, alias or confuse."""
+        if "\0" in path:
+            raise self._invalid(operation, path, "a NUL in the name")
+        if not self.capabilities.directories or not path:
+            return path
+        for part in path.split("/"):
+            if part in ("", ".", ".."):
+                what = f"the component {part!r}" if part else "an empty component"
+                raise self._invalid(operation, path, f"{what} in the path")
+        return path
+
+    def _invalid(self, operation: str, path: str, reason: str) -> StorageError:
+        return self.backend.error(
+            InvalidPath, operation, path, reason, hint="give it another name in the rule or command that moves it"
+        )
+
+    async def stat(self, path: str) -> Entry:
+        return await self.backend.stat(self.checked(path, "stat"))
+
+    async def exists(self, path: str) -> bool:
+        """False only if the endpoint says that there is no such name; every other failure is raised."""
+        try:
+            await self.stat(path)
+        except NotFound:
+            return False
+        return True
+
+    async def scan(self, path: str = "", *, temporaries: bool = False) -> AsyncGenerator[Entry]:
+        """The direct children of a folder, in no order. Close it (`contextlib.aclosing`) if you stop early.
+
+        `temporaries`: also show what unfinished writes of crossdock have staged.
+        """
+        async with aclosing(self.backend.scan(self.checked(path, "list"))) as entries:
+            async for entry in entries:
+                if temporaries or not is_temporary(entry.path):
+                    yield entry
+
+    async def walk(self, path: str = "") -> AsyncGenerator[Entry]:
+        """All that is below a folder but folders, in ascending order of the paths' code points.
+
+        Memory: one page of a store that lists recursively, else the folders on the way down and a few ahead.
+        """
+        path = self.checked(path, "list")
+        if self.capabilities.recursive_scan:
+            last = ""
+            async with aclosing(self.backend.scan(path, recursive=True)) as entries:
+                async for entry in entries:
+                    if entry.path < last:
+                        raise self.backend.error(
+                            ProtocolViolation,
+                            "list",
+                            entry.path,
+                            "the store lists its keys out of order",
+                            hint="set 'listing: folders' at this endpoint",
+                        )
+                    last = entry.path
+                    if not is_temporary(entry.path):
+                        yield entry
+            return
+        async with aclosing(self._walk_folders(path)) as entries:
+            async for entry in entries:
+                yield entry
+
+    async def _walk_folders(self, path: str) -> AsyncGenerator[Entry]:
+        ahead: deque[tuple[str, asyncio.Task[list[Entry]]]] = deque()
+        pending: list[Entry] = []
+
+        def order(entry: Entry) -> str:
+            return entry.path + "/" if entry.kind == "dir" else entry.path
+
+        async def listed(folder: str) -> list[Entry]:
+            return sorted([entry async for entry in self.scan(folder)], key=order, reverse=True)
+
+        def look_ahead() -> None:
+            """Folders due next are listed while the files before them are being moved."""
+            known = {folder for folder, _ in ahead}
+            for entry in reversed(pending):
+                if len(ahead) >= _WALK_AHEAD:
+                    break
+                if entry.kind == "dir" and entry.path not in known:
+                    ahead.append((entry.path, asyncio.ensure_future(listed(entry.path))))
+
+        try:
+            pending = await listed(path)
+            look_ahead()
+            while pending:
+                entry = pending.pop()
+                if entry.kind != "dir":
+                    yield entry
+                    continue
+                found = next((item for item in ahead if item[0] == entry.path), None)
+                if found is None:
+                    pending.extend(await listed(entry.path))
+                else:
+                    ahead.remove(found)
+                    pending.extend(await found[1])
+                look_ahead()
+        finally:
+            for _, task in ahead:
+                task.cancel()
+            await asyncio.gather(*(task for _, task in ahead), return_exceptions=True)
+
+    @asynccontextmanager
+    async def read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> AsyncIterator[Reader]:
+        """Open for reading; closed when the block ends."""
+        path = self.checked(path, "read")
+        if offset and not self.capabilities.read_offset:
+            raise self._unsupported("read at an offset", path)
+        reader = await self.backend.begin_read(path, offset=offset, pin=pin)
+        try:
+            yield reader
+        finally:
+            await reader.close()
+
+    async def read_bytes(self, path: str, *, limit: int = 16 * 1024 * 1024) -> bytes:
+        """A small file, whole. Larger than `limit` bytes: `Unsupported`."""
+        chunks: list[bytes] = []
+        size = 0
+        async with self.read(path) as reader:
+            while chunk := await reader.read():
+                size += len(chunk)
+                if size > limit:
+                    raise self.backend.error(Unsupported, "read", path, f"larger than {limit} bytes", hint="stream it")
+                chunks.append(chunk)
+        return b"".join(chunks)
+
+    @asynccontextmanager
+    async def write(self, path: str, options: WriteOptions | None = None) -> AsyncIterator[Writer]:
+        """Start a file. What is not committed (or suspended) when the block ends is aborted."""
+        writer = await self.begin_write(path, options or WriteOptions())
+        try:
+            yield writer
+        finally:
+            await writer.abort()
+
+    async def begin_write(self, path: str, options: WriteOptions) -> Writer:
+        """Like `write`, for callers that end the writer themselves."""
+        path = self.checked(path, "write")
+        if not path or is_temporary(path):
+            raise self._invalid(
+                "write", path, "the name is reserved for crossdock's own temporaries" if path else "no name"
+            )
+        if not options.overwrite and not self.capabilities.create_new:
+            raise self._unsupported("create without replacing", path)
+        if options.resume is not None and not self.capabilities.resume_write:
+            raise self._unsupported("resume a write", path)
+        return await self.backend.begin_write(path, options)
+
+    async def write_bytes(self, path: str, data: bytes, options: WriteOptions | None = None) -> Entry:
+        options = replace(options or WriteOptions(), size=len(data))
+        async with self.write(path, options) as writer:
+            if data:
+                await writer.write(data)
+            return await writer.commit(Expect(size=len(data)))
+
+    async def delete(self, path: str) -> None:
+        await self.backend.delete(self.checked(path, "delete"))
+
+    async def rename(self, path: str, target: str, *, overwrite: bool = False) -> None:
+        path, target = self.checked(path, "rename"), self.checked(target, "rename")
+        await self.backend.rename(path, target, overwrite=overwrite)
+
+    async def server_copy(
+        self, source: Storage, path: str, target: str, options: WriteOptions | None = None, *, pin: Entry | None = None
+    ) -> Entry:
+        """Copy from `source` without moving bytes through here; `can_server_copy` tells whether that is possible."""
+        path, target = source.checked(path, "copy"), self.checked(target, "copy")
+        if not self.can_server_copy(source):
+            raise self._unsupported("copy on the server's side", target)
+        return await self.backend.server_copy(source.backend.address(path), target, options or WriteOptions(), pin=pin)
+
+    def can_server_copy(self, source: Storage) -> bool:
+        store = self.backend.store
+        return self.capabilities.server_copy and store is not None and store == source.backend.store
+
+    async def make_dir(self, path: str) -> None:
+        await self.backend.make_dir(self.checked(path, "mkdir"))
+
+    async def remove_dir(self, path: str) -> None:
+        await self.backend.remove_dir(self.checked(path, "rmdir"))
+
+    async def discard(self, checkpoint: bytes) -> None:
+        await self.backend.discard(checkpoint)
+
+    def _unsupported(self, operation: str, path: str) -> StorageError:
+        return self.backend.error(Unsupported, operation, path, "this endpoint cannot do that")
