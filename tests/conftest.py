@@ -1,0 +1,126 @@
+"""Real servers as session fixtures (`openssh`, `ceph`, `moto`), a clean environment for each test, and a summary.
+
+A server that cannot be had skips its tests and is named in the summary; `CROSSDOCK_REQUIRE=openssh,s3` (or `all`)
+makes that a failure.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import pytest
+
+from tests.servers import Ceph, Missing, Moto, OpenSSH
+from tests.servers.pool import REQUIRE, Pool, parse_required
+
+S = TypeVar("S", OpenSSH, Moto)
+POOL = pytest.StashKey[Pool]()
+_STRIPPED = ("AWS_", "CROSSDOCK_")
+
+
+def _worker_input(config: pytest.Config) -> dict[str, Any] | None:
+    """What pytest-xdist's controller told this worker; None in the controller, or without pytest-xdist."""
+    return getattr(config, "workerinput", None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    told = _worker_input(config)
+    try:
+        required = parse_required(os.environ.get(REQUIRE, ""))
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from error
+    if told is None:
+        config.stash[POOL] = Pool(required, owner=os.getpid())
+    else:
+        config.stash[POOL] = Pool(required, owner=told["servers_owner"], folder=Path(told["servers_folder"]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    pool = node.config.stash[POOL]
+    node.workerinput["servers_owner"] = pool.owner
+    node.workerinput["servers_folder"] = str(pool.folder)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    # A worker that crashed has left no output.
+    node.config.stash[POOL].merge(getattr(node, "workeroutput", {}).get("servers", {}))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    pool = session.config.stash[POOL]
+    if _worker_input(session.config) is not None:
+        session.config.workeroutput["servers"] = pool.report()  # type: ignore[attr-defined]
+    elif pool.unmet() and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    terminalreporter.section("servers")
+    for line in config.stash[POOL].summary():
+        terminalreporter.line(line)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _worker_input(config) is None and POOL in config.stash:
+        config.stash[POOL].close()
+
+
+def _unavailable(pool: Pool, name: str, error: Missing) -> NoReturn:
+    if name in pool.required:
+        pytest.fail(f"{name} is required by {REQUIRE} and missing: {error}", pytrace=False)
+    pytest.skip(f"{name} is missing: {error}")
+
+
+def _running(pool: Pool, server: S) -> Iterator[S]:
+    try:
+        pool.start(server)
+    except Missing as error:
+        _unavailable(pool, server.name, error)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def openssh(pytestconfig: pytest.Config) -> Iterator[OpenSSH]:
+    """OpenSSH's sshd with its defaults; a test that wants other settings starts its own `OpenSSH(config=…)`."""
+    yield from _running(pytestconfig.stash[POOL], OpenSSH())
+
+
+@pytest.fixture(scope="session")
+def moto(pytestconfig: pytest.Config) -> Iterator[Moto]:
+    """moto's S3; make buckets with names of your own, the server lives as long as the session."""
+    yield from _running(pytestconfig.stash[POOL], Moto())
+
+
+@pytest.fixture(scope="session")
+def ceph(pytestconfig: pytest.Config) -> Ceph:
+    """The Ceph gateway, one for all workers of the run: bucket names must be unique across them."""
+    pool = pytestconfig.stash[POOL]
+    try:
+        return pool.shared_ceph()
+    except Missing as error:
+        _unavailable(pool, Ceph.name, error)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """No test sees the developer's credentials, agent, settings or home."""
+    for name in list(os.environ):
+        if name.startswith(_STRIPPED) or name == "SSH_AUTH_SOCK":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    yield
+    for name, status in request.config.stash[POOL].status.items():
+        if status.version and name in request.fixturenames:
+            status.tests += 1

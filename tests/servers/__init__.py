@@ -1,0 +1,9 @@
+"""Real servers for the tests, provisioned without root and without touching the system."""
+
+from tests.servers.ceph import Ceph
+from tests.servers.moto import Moto
+from tests.servers.openssh import OpenSSH
+from tests.servers.packages import Missing
+from tests.servers.server import Server, StartFailed
+
+__all__ = ["Ceph", "Missing", "Moto", "OpenSSH", "Server", "StartFailed"]
