@@ -1,0 +1,385 @@
+"""Behaviour wrapped round a backend: each layer is a `Backend` over a `Backend`.
+
+Order, innermost first: Observe → Limit → Throttle → Retry (`retry.py`). Retry is outermost, so that a repeated
+operation queues for a slot and is observed again; with Limit outside Retry a waiting retry would hold a slot that
+others need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TypeVar
+
+from crossdock.errors import CrossdockError
+from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader, WriteOptions, Writer
+
+__all__ = ["Event", "Layer", "LayeredReader", "Limit", "Observe", "Throttle", "TokenBucket"]
+
+log = logging.getLogger("crossdock.storage")
+T = TypeVar("T")
+
+
+class Layer(Backend):
+    """Passes everything on; a layer overrides what it changes."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner = inner
+        self.endpoint = inner.endpoint
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
+        return self.inner.capabilities
+
+    @property
+    def store(self) -> str | None:  # type: ignore[override]
+        return self.inner.store
+
+    async def _call(self, operation: str, path: str, action: Callable[[], Awaitable[T]], *, repeatable: bool) -> T:
+        """Every one-shot operation passes through here."""
+        return await action()
+
+    def _reader(self, reader: Reader, path: str) -> Reader:
+        return reader
+
+    def _writer(self, writer: Writer, path: str) -> Writer:
+        return writer
+
+    async def open(self) -> None:
+        await self._call("open", "", self.inner.open, repeatable=True)
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+    async def stat(self, path: str) -> Entry:
+        return await self._call("stat", path, lambda: self.inner.stat(path), repeatable=True)
+
+    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[Entry]:
+        async with aclosing(self.inner.scan(path, recursive=recursive)) as entries:
+            async for entry in entries:
+                yield entry
+
+    async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
+        reader = await self._call(
+            "read", path, lambda: self.inner.begin_read(path, offset=offset, pin=pin), repeatable=True
+        )
+        return self._reader(reader, path)
+
+    async def begin_write(self, path: str, options: WriteOptions) -> Writer:
+        writer = await self._call("write", path, lambda: self.inner.begin_write(path, options), repeatable=False)
+        return self._writer(writer, path)
+
+    async def delete(self, path: str) -> None:
+        await self._call("delete", path, lambda: self.inner.delete(path), repeatable=True)
+
+    async def rename(self, path: str, target: str, *, overwrite: bool = False) -> None:
+        await self._call("rename", path, lambda: self.inner.rename(path, target, overwrite=overwrite), repeatable=False)
+
+    async def server_copy(self, address: str, path: str, options: WriteOptions, *, pin: Entry | None = None) -> Entry:
+        return await self._call(
+            "copy", path, lambda: self.inner.server_copy(address, path, options, pin=pin), repeatable=False
+        )
+
+    def address(self, path: str) -> str:
+        return self.inner.address(path)
+
+    async def make_dir(self, path: str) -> None:
+        await self._call("mkdir", path, lambda: self.inner.make_dir(path), repeatable=True)
+
+    async def remove_dir(self, path: str) -> None:
+        await self._call("rmdir", path, lambda: self.inner.remove_dir(path), repeatable=True)
+
+    async def discard(self, checkpoint: bytes) -> None:
+        await self._call("discard", "", lambda: self.inner.discard(checkpoint), repeatable=True)
+
+
+class LayeredReader(Reader):
+    def __init__(self, inner: Reader) -> None:
+        self.inner = inner
+        self.entry = inner.entry
+
+    async def read(self) -> bytes:
+        return await self.inner.read()
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+class _LayeredWriter(Writer):
+    def __init__(self, inner: Writer) -> None:
+        self.inner = inner
+        self.offset = inner.offset
+
+    async def write(self, data: bytes) -> None:
+        await self.inner.write(data)
+
+    async def commit(self, expect: Expect) -> Entry:
+        return await self.inner.commit(expect)
+
+    async def abort(self) -> None:
+        await self.inner.abort()
+
+    def checkpoint(self) -> bytes | None:
+        return self.inner.checkpoint()
+
+    async def suspend(self) -> None:
+        await self.inner.suspend()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One operation at an endpoint, after it ended."""
+
+    endpoint: str
+    operation: str
+    path: str
+    seconds: float
+    size: int = 0
+    """Bytes moved, for reads and writes."""
+    error: BaseException | None = None
+
+
+class Observe(Layer):
+    """Tells `observer` of every operation, and logs it at DEBUG. A read or write is told once, when it ends."""
+
+    def __init__(self, inner: Backend, observer: Callable[[Event], None] | None = None) -> None:
+        super().__init__(inner)
+        self._observer = observer
+
+    def _tell(
+        self, operation: str, path: str, started: float, size: int = 0, error: BaseException | None = None
+    ) -> None:
+        event = Event(self.endpoint, operation, path, time.monotonic() - started, size, error)
+        if log.isEnabledFor(logging.DEBUG):
+            outcome = repr(error) if error else f"{size} bytes"
+            log.debug("%s %s:%r %.3fs %s", operation, self.endpoint, path, event.seconds, outcome)
+        if self._observer is not None:
+            self._observer(event)
+
+    async def _call(self, operation: str, path: str, action: Callable[[], Awaitable[T]], *, repeatable: bool) -> T:
+        started = time.monotonic()
+        try:
+            result = await action()
+        except BaseException as error:
+            self._tell(operation, path, started, error=error)
+            raise
+        if operation not in ("read", "write"):
+            self._tell(operation, path, started)
+        return result
+
+    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[Entry]:
+        started, count = time.monotonic(), 0
+        try:
+            async with aclosing(self.inner.scan(path, recursive=recursive)) as entries:
+                async for entry in entries:
+                    count += 1
+                    yield entry
+        except CrossdockError as error:
+            self._tell("list", path, started, count, error)
+            raise
+        self._tell("list", path, started, count)
+
+    def _reader(self, reader: Reader, path: str) -> Reader:
+        return _ObservedReader(reader, self._tell, path)
+
+    def _writer(self, writer: Writer, path: str) -> Writer:
+        return _ObservedWriter(writer, self._tell, path)
+
+
+class _ObservedReader(LayeredReader):
+    def __init__(self, inner: Reader, tell: Callable[..., None], path: str) -> None:
+        super().__init__(inner)
+        self._tell, self._path, self._started, self._size = tell, path, time.monotonic(), 0
+        self._error: BaseException | None = None
+        self._told = False
+
+    async def read(self) -> bytes:
+        try:
+            data = await self.inner.read()
+        except BaseException as error:
+            self._error = error
+            raise
+        self._size += len(data)
+        return data
+
+    async def close(self) -> None:
+        await self.inner.close()
+        if not self._told:
+            self._told = True
+            self._tell("read", self._path, self._started, self._size, self._error)
+
+
+class _ObservedWriter(_LayeredWriter):
+    def __init__(self, inner: Writer, tell: Callable[..., None], path: str) -> None:
+        super().__init__(inner)
+        self._tell, self._path, self._started, self._size = tell, path, time.monotonic(), 0
+        self._told = False
+
+    def _once(self, operation: str, error: BaseException | None = None) -> None:
+        if not self._told:
+            self._told = True
+            self._tell(operation, self._path, self._started, self._size, error)
+
+    async def write(self, data: bytes) -> None:
+        await self.inner.write(data)
+        self._size += len(data)
+
+    async def commit(self, expect: Expect) -> Entry:
+        try:
+            entry = await self.inner.commit(expect)
+        except BaseException as error:
+            self._once("write", error)
+            raise
+        self._once("write")
+        return entry
+
+    async def abort(self) -> None:
+        await self.inner.abort()
+        self._once("abort")
+
+
+class Limit(Layer):
+    """At most `slots` open streams and running operations at once, listings included.
+
+    A scan holds its slot only while the next entry is being fetched, so that moving what is listed cannot wait for
+    the listing to end.
+    """
+
+    def __init__(self, inner: Backend, slots: int) -> None:
+        super().__init__(inner)
+        self._slots = asyncio.Semaphore(slots)
+
+    async def _call(self, operation: str, path: str, action: Callable[[], Awaitable[T]], *, repeatable: bool) -> T:
+        async with self._slots:
+            return await action()
+
+    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[Entry]:
+        async with aclosing(self.inner.scan(path, recursive=recursive)) as entries:
+            while True:
+                async with self._slots:
+                    entry = await anext(entries, None)
+                if entry is None:
+                    return
+                yield entry
+
+    async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
+        await self._slots.acquire()
+        try:
+            return _SlotReader(await self.inner.begin_read(path, offset=offset, pin=pin), self._slots)
+        except BaseException:
+            self._slots.release()
+            raise
+
+    async def begin_write(self, path: str, options: WriteOptions) -> Writer:
+        await self._slots.acquire()
+        try:
+            return _SlotWriter(await self.inner.begin_write(path, options), self._slots)
+        except BaseException:
+            self._slots.release()
+            raise
+
+
+class _Slot:
+    def __init__(self, slots: asyncio.Semaphore) -> None:
+        self._slots: asyncio.Semaphore | None = slots
+
+    def give_back(self) -> None:
+        if self._slots is not None:
+            self._slots.release()
+            self._slots = None
+
+
+class _SlotReader(LayeredReader):
+    def __init__(self, inner: Reader, slots: asyncio.Semaphore) -> None:
+        super().__init__(inner)
+        self._slot = _Slot(slots)
+
+    async def close(self) -> None:
+        try:
+            await self.inner.close()
+        finally:
+            self._slot.give_back()
+
+
+class _SlotWriter(_LayeredWriter):
+    def __init__(self, inner: Writer, slots: asyncio.Semaphore) -> None:
+        super().__init__(inner)
+        self._slot = _Slot(slots)
+
+    async def commit(self, expect: Expect) -> Entry:
+        entry = await self.inner.commit(expect)
+        self._slot.give_back()
+        return entry
+
+    async def abort(self) -> None:
+        try:
+            await self.inner.abort()
+        finally:
+            self._slot.give_back()
+
+    async def suspend(self) -> None:
+        try:
+            await self.inner.suspend()
+        finally:
+            self._slot.give_back()
+
+
+class TokenBucket:
+    """`rate` units a second, with bursts of a second's worth; share one to share the rate."""
+
+    def __init__(
+        self,
+        rate: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.rate, self._clock, self._sleep = rate, clock, sleep
+        self._level, self._last = rate, clock()
+
+    async def take(self, amount: float) -> None:
+        """Wait until the bucket has paid for `amount` units; more than it can hold goes into debt."""
+        now = self._clock()
+        self._level = min(self.rate, self._level + (now - self._last) * self.rate) - amount
+        self._last = now
+        if self._level < 0:
+            await self._sleep(-self._level / self.rate)
+
+
+class Throttle(Layer):
+    """Bounds the bytes a second that are read from and written to an endpoint."""
+
+    def __init__(self, inner: Backend, bucket: TokenBucket) -> None:
+        super().__init__(inner)
+        self._bucket = bucket
+
+    def _reader(self, reader: Reader, path: str) -> Reader:
+        return _ThrottledReader(reader, self._bucket)
+
+    def _writer(self, writer: Writer, path: str) -> Writer:
+        return _ThrottledWriter(writer, self._bucket)
+
+
+class _ThrottledReader(LayeredReader):
+    def __init__(self, inner: Reader, bucket: TokenBucket) -> None:
+        super().__init__(inner)
+        self._bucket = bucket
+
+    async def read(self) -> bytes:
+        data = await self.inner.read()
+        await self._bucket.take(len(data))
+        return data
+
+
+class _ThrottledWriter(_LayeredWriter):
+    def __init__(self, inner: Writer, bucket: TokenBucket) -> None:
+        super().__init__(inner)
+        self._bucket = bucket
+
+    async def write(self, data: bytes) -> None:
+        await self._bucket.take(len(data))
+        await self.inner.write(data)

@@ -1,0 +1,134 @@
+"""The outermost layer: repeats, within bounds, what is safe to repeat.
+
+That is: opening, stat, the start of a scan, delete, making and removing folders, and reads, which are opened again at
+the offset reached. Writes and renames are not: a new attempt is the caller's decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TypeVar
+
+from crossdock.errors import CrossdockError, SourceChanged, Truncated
+from crossdock.storage.base import Backend, Entry, Reader
+from crossdock.storage.layers import Layer, LayeredReader
+
+__all__ = ["Retry", "RetryPolicy"]
+
+log = logging.getLogger("crossdock.storage")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How often and how long to try.
+
+    Waits are drawn evenly from 0 to `base × 2^n` seconds, at most `longest` ("full jitter").
+    """
+
+    attempts: int = 4
+    seconds: float = 120
+    """No new attempt starts later than this after the first."""
+    base: float = 0.5
+    longest: float = 20
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    draw: Callable[[float, float], float] = random.uniform
+
+    def wait(self, attempt: int, error: CrossdockError) -> float:
+        """Seconds to wait after the failure of attempt number `attempt` (1 is the first)."""
+        jittered = self.draw(0, min(self.longest, self.base * 2 ** (attempt - 1)))
+        return max(jittered, error.retry_after or 0)
+
+    async def run(self, action: Callable[[], Awaitable[T]]) -> T:
+        """Call until it succeeds, fails for good, or the bounds are reached; then the error is `exhausted`."""
+        started, attempt = self.clock(), 1
+        while True:
+            try:
+                return await action()
+            except CrossdockError as error:
+                if not error.retryable or error.exhausted:
+                    raise
+                wait = self.wait(attempt, error)
+                if attempt >= self.attempts or self.clock() - started + wait > self.seconds:
+                    error.exhausted = True
+                    raise
+                log.info("attempt %d of %d failed, again in %.1fs: %s", attempt, self.attempts, wait, error)
+            attempt += 1
+            await self.sleep(wait)
+
+
+class Retry(Layer):
+    """Repeats what is safe to repeat, on retryable errors only."""
+
+    def __init__(self, inner: Backend, policy: RetryPolicy | None = None) -> None:
+        super().__init__(inner)
+        self.policy = policy or RetryPolicy()
+
+    async def _call(self, operation: str, path: str, action: Callable[[], Awaitable[T]], *, repeatable: bool) -> T:
+        return await self.policy.run(action) if repeatable else await action()
+
+    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[Entry]:
+        async def start() -> tuple[AsyncGenerator[Entry], Entry | None]:
+            entries = self.inner.scan(path, recursive=recursive)
+            try:
+                return entries, await anext(entries, None)
+            except BaseException:
+                await entries.aclose()
+                raise
+
+        entries, first = await self.policy.run(start)
+        async with aclosing(entries):
+            if first is not None:
+                yield first
+                async for entry in entries:
+                    yield entry
+
+    async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
+        reader = await self.policy.run(lambda: self.inner.begin_read(path, offset=offset, pin=pin))
+        return _RetryReader(reader, self.inner, path, offset, self.policy)
+
+
+class _RetryReader(LayeredReader):
+    """Opens the stream again at the offset reached, as long as the file is still the one that was opened."""
+
+    def __init__(self, inner: Reader, backend: Backend, path: str, offset: int, policy: RetryPolicy) -> None:
+        super().__init__(inner)
+        self._backend, self._path, self._offset, self._policy = backend, path, offset, policy
+        self._broken = False
+
+    async def read(self) -> bytes:
+        if not self._broken:
+            try:
+                data = await self.inner.read()
+            except CrossdockError as error:
+                if not error.retryable or error.exhausted or isinstance(error, (SourceChanged, Truncated)):
+                    raise
+                if not self._backend.capabilities.read_offset:
+                    raise
+                log.info(
+                    "read %s:%r broke at byte %d, opening it again: %s",
+                    self._backend.endpoint,
+                    self._path,
+                    self._offset,
+                    error,
+                )
+                self._broken = True
+            else:
+                self._offset += len(data)
+                return data
+        data = await self._policy.run(self._again)
+        self._broken = False
+        self._offset += len(data)
+        return data
+
+    async def _again(self) -> bytes:
+        await self.inner.close()
+        self.inner = await self._backend.begin_read(self._path, offset=self._offset, pin=self.entry)
+        return await self.inner.read()
