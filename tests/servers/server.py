@@ -34,6 +34,9 @@ class Server(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     """Files (as in a package's list) without which the server cannot run."""
 
+    patience: ClassVar[float] = 10
+    """Seconds to end by itself before it is killed."""
+
     version: str = ""
 
     def __init__(self) -> None:
@@ -63,7 +66,7 @@ class Server(ABC):
             raise
 
     def stop(self) -> None:
-        stop(self.pids, self._guard)
+        stop(self.pids, self._guard, seconds=self.patience)
         for child in self._children:
             child.wait()
         self._children.clear()
@@ -146,10 +149,10 @@ def running(pid: int) -> bool:
     return state.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
-def stop(pids: Iterable[int], guard: int | None = None, *, seconds: float = 10) -> None:
-    """End these processes, children of ours or not: asked first, killed after `seconds`."""
+def stop(pids: Iterable[int], guard: int | None, *, seconds: float) -> None:
+    """End these processes, children of ours or not: asked first, killed after `seconds`; the guard before the rest."""
     ordered = [*([] if guard is None else [guard]), *reversed(list(pids))]
-    for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, seconds)):
+    for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, 10)):
         left = [pid for pid in ordered if running(pid)]
         for pid in left:
             try:
@@ -166,7 +169,7 @@ _GUARD = """
   trap 'kill $! 2>/dev/null; exit' TERM
   owner=$1 folder=$2; shift 2
   while kill -0 "$owner"; do sleep 1 & wait $!; done
-  kill "$@"; sleep 5; kill -9 "$@"; rm -rf "$folder"
+  kill "$@"; sleep 1; kill -9 "$@"; rm -rf "$folder"
 ) >/dev/null 2>&1 </dev/null &
 echo $!
 """
