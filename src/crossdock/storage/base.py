@@ -34,7 +34,11 @@ from crossdock.errors import StorageError, Unsupported
 __all__ = ["Backend", "Capabilities", "Entry", "Expect", "Reader", "WriteOptions", "Writer"]
 
 Kind = Literal["file", "dir", "link", "other"]
-NOTHING: Mapping[str, str] = MappingProxyType({})
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def _nothing() -> Mapping[str, str]:
+    return _NOTHING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +54,9 @@ class Entry:
     etag: str | None = None
     """Opaque; changes with the content."""
     version: str | None = None
-    digests: Mapping[str, str] = NOTHING
+    digests: Mapping[str, str] = field(default_factory=_nothing)
     """Algorithm → lower-case hex, as reported by the endpoint, never computed by us."""
-    attributes: Mapping[str, str] = NOTHING
+    attributes: Mapping[str, str] = field(default_factory=_nothing)
     """What an object store keeps beside the bytes: "content-type", "cache-control", …; user metadata as "meta-NAME"."""
 
     @property
@@ -99,7 +103,7 @@ class WriteOptions:
     modified: datetime | None = None
     """Kept where the endpoint can; where it cannot, that is not an error."""
     overwrite: bool = True
-    attributes: Mapping[str, str] = NOTHING
+    attributes: Mapping[str, str] = field(default_factory=_nothing)
     resume: bytes | None = None
     """A `Writer.checkpoint()` of an earlier attempt at the same path: go on at `Writer.offset`."""
 
@@ -109,7 +113,7 @@ class Expect:
     """What must be stored, or nothing is published."""
 
     size: int | None = None
-    digests: Mapping[str, str] = field(default=NOTHING)
+    digests: Mapping[str, str] = field(default_factory=_nothing)
 
 
 class Reader(ABC):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from crossdock.errors import ConfigError
+from crossdock.storage.layers import Event, Limit, Observe, Throttle, TokenBucket
+from crossdock.storage.retry import Retry, RetryPolicy
+from crossdock.storage.storage import Storage
 
 if TYPE_CHECKING:
     from crossdock.storage.settings import EndpointSettings
 
-__all__ = ["backend_types", "parse_url", "settings_class"]
+__all__ = ["backend_types", "new_storage", "parse_url", "settings_class"]
 
 _BUILT_IN = {
     "local": "crossdock.storage.local:LocalSettings",
@@ -65,6 +69,20 @@ def parse_url(url: str) -> tuple[EndpointSettings, str]:
     except ValueError as error:
         raise ConfigError(f"{shown}: {_reasons(error)}") from error
     return found, unquote(path, errors="surrogateescape")
+
+
+def new_storage(
+    name: str,
+    settings: EndpointSettings,
+    *,
+    observer: Callable[[Event], None] | None = None,
+    bandwidth: TokenBucket | None = None,
+    retry: RetryPolicy | None = None,
+) -> Storage:
+    """A storage over the endpoint with all its layers, not yet opened (`async with` opens it)."""
+    backend = settings.backend(name)
+    layered = Limit(Observe(backend, observer), settings.slots)
+    return Storage(Retry(Throttle(layered, bandwidth) if bandwidth else layered, retry))
 
 
 def _reasons(error: ValueError) -> str:

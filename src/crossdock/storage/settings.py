@@ -121,6 +121,11 @@ class EndpointSettings(BaseModel):
     root: str = ""
     """The folder or key prefix that all paths start from."""
 
+    @property
+    def slots(self) -> int:
+        """Streams and operations that may be under way at once over all connections of this account."""
+        return 64
+
     @classmethod
     @abstractmethod
     def from_url(cls, url: SplitResult) -> tuple[Self, str]:

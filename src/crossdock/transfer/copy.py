@@ -1,0 +1,288 @@
+"""One attempt at moving one file: read → digest → write → look at the source again → verify → publish → receipt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from crossdock.errors import (
+    AlreadyExists,
+    Conflict,
+    CrossdockError,
+    IntegrityError,
+    NotFound,
+    SourceChanged,
+    StorageError,
+    Truncated,
+    shown,
+)
+from crossdock.storage.base import Entry, Expect, Reader, WriteOptions, Writer
+from crossdock.storage.storage import Storage
+from crossdock.transfer.pipe import DEPTH, Tally, pipe
+
+__all__ = ["CopyOptions", "Receipt", "copy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyOptions:
+    """How one file is to be moved."""
+
+    overwrite: bool = True
+    """False: a target with other bytes is a `Conflict`; one with exactly these bytes is a success."""
+    server_side: bool = True
+    """Let the store copy by itself where source and target are in the same one; then no digest is computed here."""
+    keep_modified: bool = True
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    depth: int = DEPTH
+    resume: bytes | None = None
+    """The checkpoint of an earlier attempt at the same source (same fingerprint) and target."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """Proof of a transfer: what was read, what is stored, and the digest that joins them."""
+
+    source: str
+    target: str
+    size: int
+    sha256: str | None
+    """Of the bytes that passed through; None for a server-side copy."""
+    method: Literal["stream", "server", "present"]
+    """"present": the target already held exactly these bytes."""
+    verified: Literal["digest", "size", "none"]
+    """What the target confirmed after the last byte."""
+    atomic: bool
+    """False: the endpoint cannot publish in one step (`staging: none`), a reader may have seen a partial file."""
+    source_entry: Entry
+    target_entry: Entry
+    finished: datetime
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """For reports: times in ISO 8601, what is unknown left out."""
+        found = asdict(replace(self, source_entry=_bare(self.source_entry), target_entry=_bare(self.target_entry)))
+        return {key: _plain(value) for key, value in found.items() if value is not None}
+
+
+def _bare(entry: Entry) -> Entry:
+    return replace(entry, digests=dict(entry.digests), attributes=dict(entry.attributes))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if item not in (None, {})}
+    return value
+
+
+async def copy(
+    source: Storage,
+    path: str,
+    target: Storage,
+    to: str,
+    *,
+    pin: Entry | None = None,
+    options: CopyOptions | None = None,
+    progress: Callable[[int], None] | None = None,
+    on_checkpoint: Callable[[bytes], None] | None = None,
+) -> Receipt:
+    """Move one file, once. Either it is at `to` in full when this returns, or nothing of it is there.
+
+    `pin`: the entry as it was listed; if the file is no longer that one, `SourceChanged`. `progress` is called with
+    the number of bytes that each chunk added. `on_checkpoint`: if the attempt fails on a retryable error and the
+    target can resume, what is staged is kept, and its token handed over; the caller resumes it or discards it.
+
+    Raises `Truncated`, `IntegrityError`, `SourceChanged`, `Conflict`, and what the endpoints raise.
+    """
+    options = options or CopyOptions()
+    attempt = _Attempt(source, path, target, to, options, progress or (lambda _: None), on_checkpoint)
+    if source.backend is target.backend and path == to:
+        raise Conflict(f"copy {attempt.names}: the target is the source itself")
+    if options.server_side and target.can_server_copy(source):
+        return await attempt.on_the_server(pin)
+    async with source.read(path, pin=pin) as reader:
+        return await attempt.stream(reader)
+
+
+class _Attempt:
+    def __init__(
+        self,
+        source: Storage,
+        path: str,
+        target: Storage,
+        to: str,
+        options: CopyOptions,
+        progress: Callable[[int], None],
+        on_checkpoint: Callable[[bytes], None] | None,
+    ) -> None:
+        self.source, self.path, self.target, self.to = source, path, target, to
+        self.options, self.progress, self.on_checkpoint = options, progress, on_checkpoint
+        self.started = time.monotonic()
+        self.notes: list[str] = []
+
+    @property
+    def names(self) -> str:
+        return f"{self.source.endpoint}:{shown(self.path)} → {self.target.endpoint}:{shown(self.to)}"
+
+    async def stream(self, reader: Reader) -> Receipt:
+        entry = reader.entry
+        tally = Tally()
+        try:
+            writer = await self._begin(entry)
+        except AlreadyExists as error:
+            await pipe(reader, tally.feed, depth=self.options.depth)
+            return await self._present(entry, tally, error)
+        try:
+            await self._move(reader, writer, tally)
+            digest = await tally.sha256()
+            stored = await writer.commit(Expect(size=tally.size, digests={"sha256": digest}))
+        except AlreadyExists as error:
+            await writer.abort()
+            return await self._present(entry, tally, error)
+        except CrossdockError as error:
+            await self._give_up(writer, error)
+            raise
+        except BaseException:
+            await writer.abort()
+            raise
+        return self._receipt(entry, stored, tally.size, digest, "stream")
+
+    async def _begin(self, entry: Entry) -> Writer:
+        await self._look_first()
+        options = WriteOptions(
+            size=entry.size,
+            modified=entry.modified if self.options.keep_modified else None,
+            overwrite=not self._decides,
+            attributes={**entry.attributes, **self.options.attributes},
+            resume=self.options.resume,
+        )
+        if options.resume is not None:
+            try:
+                return await self.target.begin_write(self.to, options)
+            except NotFound:
+                self.notes.append("what was staged is gone; started from the first byte")
+        return await self.target.begin_write(self.to, replace(options, resume=None))
+
+    @property
+    def _decides(self) -> bool:
+        """The target itself is to refuse what exists."""
+        return not self.options.overwrite and self.target.capabilities.create_new
+
+    async def _look_first(self) -> None:
+        """Where the target cannot refuse to replace, look before writing, and say so."""
+        if self.options.overwrite or self.target.capabilities.create_new:
+            return
+        if await self.target.exists(self.to):
+            raise self.target.backend.error(AlreadyExists, "write", self.to, "the file exists")
+        self.notes.append("the target cannot refuse to replace: it was looked at before writing instead")
+
+    async def _move(self, reader: Reader, writer: Writer, tally: Tally) -> None:
+        skip = writer.offset
+
+        async def take(chunk: bytes) -> None:
+            nonlocal skip
+            await tally.feed(chunk)
+            if skip:
+                skipped = min(skip, len(chunk))
+                skip, chunk = skip - skipped, chunk[skipped:]
+            if chunk:
+                await writer.write(chunk)
+                self.progress(len(chunk))
+
+        if skip:
+            self.progress(skip)
+        await pipe(reader, take, depth=self.options.depth)
+        await self._check_source(reader.entry, tally.size)
+
+    async def _check_source(self, opened: Entry, size: int) -> None:
+        if opened.size is not None and size < opened.size:
+            raise Truncated(
+                f"read {self.source.endpoint}:{shown(self.path)}: the stream ended after {size} of {opened.size} bytes"
+            )
+        changed = opened.size is not None and size > opened.size
+        if not changed and not self.source.capabilities.pinned_reads:
+            try:
+                now = await self.source.stat(self.path)
+            except NotFound:
+                changed = True
+            else:
+                changed = now.kind == "file" and now.fingerprint != opened.fingerprint
+        if changed:
+            raise SourceChanged(
+                f"copy {self.names}: the source changed while it was being read; nothing was published",
+                hint="run it again when its sender has finished",
+            )
+
+    async def _give_up(self, writer: Writer, error: CrossdockError) -> None:
+        """Clean up, unless the attempt can be resumed and the caller wants to."""
+        keep = self.on_checkpoint is not None and error.retryable
+        keep = keep and not isinstance(error, (SourceChanged, IntegrityError, Truncated))
+        token = writer.checkpoint() if keep else None
+        if token is None or self.on_checkpoint is None:
+            # The first error is the one that matters; a lost connection cannot be cleaned up from here.
+            try:
+                await writer.abort()
+            except StorageError as failed:
+                error.add_note(f"cleaning up failed as well: {failed}")
+        else:
+            await writer.suspend()
+            self.on_checkpoint(token)
+
+    async def _present(self, entry: Entry, tally: Tally, error: AlreadyExists) -> Receipt:
+        """The target exists and may not be replaced: a success if it holds exactly these bytes."""
+        digest = await tally.sha256()
+        there = await self.target.stat(self.to)
+        held = there.digests.get("sha256")
+        if there.kind == "file" and there.size in (None, tally.size) and held is None:
+            theirs = Tally()
+            async with self.target.read(self.to) as reader:
+                await pipe(reader, theirs.feed, depth=self.options.depth)
+            held = await theirs.sha256()
+        if held != digest:
+            raise Conflict(
+                f"copy {self.names}: the target exists with other content", hint="allow overwriting, or move it away"
+            ) from error
+        self.notes.append("the target already held exactly these bytes")
+        return self._receipt(entry, there, tally.size, digest, "present")
+
+    async def on_the_server(self, pin: Entry | None) -> Receipt:
+        entry = pin or await self.source.stat(self.path)
+        options = WriteOptions(size=entry.size, overwrite=not self._decides, attributes=self.options.attributes)
+        try:
+            await self._look_first()
+            stored = await self.target.server_copy(self.source, self.path, self.to, options, pin=entry)
+        except AlreadyExists as error:
+            async with self.source.read(self.path, pin=entry) as reader:
+                tally = Tally()
+                await pipe(reader, tally.feed, depth=self.options.depth)
+            return await self._present(entry, tally, error)
+        if entry.size is not None and stored.size is not None and entry.size != stored.size:
+            raise IntegrityError(f"copy {self.names}: {entry.size} bytes became {stored.size}")
+        self.progress(entry.size or 0)
+        return self._receipt(entry, stored, entry.size or 0, stored.digests.get("sha256"), "server")
+
+    def _receipt(
+        self, entry: Entry, stored: Entry, size: int, digest: str | None, method: Literal["stream", "server", "present"]
+    ) -> Receipt:
+        verified: Literal["digest", "size", "none"] = "size" if stored.size == size else "none"
+        if method == "present" or (digest is not None and stored.digests.get("sha256") == digest):
+            verified = "digest"
+        return Receipt(
+            source=f"{self.source.endpoint}:{self.path}",
+            target=f"{self.target.endpoint}:{self.to}",
+            size=size,
+            sha256=digest,
+            method=method,
+            verified=verified,
+            atomic=self.target.capabilities.atomic_write,
+            source_entry=entry,
+            target_entry=stored,
+            finished=datetime.now(UTC),
+            seconds=time.monotonic() - self.started,
+            notes=tuple(self.notes),
+        )
