@@ -1,0 +1,339 @@
+"""The blocking half of local disk: a tree of folders that no symbolic link and no ".." leads out of.
+
+Every path is walked from the root one component at a time with `openat(O_NOFOLLOW)`, so that a link swapped in while
+the walk goes on is refused too; checking the name beforehand cannot promise that. Only the root itself may be a link.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from crossdock.errors import (
+    AlreadyExists,
+    ConnectionFailed,
+    InvalidPath,
+    NoSpace,
+    NotADirectory,
+    NotAFile,
+    NotFound,
+    PermissionDenied,
+    StorageError,
+    Throttled,
+    Unsupported,
+)
+from crossdock.storage.base import Entry
+
+__all__ = ["Tree", "nanoseconds", "utc"]
+
+# O_PATH needs only search permission on the folder; elsewhere than Linux, read permission is needed as well.
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_NOT_KEPT = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EOVERFLOW})
+_LINK = "a symbolic link is in the way, and links are not followed"
+
+_ERRORS: dict[int, tuple[type[StorageError], str, str | None]] = {
+    errno.ENOENT: (NotFound, "no such file or folder", None),
+    errno.ENOTDIR: (NotADirectory, "not a folder", None),
+    errno.EISDIR: (NotAFile, "a folder has this name", None),
+    errno.ENXIO: (NotAFile, "a socket or device, not a file", None),
+    errno.ENODEV: (NotAFile, "a device, not a file", None),
+    errno.EEXIST: (AlreadyExists, "the name exists", None),
+    errno.ENOTEMPTY: (PermissionDenied, "the folder is not empty", None),
+    errno.EACCES: (PermissionDenied, "permission denied", "give crossdock's user the right, or use another folder"),
+    errno.EPERM: (PermissionDenied, "not permitted", "look at the owner and flags (lsattr) of the file and its folder"),
+    errno.EROFS: (PermissionDenied, "read-only file system", "mount it writable"),
+    errno.ELOOP: (PermissionDenied, _LINK, "point the endpoint's root at the link's target"),
+    errno.ENOSPC: (NoSpace, "the disk is full", "free some space"),
+    errno.EDQUOT: (NoSpace, "the quota is used up", "raise the quota or free some space"),
+    errno.EFBIG: (Unsupported, "larger than this file system takes", "use another file system"),
+    errno.ENAMETOOLONG: (InvalidPath, "the name is too long for this file system", "shorten the name in the rule"),
+    errno.EILSEQ: (InvalidPath, "this file system cannot hold the name", "change the name in the rule"),
+    errno.EXDEV: (Unsupported, "the target is on another file system", "copy the file and delete the source"),
+    errno.EMFILE: (Throttled, "too many open files", "raise the limit (ulimit -n) or lower the concurrency"),
+    errno.ENFILE: (Throttled, "too many open files on this machine", "raise fs.file-max or lower the concurrency"),
+}
+
+
+def utc(nanoseconds: int) -> datetime | None:
+    """Nanoseconds since 1970 as a time, cut to microseconds; None outside of the years 1 to 9999."""
+    try:
+        return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+    except OverflowError:
+        return None
+
+
+def nanoseconds(time: datetime) -> int:
+    return (time - _EPOCH) // timedelta(microseconds=1) * 1000
+
+
+class Tree:
+    """All that touches the disk by name. Every method blocks and raises the errors of `crossdock.errors`."""
+
+    def __init__(self, endpoint: str, root: Path, *, file_mode: int, dir_mode: int, fsync: bool) -> None:
+        self.endpoint, self.root = endpoint, root
+        self.file_mode, self.dir_mode, self.fsync = file_mode, dir_mode, fsync
+
+    def error(
+        self, kind: type[StorageError], operation: str, path: str, reason: str, hint: str | None = None
+    ) -> StorageError:
+        return kind(reason, operation=operation, endpoint=self.endpoint, path=path, hint=hint)
+
+    @contextmanager
+    def told(self, operation: str, path: str) -> Iterator[None]:
+        """Translates `OSError`: the one table of this backend."""
+        try:
+            yield
+        except OSError as error:
+            number = error.errno or 0
+            kind, reason, hint = _ERRORS.get(
+                number,
+                (ConnectionFailed, f"the disk or mount failed: {os.strerror(number)}", "look at dmesg"),
+            )
+            raise self.error(kind, operation, path, reason, hint) from error
+
+    def check_root(self, operation: str = "open") -> None:
+        os.close(self._open_root(operation))
+
+    def _open_root(self, operation: str) -> int:
+        try:
+            return os.open(self.root, _FOLDER)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            # Not NotFound once it was open: a mount that went away must not look like deleted files.
+            kind: type[StorageError] = NotFound if operation == "open" else ConnectionFailed
+            if isinstance(error, NotADirectoryError):
+                kind = NotADirectory
+            hint = "make the folder, or mount what belongs there"
+            raise self.error(kind, operation, "", f"the root {self.root} is not a folder", hint) from error
+        except OSError:
+            with self.told(operation, ""):
+                raise
+            raise
+
+    def check_name(self, path: str, operation: str) -> None:
+        """Raises `InvalidPath` for what could escape from the root, or cannot be written as bytes."""
+        self._parts(path or ".", operation, path)
+
+    def folder(self, path: str, operation: str, *, make: bool = False, whole: str | None = None) -> int:
+        """A descriptor of a folder, for the caller to close. `make`: with the folders that are missing.
+
+        `whole` is the path that errors name. Raises `NotFound`, `NotADirectory`, or `PermissionDenied` at a link.
+        """
+        whole = path if whole is None else whole
+        parts = self._parts(path, operation, whole)
+        here = self._open_root(operation)
+        try:
+            with self.told(operation, whole):
+                for part in parts:
+                    below = self._enter(here, part, operation, whole, make)
+                    os.close(here)
+                    here = below
+        except BaseException:
+            os.close(here)
+            raise
+        return here
+
+    def _parts(self, path: str, operation: str, whole: str) -> list[str]:
+        if not path:
+            return []
+        parts = path.split("/")
+        if any(part in ("", ".", "..") for part in parts) or "\0" in path:
+            raise self.error(InvalidPath, operation, whole, "an empty, '.', '..' or NUL component")
+        try:
+            os.fsencode(path)
+        except UnicodeEncodeError as error:
+            raise self.error(InvalidPath, operation, whole, "a lone surrogate, which is not text") from error
+        return parts
+
+    def _enter(self, here: int, part: str, operation: str, whole: str, make: bool) -> int:
+        try:
+            return os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=here)
+        except FileNotFoundError:
+            if not make:
+                raise
+            self._make(here, part)
+            return os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=here)
+        except NotADirectoryError:
+            if stat.S_ISLNK(os.lstat(part, dir_fd=here).st_mode):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+            raise self.error(NotADirectory, operation, whole, f"{part!r} is not a folder") from None
+
+    def _make(self, here: int, part: str) -> None:
+        try:
+            os.mkdir(part, 0o700, dir_fd=here)
+        except FileExistsError:
+            return
+        # mkdir's mode is cut by the umask; the endpoint's setting is meant as it stands.
+        made = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+        try:
+            self.set_mode(made, self.dir_mode)
+        finally:
+            os.close(made)
+        self.flush(here)
+
+    def set_mode(self, descriptor: int, mode: int) -> None:
+        """Where the file system has no modes (vfat, some network mounts), what it does instead is all there is."""
+        try:
+            os.fchmod(descriptor, mode)
+        except OSError as error:
+            if error.errno not in _NOT_KEPT:
+                raise
+
+    def set_time(self, descriptor: int, modified: int) -> None:
+        """Set the modification time (nanoseconds since 1970), as far as the file system keeps it."""
+        try:
+            os.utime(descriptor, ns=(modified, modified))
+        except OSError as error:
+            if error.errno not in _NOT_KEPT:
+                raise
+
+    def flush(self, folder: int) -> None:
+        """Make the names in a folder survive a power cut, if the endpoint asks for it."""
+        if not self.fsync:
+            return
+        try:
+            readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+        except PermissionError:
+            return  # a drop box that may be entered but not read
+        try:
+            os.fsync(readable)
+        except OSError as error:
+            if error.errno not in _NOT_KEPT:
+                raise
+        finally:
+            os.close(readable)
+
+    @contextmanager
+    def parent(self, path: str, operation: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """The descriptor of the folder that holds `path`, and the name in it. Below a file is nothing: `NotFound`."""
+        if not path:
+            raise self.error(NotAFile, operation, path, "it is the endpoint's root")
+        above, _, name = path.rpartition("/")
+        self._parts(name or ".", operation, path)
+        try:
+            folder = self.folder(above, operation, make=make, whole=path)
+        except NotADirectory as error:
+            if make:
+                raise
+            raise self.error(NotFound, operation, path, error.reason) from error
+        try:
+            with self.told(operation, path):
+                yield folder, name
+        finally:
+            os.close(folder)
+
+    def entry(self, path: str, status: os.stat_result) -> Entry:
+        mode, modified = status.st_mode, utc(status.st_mtime_ns)
+        if stat.S_ISREG(mode):
+            return Entry(path=path, size=status.st_size, modified=modified)
+        if stat.S_ISDIR(mode):
+            return Entry(path=path, kind="dir", modified=modified)
+        return Entry(path=path, kind="link" if stat.S_ISLNK(mode) else "other", modified=modified)
+
+    def stat(self, path: str) -> Entry:
+        if not path:
+            with self.told("stat", path):
+                root = self._open_root("stat")
+                try:
+                    return self.entry(path, os.fstat(root))
+                finally:
+                    os.close(root)
+        with self.parent(path, "stat") as (folder, name):
+            return self.entry(path, os.lstat(name, dir_fd=folder))
+
+    def open_file(self, path: str) -> tuple[int, os.stat_result]:
+        """A descriptor for reading, which can never block: fifos, devices and sockets are `NotAFile`."""
+        with self.parent(path, "read") as (folder, name):
+            # Looked at before it is opened: opening a device can act on it (rewind a tape).
+            self._check_file(os.lstat(name, dir_fd=folder), "read", path)
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            descriptor = os.open(name, flags, dir_fd=folder)
+            try:
+                status = os.fstat(descriptor)
+                self._check_file(status, "read", path)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            return descriptor, status
+
+    def _check_file(self, status: os.stat_result, operation: str, path: str) -> None:
+        if stat.S_ISLNK(status.st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        if not stat.S_ISREG(status.st_mode):
+            folder = stat.S_ISDIR(status.st_mode)
+            what = "it is a folder" if folder else "it is a fifo, socket or device"
+            raise self.error(NotAFile, operation, path, what)
+
+    def check_target(self, folder: int, name: str, operation: str, path: str, *, overwrite: bool) -> None:
+        """Whether a file may take this name now. `overwrite=False` is decided again, atomically, by `move`."""
+        try:
+            status = os.lstat(name, dir_fd=folder)
+        except FileNotFoundError:
+            return
+        self._check_file(status, operation, path)
+        if not overwrite:
+            raise self.error(AlreadyExists, operation, path, "the file exists")
+
+    def move(self, source: int, old: str, target: int, new: str, operation: str, path: str, *, overwrite: bool) -> None:
+        """Give a file another name in one step: rename(2), or link(2) where nothing may be replaced."""
+        self.check_target(target, new, operation, path, overwrite=overwrite)
+        if overwrite:
+            os.rename(old, new, src_dir_fd=source, dst_dir_fd=target)
+            return
+        try:
+            os.link(old, new, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            reason = "this file system has no hard links, so it cannot promise not to replace"
+            raise self.error(Unsupported, operation, path, reason, "allow overwriting, or use another disk") from error
+        os.unlink(old, dir_fd=source)
+
+    def delete(self, path: str, operation: str = "delete") -> None:
+        """Remove a file, or a link itself. Missing is already deleted."""
+        try:
+            with self.parent(path, operation) as (folder, name):
+                if stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode):
+                    raise self.error(NotAFile, operation, path, "it is a folder", "remove the folder instead")
+                os.unlink(name, dir_fd=folder)
+        except NotFound:
+            pass
+
+    def rename(self, path: str, target: str, overwrite: bool) -> None:
+        with self.parent(path, "rename") as (source, old):
+            before = os.lstat(old, dir_fd=source)
+            self._check_file(before, "rename", path)
+            with self.parent(target, "rename", make=True) as (folder, new):
+                if path == target and overwrite:
+                    return
+                self.move(source, old, folder, new, "rename", target, overwrite=overwrite)
+                self._forget_twin(source, old, before)
+                self.flush(folder)
+                self.flush(source)
+
+    def _forget_twin(self, source: int, old: str, before: os.stat_result) -> None:
+        """rename(2) does nothing, and calls it success, when both names are hard links of one file (POSIX)."""
+        try:
+            after = os.lstat(old, dir_fd=source)
+        except FileNotFoundError:
+            return
+        if (after.st_dev, after.st_ino) == (before.st_dev, before.st_ino):
+            os.unlink(old, dir_fd=source)
+
+    def make_dir(self, path: str) -> None:
+        os.close(self.folder(path, "mkdir", make=True))
+
+    def remove_dir(self, path: str) -> None:
+        if not path:
+            raise self.error(PermissionDenied, "rmdir", path, "it is the endpoint's root")
+        try:
+            with self.parent(path, "rmdir") as (folder, name):
+                os.rmdir(name, dir_fd=folder)
+        except NotFound:
+            pass
