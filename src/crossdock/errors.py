@@ -81,8 +81,19 @@ class CrossdockError(Exception):
         self.hint = hint
         self.retry_after = retry_after
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors cross process borders whole, whatever their constructors take.
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
     def __str__(self) -> str:
         return f"{self.message}. Next: {self.hint}" if self.hint else self.message
+
+
+def _rebuilt(kind: type[CrossdockError], args: tuple[object, ...], state: dict[str, object]) -> CrossdockError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigError(CrossdockError):

@@ -26,7 +26,6 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from types import MappingProxyType
 from typing import Literal
 
 from crossdock.errors import StorageError, Unsupported
@@ -34,11 +33,6 @@ from crossdock.errors import StorageError, Unsupported
 __all__ = ["Backend", "Capabilities", "Entry", "Expect", "Reader", "WriteOptions", "Writer"]
 
 Kind = Literal["file", "dir", "link", "other"]
-_NOTHING: Mapping[str, str] = MappingProxyType({})
-
-
-def _nothing() -> Mapping[str, str]:
-    return _NOTHING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +48,9 @@ class Entry:
     etag: str | None = None
     """Opaque; changes with the content."""
     version: str | None = None
-    digests: Mapping[str, str] = field(default_factory=_nothing)
+    digests: Mapping[str, str] = field(default_factory=dict)
     """Algorithm → lower-case hex, as reported by the endpoint, never computed by us."""
-    attributes: Mapping[str, str] = field(default_factory=_nothing)
+    attributes: Mapping[str, str] = field(default_factory=dict)
     """What an object store keeps beside the bytes: "content-type", "cache-control", …; user metadata as "meta-NAME"."""
 
     @property
@@ -90,6 +84,8 @@ class Capabilities:
     """Algorithms that `Writer.commit` has the endpoint verify."""
     mtime_precision: timedelta | None = None
     """None: modification times are not kept."""
+    lists_mtime: bool = True
+    """False: `scan` gives the time of the upload; only `stat` and `begin_read` know the file's own."""
     max_connections: int = 4
     streams_per_connection: int = 1
 
@@ -103,7 +99,7 @@ class WriteOptions:
     modified: datetime | None = None
     """Kept where the endpoint can; where it cannot, that is not an error."""
     overwrite: bool = True
-    attributes: Mapping[str, str] = field(default_factory=_nothing)
+    attributes: Mapping[str, str] = field(default_factory=dict)
     resume: bytes | None = None
     """A `Writer.checkpoint()` of an earlier attempt at the same path: go on at `Writer.offset`."""
 
@@ -113,7 +109,7 @@ class Expect:
     """What must be stored, or nothing is published."""
 
     size: int | None = None
-    digests: Mapping[str, str] = field(default_factory=_nothing)
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 class Reader(ABC):

@@ -1,0 +1,224 @@
+"""Several processes for one sync: each has its own event loop and connections, and moves the files it is handed.
+
+The processes are forked before the parent's event loop starts, so that the interpreter and its modules are loaded
+once. A child ends when the parent's socket closes, whatever ended the parent; what it was moving is aborted first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import pickle
+import signal
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from crossdock.engine.attempts import deliver
+from crossdock.errors import CrossdockError
+from crossdock.storage.base import Entry
+from crossdock.storage.retry import RetryPolicy
+from crossdock.storage.storage import Storage
+from crossdock.transfer.copy import Receipt
+
+__all__ = ["Pool"]
+
+_HEAD = struct.Struct(">I")
+_TOLD_EVERY = 0.1
+"""Seconds between two progress messages of a child."""
+
+
+@dataclass
+class _Child:
+    pid: int
+    sock: socket.socket
+    reader: asyncio.StreamReader | None = None
+    writer: asyncio.StreamWriter | None = None
+    listener: asyncio.Task[None] | None = None
+    load: int = 0
+
+
+@dataclass
+class _Pending:
+    done: asyncio.Future[tuple[Receipt, int]]
+    progress: Callable[[int], None]
+    child: _Child
+
+
+class Pool:
+    """`Pool(n, source, target)` forks at once: make it before any event loop or thread exists.
+
+    `source` and `target` give storages not yet opened; they are called in each child. Then `async with pool:` in the
+    parent's loop; the pool is a `sync.Courier`.
+    """
+
+    def __init__(
+        self,
+        processes: int,
+        source: Callable[[], Storage],
+        target: Callable[[], Storage],
+        *,
+        policy: RetryPolicy | None = None,
+        run: Callable[[Awaitable[None]], None] | None = None,
+    ) -> None:
+        self._children: list[_Child] = []
+        self._pending: dict[int, _Pending] = {}
+        self._count = 0
+        gc.freeze()
+        for _ in range(processes):
+            ours, theirs = socket.socketpair()
+            pid = os.fork()
+            if pid == 0:
+                ours.close()
+                for child in self._children:
+                    child.sock.close()
+                _run_child(theirs, source, target, policy, run or _run_plain)
+            theirs.close()
+            self._children.append(_Child(pid, ours))
+        gc.unfreeze()
+
+    async def __aenter__(self) -> Self:
+        for child in self._children:
+            child.reader, child.writer = await asyncio.open_unix_connection(sock=child.sock)
+            child.listener = asyncio.create_task(self._listen(child, child.reader))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for child in self._children:
+            if child.writer is not None:
+                child.writer.close()
+        for child in self._children:
+            if child.listener is not None:
+                await asyncio.gather(child.listener, return_exceptions=True)
+            await asyncio.to_thread(os.waitpid, child.pid, 0)
+
+    async def __call__(self, path: str, to: str, pin: Entry, progress: Callable[[int], None]) -> tuple[Receipt, int]:
+        child = min(self._children, key=lambda child: child.load)
+        assert child.writer is not None
+        self._count += 1
+        number = self._count
+        done: asyncio.Future[tuple[Receipt, int]] = asyncio.get_running_loop().create_future()
+        self._pending[number] = _Pending(done, progress, child)
+        child.load += 1
+        try:
+            child.writer.write(_packed((number, path, to, pin)))
+            return await done
+        finally:
+            child.load -= 1
+            del self._pending[number]
+
+    async def _listen(self, child: _Child, reader: asyncio.StreamReader) -> None:
+        try:
+            while (message := await _received(reader)) is not None:
+                number, word, value = message
+                pending = self._pending.get(number)
+                if pending is None or pending.done.done():
+                    continue
+                if word == "moved":
+                    pending.progress(value)
+                elif word == "done":
+                    pending.done.set_result(value)
+                else:
+                    pending.done.set_exception(value)
+        finally:
+            for pending in self._pending.values():
+                if pending.child is child and not pending.done.done():
+                    pending.done.set_exception(CrossdockError("a worker process ended", hint="run it again"))
+
+
+def _packed(message: object) -> bytes:
+    body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    return _HEAD.pack(len(body)) + body
+
+
+async def _received(reader: asyncio.StreamReader) -> Any:
+    """The next message of the other process (our own code, so that unpickling is safe); None when it is gone."""
+    try:
+        (size,) = _HEAD.unpack(await reader.readexactly(_HEAD.size))
+        return pickle.loads(await reader.readexactly(size))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+
+
+def _run_plain(main: Awaitable[None]) -> None:
+    async def whole() -> None:
+        await main
+
+    asyncio.run(whole())
+
+
+def _run_child(
+    sock: socket.socket,
+    source: Callable[[], Storage],
+    target: Callable[[], Storage],
+    policy: RetryPolicy | None,
+    run: Callable[[Awaitable[None]], None],
+) -> None:
+    """Never returns: a forked child must not run the parent's clean-up."""
+    # The terminal's Ctrl-C reaches every process; the parent decides, and the child follows its socket.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    code = 1
+    try:
+        run(_serve(sock, source, target, policy))
+        code = 0
+    finally:
+        os._exit(code)
+
+
+async def _serve(
+    sock: socket.socket,
+    source: Callable[[], Storage],
+    target: Callable[[], Storage],
+    policy: RetryPolicy | None,
+) -> None:
+    reader, writer = await asyncio.open_unix_connection(sock=sock)
+    jobs: set[asyncio.Task[None]] = set()
+    loop = asyncio.get_running_loop()
+
+    async with AsyncExitStack() as stack:
+
+        async def opened() -> tuple[Storage, Storage]:
+            ours, theirs = source(), target()
+            await asyncio.gather(stack.enter_async_context(ours), stack.enter_async_context(theirs))
+            return ours, theirs
+
+        opening = asyncio.create_task(opened())
+
+        async def job(number: int, path: str, to: str, pin: Entry) -> None:
+            told = [loop.time(), 0.0]
+
+            def moved(size: int) -> None:
+                told[1] += size
+                if loop.time() - told[0] > _TOLD_EVERY:
+                    writer.write(_packed((number, "moved", int(told[1]))))
+                    told[:] = loop.time(), 0.0
+
+            try:
+                ours, theirs = await asyncio.shield(opening)
+                result: object = await deliver(ours, path, theirs, to, pin=pin, policy=policy, progress=moved)
+                word = "done"
+            except CrossdockError as error:
+                result, word = error, "failed"
+            if told[1]:
+                writer.write(_packed((number, "moved", int(told[1]))))
+            writer.write(_packed((number, word, result)))
+
+        try:
+            while (message := await _received(reader)) is not None:
+                task = asyncio.create_task(job(*message))
+                jobs.add(task)
+                task.add_done_callback(jobs.discard)
+        finally:
+            opening.cancel()
+            for task in jobs:
+                task.cancel()
+            await asyncio.gather(*jobs, opening, return_exceptions=True)
+            writer.close()
