@@ -1,0 +1,239 @@
+"""YAML, JSON and TOML → plain data that knows on which line each key stands.
+
+Nothing is constructed but mappings, lists and scalars; aliases are bounded; a key given twice is a mistake.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from crossdock.errors import ConfigError, shown
+
+if TYPE_CHECKING:
+    import yaml
+
+__all__ = ["Document", "parse"]
+
+_NODES = 100_000
+"""Values a file may hold once its aliases are written out: a bomb of nested aliases ends here."""
+_DEPTH = 50
+_PREFIX = "tag:yaml.org,2002:"
+
+Path = tuple[Any, ...]
+
+
+@dataclass(slots=True)
+class Document:
+    file: str
+    data: Any = None
+    lines: dict[Path, int] = field(default_factory=dict)
+    """Path of keys and indexes → line, from 1."""
+    mistakes: list[ConfigError] = field(default_factory=list)
+
+    def line(self, path: Path) -> int | None:
+        """The line of a key, or of the nearest one above it."""
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.lines:
+                return self.lines[path[:length]]
+        return None
+
+    def mistake(self, message: str, line: int | None, hint: str | None, key: str = "") -> None:
+        self.mistakes.append(ConfigError(message, file=self.file, line=line, key=shown(key), hint=hint))
+
+    def refuse(self, message: str, line: int | None, hint: str | None = None) -> ConfigError:
+        return ConfigError(message, file=self.file, line=line, hint=hint)
+
+
+def parse(raw: bytes, file: str) -> Document:
+    """By the file's suffix: .json, .toml, else YAML. Raises `ConfigError` for what cannot be parsed at all."""
+    document = Document(file)
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise document.refuse("not UTF-8 text", line, "save the file as UTF-8") from error
+    if file.endswith(".toml"):
+        _toml(document, text)
+    elif file.endswith(".json"):
+        _json(document, text)
+    else:
+        _yaml(document, text)
+    return document
+
+
+def _toml(document: Document, text: str) -> None:
+    try:
+        document.data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message = str(error)
+        found = re.search(r" \(at line (\d+), column \d+\)", message)
+        line = int(found[1]) if found else None
+        raise document.refuse(message.replace(found[0], "") if found else message, line) from error
+    document.lines = _toml_lines(text)
+
+
+def _toml_lines(text: str) -> dict[Path, int]:
+    """Where tables and keys start; tomllib does not say. Keys of inline tables share the line of their table."""
+    lines: dict[Path, int] = {(): 1}
+    table: Path = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[+([^\[\]]+)\]", line)
+        key = re.match(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""", line)
+        if header:
+            table = _toml_key(header[1])
+            lines.setdefault(table, number)
+        elif key:
+            lines.setdefault(table + _toml_key(key[1]), number)
+    return lines
+
+
+def _toml_key(text: str) -> Path:
+    return tuple(part.strip().strip("\"'") for part in re.findall(r"\"[^\"]*\"|'[^']*'|[\w-]+", text))
+
+
+def _json(document: Document, text: str) -> None:
+    try:
+        document.data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise document.refuse(error.msg, error.lineno) from error
+    except RecursionError as error:
+        raise document.refuse(f"nested deeper than {_DEPTH} levels", None) from error
+    # JSON is YAML once its tabs (never inside a string) are spaces: read a second time for lines and repeated keys.
+    _read_nodes(document, text.replace("\t", " "))
+
+
+def _yaml(document: Document, text: str) -> None:
+    document.data = _read_nodes(document, text)
+
+
+def _read_nodes(document: Document, text: str) -> Any:
+    import yaml
+
+    try:
+        root = _compose(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else None
+        problem = error.problem or "cannot be parsed"
+        hint = None
+        if "'\\t'" in problem:
+            problem, hint = "a tab where YAML allows only spaces", "indent with spaces"
+        elif "mapping values are not allowed" in problem:
+            hint = "put a value that has ': ' in it in quotes"
+        elif "undefined alias" in problem:
+            hint = "put a value that starts with * in quotes"
+        raise document.refuse(shown(problem), line, hint) from error
+    except yaml.YAMLError as error:
+        raise document.refuse(shown(str(error).splitlines()[0]), None) from error
+    except RecursionError as error:
+        raise document.refuse(f"nested deeper than {_DEPTH} levels", None) from error
+    if root is None:
+        return None
+    return _Builder(document).build(root, (), ())
+
+
+def _compose(text: str) -> yaml.Node | None:
+    loader = _loader()(text)
+    try:
+        node: yaml.Node | None = loader.get_single_node()
+    finally:
+        loader.dispose()
+    return node
+
+
+@cache
+def _loader() -> type[yaml.SafeLoader]:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Plain scalars as in YAML 1.2's core schema: no sexagesimal ports, no `no` that means False, no dates."""
+
+        yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+    for kind, pattern, first in (
+        ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+        ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+        ("float", r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+", "-+0123456789."),
+        ("merge", "<<", "<"),
+    ):
+        Loader.add_implicit_resolver(_PREFIX + kind, re.compile(rf"(?:{pattern})\Z"), list(first))
+    return Loader
+
+
+class _Builder:
+    """Composed nodes → data, with lines; an alias is written out each time it is met, and counted."""
+
+    def __init__(self, document: Document) -> None:
+        self._document, self._count = document, 0
+
+    def build(self, node: yaml.Node, path: Path, above: tuple[int, ...]) -> Any:
+        import yaml
+
+        line = node.start_mark.line + 1
+        self._count += 1
+        if self._count > _NODES:
+            raise self._document.refuse(f"more than {_NODES} values once its aliases are written out", line)
+        if id(node) in above:
+            raise self._document.refuse("an alias that contains itself", line)
+        if len(above) >= _DEPTH:
+            raise self._document.refuse(f"nested deeper than {_DEPTH} levels", line)
+        self._document.lines.setdefault(path, line)
+        above = (*above, id(node))
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path, above)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(item, (*path, index), above) for index, item in enumerate(node.value)]
+        return self._scalar(node)
+
+    def _mapping(self, node: yaml.MappingNode, path: Path, above: tuple[int, ...]) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        merged: dict[Any, Any] = {}
+        first: dict[Any, int] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if key_node.tag == _PREFIX + "merge":
+                part = self.build(value_node, path, above)
+                for one in reversed(part if isinstance(part, list) else [part]):
+                    if not isinstance(one, dict):
+                        raise self._document.refuse("'<<' takes a mapping", line, "put the key in quotes")
+                    merged.update(one)
+                continue
+            key = self.build(key_node, (*path, object()), above)
+            if isinstance(key, (dict, list)):
+                raise self._document.refuse("a mapping or list as a key", line, "put the key in quotes")
+            if key in first:
+                self._document.mistake(
+                    f"the key is there twice, first on line {first[key]}",
+                    line,
+                    "remove one of them",
+                    ".".join(str(part) for part in (*path, key)),
+                )
+                continue
+            first[key] = line
+            self._document.lines[(*path, key)] = line
+            found[key] = self.build(value_node, (*path, key), above)
+        return {**merged, **found}
+
+    def _scalar(self, node: yaml.Node) -> Any:
+        value: str = node.value
+        kind = node.tag.removeprefix(_PREFIX)
+        if kind in ("str", "merge"):
+            return value
+        if kind == "null":
+            return None
+        if kind == "bool":
+            return value.lower() == "true"
+        try:
+            if kind == "int":
+                return int(value, 0) if value[:2] in ("0o", "0x") else int(value)
+            if kind == "float":
+                return float(value)
+        except ValueError as error:
+            raise self._document.refuse(f"not a number: {shown(value)}", node.start_mark.line + 1) from error
+        raise self._document.refuse(f"the tag {shown(node.tag)} is not allowed", node.start_mark.line + 1, "remove it")
