@@ -179,9 +179,9 @@ class _Run:
     def _refuse_overlap(self) -> None:
         if self.source.backend.store is None or self.source.backend.store != self.target.backend.store:
             return
-        here = self.source.backend.address(self.folder).strip("/") + "/"
-        there = self.target.backend.address(self.to).strip("/") + "/"
-        if here == there or here.startswith(there) or there.startswith(here):
+        here = f"{self.source.backend.address(self.folder)}/".lstrip("/")
+        there = f"{self.target.backend.address(self.to)}/".lstrip("/")
+        if here.startswith(there) or there.startswith(here):
             raise Conflict(
                 f"sync {self.source.endpoint}:{shown(self.folder)} → {self.target.endpoint}:{shown(self.to)}: "
                 "source and target overlap",

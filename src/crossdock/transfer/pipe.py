@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -24,6 +25,10 @@ _BATCH = 1024 * 1024
 @cache
 def _hashers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(4, thread_name_prefix="crossdock-hash")
+
+
+# A forked child has the executor's object but none of its threads.
+os.register_at_fork(after_in_child=_hashers.cache_clear)
 
 
 class Tally:

@@ -1,0 +1,285 @@
+"""One-way sync of a tree."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from crossdock.engine.sync import Outcome, Summary, SyncOptions, sync
+from crossdock.errors import Conflict, ConnectionFailed, NotFound, PermissionDenied
+from crossdock.flows.filters import Filters
+from crossdock.storage.base import Backend, Entry, Reader, WriteOptions
+from crossdock.storage.layers import Layer
+from crossdock.storage.local import LocalSettings
+from crossdock.storage.memory import MemoryBackend
+from crossdock.storage.storage import Storage
+
+TREE = {
+    "a.txt": b"a",
+    "b/c.txt": b"c" * 100_000,
+    "b/d/e.bin": os.urandom(300_000),
+    "b-x/f": b"",
+    "b.y": b"dot",
+    "zä/ü 1.csv": "é".encode(),
+}
+
+
+async def filled(name: str, tree: dict[str, bytes]) -> Storage:
+    storage = Storage(MemoryBackend(name))
+    for path, data in tree.items():
+        await storage.write_bytes(path, data)
+    return storage
+
+
+async def content(storage: Storage, folder: str = "") -> dict[str, bytes]:
+    skip = len(folder) + 1 if folder else 0
+    return {entry.path[skip:]: await storage.read_bytes(entry.path) async for entry in storage.walk(folder)}
+
+
+async def run(
+    source: Storage, target: Storage, folder: str = "", to: str = "", **options: object
+) -> tuple[Summary, dict[str, Outcome]]:
+    outcomes: list[Outcome] = []
+    summary = await sync(source, folder, target, to, SyncOptions(**options), report=outcomes.append)  # type: ignore[arg-type]
+    found = {outcome.path: outcome for outcome in outcomes}
+    assert len(found) == len(outcomes), "one outcome per file"
+    return summary, found
+
+
+async def test_moves_the_tree_and_then_nothing() -> None:
+    """Every byte arrives under its own path; a second run moves nothing."""
+    source, target = await filled("a", TREE), await filled("b", {})
+    summary, outcomes = await run(source, target, to="deep/er")
+    assert await content(target, "deep/er") == TREE
+    assert (summary.copied, summary.size) == (len(TREE), sum(map(len, TREE.values())))
+    for path, data in TREE.items():
+        assert outcomes[path].reason == "new"
+        assert outcomes[path].sha256 == hashlib.sha256(data).hexdigest()
+    summary, outcomes = await run(source, target, to="deep/er")
+    assert (summary.copied, summary.skipped) == (0, len(TREE))
+    assert {outcome.reason for outcome in outcomes.values()} == {"unchanged"}
+
+
+async def test_walk_order_merges_names_that_sort_round_the_slash() -> None:
+    """`b-x/f` < `b.y` < `b/c`: both sides list in code-point order of whole paths, or files would move twice."""
+    storage = await filled("a", TREE)
+    assert [entry.path async for entry in storage.walk()] == sorted(TREE)
+
+
+async def test_changes_are_found_by_size_time_and_content() -> None:
+    source, target = await filled("a", TREE), await filled("b", {})
+    await run(source, target)
+    stamp = (await source.stat("b.y")).modified
+    await source.write_bytes("a.txt", b"longer")
+    await source.write_bytes("b.y", b"DOT", WriteOptions(modified=stamp))
+    await source.write_bytes("b/c.txt", b"C" * 100_000)
+    summary, outcomes = await run(source, target)
+    assert {path: o.reason for path, o in outcomes.items() if o.action == "copy"} == {
+        "a.txt": "size differs",
+        "b/c.txt": "modification time differs",
+    }
+    summary, outcomes = await run(source, target, checksum=True)
+    assert {path: o.reason for path, o in outcomes.items() if o.action == "copy"} == {"b.y": "content differs"}
+    assert summary.copied == 1
+    assert await content(target) == await content(source)
+
+
+async def test_dry_run_decides_the_same_and_does_nothing() -> None:
+    source = await filled("a", TREE)
+    target = await filled("b", {"a.txt": b"other size", "extra": b"x", "b.y": b"dot"})
+    before = await content(target)
+    dry, planned = await run(source, target, dry_run=True, delete=True, max_delete=1)
+    assert await content(target) == before
+    wet, done = await run(source, target, delete=True, max_delete=1)
+    assert {p: (o.action, o.reason) for p, o in planned.items()} == {p: (o.action, o.reason) for p, o in done.items()}
+    assert (dry.copied, dry.deleted, dry.skipped) == (wet.copied, wet.deleted, wet.skipped)
+    assert await content(target) == TREE
+
+
+async def test_never_deletes_unless_told() -> None:
+    source, target = await filled("a", TREE), await filled("b", {"extra": b"x"})
+    summary, _ = await run(source, target)
+    assert (await content(target))["extra"] == b"x"
+    summary, outcomes = await run(source, target, delete=True)
+    assert summary.deleted == 1
+    assert outcomes["extra"].action == "delete"
+    assert await content(target) == TREE
+
+
+@pytest.mark.parametrize(
+    ("tree", "options", "why"),
+    [
+        ({}, {}, "source is empty"),
+        ({"a.txt": b"a"}, {}, "more than the"),
+        ({"a.txt": b"a"}, {"max_delete": 4}, "more than the 4"),
+    ],
+)
+async def test_delete_refuses_what_looks_like_an_accident(
+    tree: dict[str, bytes], options: dict[str, object], why: str
+) -> None:
+    source, target = await filled("a", tree), await filled("b", TREE)
+    with pytest.raises(Conflict, match=why):
+        await run(source, target, delete=True, **options)  # type: ignore[arg-type]
+    assert await content(target) == TREE
+
+
+async def test_delete_within_the_bound_goes_through() -> None:
+    source, target = await filled("a", {"a.txt": b"a"}), await filled("b", TREE)
+    summary, _ = await run(source, target, delete=True, max_delete=5)
+    assert summary.deleted == 5
+    assert await content(target) == {"a.txt": b"a"}
+
+
+class ListingDies(Layer):
+    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[Entry]:
+        count = 0
+        async for entry in self.inner.scan(path, recursive=recursive):
+            count += 1
+            if count > 2:
+                raise self.error(ConnectionFailed, "list", path, "the wire was cut")
+            yield entry
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+async def test_listing_that_dies_halfway_deletes_nothing(side: str) -> None:
+    """A shorter listing is an error, not a smaller tree."""
+    source, target = await filled("a", TREE), await filled("b", TREE | {"extra": b"x"})
+    broken = Storage(ListingDies(source.backend if side == "source" else target.backend))
+    with pytest.raises(ConnectionFailed):
+        await run(broken if side == "source" else source, broken if side == "target" else target, delete=True)
+    assert (await content(target)).keys() == (TREE | {"extra": b"x"}).keys()
+
+
+async def test_missing_source_is_an_error_not_an_empty_tree() -> None:
+    source, target = await filled("a", TREE), await filled("b", TREE)
+    with pytest.raises(NotFound):
+        await run(source, target, folder="misspelt", delete=True)
+    assert await content(target) == TREE
+
+
+class Denies(Layer):
+    def __init__(self, inner: Backend, denied: str) -> None:
+        super().__init__(inner)
+        self._denied = denied
+
+    async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
+        if path == self._denied:
+            raise self.error(PermissionDenied, "read", path, "no")
+        return await super().begin_read(path, offset=offset, pin=pin)
+
+
+async def test_one_bad_file_does_not_stop_the_others() -> None:
+    source, target = await filled("a", TREE), await filled("b", {"extra": b"x"})
+    denying = Storage(Denies(source.backend, "b/c.txt"))
+    summary, outcomes = await run(denying, target)
+    assert (summary.failed, summary.copied) == (1, len(TREE) - 1)
+    assert isinstance(outcomes["b/c.txt"].error, PermissionDenied)
+    assert outcomes["b/c.txt"].as_json()["kind"] == "PermissionDenied"
+    with pytest.raises(Conflict, match="1 files failed"):
+        await run(denying, target, delete=True)
+    assert (await content(target))["extra"] == b"x"
+
+
+@pytest.mark.parametrize(("folder", "to"), [("", ""), ("b", "b"), ("b", "b/d"), ("b/d", "b"), ("", "b")])
+async def test_into_its_own_source_is_refused(folder: str, to: str) -> None:
+    storage = await filled("a", TREE)
+    with pytest.raises(Conflict, match="overlap"):
+        await run(storage, storage, folder, to)
+    assert await content(storage) == TREE
+
+
+async def test_neighbours_with_a_common_prefix_do_not_overlap() -> None:
+    storage = await filled("a", TREE)
+    await run(storage, storage, "b", "b2")
+    assert (await content(storage, "b2")).keys() == {"c.txt", "d/e.bin"}
+
+
+async def test_links_and_special_files_are_skipped_with_a_note(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("real")
+    os.mkfifo(tmp_path / "pipe")
+    target = await filled("b", {})
+    async with Storage(LocalSettings(root=tmp_path).backend("disk")) as source:
+        _, outcomes = await run(source, target)
+    assert {path: o.action for path, o in outcomes.items()} == {"real": "copy", "link": "skip", "pipe": "skip"}
+    assert "link" in outcomes["link"].reason
+    assert "regular" in outcomes["pipe"].reason
+
+
+async def test_folder_in_the_way_of_a_file_is_reported() -> None:
+    source, target = await filled("a", {"x": b"file", "y": b"2"}), await filled("b", {"x/inner": b"1"})
+    _, outcomes = await run(source, target)
+    assert outcomes["x"].action == "fail"
+    assert await content(target) == {"x/inner": b"1", "y": b"2"}
+
+
+async def test_cancelled_sync_leaves_whole_files_only() -> None:
+    for turns in range(5, 400, 12):
+        source, target = await filled("a", TREE), await filled("b", {})
+        task = asyncio.create_task(sync(source, "", target, "", report=lambda _: None))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        for path, data in (await content(target)).items():
+            assert TREE[path] == data
+        assert not [e.path async for e in target.scan(temporaries=True) if e.path.startswith(".crossdock")]
+
+
+async def test_age_is_measured_against_the_start_of_the_run() -> None:
+    source, target = await filled("a", {"new": b"n"}), await filled("b", {})
+    await source.write_bytes("old", b"o", WriteOptions(modified=datetime.now(UTC) - timedelta(hours=2)))
+    _, outcomes = await run(source, target, filters=Filters(min_age=timedelta(hours=1)))
+    assert {path: o.action for path, o in outcomes.items()} == {"new": "skip", "old": "copy"}
+
+
+PROCESSES = """
+import asyncio, json, sys
+from crossdock.engine.processes import Pool
+from crossdock.engine.sync import sync
+from crossdock.storage.local import LocalSettings
+from crossdock.storage.registry import new_storage
+
+source = lambda: new_storage("a", LocalSettings(root=sys.argv[1]))
+target = lambda: new_storage("b", LocalSettings(root=sys.argv[2]))
+pool = Pool(3, source, target)
+outcomes, moved = [], []
+
+async def main():
+    async with source() as here, target() as there, pool:
+        await sync(here, "", there, "", report=outcomes.append, progress=lambda p, n, s: moved.append(n), courier=pool)
+
+asyncio.run(main())
+print(json.dumps({"outcomes": [outcome.as_json() for outcome in outcomes], "moved": sum(moved)}))
+"""
+
+
+def test_several_processes_move_the_same_tree(tmp_path: Path) -> None:
+    """Each process has its own connections; outcomes, errors and progress come back to the one who asked."""
+    ours, theirs = tmp_path / "a", tmp_path / "b"
+    files = {f"d{n % 7}/f{n}": hashlib.shake_128(str(n).encode()).digest(n * 997) for n in range(120)}
+    for path, data in files.items():
+        (ours / path).parent.mkdir(parents=True, exist_ok=True)
+        (ours / path).write_bytes(data)
+    theirs.mkdir()
+    (theirs / "d0").write_bytes(b"a file where a folder should be")
+    done = subprocess.run(
+        [sys.executable, "-c", PROCESSES, str(ours), str(theirs)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    expected = {path: data for path, data in files.items() if not path.startswith("d0/")}
+    assert {str(p.relative_to(theirs)): p.read_bytes() for p in theirs.glob("*/*")} == expected
+    assert found["moved"] == sum(map(len, expected.values()))
+    failed = [outcome for outcome in found["outcomes"] if outcome["action"] == "fail"]
+    assert len(failed) == len(files) - len(expected)
+    assert {outcome["kind"] for outcome in failed} == {"NotADirectory"}
