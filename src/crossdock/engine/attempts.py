@@ -27,8 +27,8 @@ async def deliver(
 ) -> tuple[Receipt, int]:
     """`copy()` until it succeeds, fails for good, or the policy's bounds are reached. Returns the attempts it took.
 
-    A file that changed under an attempt is taken as it is at the next one. `progress` may be told negative numbers:
-    bytes of a failed attempt that have to be moved again.
+    A file that changed under an attempt is taken as it is at the next one. `progress` is told a negative number when an
+    attempt fails: what it had moved does not count.
     """
     options = options or CopyOptions()
     attempts = moved = 0
@@ -74,6 +74,8 @@ async def deliver(
     try:
         receipt = await (policy or RetryPolicy()).run(attempt)
     except BaseException as error:
+        if moved:
+            count(-moved)
         try:
             await forget()
         except CrossdockError as failed:
