@@ -173,10 +173,9 @@ class _MemoryWriter(StagedWriter):
     def __init__(self, backend: MemoryBackend, path: str, options: WriteOptions) -> None:
         super().__init__(backend.endpoint, path, options)
         self._backend = backend
-        staged = backend._staged.setdefault(self.temporary, bytearray())
-        if len(staged) < self.offset:
+        if len(backend._staged.get(self.temporary, b"")) < self.offset:
             raise backend.error(NotFound, "resume", path, "the staged bytes are gone", hint="start it again")
-        del staged[self.offset :]
+        del backend._staged.setdefault(self.temporary, bytearray())[self.offset :]
 
     async def _append(self, data: bytes) -> None:
         self._backend._staged[self.temporary] += data

@@ -64,6 +64,10 @@ class Storage:
         """The path as the backend may see it. Raises `InvalidPath` for what could escape, alias or confuse."""
         if "\0" in path:
             raise self._invalid(operation, path, "a NUL in the name")
+        try:
+            path.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise self._invalid(operation, path, "a lone surrogate, which stands for no byte") from error
         if not self.capabilities.directories or not path:
             return path
         for part in path.split("/"):

@@ -1,0 +1,16 @@
+"""Prove your own backend: suites to inherit, and servers and wires that fail on purpose. Needs pytest, pytest-asyncio.
+
+- `StorageSuite`: every promise of `crossdock.storage.base`, as one pytest class.
+- `FaultyBackend` (`faults.py`): any backend, with reads, writes and listings that fail at byte or entry N.
+- `CutProxy` (`cut.py`): a TCP proxy that cuts, stalls or slows the wire at byte N.
+- `FaultySftpServer` (`fault_sftp.py`, needs asyncssh): an SFTP server that lies, dies or stalls.
+"""
+
+import pytest
+
+# Before the import: asserts of an inherited suite explain themselves only if they are rewritten.
+pytest.register_assert_rewrite("crossdock.testing.storage")
+
+from crossdock.testing.storage.suite import FolderPeer, Peer, StorageSuite  # noqa: E402
+
+__all__ = ["FolderPeer", "Peer", "StorageSuite"]

@@ -1,0 +1,1 @@
+"""The storage suite, one module per theme; `suite.StorageSuite` is the sum."""
