@@ -222,7 +222,7 @@ class _Run:
         if entry is None:
             assert there is not None
             self.held += 1
-            if self.options.delete and self.options.filters.verdict(_named(there, pair.name), self.now) is None:
+            if self.options.delete and self.options.filters.verdict(there, self.now, path=pair.name) is None:
                 self.surplus.append(pair.name)
             return None
         self.found += 1
@@ -230,7 +230,7 @@ class _Run:
         if entry.kind != "file":
             self._skip(pair.name, "a link is not followed" if entry.kind == "link" else "not a regular file")
             return None
-        verdict = self.options.filters.verdict(_named(entry, pair.name), self.now)
+        verdict = self.options.filters.verdict(entry, self.now, path=pair.name)
         if verdict is not None:
             self._skip(pair.name, verdict, entry.size)
             return None
@@ -339,13 +339,6 @@ class _Run:
 
 def _below(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
-
-
-def _named(entry: Entry, name: str) -> Entry:
-    """The entry under its name relative to the synced folder, as filters see it."""
-    if entry.path == name:
-        return entry
-    return Entry(path=name, kind=entry.kind, size=entry.size, modified=entry.modified)
 
 
 async def _walk(storage: Storage, folder: str, *, missing_is_empty: bool) -> AsyncGenerator[tuple[str, Entry]]:
