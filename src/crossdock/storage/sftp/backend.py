@@ -1,0 +1,426 @@
+"""A folder on an SFTP server as a storage backend."""
+
+from __future__ import annotations
+
+import logging
+import stat
+from collections import deque
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from crossdock.errors import (
+    AlreadyExists,
+    InvalidPath,
+    NoSpace,
+    NotADirectory,
+    NotAFile,
+    NotFound,
+    PermissionDenied,
+    ProtocolViolation,
+    StorageError,
+)
+from crossdock.storage.base import Backend, Capabilities, Entry, Kind, Reader, WriteOptions, Writer
+from crossdock.storage.sftp import codec
+from crossdock.storage.sftp.codec import Attrs, Violation, parse_name, text
+from crossdock.storage.sftp.faults import Translate, hint_for, translated
+from crossdock.storage.sftp.pool import Pool, leave, pool_for
+from crossdock.storage.sftp.reader import open_reader
+from crossdock.storage.sftp.wire import Session, Status, checked
+from crossdock.storage.sftp.writer import SftpWriter
+from crossdock.storage.staging import publish_by_swap, staged_path
+
+if TYPE_CHECKING:
+    from asyncio import Future
+
+    from crossdock.storage.sftp.settings import SftpSettings
+    from crossdock.storage.sftp.wire import Reply
+
+__all__ = ["SftpBackend"]
+
+log = logging.getLogger("crossdock.storage.sftp")
+
+_POSIX_RENAME, _HARDLINK, _STATVFS = b"posix-rename@openssh.com", b"hardlink@openssh.com", b"statvfs@openssh.com"
+_LISTS_AHEAD = 4
+_EMPTY_REPLIES = 16
+_MISSING = (codec.NO_SUCH_FILE, 10)
+_KINDS: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "link"}
+_LETTERS: dict[bytes, Kind] = {b"-": "file", b"d": "dir", b"l": "link"}
+
+
+def kind_of_mode(mode: int | None) -> Kind | None:
+    """None: the server did not say."""
+    file_type = stat.S_IFMT(mode) if mode is not None else 0
+    return _KINDS.get(file_type, "other") if file_type else None
+
+
+class SftpBackend(Backend):
+    """Speaks SFTP to one account below one folder. Connections come from the account's pool."""
+
+    def __init__(self, endpoint: str, settings: SftpSettings) -> None:
+        self.endpoint, self.settings = endpoint, settings
+        self.posix_rename = self._hardlink = self._trusted_rename = False
+        self._pool: Pool | None = None
+        self._base: bytes | None = None
+        self.capabilities = self._capable()
+
+    def _capable(self) -> Capabilities:
+        staged = self.settings.staging == "rename"
+        looks = self.settings.verify == "size"
+        return Capabilities(
+            rename=True,
+            directories=True,
+            atomic_write=staged,
+            create_new=not staged or self._trusted_rename or self._hardlink,
+            read_offset=True,
+            resume_write=staged and looks,
+            mtime_precision=timedelta(seconds=1),
+            max_connections=self.settings.max_connections,
+            streams_per_connection=self.settings.streams_per_connection,
+        )
+
+    async def open(self) -> None:
+        if self._pool is None:
+            self._pool = pool_for(self.settings, self.endpoint)
+        if self._base is not None:
+            return
+        connection = await self._pool.acquire()
+        try:
+            session = connection.session
+            with Translate("open", self.endpoint, ""):
+                self._base = await self._root(session)
+            self.posix_rename = _POSIX_RENAME in session.extensions
+            self._hardlink = _HARDLINK in session.extensions
+            # OpenSSH renames by link(2), which cannot replace; what others do is not known.
+            self._trusted_rename = "OpenSSH" in connection.server
+            self.capabilities = self._capable()
+        finally:
+            self._pool.release(connection)
+
+    async def _root(self, session: Session) -> bytes:
+        root = self._encoded(self.settings.root, "open", "")
+        if root.startswith(b"/"):
+            return root.rstrip(b"/")
+        below = root.removeprefix(b"~").strip(b"/")
+        try:
+            home = parse_name(checked(await session.request(codec.REALPATH, text(b".")), codec.NAME)).rstrip(b"/")
+        except Status:
+            home = b"."
+        return home + b"/" + below if below else home
+
+    async def close(self) -> None:
+        pool, self._pool, self._base = self._pool, None, None
+        if pool is not None:
+            await leave(self.settings, pool)
+
+    # -- names ----------------------------------------------------------------------------------------------------
+
+    def _encoded(self, path: str, operation: str, shown: str) -> bytes:
+        try:
+            return path.encode(self.settings.encoding, "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise self.error(
+                InvalidPath, operation, shown, f"the name cannot be written in {self.settings.encoding}"
+            ) from error
+
+    def full(self, path: str, operation: str) -> bytes:
+        """The path as the server knows it."""
+        base = self._base or b""
+        return base + b"/" + self._encoded(path, operation, path) if path else base or b"/"
+
+    def entry(self, path: str, attrs: Attrs, kind: Kind | None = None) -> Entry:
+        found = kind or kind_of_mode(attrs.permissions) or "file"
+        modified = None if attrs.modified is None else datetime.fromtimestamp(attrs.modified, UTC)
+        return Entry(path=path, kind=found, size=attrs.size if found == "file" else None, modified=modified)
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    @property
+    def pool(self) -> Pool:
+        if self._pool is None:
+            raise self.error(ProtocolViolation, "use", "", "the endpoint is not open")
+        return self._pool
+
+    async def stat(self, path: str) -> Entry:
+        connection = await self.pool.acquire()
+        try:
+            with Translate("stat", self.endpoint, path):
+                asked = codec.STAT if self.settings.links == "follow" or not path else codec.LSTAT
+                return self.entry(path, await connection.session.attrs(asked, text(self.full(path, "stat"))))
+        finally:
+            self.pool.release(connection)
+
+    async def kind_of(self, session: Session, name: bytes) -> Kind | None:
+        """What a name is; None if there is no such thing."""
+        try:
+            attrs = await session.attrs(codec.LSTAT, text(name))
+        except Status as error:
+            if error.code in _MISSING:
+                return None
+            raise
+        return kind_of_mode(attrs.permissions) or "file"
+
+    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[Entry]:
+        if recursive:
+            raise self._unsupported("list recursively", path)
+        connection = await self.pool.acquire()
+        session = connection.session
+        try:
+            with Translate("list", self.endpoint, path):
+                handle = await self._open_folder(session, path)
+        finally:
+            # The handle stays, the right to the connection does not: nothing is held between two entries.
+            self.pool.release(connection)
+        queue: deque[Future[Reply]] = deque()
+        prefix = path + "/" if path else ""
+        empty = 0
+        try:
+            while True:
+                with Translate("list", self.endpoint, path):
+                    while len(queue) < _LISTS_AHEAD:
+                        queue.append(session.request(codec.READDIR, handle))
+                    try:
+                        found = codec.names(checked(await queue.popleft(), codec.NAME))
+                    except Status as error:
+                        if error.code == codec.EOF:
+                            return
+                        raise
+                    empty = 0 if found else empty + 1
+                    if empty > _EMPTY_REPLIES:
+                        raise Violation("a listing that does not end and names nothing")
+                    entries = await self._entries(session, prefix, found)
+                for entry in entries:
+                    yield entry
+        finally:
+            for future in queue:
+                future.cancel()
+            self.close_quietly(session, handle, path)
+
+    async def _open_folder(self, session: Session, path: str) -> bytes:
+        name = self.full(path, "list")
+        try:
+            return await session.open_folder(name)
+        except Status as error:
+            # OpenSSH says "no such file" of what is no folder, others "failure".
+            if error.code in (*_MISSING, codec.FAILURE) and await self.kind_of(session, name) in ("file", "other"):
+                raise self.error(NotADirectory, "list", path, "it is no folder") from error
+            raise
+
+    async def _entries(self, session: Session, prefix: str, found: list[tuple[bytes, bytes, Attrs]]) -> list[Entry]:
+        entries: list[Entry] = []
+        follow = self.settings.links == "follow"
+        encoding = self.settings.encoding
+        asked: list[tuple[int, Future[Reply]]] = []
+        for raw, longname, attrs in found:
+            if raw in (b".", b".."):
+                continue
+            if not raw or b"/" in raw or b"\0" in raw:
+                raise Violation(f"a listing with the name {raw[:100]!r}")
+            path = prefix + raw.decode(encoding, "surrogateescape")
+            kind = kind_of_mode(attrs.permissions)
+            if kind is None or (follow and kind == "link"):
+                how = codec.LSTAT if kind is None and not follow else codec.STAT
+                asked.append((len(entries), session.request(how, text(self.full(path, "list")))))
+                kind = kind or _LETTERS.get(longname[:1], "file")
+            entries.append(self.entry(path, attrs, kind))
+        gone: set[int] = set()
+        for at, future in asked:
+            try:
+                attrs = codec.parse_attrs(checked(await future, codec.ATTRS))[0]
+            except Status as error:
+                # Removed since it was listed, unless it is a link that leads nowhere.
+                if error.code in _MISSING and entries[at].kind != "link":
+                    gone.add(at)
+                continue
+            kind = kind_of_mode(attrs.permissions) or entries[at].kind
+            entries[at] = self.entry(entries[at].path, attrs, kind)
+        return [entry for at, entry in enumerate(entries) if at not in gone] if gone else entries
+
+    # -- moving bytes ---------------------------------------------------------------------------------------------
+
+    async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
+        return await open_reader(self, self.pool, path, offset, pin)
+
+    async def begin_write(self, path: str, options: WriteOptions) -> Writer:
+        writer = SftpWriter(self, self.pool, path, options)
+        if options.resume is not None:
+            await writer.reopen()
+        return writer
+
+    async def discard(self, checkpoint: bytes) -> None:
+        await self._remove(staged_path(checkpoint), "discard")
+
+    # -- changing names -------------------------------------------------------------------------------------------
+
+    async def delete(self, path: str) -> None:
+        await self._remove(path, "delete")
+
+    async def _remove(self, path: str, operation: str) -> None:
+        connection = await self.pool.acquire()
+        session, name = connection.session, self.full(path, operation)
+        try:
+            with Translate(operation, self.endpoint, path):
+                try:
+                    await session.status(codec.REMOVE, text(name))
+                except Status as error:
+                    if error.code in _MISSING:
+                        return
+                    raise await self.explain(session, operation, path, error) from error
+        finally:
+            self.pool.release(connection)
+
+    async def rename(self, path: str, target: str, *, overwrite: bool = False) -> None:
+        connection = await self.pool.acquire()
+        session = connection.session
+        old, new = self.full(path, "rename"), self.full(target, "rename")
+        try:
+            with Translate("rename", self.endpoint, path):
+                if await self.kind_of(session, old) is None:
+                    raise self.error(NotFound, "rename", path, "no such file", hint=hint_for(NotFound))
+                if overwrite and not self.posix_rename:
+                    await self._swap(session, path, target)
+                    return
+                try:
+                    await self.move(session, old, new, target, overwrite=overwrite)
+                except NotFound:
+                    await self.make_parents(session, target, "rename")
+                    await self.move(session, old, new, target, overwrite=overwrite)
+        finally:
+            self.pool.release(connection)
+
+    async def _swap(self, session: Session, path: str, target: str) -> None:
+        async def rename(old: str, new: str) -> None:
+            with Translate("rename", self.endpoint, old):
+                await session.status(codec.RENAME, text(self.full(old, "rename")), text(self.full(new, "rename")))
+
+        if await self.kind_of(session, self.full(target, "rename")) == "dir":
+            raise self.error(NotAFile, "rename", target, "a folder has this name")
+        await self.make_parents(session, target, "rename")
+        await publish_by_swap(rename, self.delete, path, target, "0" * 12)
+
+    async def move(
+        self, session: Session, old: bytes, new: bytes, shown: str, *, overwrite: bool, operation: str = "rename"
+    ) -> None:
+        """One rename. Raises `AlreadyExists`, `NotAFile`; `NotFound` if `old` or the folder of `new` is missing."""
+        try:
+            if overwrite:
+                checked(await session.extended(_POSIX_RENAME, text(old), text(new)), codec.STATUS)
+            elif self._trusted_rename or not self._hardlink:
+                if not self._trusted_rename and await self.kind_of(session, new) is not None:
+                    raise self.error(AlreadyExists, operation, shown, "the file exists")
+                await session.status(codec.RENAME, text(old), text(new))
+            else:
+                checked(await session.extended(_HARDLINK, text(old), text(new)), codec.STATUS)
+                await session.status(codec.REMOVE, text(old))
+        except Status as error:
+            with Translate(operation, self.endpoint, shown):
+                there = await self.kind_of(session, new) if error.code not in _MISSING else None
+                if there == "dir":
+                    raise self.error(NotAFile, operation, shown, "a folder has this name") from error
+                if there is not None and not overwrite:
+                    raise self.error(AlreadyExists, operation, shown, "the file exists") from error
+                raise
+
+    async def make_parents(self, session: Session, path: str, operation: str) -> None:
+        """Make the folders above `path`, from the lowest that is missing. Raises `NotADirectory`."""
+        await self._make(session, self.full(path, operation).rpartition(b"/")[0], path, operation)
+
+    async def _make(self, session: Session, folder: bytes, path: str, operation: str) -> None:
+        missing: list[bytes] = []
+        while folder:
+            try:
+                await session.status(codec.MKDIR, text(folder), codec.NO_ATTRS)
+            except Status as error:
+                if error.code in _MISSING and b"/" in folder:
+                    missing.append(folder)
+                    folder = folder.rpartition(b"/")[0]
+                    continue
+                await self._must_be_folder(session, folder, path, operation, error)
+            if not missing:
+                return
+            folder = missing.pop()
+
+    async def _must_be_folder(self, session: Session, folder: bytes, path: str, operation: str, error: Status) -> None:
+        """Made by somebody else meanwhile is as good as made."""
+        try:
+            attrs = await session.attrs(codec.STAT, text(folder))
+        except Status:
+            raise error from None
+        if kind_of_mode(attrs.permissions) not in ("dir", None):
+            raise self.error(NotADirectory, operation, path, f"{folder.decode(errors='replace')!r} is a file")
+
+    async def make_dir(self, path: str) -> None:
+        connection = await self.pool.acquire()
+        try:
+            with Translate("mkdir", self.endpoint, path):
+                await self._make(connection.session, self.full(path, "mkdir"), path, "mkdir")
+        finally:
+            self.pool.release(connection)
+
+    async def remove_dir(self, path: str) -> None:
+        connection = await self.pool.acquire()
+        session, name = connection.session, self.full(path, "rmdir")
+        try:
+            with Translate("rmdir", self.endpoint, path):
+                try:
+                    await session.status(codec.RMDIR, text(name))
+                except Status as error:
+                    kind = await self.kind_of(session, name)
+                    if kind is None:
+                        return
+                    if kind != "dir":
+                        raise self.error(NotADirectory, "rmdir", path, "it is a file") from error
+                    if error.code == codec.FAILURE:
+                        raise self.error(PermissionDenied, "rmdir", path, "the folder is not empty") from error
+                    raise
+        finally:
+            self.pool.release(connection)
+
+    # -- what went wrong ------------------------------------------------------------------------------------------
+
+    def close_quietly(self, session: Session, handle: bytes, path: str) -> None:
+        """Close a handle whose fate no longer matters."""
+
+        def note(future: Future[Reply]) -> None:
+            if not future.cancelled() and future.exception() is None:
+                kind, payload = future.result()
+                if kind == codec.STATUS and codec.parse_status(payload)[0] != codec.OK:
+                    log.info("closing %s:%r: %s", self.endpoint, path, codec.parse_status(payload))
+
+        if session.alive:
+            session.request(codec.CLOSE, handle).add_done_callback(note)
+
+    async def explain(
+        self, session: Session, operation: str, path: str, error: Status, *, creates: bool = False
+    ) -> StorageError:
+        """The error behind a status; where the server says no more than "failure", look for the reason."""
+        plain = translated(error, operation, self.endpoint, path)
+        if error.code not in (codec.FAILURE, codec.PERMISSION_DENIED) or type(plain) is NoSpace:
+            return plain
+        if self.settings.verify == "none":
+            return plain
+        name = self.full(path, operation)
+        try:
+            if await self.kind_of(session, name) == "dir":
+                return self.error(NotAFile, operation, path, "it is a folder")
+            if creates and error.code == codec.FAILURE:
+                if self.settings.staging == "none" and await self.kind_of(session, name) is not None:
+                    return self.error(AlreadyExists, operation, path, "the file exists")
+                if await self._full(session, name.rpartition(b"/")[0] or b"/"):
+                    return self.error(NoSpace, operation, path, "the server's disk is full", hint=hint_for(NoSpace))
+        except Status:
+            return plain
+        if error.code == codec.FAILURE and operation in ("read", "write"):
+            reason = f"the server failed and gave no reason ({error})"
+            return self.error(ProtocolViolation, operation, path, reason, hint=hint_for(ProtocolViolation))
+        return plain
+
+    async def _full(self, session: Session, folder: bytes) -> bool:
+        if _STATVFS not in session.extensions:
+            return False
+        found = checked(await session.extended(_STATVFS, text(folder)), codec.EXTENDED_REPLY)
+        if len(found) < 64:
+            return False
+        values = [int.from_bytes(found[at : at + 8], "big") for at in range(0, 64, 8)]
+        block, available, files, free_files = values[1], values[4], values[5], values[7]
+        return block * available < session.write_limit or (files > 0 and free_files == 0)

@@ -1,0 +1,295 @@
+"""One SSH connection: through a proxy or a jump host, host key first, then sign-in, then the SFTP channel."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import asyncssh
+
+from crossdock.errors import (
+    AuthenticationFailed,
+    ConnectionFailed,
+    CrossdockError,
+    HostKeyMismatch,
+    ProtocolViolation,
+    StorageError,
+    Throttled,
+    TimedOut,
+    Unsupported,
+)
+from crossdock.storage.sftp.faults import Translate
+from crossdock.storage.sftp.login import Guard, Plan, Target, algorithms, make_plan
+from crossdock.storage.sftp.transport import speed_up
+from crossdock.storage.sftp.wire import Session
+
+if TYPE_CHECKING:
+    from crossdock.storage.sftp.settings import SftpSettings
+
+__all__ = ["Connection", "Connector"]
+
+log = logging.getLogger("crossdock.storage.sftp")
+T = TypeVar("T")
+
+# asyncssh narrates every connection at INFO.
+_ssh_log = logging.getLogger("asyncssh")
+if _ssh_log.level == logging.NOTSET:
+    _ssh_log.setLevel(logging.WARNING)
+
+_CHANNEL_WINDOW = 4 * 1024 * 1024
+_KEEPALIVES = 3
+_TOO_MANY_CONNECTIONS, _NO_MORE_METHODS = 12, 14
+_LONGEST_WAIT_TO_CLOSE = 2.0
+
+
+class Connection:
+    """A signed-in connection and its SFTP session."""
+
+    def __init__(self, ssh: asyncssh.SSHClientConnection, jump: asyncssh.SSHClientConnection | None) -> None:
+        self._ssh, self._jump = ssh, jump
+        self.session: Session
+        version = ssh.get_extra_info("server_version") or ""
+        self.server: str = version
+        """The server's identification, such as "SSH-2.0-OpenSSH_9.6"."""
+
+    async def start(self, timeout: float) -> None:
+        session = self.session = Session(timeout)
+        await self._ssh.create_session(lambda: session, subsystem="sftp", encoding=None, window=_CHANNEL_WINDOW)
+        session.on_end = self.abort
+        if session.failure is not None:
+            raise session.failure
+        await session.start()
+
+    def abort(self) -> None:
+        """Drop it at once."""
+        self._ssh.abort()
+        if self._jump is not None:
+            self._jump.abort()
+
+    async def close(self) -> None:
+        """End it politely, but do not wait for long."""
+        self._ssh.close()
+        try:
+            async with asyncio.timeout(_LONGEST_WAIT_TO_CLOSE):
+                await self._ssh.wait_closed()
+        except TimeoutError:
+            self._ssh.abort()
+        if self._jump is not None:
+            self._jump.abort()
+
+
+class Connector:
+    """Makes connections of one account. `make` is safe to call again and again."""
+
+    def __init__(self, settings: SftpSettings, endpoint: str) -> None:
+        self._settings, self._endpoint = settings, endpoint
+        self._lists: dict[str, list[str]] = {}
+
+    async def make(self) -> Connection:
+        """Raises `AuthenticationFailed`, `HostKeyMismatch`, `ConnectionFailed`, `Throttled`, `ConfigError`, …"""
+        plan = await make_plan(self._settings)
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout):
+                return await self._make(plan)
+        except TimeoutError as error:
+            raise self._error(
+                TimedOut,
+                f"{plan.target.trust.name} did not complete a connection in {self._settings.connect_timeout:g} seconds",
+                "check host, port and firewall, or raise 'connect_timeout' at this endpoint",
+            ) from error
+
+    async def _make(self, plan: Plan) -> Connection:
+        jump: asyncssh.SSHClientConnection | None = None
+        ssh: asyncssh.SSHClientConnection | None = None
+        try:
+            if plan.jump is not None:
+                near = plan.jump
+                jump = await self._trusted(near, lambda algs: self._ssh(near, algs))
+            ssh = await self._trusted(plan.target, lambda algs: self._ssh(plan.target, algs, jump))
+            speed_up(ssh)
+            connection = Connection(ssh, jump)
+            try:
+                with Translate("connect", self._endpoint, ""):
+                    await connection.start(self._settings.timeout)
+            except asyncssh.ChannelOpenError as error:
+                if error.code == asyncssh.OPEN_REQUEST_SESSION_FAILED:
+                    raise self._error(
+                        Unsupported, "the server offers no SFTP", "ask its operator to enable the sftp subsystem"
+                    ) from error
+                raise self._error(
+                    Throttled, f"the server opens no session: {error.reason}", "lower 'max_connections'"
+                ) from error
+            return connection
+        except BaseException:
+            for one in (ssh, jump):
+                if one is not None:
+                    one.abort()
+            raise
+
+    async def _trusted(
+        self, target: Target, attempt: Callable[[list[str]], Awaitable[asyncssh.SSHClientConnection]]
+    ) -> asyncssh.SSHClientConnection:
+        """Ask for one kind of host key after the other until a trusted one is presented."""
+        known = self._lists.get(target.trust.name)
+        offered: list[asyncssh.SSHKey] = []
+        reason: str | None = None
+        for algs in [known] if known else target.trust.rounds():
+            try:
+                ssh = await attempt(algs)
+            except _Untrusted as error:
+                if error.key is not None and error.key not in offered:
+                    offered.append(error.key)
+                reason = error.reason or reason
+            except _NoSuchKey as error:
+                reason = reason or str(error)
+            else:
+                self._lists[target.trust.name] = algs
+                return ssh
+        self._lists.pop(target.trust.name, None)
+        raise self._mismatch(target, offered, reason)
+
+    def _mismatch(self, target: Target, offered: list[asyncssh.SSHKey], reason: str | None) -> StorageError:
+        shown = (
+            ", ".join(f"{key.get_algorithm()} {key.get_fingerprint()}" for key in offered)
+            or "no key of a kind asked for"
+        )
+        line = f'host_key: "{offered[0].get_fingerprint()}"' if offered else "host_key"
+        place = f"crossdock trust {target.trust.name}"
+        if target.trust.empty:
+            return self._error(
+                HostKeyMismatch,
+                f"no host key is known for {target.trust.name}; it presents {shown}",
+                f"compare that with what its operator publishes, then run '{place}' or add '{line}' to the endpoint",
+            )
+        because = f" ({reason})" if reason else ""
+        expected = " or ".join(target.trust.expected) or "a certificate of a trusted authority"
+        return self._error(
+            HostKeyMismatch,
+            f"{target.trust.name} presents the host key {shown}{because}, expected {expected}; nothing was sent to it",
+            f"ask its operator whether the key was changed; if so, run '{place}' or set '{line}' at the endpoint",
+        )
+
+    async def _ssh(
+        self, target: Target, host_algorithms: list[str], jump: asyncssh.SSHClientConnection | None = None
+    ) -> asyncssh.SSHClientConnection:
+        guard = Guard(target)
+        settings = self._settings
+        legacy = settings.legacy
+        options: dict[str, Any] = dict(
+            config=None,
+            client_factory=lambda: guard,
+            known_hosts=([], list(target.trust.authorities), list(target.trust.revoked)),
+            server_host_key_algs=host_algorithms,
+            username=target.user,
+            client_keys=list(target.keys) or None,
+            agent_path=None,
+            agent_forwarding=False,
+            public_key_auth=bool(target.keys),
+            password_auth=target.password is not None,
+            kbdint_auth=target.password is not None,
+            host_based_auth=False,
+            preferred_auth=["publickey", "keyboard-interactive", "password"],
+            gss_host=None,
+            gss_kex=False,
+            gss_auth=False,
+            x509_trusted_certs=None,
+            compression_algs=["none"],
+            login_timeout=settings.connect_timeout,
+            keepalive_interval=settings.keepalive,
+            keepalive_count_max=_KEEPALIVES,
+            **algorithms(legacy),
+        )
+        if legacy:
+            log.warning("%s: outdated algorithms are allowed: %s", self._endpoint, ", ".join(legacy))
+        try:
+            if jump is not None:
+                options["tunnel"] = jump
+            elif settings.proxy:
+                options["sock"] = await self._through_proxy(target)
+            return await asyncssh.connect(target.host, target.port, **options)
+        except asyncssh.HostKeyNotVerifiable as error:
+            raise _Untrusted(guard.offered, guard.reason) from error
+        except asyncssh.KeyExchangeFailed as error:
+            if "host key" in error.reason:
+                raise _NoSuchKey(error.reason) from error
+            raise self._error(
+                Unsupported,
+                f"no common algorithm with {target.trust.name}: {error.reason}",
+                "name the outdated algorithm under 'legacy' at this endpoint, if the partner cannot update",
+            ) from error
+        except (asyncssh.Error, OSError) as error:
+            raise self._refused(target, error) from error
+
+    async def _through_proxy(self, target: Target) -> socket.socket:
+        from python_socks import ProxyError, ProxyType
+        from python_socks.async_.asyncio import Proxy
+
+        parts = urlsplit(str(self._settings.proxy))
+        password = self._settings.proxy_password
+        kinds = {"socks5": ProxyType.SOCKS5, "socks4": ProxyType.SOCKS4, "http": ProxyType.HTTP}
+        proxy = Proxy(
+            kinds[parts.scheme],
+            parts.hostname or "",
+            parts.port or 0,
+            username=parts.username,
+            password=await asyncio.to_thread(password.reveal) if password else None,
+            rdns=True if parts.scheme == "socks5" else None,
+        )
+        try:
+            found: socket.socket = await proxy.connect(target.host, target.port)
+        except (ProxyError, OSError) as error:
+            raise self._error(
+                ConnectionFailed,
+                f"the proxy {parts.hostname}:{parts.port} does not reach {target.trust.name}: {error}",
+                "check 'proxy' at this endpoint",
+            ) from error
+        return found
+
+    def _refused(self, target: Target, error: asyncssh.Error | OSError) -> CrossdockError:
+        """Everything else that ends an attempt, in one table."""
+        name = target.trust.name
+        if isinstance(error, asyncssh.PermissionDenied) or (
+            isinstance(error, asyncssh.DisconnectError)
+            and (error.code == _NO_MORE_METHODS or "authentication failures" in error.reason.lower())
+        ):
+            used = [f"{len(target.keys)} key(s)"] if target.keys else []
+            used += ["a password"] if target.password is not None else []
+            return self._error(
+                AuthenticationFailed,
+                f"{name} does not let {target.user!r} in with {' and '.join(used) or 'no credentials at all'}",
+                "check user, private_key and password with the server's operator",
+            )
+        if isinstance(error, asyncssh.DisconnectError) and error.code == _TOO_MANY_CONNECTIONS:
+            return self._error(Throttled, f"{name}: {error.reason}", "lower 'max_connections' at this endpoint")
+        if isinstance(error, (asyncssh.ConnectionLost, ConnectionResetError, BrokenPipeError)):
+            return self._error(
+                Throttled,
+                f"{name} closed the connection before sign-in was complete",
+                "it may limit connections: lower 'max_connections' at this endpoint; it is tried again",
+            )
+        if isinstance(error, asyncssh.ServiceNotAvailable):
+            return self._error(TimedOut, f"{name}: {error.reason}", "check the server; it is tried again")
+        if isinstance(error, asyncssh.ChannelOpenError):
+            return self._error(ConnectionFailed, f"the jump host does not reach {name}: {error.reason}", "check 'jump'")
+        if isinstance(error, asyncssh.Error):
+            reason = getattr(error, "reason", None) or str(error)
+            return self._error(ProtocolViolation, f"{name}: {reason}", "check that this is an SSH server")
+        reason = error.strerror or str(error)
+        return self._error(ConnectionFailed, f"cannot connect to {name}: {reason}", "check host, port and firewall")
+
+    def _error(self, kind: type[StorageError], reason: str, hint: str) -> StorageError:
+        return kind(reason, operation="connect", endpoint=self._endpoint, hint=hint)
+
+
+class _Untrusted(Exception):
+    def __init__(self, key: asyncssh.SSHKey | None, reason: str | None) -> None:
+        super().__init__(reason)
+        self.key, self.reason = key, reason
+
+
+class _NoSuchKey(Exception):
+    """The server has no host key of the kinds asked for."""

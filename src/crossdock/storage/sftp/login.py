@@ -1,0 +1,245 @@
+"""Who signs in where, as whom, and how: settings, ssh_config and secrets resolved into one plan."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import logging
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import asyncssh
+from asyncssh.config import SSHClientConfig
+from asyncssh.encryption import get_encryption_algs
+from asyncssh.kex import get_default_kex_algs, get_kex_algs
+from asyncssh.mac import get_default_mac_algs, get_mac_algs
+from asyncssh.public_key import get_public_key_algs
+
+from crossdock.errors import ConfigError
+from crossdock.storage.sftp.hostkeys import Trust, load_trust
+
+if TYPE_CHECKING:
+    from crossdock.storage.sftp.settings import SftpSettings
+
+__all__ = ["Guard", "Plan", "Target", "algorithms", "make_plan"]
+
+log = logging.getLogger("crossdock.storage.sftp")
+
+CIPHERS = (
+    "aes128-gcm@openssh.com",
+    "aes256-gcm@openssh.com",
+    "chacha20-poly1305@openssh.com",
+    "aes256-ctr",
+    "aes192-ctr",
+    "aes128-ctr",
+)
+"""AES-GCM first: with the processor's AES instructions it is the fastest by far."""
+_SIGNATURES = (
+    "ssh-ed25519",
+    "sk-ssh-ed25519@openssh.com",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+)
+_MOST_PROMPTS = 8
+_MOST_ROUNDS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One SSH server and the right to sign in to it."""
+
+    host: str
+    port: int
+    user: str
+    trust: Trust
+    keys: tuple[asyncssh.SSHKeyPair, ...] = ()
+    password: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    target: Target
+    jump: Target | None = None
+
+
+class Guard(asyncssh.SSHClient):
+    """asyncssh's questions about one connection: is this host key trusted, what is the password?
+
+    The password goes out once: offering it again by another method would count as a second failure at the server.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._password = target.password
+        self._rounds = 0
+        self.offered: asyncssh.SSHKey | None = None
+        self.reason: str | None = None
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        self.offered, self.reason = key, self._target.trust.refusal(key)
+        return self._target.trust.accepts(key)
+
+    def validate_host_ca_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        self.offered, self.reason = key, "the authority that signed its certificate is not trusted"
+        return False
+
+    def password_auth_requested(self) -> str | None:
+        password, self._password = self._password, None
+        return password
+
+    def kbdint_auth_requested(self) -> str | None:
+        return None if self._password is None else ""
+
+    def kbdint_challenge_received(
+        self, name: str, instructions: str, lang: str, prompts: Sequence[tuple[str, bool]]
+    ) -> list[str] | None:
+        self._rounds += 1
+        if self._rounds > _MOST_ROUNDS or len(prompts) > _MOST_PROMPTS:
+            log.warning("%s: gives up on a sign-in that asks too many questions", self._target.host)
+            return None
+        if not prompts:
+            return []
+        # One hidden prompt is the password's whatever it is called; of several, all must ask for it by name.
+        if self._password is None or not all(
+            not echo and (len(prompts) == 1 or "password" in prompt.lower()) for prompt, echo in prompts
+        ):
+            return None
+        password, self._password = self._password, None
+        return [password] * len(prompts)
+
+
+def algorithms(legacy: Sequence[str]) -> dict[str, list[str]]:
+    """asyncssh's arguments: nothing with SHA-1, MD5 or CBC unless `legacy` names it. Raises `ConfigError`."""
+
+    def names(found: Sequence[bytes]) -> list[str]:
+        return [name.decode() for name in found]
+
+    def sound(found: Sequence[bytes]) -> list[str]:
+        return [
+            name for name in names(found) if "sha1" not in name and "md5" not in name and not name.startswith("gss-")
+        ]
+
+    chosen = {
+        "kex_algs": (sound(get_default_kex_algs()), names(get_kex_algs())),
+        "encryption_algs": (list(CIPHERS), names(get_encryption_algs())),
+        "mac_algs": (sound(get_default_mac_algs()), names(get_mac_algs())),
+        "signature_algs": (list(_SIGNATURES), names(get_public_key_algs())),
+    }
+    found = {kind: [name for name in wanted if name in able] for kind, (wanted, able) in chosen.items()}
+    for name in legacy:
+        kinds = [kind for kind, (_, able) in chosen.items() if name in able]
+        if not kinds:
+            raise ConfigError(f"unknown algorithm {name!r}", key="legacy", hint="write names as ssh -Q lists them")
+        for kind in kinds:
+            if name not in found[kind]:
+                found[kind].append(name)
+    return found
+
+
+def _config_of(settings: SftpSettings, user: str) -> dict[str, Any]:
+    """What ~/.ssh/config says of the host."""
+    if settings.ssh_config is False:
+        return {}
+    alias = settings.host if settings.ssh_config is True else settings.ssh_config
+    path = Path("~/.ssh/config").expanduser()
+    if not path.is_file():
+        raise ConfigError(f"there is no {path}", key="ssh_config", hint="remove ssh_config from this endpoint")
+    try:
+        found = SSHClientConfig.load(None, [path], False, False, False, user, (), alias, ())
+    except (asyncssh.ConfigParseError, OSError) as error:
+        raise ConfigError(f"{path}: {error}", key="ssh_config") from error
+    wanted = ("Hostname", "Port", "User", "IdentityFile", "ProxyJump")
+    return {"Hostname": alias, **{name: found.get(name) for name in wanted if found.get(name)}}
+
+
+def _import_key(text: str, source: str, passphrase: str | None) -> asyncssh.SSHKey:
+    try:
+        return asyncssh.import_private_key(text, passphrase)
+    except asyncssh.KeyEncryptionError as error:
+        raise ConfigError(f"cannot decrypt {source}", key="passphrase", hint="check the passphrase") from error
+    except asyncssh.KeyImportError as error:
+        hint = "set passphrase: env:NAME" if "passphrase" in str(error).lower() else "use a key that ssh-keygen made"
+        raise ConfigError(f"cannot use {source}: {error}", key="private_key", hint=hint) from error
+
+
+def _identity(path: Path, passphrase: str | None) -> asyncssh.SSHKey:
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise ConfigError(f"others may read the private key {path}", key="private_key", hint=f"chmod 600 {path}")
+    return _import_key(path.read_text(), str(path), passphrase)
+
+
+def _key_pairs(settings: SftpSettings, identities: Sequence[str]) -> list[asyncssh.SSHKeyPair]:
+    passphrase = settings.passphrase.reveal() if settings.passphrase else None
+    keys = [
+        _import_key(secret.reveal(), f"the private key of {secret.reference}", passphrase)
+        for secret in settings.private_key
+    ]
+    if not keys:
+        paths = [Path(name).expanduser() for name in identities]
+        keys = [_identity(path, passphrase) for path in paths if path.is_file()]
+    if settings.certificate is None:
+        return list(asyncssh.load_keypairs(keys)) if keys else []
+    if not keys:
+        raise ConfigError("a certificate without its private key", key="certificate", hint="set private_key as well")
+    try:
+        certificate = asyncssh.read_certificate(settings.certificate)
+    except (OSError, asyncssh.KeyImportError) as error:
+        raise ConfigError(f"cannot read {settings.certificate}: {error}", key="certificate") from error
+    return list(asyncssh.load_keypairs([(keys[0], certificate), *keys[1:]]))
+
+
+def _resolve(settings: SftpSettings) -> Plan:
+    """Reads files and decrypts keys: not for the event loop."""
+    user = getpass.getuser() if settings.user is None or settings.ssh_config else settings.user
+    config = _config_of(settings, user)
+    host = config.get("Hostname", settings.host)
+    port = settings.port or config.get("Port", 22)
+    keys = tuple(_key_pairs(settings, config.get("IdentityFile", ())))
+    target = Target(
+        host=host,
+        port=port,
+        user=settings.user or config.get("User", user),
+        trust=load_trust(host, port, settings.host_key, settings.known_hosts, legacy=settings.legacy),
+        keys=keys,
+        password=settings.password.reveal() if settings.password else None,
+    )
+    through = settings.jump or config.get("ProxyJump")
+    if not through or through == "none":
+        return Plan(target)
+    parts = urlsplit(f"//{through}")
+    if "," in through or not parts.hostname:
+        raise ConfigError(f"cannot go through {through!r}", key="jump", hint="write one user@host:port")
+    jump_port = parts.port or 22
+    trust = load_trust(parts.hostname, jump_port, settings.jump_host_key, settings.known_hosts, legacy=settings.legacy)
+    return Plan(target, Target(parts.hostname, jump_port, parts.username or target.user, trust, keys))
+
+
+async def make_plan(settings: SftpSettings) -> Plan:
+    """Resolve everything that a connection needs. Raises `ConfigError`."""
+    plan = await asyncio.to_thread(_resolve, settings)
+    if not settings.agent:
+        return plan
+    path = os.environ.get("SSH_AUTH_SOCK")
+    if not path:
+        raise ConfigError("no ssh-agent is running", key="agent", hint="export SSH_AUTH_SOCK, or set private_key")
+    try:
+        agent = await asyncssh.connect_agent(path)
+        pairs = tuple(await agent.get_keys())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the ssh-agent does not answer: {error}", key="agent") from error
+    if not pairs:
+        raise ConfigError("the ssh-agent holds no key", key="agent", hint="ssh-add KEYFILE")
+
+    def with_agent(one: Target) -> Target:
+        return Target(one.host, one.port, one.user, one.trust, (*one.keys, *pairs), one.password)
+
+    return Plan(with_agent(plan.target), with_agent(plan.jump) if plan.jump else None)

@@ -1,0 +1,221 @@
+"""Connections of one account (host, port, user): shared, bounded, made one at a time, and not at all while locked out.
+
+Servers drop connections that come too fast (MaxStartups) and lock out addresses and accounts that fail to sign in; an
+account's connections are therefore shared by all endpoints of the process that use it in the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from crossdock.errors import AuthenticationFailed, ConnectionFailed, CrossdockError
+from crossdock.storage.sftp.connect import Connection, Connector
+
+if TYPE_CHECKING:
+    from crossdock.storage.sftp.settings import SftpSettings
+
+__all__ = ["Breaker", "Pool", "leave", "pool_for"]
+
+log = logging.getLogger("crossdock.storage.sftp")
+
+LOCKED_OUT = 300.0
+"""Seconds without a new attempt after a failed sign-in or a wrong host key."""
+_GROW_AGAIN = 30.0
+_STAGGER = 0.05
+
+
+class Breaker:
+    """Remembers a failure that repeating would make worse."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._until = 0.0
+        self._error: AuthenticationFailed | None = None
+        self._shown = ""
+
+    def trip(self, error: AuthenticationFailed) -> None:
+        self._error, self._until = error, self._clock() + LOCKED_OUT
+        self._shown = f"{datetime.now(UTC) + timedelta(seconds=LOCKED_OUT):%H:%M:%S} UTC"
+
+    def check(self, endpoint: str) -> None:
+        """Raises the same error again until its time is over."""
+        if self._error is None:
+            return
+        if self._clock() >= self._until:
+            self._error = None
+            return
+        raise type(self._error)(
+            f"{self._error.reason}; no new attempt before {self._shown}, so that the account is not locked",
+            operation="connect",
+            endpoint=endpoint,
+            hint=self._error.hint,
+        ) from self._error
+
+
+class Pool:
+    """At most `max_connections`, each shared by at most `streams_per_connection` streams and operations."""
+
+    def __init__(
+        self,
+        settings: SftpSettings,
+        endpoint: str,
+        *,
+        breaker: Breaker | None = None,
+        connector: Connector | None = None,
+    ) -> None:
+        self._endpoint = endpoint
+        self._connector = connector or Connector(settings, endpoint)
+        self._breaker = breaker or Breaker()
+        self._most = settings.max_connections
+        self._streams = settings.streams_per_connection
+        self._connections: list[Connection] = []
+        self._making: asyncio.Task[None] | None = None
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._grow_after = 0.0
+        self._closed = False
+        self.users = 0
+        self.read_size: int | None = None
+        self.careful = False
+        """This server has answered reads wrongly: ask for less, one request at a time."""
+
+    async def acquire(self, *, stream: bool = False) -> Connection:
+        """A live connection with room; give it back with `release`. A stream prefers one to itself.
+
+        Raises what `Connector.make` raises.
+        """
+        while True:
+            if self._closed:
+                raise ConnectionFailed("the endpoint is closed", operation="connect", endpoint=self._endpoint)
+            found = self._take(stream)
+            if found is not None:
+                return found
+            if self._can_grow():
+                await self._grow()
+            else:
+                waiter = asyncio.get_running_loop().create_future()
+                self._waiting.append(waiter)
+                try:
+                    await waiter
+                except asyncio.CancelledError:
+                    if waiter.done() and not waiter.cancelled():
+                        self._wake()
+                    else:
+                        self._waiting.remove(waiter)
+                    raise
+
+    def _take(self, stream: bool) -> Connection | None:
+        self._connections = [one for one in self._connections if one.session.alive]
+        best = min(self._connections, key=lambda one: one.session.load, default=None)
+        if best is None:
+            return None
+        room = 1 if stream and self._can_grow() else self._streams
+        if best.session.load >= room:
+            return None
+        best.session.load += 1
+        return best
+
+    def _can_grow(self) -> bool:
+        if len(self._connections) >= self._most:
+            return False
+        return not self._connections or asyncio.get_running_loop().time() >= self._grow_after
+
+    def release(self, connection: Connection) -> None:
+        connection.session.load -= 1
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    async def _grow(self) -> None:
+        """Wait for one more connection, which all who wait share."""
+        try:
+            if self._making is None:
+                self._breaker.check(self._endpoint)
+                self._making = asyncio.get_running_loop().create_task(self._make())
+                self._making.add_done_callback(self._made)
+            await asyncio.shield(self._making)
+        except asyncio.CancelledError:
+            if self._closed:
+                raise ConnectionFailed("the endpoint is closed", operation="connect", endpoint=self._endpoint) from None
+            raise
+        except CrossdockError as error:
+            if not self._connections:
+                raise
+            self._grow_after = asyncio.get_running_loop().time() + _GROW_AGAIN
+            log.info("goes on with %d connections: %s", len(self._connections), error)
+
+    def _made(self, task: asyncio.Task[None]) -> None:
+        self._making = None
+        if not task.cancelled():
+            task.exception()
+        self._wake()
+
+    async def _make(self) -> None:
+        if self._connections:
+            await asyncio.sleep(random.uniform(0, _STAGGER))
+        try:
+            made = await self._connector.make()
+        except AuthenticationFailed as error:
+            self._breaker.trip(error)
+            raise
+        if self._closed:
+            await made.close()
+        else:
+            self._connections.append(made)
+
+    async def close(self) -> None:
+        """Close all connections; who still waits gets an error."""
+        self._closed = True
+        if self._making is not None:
+            self._making.cancel()
+            await asyncio.gather(self._making, return_exceptions=True)
+        while self._waiting:
+            self._wake()
+        connections, self._connections = self._connections, []
+        await asyncio.gather(*(one.close() for one in connections))
+
+
+_POOLS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Pool]] = WeakKeyDictionary()
+_BREAKERS: dict[str, Breaker] = {}
+_OWN = frozenset({"root", "links", "staging", "verify", "fsync", "encoding", "window"})
+
+
+def _account(settings: SftpSettings) -> str:
+    secrets = (*settings.private_key, settings.password, settings.passphrase)
+    paths = [str(secret.path) for secret in secrets if secret is not None]
+    return settings.model_dump_json(exclude=set(_OWN)) + repr(paths)
+
+
+def pool_for(settings: SftpSettings, endpoint: str) -> Pool:
+    """The account's pool in this event loop. Count yourself in `users`; close it when the last one goes."""
+    account = _account(settings)
+    pools = _POOLS.setdefault(asyncio.get_running_loop(), {})
+    found = pools.get(account)
+    if found is None:
+        breaker = _BREAKERS.setdefault(account, Breaker())
+        found = pools[account] = Pool(settings, endpoint, breaker=breaker)
+    found.users += 1
+    return found
+
+
+async def leave(settings: SftpSettings, pool: Pool) -> None:
+    """The counterpart of `pool_for`."""
+    pool.users -= 1
+    if pool.users == 0:
+        pools = _POOLS.get(asyncio.get_running_loop(), {})
+        account = _account(settings)
+        if pools.get(account) is pool:
+            del pools[account]
+        await pool.close()

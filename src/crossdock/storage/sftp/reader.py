@@ -1,0 +1,213 @@
+"""Reading: requests ahead of the reader, data strictly in order, and every byte accounted for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+from crossdock.errors import NotAFile, SourceChanged, Truncated
+from crossdock.storage.base import Entry, Reader
+from crossdock.storage.sftp import codec
+from crossdock.storage.sftp.codec import Violation, parse_attrs, text
+from crossdock.storage.sftp.faults import Translate
+from crossdock.storage.sftp.wire import DEFAULT_REQUEST, Reply, Status, checked
+
+if TYPE_CHECKING:
+    from crossdock.storage.sftp.backend import SftpBackend
+    from crossdock.storage.sftp.connect import Connection
+    from crossdock.storage.sftp.pool import Pool
+
+__all__ = ["SftpReader", "open_reader"]
+
+log = logging.getLogger("crossdock.storage.sftp")
+
+_CAREFUL_REQUEST = 16 * 1024
+_SMALLEST_REQUEST = 4 * 1024
+
+
+class _Ahead:
+    """One request under way: `length` bytes at `offset`."""
+
+    __slots__ = ("future", "length", "offset")
+
+    def __init__(self, offset: int, length: int, future: asyncio.Future[Reply]) -> None:
+        self.offset, self.length, self.future = offset, length, future
+
+
+def request_size(pool: Pool, connection: Connection) -> int:
+    """Bytes to ask for at once: the server's limit, or what this server has been found to serve."""
+    limit = connection.session.read_limit
+    return min(limit, pool.read_size) if pool.read_size else limit
+
+
+async def open_reader(backend: SftpBackend, pool: Pool, path: str, offset: int, pin: Entry | None) -> SftpReader:
+    """OPEN, then FSTAT and the first READs in one go."""
+    name = backend.full(path, "read")
+    connection = await pool.acquire(stream=True)
+    session = connection.session
+    with Translate("read", backend.endpoint, path):
+        try:
+            handle = await session.open(name, codec.FOR_READING)
+        except Status as error:
+            try:
+                raise await backend.explain(session, "read", path, error) from error
+            finally:
+                pool.release(connection)
+        except BaseException:
+            pool.release(connection)
+            raise
+        reader = SftpReader(backend, pool, connection, path, handle, offset)
+        described = session.request(codec.FSTAT, handle)
+        try:
+            reader.first(pin.size if pin is not None else None)
+            reader.described(await _entry(backend, connection, path, described), pin)
+        except BaseException:
+            described.cancel()
+            reader.let_go()
+            raise
+    return reader
+
+
+async def _entry(backend: SftpBackend, connection: Connection, path: str, described: asyncio.Future[Reply]) -> Entry:
+    try:
+        attrs = parse_attrs(checked(await described, codec.ATTRS))[0]
+    except Status as error:
+        # Servers without FSTAT can still be asked by name.
+        log.debug("no FSTAT for %s:%r: %s", backend.endpoint, path, error)
+        attrs = await connection.session.attrs(codec.STAT, text(backend.full(path, "read")))
+    return backend.entry(path, attrs)
+
+
+class SftpReader(Reader):
+    """Up to `window` bytes are requested ahead; a short answer's gap is asked for again before anything is skipped."""
+
+    def __init__(
+        self, backend: SftpBackend, pool: Pool, connection: Connection, path: str, handle: bytes, offset: int
+    ) -> None:
+        self._backend, self._pool, self._connection = backend, pool, connection
+        self._session = connection.session
+        self._path, self._handle = path, handle
+        self._chunk = request_size(pool, connection)
+        self._window = self._chunk if pool.careful else max(backend.settings.window, self._chunk)
+        self._start = self._next = self._reached = offset
+        self._queue: deque[_Ahead] = deque()
+        self._ahead = 0
+        self._size: int | None = None
+        self._ended = False
+        self._released = False
+
+    def first(self, size: int | None) -> None:
+        """The first requests, before the size is known for certain: all of a small file, and one byte's worth more."""
+        if size is not None and size - self._start <= self._chunk:
+            if size > self._start:
+                self._ask(self._start, size - self._start)
+            self._ask(max(size, self._start), self._chunk)
+        else:
+            self._ask(self._start, self._chunk)
+            if not self._pool.careful:
+                self._ask(self._next, self._chunk)
+
+    def described(self, entry: Entry, pin: Entry | None) -> None:
+        """Take note of what was opened. Raises `NotAFile`, `SourceChanged`."""
+        name = f"{self._backend.endpoint}:{self._path}"
+        if entry.kind == "dir":
+            raise self._backend.error(NotAFile, "read", self._path, "it is a folder")
+        if pin is not None and (
+            (None not in (pin.size, entry.size) and pin.size != entry.size)
+            or (None not in (pin.modified, entry.modified) and pin.modified != entry.modified)
+        ):
+            raise SourceChanged(f"read {name}: the file is no longer the one that was listed")
+        self.entry = entry
+        self._size = entry.size
+
+    def _ask(self, offset: int, length: int) -> None:
+        self._queue.append(_Ahead(offset, length, self._session.read(self._handle, offset, length)))
+        self._next = offset + length
+        self._ahead += length
+
+    def _fill(self) -> None:
+        size = self._size
+        while self._ahead < self._window:
+            if size is None or self._next > size:
+                # Past the known end one request at a time is enough, to see whether the file has grown.
+                if size is not None and self._queue:
+                    return
+                length = self._chunk
+            elif self._next == size:
+                length = self._chunk
+            else:
+                length = min(self._chunk, size - self._next)
+            self._ask(self._next, length)
+
+    async def read(self) -> bytes:
+        if self._ended:
+            return b""
+        with Translate("read", self._backend.endpoint, self._path):
+            while True:
+                self._fill()
+                head = self._queue[0]
+                kind, data = await head.future
+                if kind != codec.DATA:
+                    await self._end(head, (kind, data))
+                    return b""
+                self._queue.popleft()
+                self._ahead -= head.length
+                got = len(data)
+                if not 0 < got <= head.length:
+                    raise Violation(f"{got} bytes where 1 to {head.length} were due")
+                self._reached = head.offset + got
+                if got < head.length:
+                    await self._short(head, got)
+                return data
+
+    async def _short(self, head: _Ahead, got: int) -> None:
+        """Ask for the rest, unless the file ends here: then a later request tells, and is under way already."""
+        gap, rest = head.offset + got, head.length - got
+        if gap == self._size and self._queue:
+            kind, payload = await self._queue[0].future
+            if kind == codec.STATUS and codec.parse_status(payload)[0] == codec.EOF:
+                return
+        elif self._size is not None and gap < self._size and got >= _SMALLEST_REQUEST:
+            # It serves less than it was asked for: ask this server for that much from now on.
+            self._chunk = self._pool.read_size = min(self._chunk, got)
+        self._queue.appendleft(_Ahead(gap, rest, self._session.read(self._handle, gap, rest)))
+        self._ahead += rest
+
+    async def _end(self, head: _Ahead, reply: Reply) -> None:
+        """The server said end of file, or failed."""
+        try:
+            checked(reply, codec.DATA)
+        except Status as error:
+            if error.code != codec.EOF:
+                raise await self._backend.explain(self._session, "read", self._path, error) from error
+        if self._size is not None and self._reached < self._size and self._start < self._size:
+            raise self._truncated(f"the server ended it after {self._reached} of {self._size} bytes")
+        for later in list(self._queue)[1:]:
+            if (await later.future)[0] == codec.DATA:
+                raise self._truncated(f"the server left out bytes {head.offset} to {later.offset}")
+        self._queue.clear()
+        self._ended = True
+
+    def _truncated(self, reason: str) -> Truncated:
+        self._pool.careful = True
+        self._pool.read_size = DEFAULT_REQUEST if self._chunk > DEFAULT_REQUEST else _CAREFUL_REQUEST
+        return Truncated(
+            f"read {self._backend.endpoint}:{self._path}: {reason}",
+            hint="it is tried again with smaller requests, one at a time",
+        )
+
+    async def close(self) -> None:
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Drop what is under way, close the handle without waiting, and return the connection."""
+        if self._released:
+            return
+        self._released = self._ended = True
+        for ahead in self._queue:
+            ahead.future.cancel()
+        self._queue.clear()
+        self._backend.close_quietly(self._session, self._handle, self._path)
+        self._pool.release(self._connection)

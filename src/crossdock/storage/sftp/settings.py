@@ -1,0 +1,130 @@
+"""What an SFTP endpoint can be told."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from crossdock.storage.settings import ByteSize, EndpointSettings, FilePath, Seconds, Secret, query_of
+from crossdock.storage.sftp.backend import SftpBackend
+
+__all__ = ["SftpSettings"]
+
+
+def _several(value: object) -> object:
+    """One value stands for a list of one."""
+    return (value,) if isinstance(value, (str, Secret, Path)) else value
+
+
+class SftpSettings(EndpointSettings):
+    """A folder on a server that speaks SFTP version 3 over SSH."""
+
+    type: Literal["sftp"] = "sftp"
+    host: str = Field(min_length=1)
+    port: int | None = Field(default=None, ge=1, le=65535)
+    """22 unless the ssh_config says otherwise."""
+    user: str | None = None
+    """The local account's name unless the ssh_config says otherwise."""
+    root: str = ""
+    """Absolute, or below the login folder ("" is the login folder itself)."""
+
+    private_key: Annotated[tuple[Secret, ...], BeforeValidator(_several)] = ()
+    """The text of a key, or the file that holds it; only these keys are offered."""
+    certificate: FilePath | None = None
+    """An OpenSSH user certificate for the first private key."""
+    passphrase: Secret | None = None
+    password: Secret | None = None
+    """Answers password and keyboard-interactive sign-in, alone or after a key."""
+    agent: bool = False
+    """Offer the keys of the running ssh-agent."""
+
+    host_key: Annotated[tuple[str, ...], BeforeValidator(_several)] = ()
+    """"SHA256:…" fingerprints or public keys ("ssh-ed25519 AAAA…") of the server; any of them may be presented."""
+    known_hosts: Annotated[tuple[FilePath, ...], BeforeValidator(_several)] = ()
+    """Files in OpenSSH's format, @cert-authority and @revoked included; ~/.ssh and /etc/ssh if there is no host_key."""
+
+    ssh_config: bool | str = False
+    """Look `host` (true) or this alias up in ~/.ssh/config: HostName, Port, User, IdentityFile, ProxyJump."""
+    proxy: str | None = None
+    """"socks5://host:port", "socks4://…" or "http://…", with "user@" if it asks for a name."""
+    proxy_password: Secret | None = None
+    jump: str | None = None
+    """"user@host:port" of an SSH server to go through, signed in to with the same keys, never with the password."""
+    jump_host_key: Annotated[tuple[str, ...], BeforeValidator(_several)] = ()
+
+    legacy: Annotated[tuple[str, ...], BeforeValidator(_several)] = ()
+    """Outdated algorithms that this one server needs, such as ssh-rsa or diffie-hellman-group14-sha1."""
+    timeout: Seconds = Field(default=30, gt=0)
+    """Silence, while answers are due, after which a connection is given up."""
+    connect_timeout: Seconds = Field(default=30, gt=0)
+    keepalive: Seconds = Field(default=15, ge=0)
+    """Seconds between signs of life asked for; three unanswered ones end the connection. 0: never ask."""
+    max_connections: int = Field(default=4, ge=1, le=64)
+    streams_per_connection: int = Field(default=4, ge=1, le=64)
+    window: ByteSize = Field(default=4 * 1024 * 1024, ge=16 * 1024, le=64 * 1024 * 1024)
+    """Bytes that may be under way in one stream."""
+
+    fsync: bool = True
+    """Have the server write to its disk before a file is published, where it can be asked to."""
+    verify: Literal["size", "none"] = "size"
+    """none: a drop box that may be written to but not looked at."""
+    staging: Literal["rename", "none"] = "rename"
+    """none: write under the final name at once, for servers that forbid renaming; a partial file can be seen."""
+    links: Literal["skip", "follow"] = "skip"
+    encoding: str = "utf-8"
+    """Of the names at the server."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            codecs.lookup(value)
+        except LookupError:
+            raise ValueError(f"unknown encoding {value!r}; write utf-8, latin-1, cp1252, …") from None
+        return value
+
+    @field_validator("proxy")
+    @classmethod
+    def _proxy(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("socks5", "socks4", "http") or not parts.hostname or not parts.port:
+            raise ValueError("write socks5://host:port, socks4://host:port or http://host:port")
+        if parts.password is not None:
+            raise ValueError("write the password as proxy_password: env:NAME")
+        return value
+
+    @field_validator("jump")
+    @classmethod
+    def _jump(cls, value: str | None) -> str | None:
+        if value is not None and not urlsplit(f"//{value}").hostname:
+            raise ValueError("write user@host:port")
+        return value
+
+    @classmethod
+    def from_url(cls, url: SplitResult) -> tuple[Self, str]:
+        """sftp://user@host:port/absolute/path, or /~/path below the login folder; the query holds settings."""
+        query: dict[str, Any] = query_of(url)
+        path = url.path
+        if path == "/~" or path.startswith("/~/"):
+            root, path = "", path[3:]
+        else:
+            root, path = "/", path.lstrip("/")
+        if "root" in query:
+            raise ValueError("root: write the folder as the URL's path")
+        found = cls(
+            host=url.hostname or "",
+            port=url.port,
+            user=unquote(url.username) if url.username else None,
+            root=root,
+            **query,
+        )
+        return found, path
+
+    def backend(self, name: str) -> SftpBackend:
+        return SftpBackend(name, self)

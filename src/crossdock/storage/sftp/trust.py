@@ -1,0 +1,51 @@
+"""The host keys that a server offers, fetched without signing in: for `crossdock trust HOST`."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import asyncssh
+
+from crossdock.errors import ConnectionFailed, TimedOut
+from crossdock.storage.sftp.hostkeys import FAMILIES
+
+__all__ = ["HostKey", "offered_keys"]
+
+
+@dataclass(frozen=True, slots=True)
+class HostKey:
+    """One public key of a server."""
+
+    algorithm: str
+    fingerprint: str
+    """"SHA256:…", as OpenSSH shows it."""
+    line: str
+    """"host algorithm base64", as a known_hosts file holds it."""
+
+
+async def offered_keys(host: str, port: int = 22, *, timeout: float = 15) -> list[HostKey]:
+    """All kinds of host keys that the server has, best first; no sign-in is tried.
+
+    `timeout`: seconds for each kind. Raises `ConnectionFailed`, `TimedOut`. What comes back is what somebody at that
+    address presents: compare a fingerprint with one from another source before trusting it.
+    """
+    name = host if port == 22 else f"[{host}]:{port}"
+    found: list[HostKey] = []
+    for names in FAMILIES.values():
+        try:
+            async with asyncio.timeout(timeout):
+                key = await asyncssh.get_server_host_key(host, port, config=None, server_host_key_algs=list(names))
+        except asyncssh.KeyExchangeFailed:
+            continue
+        except TimeoutError as error:
+            raise TimedOut(
+                f"no answer for {timeout:g} seconds", operation="trust", endpoint=name, hint="check host and port"
+            ) from error
+        except (asyncssh.Error, OSError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ConnectionFailed(reason, operation="trust", endpoint=name, hint="check host and port") from error
+        if key is not None:
+            public = key.export_public_key().decode().split()
+            found.append(HostKey(key.get_algorithm(), key.get_fingerprint(), f"{name} {public[0]} {public[1]}"))
+    return found

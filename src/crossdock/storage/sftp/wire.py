@@ -1,0 +1,324 @@
+"""One SFTP channel: requests out, replies in, matched by id. No task per request; a reply completes a future.
+
+Requests made within one turn of the event loop leave in one channel write. A cancelled waiter does not disturb the
+stream: its late reply is dropped by id, and a handle that arrives for nobody is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import asyncssh
+
+from crossdock.storage.sftp import codec
+from crossdock.storage.sftp.codec import OFFSET_LENGTH, U32, Attrs, Violation, text
+
+__all__ = ["Lost", "Reply", "Session", "Silent", "Status", "checked", "handle_of"]
+
+Reply = tuple[int, bytes]
+"""(packet type, payload after the id); the payload of DATA is the data itself."""
+
+_LONGEST_PACKET = 256 * 1024 + 1024
+_SMALLEST_LIMIT, _LARGEST_LIMIT = 4096, 255 * 1024
+DEFAULT_REQUEST = 32 * 1024
+"""What every server must take (draft-ietf-secsh-filexfer-02 §3)."""
+_FLUSH_AT = 64 * 1024
+_REPLIES = frozenset((codec.STATUS, codec.HANDLE, codec.DATA, codec.NAME, codec.ATTRS, codec.EXTENDED_REPLY))
+
+
+class Lost(Exception):
+    """The connection is gone."""
+
+
+class Silent(Lost):
+    """The peer owes replies and has sent nothing for too long."""
+
+
+class Status(Exception):
+    """The server answered with a status other than OK."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"status {code}: {message}" if message else f"status {code}")
+        self.code, self.message = code, message
+
+
+def checked(reply: Reply, kind: int) -> bytes:
+    """The payload of a reply of that kind. Raises `Status` for any status but an expected OK, `Violation` else."""
+    found, payload = reply
+    if found == codec.STATUS:
+        code, message = codec.parse_status(payload)
+        if code == codec.OK and kind == codec.STATUS:
+            return b""
+        if code == codec.OK:
+            raise Violation("the server said OK where it owed an answer")
+        raise Status(code, message)
+    if found != kind:
+        raise Violation(f"a reply of type {found} where {kind} was due")
+    return payload
+
+
+def handle_of(reply: Reply) -> bytes:
+    """The handle of a reply to OPEN or OPENDIR, as it goes into requests (with its length)."""
+    payload = checked(reply, codec.HANDLE)
+    codec.take(payload, 0, codec.LONGEST_HANDLE)
+    return payload
+
+
+class Session(asyncssh.SSHClientSession[bytes]):
+    """An SFTP session on one channel. `timeout`: seconds of silence, while replies are owed, before it is given up."""
+
+    def __init__(self, timeout: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timeout = timeout
+        self._chan: Any = None
+        self._pending: dict[int, asyncio.Future[Reply]] = {}
+        self._last_id = 0
+        self._buffer = bytearray()
+        self._missing = 4
+        self._out: list[bytes] = []
+        self._out_size = 0
+        self._flushing = False
+        self._paused: asyncio.Event = asyncio.Event()
+        self._paused.set()
+        self._version: asyncio.Future[bytes] | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._heard = self._loop.time()
+        self._queued = 0
+        self._orphans: set[asyncio.Future[Reply]] = set()
+        self.failure: Exception | None = None
+        self.on_end: Callable[[], None] | None = None
+        """Called once when the session can no longer be used."""
+        self.extensions: dict[bytes, bytes] = {}
+        self.read_limit = self.write_limit = DEFAULT_REQUEST
+        self.load = 0
+        """Streams and operations under way; kept by the pool."""
+
+    # -- asyncssh's side ------------------------------------------------------------------------------------------
+
+    def connection_made(self, chan: Any) -> None:
+        self._chan = chan
+        chan.set_write_buffer_limits(high=1 << 20, low=1 << 18)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.fail(Lost(str(exc) if exc else "the server closed the connection"))
+
+    def eof_received(self) -> bool:
+        self.fail(Lost("the server ended the SFTP session"))
+        return False
+
+    def pause_writing(self) -> None:
+        self._paused.clear()
+
+    def resume_writing(self) -> None:
+        self._paused.set()
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        if datatype is not None or self.failure is not None:
+            return
+        self._heard = self._loop.time()
+        buffer = self._buffer
+        buffer += data
+        if len(buffer) < self._missing:
+            return
+        at, total = 0, len(buffer)
+        try:
+            with memoryview(buffer) as view:
+                while total - at >= 4:
+                    length = U32.unpack_from(buffer, at)[0]
+                    if not 5 <= length <= _LONGEST_PACKET:
+                        raise _too_long(length, bytes(view[at : at + 64]))
+                    if total - at - 4 < length:
+                        self._missing = length + 4
+                        break
+                    self._packet(buffer[at + 4], view[at + 5 : at + 4 + length])
+                    at += 4 + length
+                else:
+                    self._missing = 4
+        except Violation as error:
+            self.fail(error)
+            return
+        del buffer[:at]
+
+    def _packet(self, kind: int, body: memoryview) -> None:
+        if kind in _REPLIES and self._version is None:
+            reply_id = U32.unpack_from(body)[0]
+            future = self._pending.pop(reply_id, None)
+            if future is None:
+                raise Violation(f"a reply to request {reply_id}, which is not open")
+            if future.done():
+                return
+            if kind == codec.DATA:
+                if len(body) < 8 or U32.unpack_from(body, 4)[0] != len(body) - 8:
+                    raise Violation("data of another length than announced")
+                future.set_result((kind, bytes(body[8:])))
+            else:
+                future.set_result((kind, bytes(body[4:])))
+        elif kind == codec.VERSION and self._version is not None:
+            if not self._version.done():
+                self._version.set_result(bytes(body))
+            self._version = None
+        else:
+            raise Violation(f"a packet of type {kind} out of place")
+
+    # -- our side -------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Agree on version 3, learn the extensions and limits. Raises `Violation`, `Lost`."""
+        waiting = self._version = self._loop.create_future()
+        self._chan.write(U32.pack(5) + bytes((codec.INIT,)) + U32.pack(3))
+        self._guard()
+        version, self.extensions = codec.parse_version(await waiting)
+        if version != 3:
+            raise Violation(f"the server speaks SFTP version {version}, crossdock version 3")
+        if b"limits@openssh.com" in self.extensions:
+            try:
+                found = checked(await self.extended(b"limits@openssh.com"), codec.EXTENDED_REPLY)
+            except Status:
+                return
+            if len(found) >= 32:
+                reads, writes = (int.from_bytes(found[at : at + 8], "big") for at in (8, 16))
+                self.read_limit = _sane_limit(reads)
+                self.write_limit = _sane_limit(writes)
+
+    @property
+    def alive(self) -> bool:
+        return self.failure is None
+
+    def request(self, kind: int, *parts: bytes) -> asyncio.Future[Reply]:
+        """Send; the future holds the reply, `Lost` or `Violation`. Cancel it to drop the reply."""
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        if self.failure is not None:
+            _fail(future, self.failure)
+            return future
+        number = self._last_id = (self._last_id + 1) & 0xFFFFFFFF
+        while number in self._pending:
+            number = self._last_id = (self._last_id + 1) & 0xFFFFFFFF
+        if not self._pending:
+            self._heard = self._loop.time()
+            if self._watch is None:
+                self._guard()
+        self._pending[number] = future
+        length = 5 + sum(map(len, parts))
+        self._out += (U32.pack(length), bytes((kind,)), U32.pack(number), *parts)
+        self._out_size += length
+        if self._out_size >= _FLUSH_AT:
+            self._flush()
+        elif not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        return future
+
+    def extended(self, name: bytes, *parts: bytes) -> asyncio.Future[Reply]:
+        return self.request(codec.EXTENDED, text(name), *parts)
+
+    def read(self, handle: bytes, offset: int, length: int) -> asyncio.Future[Reply]:
+        return self.request(codec.READ, handle, OFFSET_LENGTH.pack(offset, length))
+
+    def write(self, handle: bytes, offset: int, data: bytes) -> asyncio.Future[Reply]:
+        return self.request(codec.WRITE, handle, OFFSET_LENGTH.pack(offset, len(data)), data)
+
+    async def open(self, path: bytes, flags: int) -> bytes:
+        """A file's handle. Cancelled meanwhile, the handle is closed when it arrives."""
+        return await self._handle(self.request(codec.OPEN, text(path), U32.pack(flags), codec.NO_ATTRS))
+
+    async def open_folder(self, path: bytes) -> bytes:
+        return await self._handle(self.request(codec.OPENDIR, text(path)))
+
+    async def _handle(self, future: asyncio.Future[Reply]) -> bytes:
+        try:
+            return handle_of(await asyncio.shield(future))
+        except asyncio.CancelledError:
+            self._orphans.add(future)
+            future.add_done_callback(self._close_orphan)
+            raise
+
+    def _close_orphan(self, future: asyncio.Future[Reply]) -> None:
+        self._orphans.discard(future)
+        if future.exception() is None and future.result()[0] == codec.HANDLE:
+            self.request(codec.CLOSE, future.result()[1])
+
+    async def settled(self) -> None:
+        """Wait until no handle can arrive any more for an opener that was cancelled."""
+        if self._orphans:
+            await asyncio.wait(set(self._orphans))
+
+    async def status(self, kind: int, *parts: bytes) -> None:
+        """A request that is answered by a status alone. Raises `Status`."""
+        checked(await self.request(kind, *parts), codec.STATUS)
+
+    async def attrs(self, kind: int, *parts: bytes) -> Attrs:
+        return codec.parse_attrs(checked(await self.request(kind, *parts), codec.ATTRS))[0]
+
+    async def writable(self) -> None:
+        """Wait until the channel has room: what is not yet with the network stays bounded."""
+        if not self._paused.is_set():
+            await self._paused.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._out and self.failure is None:
+            data = b"".join(self._out)
+            self._out.clear()
+            self._out_size = 0
+            try:
+                self._chan.write(data)
+            except OSError as error:
+                self.fail(Lost(str(error)))
+
+    def _guard(self) -> None:
+        self._watch = self._loop.call_later(self._timeout, self._check)
+
+    def _check(self) -> None:
+        """Silence is no byte heard, and none of ours taken either: a slow upload is not silent."""
+        self._watch = None
+        if self.failure is not None or not (self._pending or self._version):
+            return
+        queued = self._chan.get_write_buffer_size()
+        if queued != self._queued:
+            self._queued, self._heard = queued, self._loop.time()
+        left = self._heard + self._timeout - self._loop.time()
+        if left <= 0.001:
+            self.fail(Silent(f"no answer for {self._timeout:g} seconds"))
+        else:
+            self._watch = self._loop.call_later(left, self._check)
+
+    def fail(self, error: Exception) -> None:
+        """End the session: every waiter gets `error`."""
+        if self.failure is not None:
+            return
+        self.failure = error
+        if self._watch is not None:
+            self._watch.cancel()
+        waiting, self._pending = self._pending, {}
+        for future in waiting.values():
+            _fail(future, error)
+        if self._version is not None:
+            _fail(self._version, error)
+            self._version = None
+        self._out.clear()
+        self._paused.set()
+        if self.on_end is not None:
+            self.on_end()
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        # Marked as seen: a read-ahead that nobody waits for is no reason to log.
+        future.exception()
+
+
+def _sane_limit(value: int) -> int:
+    """0 means that the server does not say; it may also say what we would not allow it."""
+    return DEFAULT_REQUEST if value < _SMALLEST_LIMIT else min(value, _LARGEST_LIMIT)
+
+
+def _too_long(length: int, start: bytes) -> Violation:
+    if start.isascii() and start[:4].isalnum():
+        shown = start.decode("ascii").split("\n")[0]
+        return Violation(f"instead of SFTP the server sends text ({shown!r}); a login script there prints it")
+    return Violation(f"a packet of {length} bytes")

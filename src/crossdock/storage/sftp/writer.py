@@ -1,0 +1,308 @@
+"""Writing: a small file in three round trips, a large one pipelined in order, published by a rename."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from crossdock.errors import AlreadyExists, NotAFile, NotFound, StorageError
+from crossdock.storage.base import Entry, WriteOptions
+from crossdock.storage.sftp import codec
+from crossdock.storage.sftp.codec import Attrs, parse_attrs, text
+from crossdock.storage.sftp.faults import Translate
+from crossdock.storage.sftp.wire import Lost, Reply, Session, Status, checked
+from crossdock.storage.staging import StagedWriter, Stored, publish_by_swap
+
+if TYPE_CHECKING:
+    from crossdock.storage.sftp.backend import SftpBackend
+    from crossdock.storage.sftp.connect import Connection
+    from crossdock.storage.sftp.pool import Pool
+
+__all__ = ["SftpWriter"]
+
+log = logging.getLogger("crossdock.storage.sftp")
+
+_FSYNC = b"fsync@openssh.com"
+_LATEST = 0xFFFFFFFF
+
+
+class SftpWriter(StagedWriter):
+    """Nothing is sent before there is a full request's worth, or the end: then OPEN, and the rest follows."""
+
+    def __init__(self, backend: SftpBackend, pool: Pool, path: str, options: WriteOptions) -> None:
+        super().__init__(backend.endpoint, path, options)
+        self._backend, self._pool = backend, pool
+        self._direct = backend.settings.staging == "none"
+        if self._direct:
+            self.temporary = path
+        self._target = backend.full(self.temporary, "write")
+        self._final = backend.full(path, "write")
+        self._connection: Connection | None = None
+        self._handle: bytes | None = None
+        self._touched = options.resume is not None
+        self._parts: list[bytes] = []
+        self._buffered = 0
+        self._sent = self._acked = self.offset
+        self._queue: deque[tuple[asyncio.Future[Reply], int]] = deque()
+        self._limit = 0
+
+    # -- the connection -------------------------------------------------------------------------------------------
+
+    async def _session(self) -> Session:
+        if self._connection is None:
+            self._connection = await self._pool.acquire(stream=True)
+            self._limit = self._connection.session.write_limit
+        return self._connection.session
+
+    def _release(self) -> None:
+        if self._connection is not None:
+            self._pool.release(self._connection)
+            self._connection = None
+
+    async def _open(self) -> bytes:
+        if self._handle is not None:
+            return self._handle
+        session = await self._session()
+        flags = codec.FOR_WRITING
+        if self.options.resume is None:
+            flags |= codec.CREATE
+            overwrites = self._direct and self.options.overwrite
+            flags |= codec.TRUNCATE if overwrites else codec.EXCLUSIVE
+        self._touched = self._touched or not self._direct
+        try:
+            handle = await session.open(self._target, flags)
+        except Status as error:
+            if error.code not in (codec.NO_SUCH_FILE, 10) or self.options.resume is not None:
+                raise await self._backend.explain(session, "write", self.path, error, creates=True) from error
+            await self._backend.make_parents(session, self.path, "write")
+            try:
+                handle = await session.open(self._target, flags)
+            except Status as again:
+                raise await self._backend.explain(session, "write", self.path, again, creates=True) from again
+        self._touched = True
+        self._handle = handle
+        if self.options.resume is not None:
+            await self._continue(session, handle)
+        return handle
+
+    async def reopen(self) -> None:
+        """Open what an earlier attempt staged. Raises `NotFound` if it is gone."""
+        try:
+            with Translate("resume", self.endpoint, self.path):
+                await self._open()
+        except BaseException:
+            self._touched = False
+            await self._let_go()
+            raise
+
+    async def _continue(self, session: Session, handle: bytes) -> None:
+        stored = (await session.attrs(codec.FSTAT, handle)).size or 0
+        if stored < self.offset:
+            raise self._backend.error(
+                NotFound, "resume", self.path, f"{stored} of {self.offset} staged bytes are left", hint="start it again"
+            )
+        if stored > self.offset:
+            # What was sent but not acknowledged is sent again; a server that cannot cut it off is caught by the size.
+            session.request(codec.FSETSTAT, handle, codec.size(self.offset))
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    async def _append(self, data: bytes) -> None:
+        with Translate("write", self.endpoint, self.path):
+            if self._connection is None:
+                await self._session()
+            self._parts.append(data)
+            self._buffered += len(data)
+            if self._buffered >= self._limit:
+                await self._send(whole=False)
+
+    async def _send(self, *, whole: bool) -> None:
+        """Send full requests; with `whole` also what is left."""
+        session = await self._session()
+        handle = await self._open()
+        data = b"".join(self._parts) if len(self._parts) != 1 else self._parts[0]
+        self._parts.clear()
+        self._buffered = 0
+        at, total, limit = 0, len(data), self._limit
+        while total - at >= limit or (whole and at < total):
+            part = data if total <= limit else data[at : at + limit]
+            await self._room(len(part))
+            await session.writable()
+            self._queue.append((session.write(handle, self._sent, part), len(part)))
+            self._sent += len(part)
+            at += len(part)
+        if at < total:
+            self._parts.append(data[at:] if at else data)
+            self._buffered = total - at
+
+    async def _room(self, needed: int) -> None:
+        """Wait until `needed` more bytes fit the window; errors of earlier requests come to light here."""
+        window = max(self._backend.settings.window, self._limit)
+        while self._queue and (self._queue[0][0].done() or self._sent - self._acked + needed > window):
+            await self._acknowledge()
+
+    async def _acknowledge(self) -> None:
+        future, length = self._queue[0]
+        try:
+            checked(await future, codec.STATUS)
+        except Status as error:
+            assert self._connection is not None
+            raise await self._backend.explain(
+                self._connection.session, "write", self.path, error, creates=True
+            ) from error
+        self._queue.popleft()
+        self._acked += length
+
+    def _safe_size(self) -> int:
+        while self._queue and self._queue[0][0].done() and self._written(self._queue[0][0]):
+            self._acked += self._queue.popleft()[1]
+        return self._acked if self._backend.capabilities.resume_write else 0
+
+    @staticmethod
+    def _written(future: asyncio.Future[Reply]) -> bool:
+        if future.cancelled() or future.exception() is not None:
+            return False
+        kind, payload = future.result()
+        return kind == codec.STATUS and codec.parse_status(payload)[0] == codec.OK
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    async def _seal(self) -> Stored:
+        with Translate("write", self.endpoint, self.path):
+            session = await self._session()
+            handle = await self._open()
+            # A small file's data, and the last of a large one's, leaves together with what follows.
+            await self._send(whole=True)
+            looks = self._backend.settings.verify == "size"
+            stamped = self._stamp(session, handle)
+            synced = self._sync(session, handle)
+            described = session.request(codec.FSTAT, handle) if looks else None
+            closed = session.request(codec.CLOSE, handle)
+            self._handle = None
+            while self._queue:
+                await self._acknowledge()
+            if stamped is not None:
+                await self._tolerate(stamped, "keep the modification time of")
+            if synced is not None:
+                await self._synced(session, synced)
+            attrs = await self._described(session, described) if described is not None else None
+            try:
+                checked(await closed, codec.STATUS)
+            except Status as error:
+                raise await self._backend.explain(session, "write", self.path, error, creates=True) from error
+        if attrs is None:
+            return Stored(None)
+        return Stored(attrs.size, replace(self._backend.entry(self.path, attrs), kind="file"))
+
+    def _stamp(self, session: Session, handle: bytes) -> asyncio.Future[Reply] | None:
+        if self.options.modified is None:
+            return None
+        seconds = int(self.options.modified.timestamp())
+        return session.request(codec.FSETSTAT, handle, codec.times(seconds)) if 0 <= seconds <= _LATEST else None
+
+    def _sync(self, session: Session, handle: bytes) -> asyncio.Future[Reply] | None:
+        if self._backend.settings.fsync and _FSYNC in session.extensions:
+            return session.extended(_FSYNC, handle)
+        return None
+
+    async def _tolerate(self, future: asyncio.Future[Reply], what: str) -> None:
+        try:
+            checked(await future, codec.STATUS)
+        except Status as error:
+            log.info("the server does not %s %s:%r: %s", what, self.endpoint, self.path, error)
+
+    async def _synced(self, session: Session, future: asyncio.Future[Reply]) -> None:
+        try:
+            checked(await future, codec.STATUS)
+        except Status as error:
+            if error.code != codec.OP_UNSUPPORTED:
+                raise await self._backend.explain(session, "write", self.path, error, creates=True) from error
+
+    async def _described(self, session: Session, future: asyncio.Future[Reply]) -> Attrs:
+        try:
+            return parse_attrs(checked(await future, codec.ATTRS))[0]
+        except Status:
+            return await session.attrs(codec.LSTAT, text(self._target))
+
+    async def _publish(self, stored: Stored) -> Entry:
+        with Translate("write", self.endpoint, self.path):
+            session = await self._session()
+            if not self._direct:
+                await self._rename(session)
+        self._release()
+        return stored.entry or Entry(path=self.path, size=self.size)
+
+    async def _rename(self, session: Session) -> None:
+        backend = self._backend
+        if not self.options.overwrite or backend.posix_rename:
+            await backend.move(
+                session, self._target, self._final, self.path, overwrite=self.options.overwrite, operation="write"
+            )
+            return
+        if await backend.kind_of(session, self._final) == "dir":
+            raise backend.error(NotAFile, "write", self.path, "a folder has this name")
+
+        async def rename(old: str, new: str) -> None:
+            with Translate("write", self.endpoint, old):
+                old_name, new_name = backend.full(old, "write"), backend.full(new, "write")
+                try:
+                    await session.status(codec.RENAME, text(old_name), text(new_name))
+                except Status as error:
+                    if error.code == codec.FAILURE and await backend.kind_of(session, new_name) is not None:
+                        raise backend.error(AlreadyExists, "write", new, "the file exists") from error
+                    raise
+
+        await publish_by_swap(rename, backend.delete, self.temporary, self.path, self.attempt)
+
+    # -- giving up ------------------------------------------------------------------------------------------------
+
+    async def _remove(self) -> None:
+        """Best effort by nature: where the server cannot be reached, the temporary stays, and is logged."""
+        try:
+            with Translate("abort", self.endpoint, self.path):
+                await self._clean_up()
+        except StorageError as error:
+            log.warning("%s:%r may be left behind: %s", self.endpoint, self.temporary, error)
+        finally:
+            self._release()
+
+    async def _clean_up(self) -> None:
+        for future, _ in self._queue:
+            future.cancel()
+        self._queue.clear()
+        self._parts.clear()
+        if not self._touched:
+            return
+        if self._connection is not None and not self._connection.session.alive:
+            self._release()
+            self._handle = None
+        session = await self._session()
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            await self._tolerate(session.request(codec.CLOSE, handle), "close")
+        else:
+            await session.settled()
+        try:
+            await session.status(codec.REMOVE, text(self._target))
+        except Status as error:
+            if error.code not in (codec.NO_SUCH_FILE, 10):
+                raise
+
+    async def _let_go(self) -> None:
+        try:
+            if self._connection is not None and self._connection.session.alive and self._handle is not None:
+                session, handle, self._handle = self._connection.session, self._handle, None
+                synced = self._sync(session, handle)
+                closed = session.request(codec.CLOSE, handle)
+                if synced is not None:
+                    await self._tolerate(synced, "flush")
+                await self._tolerate(closed, "close")
+        except Lost as error:
+            log.info("%s:%r is kept as far as it was acknowledged: %s", self.endpoint, self.path, error)
+        finally:
+            for future, _ in self._queue:
+                future.cancel()
+            self._release()
