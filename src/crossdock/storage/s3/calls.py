@@ -1,0 +1,319 @@
+"""The REST operations that the verbs are made of, with the bucket's settings applied."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from mimetypes import MimeTypes
+from urllib.parse import urlencode
+
+from crossdock.errors import AlreadyExists, InvalidPath, ProtocolViolation, Unsupported
+from crossdock.storage.base import Backend, Entry, WriteOptions
+from crossdock.storage.s3.client import Answer, Body, Client, Request
+from crossdock.storage.s3.settings import S3Settings
+from crossdock.storage.s3.wire import (
+    ATTEMPT,
+    MTIME,
+    attribute_headers,
+    attributes_of,
+    element,
+    etag_of,
+    format_mtime,
+    parse_http_date,
+    parse_mtime,
+    texts,
+)
+
+__all__ = ["Calls", "Part", "entry_of"]
+
+_LONGEST_KEY = 1024
+_TYPES = MimeTypes()
+"""Python's own table: the machine's would make the outcome depend on the machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One stored part. `sha256` in base64, only where the store keeps it."""
+
+    number: int
+    etag: str
+    size: int
+    sha256: str | None = None
+
+
+def entry_of(path: str, headers: Mapping[str, str], size: int | None = None) -> Entry:
+    """An object as the headers of an answer describe it; `size` where Content-Length is another's."""
+    if size is None:
+        length = headers.get("content-length", "")
+        size = int(length) if length.isascii() and length.isdigit() else None
+    version = headers.get("x-amz-version-id")
+    digests = {}
+    checksum = headers.get("x-amz-checksum-sha256")
+    # A dash: a checksum of the parts' checksums.
+    if checksum and "-" not in checksum:
+        digests["sha256"] = base64.b64decode(checksum).hex()
+    return Entry(
+        path=path,
+        size=size,
+        modified=parse_mtime(headers.get(MTIME)) or parse_http_date(headers.get("last-modified")),
+        etag=etag_of(headers.get("etag")),
+        version=None if version == "null" else version,
+        digests=digests,
+        attributes=attributes_of(headers),
+    )
+
+
+class Calls:
+    """One bucket, below one prefix."""
+
+    def __init__(self, client: Client, settings: S3Settings, backend: Backend) -> None:
+        self.client, self.settings, self.backend = client, settings, backend
+        root = settings.root.rstrip("/")
+        self.prefix = root + "/" if root else ""
+        self.checksums = settings.checksum == "auto" and client.amazon
+
+    def key(self, path: str, operation: str) -> str:
+        """The key of a path, nothing normalised. Raises `InvalidPath` for what cannot be one."""
+        key = self.prefix + path
+        try:
+            size = len(key.encode())
+        except UnicodeEncodeError:
+            raise self._invalid(operation, path, "the name is not UTF-8, which S3 demands") from None
+        if size > _LONGEST_KEY:
+            raise self._invalid(operation, path, f"the key has {size} bytes, of 1024 at most")
+        if not path:
+            raise self._invalid(operation, path, "no name")
+        return key
+
+    def _invalid(self, operation: str, path: str, reason: str) -> Exception:
+        hint = "give it another name in the rule or command that moves it"
+        return self.backend.error(InvalidPath, operation, path, reason, hint=hint)
+
+    def request(
+        self,
+        method: str,
+        operation: str,
+        path: str,
+        action: str,
+        *,
+        key: str = "",
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: Body | None = None,
+    ) -> Request:
+        """A request to this bucket."""
+        return Request(
+            method=method,
+            operation=operation,
+            path=path,
+            action=action,
+            bucket=self.settings.bucket,
+            key=key,
+            query=query or {},
+            headers=headers or {},
+            body=body,
+        )
+
+    def object_headers(self, path: str, options: WriteOptions, attempt: str | None) -> dict[str, str]:
+        """What a new object is to carry: metadata, tags, storage class, encryption."""
+        settings = self.settings
+        try:
+            headers = {"content-type": settings.content_type or _guess(path), **attribute_headers(options.attributes)}
+        except ValueError as error:
+            raise self.backend.error(Unsupported, "write", path, str(error)) from None
+        if options.modified is not None:
+            headers[MTIME] = format_mtime(options.modified)
+        if attempt is not None:
+            headers[ATTEMPT] = attempt
+        if settings.tags:
+            headers["x-amz-tagging"] = urlencode(settings.tags)
+        return headers | self.storage_headers()
+
+    def storage_headers(self) -> dict[str, str]:
+        """What is never taken over from a copied object."""
+        settings = self.settings
+        found = {
+            "x-amz-storage-class": settings.storage_class,
+            "x-amz-server-side-encryption": settings.sse,
+            "x-amz-server-side-encryption-aws-kms-key-id": settings.kms_key_id,
+            "x-amz-acl": settings.acl,
+        }
+        return {name: value for name, value in found.items() if value}
+
+    async def head(
+        self,
+        path: str,
+        key: str,
+        *,
+        operation: str = "stat",
+        allow: Collection[str] = (),
+        repeat: bool = False,
+        etag: str | None = None,
+        version: str | None = None,
+    ) -> Answer:
+        """Describe an object, on condition that it is still `etag`."""
+        headers = {"x-amz-checksum-mode": "ENABLED"} if self.client.amazon else {}
+        if etag:
+            headers["if-match"] = f'"{etag}"'
+        query = {"versionId": version} if version else {}
+        request = self.request("HEAD", operation, path, "s3:GetObject", key=key, query=query, headers=headers)
+        return await self.client.call(request, allow=allow, repeat=repeat)
+
+    async def put(
+        self, path: str, key: str, headers: Mapping[str, str], body: Body, *, allow: Collection[str] = ()
+    ) -> Answer:
+        """Store an object in one request."""
+        headers = dict(headers)
+        if self.checksums:
+            headers["x-amz-checksum-sha256"] = await _base64(body)
+        request = self.request("PUT", "write", path, "s3:PutObject", key=key, headers=headers, body=body)
+        return await self.client.call(request, allow=allow)
+
+    async def delete(
+        self, path: str, key: str, *, version: str | None = None, etag: str | None = None, repeat: bool = False
+    ) -> Answer:
+        """Remove an object, or one version; with `etag` the answer's code may be PreconditionFailed."""
+        request = self.request(
+            "DELETE",
+            "delete",
+            path,
+            "s3:DeleteObjectVersion" if version else "s3:DeleteObject",
+            key=key,
+            query={"versionId": version} if version else {},
+            headers={"if-match": f'"{etag}"'} if etag else {},
+        )
+        gone = ("NoSuchKey", "NotFound", "NoSuchVersion")
+        return await self.client.call(request, allow=(*gone, "PreconditionFailed") if etag else gone, repeat=repeat)
+
+    # Uploads in parts.
+
+    async def create_upload(self, path: str, key: str, headers: Mapping[str, str], *, hash_parts: bool = True) -> str:
+        """Start an upload; its id."""
+        headers = dict(headers)
+        if self.checksums and hash_parts:
+            headers["x-amz-checksum-algorithm"] = "SHA256"
+        request = self.request("POST", "write", path, "s3:PutObject", key=key, query={"uploads": ""}, headers=headers)
+        answer = await self.client.call(request, repeat=True)
+        root, space = self.client.xml(request, answer, "InitiateMultipartUploadResult")
+        upload = texts(root, space).get("UploadId")
+        if not upload:
+            raise self.client.violation(request, "an upload without an id")
+        return upload
+
+    async def put_part(self, path: str, key: str, upload: str, number: int, body: Body) -> Part:
+        """Store a part; sent again in place while the failure may pass."""
+        headers = {"x-amz-checksum-sha256": await _base64(body)} if self.checksums else {}
+        query = {"partNumber": str(number), "uploadId": upload}
+        request = self.request("PUT", "write", path, "s3:PutObject", key=key, query=query, headers=headers, body=body)
+
+        async def once() -> Part:
+            answer = await self.client.call(request)
+            etag = etag_of(answer.headers.get("etag"))
+            if etag is None:
+                raise self.client.violation(request, f"part {number} was taken without an ETag")
+            return Part(number, etag, body.size, headers.get("x-amz-checksum-sha256"))
+
+        return await self.client.retry.run(once)
+
+    async def copy_part(
+        self, path: str, key: str, upload: str, number: int, source: Mapping[str, str], size: int
+    ) -> Part:
+        """Store a part out of another object: `source` holds the x-amz-copy-source headers."""
+        query = {"partNumber": str(number), "uploadId": upload}
+        request = self.request("PUT", "copy", path, "s3:PutObject", key=key, query=query, headers=source)
+
+        async def once() -> Part:
+            answer = await self.client.call(request)
+            etag = etag_of(texts(*self.client.xml(request, answer, "CopyPartResult")).get("ETag"))
+            if etag is None:
+                raise self.client.violation(request, f"part {number} was copied without an ETag")
+            return Part(number, etag, size)
+
+        return await self.client.retry.run(once)
+
+    async def complete(
+        self,
+        path: str,
+        key: str,
+        upload: str,
+        parts: Sequence[Part],
+        headers: Mapping[str, str],
+        allow: Collection[str],
+    ) -> Answer:
+        """Publish the parts as one object, in one try; a success has been read through (`xml`)."""
+        rows = []
+        for part in parts:
+            row = [("PartNumber", str(part.number)), ("ETag", f'"{part.etag}"')]
+            if part.sha256:
+                row.append(("ChecksumSHA256", part.sha256))
+            rows.append(element("Part", row))
+        space = ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+        body = f"<CompleteMultipartUpload{space}>{''.join(rows)}</CompleteMultipartUpload>"
+        size = sum(part.size for part in parts)
+        request = self.request(
+            "POST",
+            "write",
+            path,
+            "s3:PutObject",
+            key=key,
+            query={"uploadId": upload},
+            headers={"content-type": "application/xml", "x-amz-mp-object-size": str(size), **headers},
+            body=Body([body.encode()]),
+        )
+        answer = await self.client.call(request, allow=allow)
+        if answer.code:
+            return answer
+        try:
+            found = texts(*self.client.xml(request, answer, "CompleteMultipartUploadResult"))
+        except AlreadyExists:
+            if "PreconditionFailed" not in allow:
+                raise
+            return replace(answer, code="PreconditionFailed")
+        return replace(answer, headers={**answer.headers, "etag": found.get("ETag", "")})
+
+    async def abort_upload(self, path: str, key: str, upload: str) -> None:
+        """Remove an upload and its parts; one that is gone is fine."""
+        request = self.request("DELETE", "abort", path, "s3:AbortMultipartUpload", key=key, query={"uploadId": upload})
+        await self.client.call(request, allow=("NoSuchUpload", "NotFound"), repeat=True)
+
+    async def list_parts(self, path: str, key: str, upload: str) -> dict[int, Part] | None:
+        """Number → part; None: there is no such upload."""
+        found: dict[int, Part] = {}
+        marker = "0"
+        while True:
+            query = {"uploadId": upload, "part-number-marker": marker, "max-parts": "1000"}
+            request = self.request("GET", "resume", path, "s3:ListMultipartUploadParts", key=key, query=query)
+            answer = await self.client.call(request, allow=("NoSuchUpload", "NoSuchKey"), repeat=True)
+            if answer.code:
+                return None
+            root, space = self.client.xml(request, answer, "ListPartsResult")
+            for item in root.iter(f"{space}Part"):
+                row = texts(item, space)
+                number = int(row["PartNumber"])
+                found[number] = Part(
+                    number, etag_of(row.get("ETag")) or "", int(row["Size"]), row.get("ChecksumSHA256")
+                )
+            page = texts(root, space)
+            if page.get("IsTruncated") != "true":
+                return found
+            if page.get("NextPartNumberMarker", marker) == marker:
+                raise self.client.violation(request, "the list of parts does not go on")
+            marker = page["NextPartNumberMarker"]
+
+    def mismatch(self, path: str, reason: str) -> ProtocolViolation:
+        """What was published is not what was sent."""
+        return ProtocolViolation(reason, operation="write", endpoint=self.backend.endpoint, path=path)
+
+
+def _guess(path: str) -> str:
+    found, encoding = _TYPES.guess_type(path.rpartition("/")[2], strict=False)
+    if encoding is not None:
+        return {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}.get(
+            encoding, "application/octet-stream"
+        )
+    return found or "application/octet-stream"
+
+
+async def _base64(body: Body) -> str:
+    return base64.b64encode(bytes.fromhex(await body.sha256())).decode()

@@ -1,0 +1,305 @@
+"""One HTTP request to the store: signing, connections, stalls, errors, retries."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import socket
+import ssl
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+from xml.etree import ElementTree
+
+import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from yarl import URL
+
+from crossdock.errors import ConfigError, ProtocolViolation
+from crossdock.storage.base import Backend
+from crossdock.storage.retry import RetryPolicy
+from crossdock.storage.s3.credentials import CredentialSource, Keys
+from crossdock.storage.s3.faults import Place, failure, refusal_of, refused
+from crossdock.storage.s3.settings import S3Settings, amazon_url
+from crossdock.storage.s3.wire import parse_xml, quoted
+
+__all__ = ["Answer", "Body", "Client", "Request"]
+
+LARGEST_ANSWER = 16 * 1024 * 1024
+"""Bytes of XML that are read at most."""
+_OFF_THE_LOOP = 64 * 1024
+"""Bytes; hashing more than this takes long enough to be worth a thread."""
+_PIECE = 1024 * 1024
+_READ_BUFFER = 256 * 1024
+_NOTHING = hashlib.sha256(b"").hexdigest()
+_QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+# What aiohttp raises for a request without an answer.
+_FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
+
+
+class Body:
+    """What a request sends: the caller's chunks, neither joined nor copied, and sent again as often as needed."""
+
+    def __init__(self, chunks: Iterable[bytes | memoryview] = ()) -> None:
+        self.chunks = tuple(chunks)
+        self.size = sum(len(chunk) for chunk in self.chunks)
+        self._sha256: str | None = None
+
+    async def sha256(self) -> str:
+        """In hexadecimal; computed once, in a thread if it takes long."""
+        if self._sha256 is None:
+            large = self.size > _OFF_THE_LOOP
+            self._sha256 = await asyncio.to_thread(self._hash) if large else self._hash()
+        return self._sha256
+
+    def _hash(self) -> str:
+        digest = hashlib.sha256()
+        for chunk in self.chunks:
+            digest.update(chunk)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One REST call. `operation`, `path` and `action` are for messages."""
+
+    method: str
+    operation: str
+    path: str
+    action: str
+    bucket: str
+    key: str = ""
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Body | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer. `code` is "" after a success, else one of the codes that the caller allowed."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    code: str = ""
+
+
+class _Signer(S3SigV4Auth):  # type: ignore[misc]
+    """Signs with a payload hash that is already known."""
+
+    def payload(self, request: Any) -> str:
+        found: str = request.context["sha256"]
+        return found
+
+
+class _Payload(aiohttp.payload.Payload):
+    """A `Body` on its way out, given up after `timeout` seconds without progress."""
+
+    def __init__(self, body: Body, timeout: float) -> None:
+        super().__init__(body)
+        self._size = body.size
+        self._body, self._timeout = body, timeout
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return b"".join(self._body.chunks).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        for chunk in self._body.chunks:
+            for start in range(0, len(chunk), _PIECE):
+                async with asyncio.timeout(self._timeout):
+                    await writer.write(chunk if len(chunk) <= _PIECE else memoryview(chunk)[start : start + _PIECE])
+
+
+class Client:
+    """Signed HTTP to one store. Safe to share between tasks of one event loop."""
+
+    def __init__(self, settings: S3Settings, backend: Backend) -> None:
+        self.settings = settings
+        self.retry = RetryPolicy(attempts=5, seconds=120)
+        """For what is repeated here because nobody else can: parts, ranges, pages, publication."""
+        self.region = "us-east-1"
+        self.amazon = settings.service_url is None
+        self.service = settings.service_url or ""
+        self.endpoint = backend.endpoint
+        self.credentials = CredentialSource(settings, backend.error)
+        self._session: aiohttp.ClientSession | None = None
+        self._signer: tuple[Keys, _Signer] | None = None
+        self._proxies: dict[str, str] = {}
+
+    async def open(self) -> None:
+        """Raises `ConfigError` for a bad `ca_file`. Safe to repeat."""
+        if self._session is not None:
+            return
+        self.region = await self.credentials.region()
+        if self.amazon:
+            self.service = amazon_url(self.region)
+        self._proxies = getproxies()
+        settings = self.settings
+        connector = aiohttp.TCPConnector(limit=settings.max_connections, ssl=await asyncio.to_thread(self._tls))
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            auto_decompress=False,
+            read_bufsize=_READ_BUFFER,
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=settings.connect_timeout, sock_read=settings.timeout
+            ),
+        )
+
+    def _tls(self) -> ssl.SSLContext | bool:
+        file = self.settings.ca_file or os.environ.get("AWS_CA_BUNDLE")
+        if not self.service.startswith("https:"):
+            return True
+        try:
+            return ssl.create_default_context(cafile=file)
+        except OSError as error:
+            raise ConfigError(f"cannot read the certificates in {file}: {error.strerror or error}") from error
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def place(self, request: Request) -> Place:
+        """What messages say of a request."""
+        return Place(self.endpoint, request.operation, request.path, request.bucket, request.action, self.service)
+
+    def url(self, request: Request) -> str:
+        """Where a request goes, with every byte of the key as it is."""
+        parts = urlsplit(self.service)
+        style = self.settings.addressing
+        if style == "auto":
+            style = "virtual" if self.amazon and "." not in request.bucket else "path"
+        if style == "virtual":
+            base = f"{parts.scheme}://{request.bucket}.{parts.netloc}{parts.path}/"
+        else:
+            base = f"{parts.scheme}://{parts.netloc}{parts.path}/{quoted(request.bucket)}"
+            base += "/" if request.key else ""
+        query = "&".join(
+            f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in sorted(request.query.items())
+        )
+        return f"{base}{quoted(request.key)}{'?' if query else ''}{query}"
+
+    async def send(self, request: Request) -> aiohttp.ClientResponse:
+        """One try, up to the answer's headers; no redirect is followed. The caller closes or releases the answer."""
+        if self._session is None:
+            raise RuntimeError("the backend is not open")
+        url = self.url(request)
+        headers = await self._signed(request, url)
+        host = urlsplit(url)
+        proxy = None if proxy_bypass(host.hostname or "") else self._proxies.get(host.scheme)
+        try:
+            response = await self._session.request(
+                request.method,
+                URL(url, encoded=True),
+                headers=headers,
+                data=None if request.body is None else _Payload(request.body, self.settings.timeout),
+                allow_redirects=False,
+                proxy=proxy,
+            )
+        except _FAILURES as error:
+            raise failure(self.place(request), error) from error
+        _acknowledge(response)
+        return response
+
+    async def _signed(self, request: Request, url: str) -> dict[str, str]:
+        headers = {"Accept-Encoding": "identity", **request.headers}
+        if self.settings.expected_bucket_owner:
+            headers["x-amz-expected-bucket-owner"] = self.settings.expected_bucket_owner
+        if self.settings.requester_pays:
+            headers["x-amz-request-payer"] = "requester"
+        keys = await self.credentials.current()
+        if keys is None:
+            return headers
+        if self._signer is None or self._signer[0] is not keys:
+            self._signer = (keys, _Signer(keys, "s3", self.region))
+        draft = AWSRequest(request.method, url, headers=headers)
+        draft.context["sha256"] = await request.body.sha256() if request.body else _NOTHING
+        self._signer[1].add_auth(draft)
+        return dict(draft.headers.items())
+
+    async def stream(
+        self, request: Request, *, allow: Collection[str] = ()
+    ) -> tuple[aiohttp.ClientResponse | None, Answer]:
+        """One try at an answer to be streamed: (the open response, its head), or (None, an allowed refusal)."""
+        for renewed in (False, True):
+            response = await self.send(request)
+            if response.status < 300:
+                return response, Answer(response.status, response.headers, b"")
+            refusal = refusal_of(response.status, response.headers, await self.body(request, response))
+            if refusal.code == "ExpiredToken" and not renewed:
+                self.credentials.renew()
+            elif refusal.code in allow:
+                return None, Answer(refusal.status, refusal.headers, b"", refusal.code)
+            else:
+                break
+        raise refused(self.place(request), refusal)
+
+    async def body(self, request: Request, response: aiohttp.ClientResponse) -> bytes:
+        """The rest of an answer, and the end of it. Raises `ProtocolViolation` above 16 MiB."""
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async for chunk in response.content.iter_any():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > LARGEST_ANSWER:
+                    raise self.violation(request, f"an answer of more than {LARGEST_ANSWER} bytes")
+        except _FAILURES as error:
+            raise failure(self.place(request), error) from error
+        finally:
+            # After a server's error another connection may reach another server.
+            response.close() if response.status >= 500 else response.release()
+        return b"".join(chunks)
+
+    async def call(self, request: Request, *, allow: Collection[str] = (), repeat: bool = False) -> Answer:
+        """The whole answer. `repeat`: tried again, with the policy, while the failure may pass."""
+
+        async def once() -> Answer:
+            response, answer = await self.stream(request, allow=allow)
+            if response is None:
+                return answer
+            return Answer(answer.status, answer.headers, await self.body(request, response))
+
+        return await self.retry.run(once) if repeat else await once()
+
+    def xml(self, request: Request, answer: Answer, root: str) -> tuple[ElementTree.Element, str]:
+        """The document of a success; an error inside of it (status 200 with `<Error>`) is raised as such."""
+        try:
+            found, space = parse_xml(answer.body, root)
+        except ValueError as error:
+            raise self.violation(request, str(error)) from error
+        if found.tag.endswith("Error"):
+            raise refused(self.place(request), refusal_of(answer.status, answer.headers, answer.body))
+        return found, space
+
+    def violation(self, request: Request, reason: str) -> ProtocolViolation:
+        """The store broke its own protocol."""
+        return ProtocolViolation(
+            reason,
+            operation=request.operation,
+            endpoint=self.endpoint,
+            path=request.path,
+            hint="check 'endpoint_url': it may not be an S3 service, or a proxy answers in its place",
+        )
+
+
+def _acknowledge(response: aiohttp.ClientResponse) -> None:
+    """Acknowledge the headers at once.
+
+    A server that sends headers and body apart, with Nagle's algorithm on (Ceph), otherwise waits for our delayed
+    acknowledgement: 40 ms for every small file.
+    """
+    connection = response.connection
+    if _QUICK_ACK is None or connection is None or connection.transport is None:
+        return
+    sock = connection.transport.get_extra_info("socket")
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
+        except OSError:
+            pass

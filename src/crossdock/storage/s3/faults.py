@@ -1,0 +1,301 @@
+"""One table: what the store answers → the error that the caller can act on."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import aiohttp
+
+from crossdock.errors import (
+    AlreadyExists,
+    AuthenticationFailed,
+    ConnectionFailed,
+    CrossdockError,
+    IntegrityError,
+    InvalidPath,
+    NoSpace,
+    NotFound,
+    PermissionDenied,
+    ProtocolViolation,
+    SourceChanged,
+    StorageError,
+    Throttled,
+    TimedOut,
+    TransferError,
+    Unsupported,
+    shown,
+)
+from crossdock.storage.s3.wire import parse_http_date, parse_xml, texts
+
+__all__ = ["Place", "Refusal", "changed", "failure", "refusal_of", "refused"]
+
+_LONGEST = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which request: all that a message needs to know."""
+
+    endpoint: str
+    operation: str
+    path: str
+    bucket: str
+    action: str
+    """The IAM action that it takes, such as "s3:GetObject"."""
+    service: str
+    """The endpoint's address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that is not a success. `code` falls back to the status' usual one, as answers to HEAD have no body."""
+
+    status: int
+    code: str
+    message: str
+    headers: Mapping[str, str]
+    region: str | None = None
+
+
+_BY_STATUS = {
+    301: "PermanentRedirect",
+    302: "Redirect",
+    303: "Redirect",
+    304: "PreconditionFailed",
+    307: "TemporaryRedirect",
+    308: "PermanentRedirect",
+    400: "BadRequest",
+    401: "AccessDenied",
+    403: "Forbidden",
+    404: "NotFound",
+    405: "MethodNotAllowed",
+    407: "ProxyAuthenticationRequired",
+    408: "RequestTimeout",
+    409: "Conflict",
+    411: "MissingContentLength",
+    412: "PreconditionFailed",
+    413: "EntityTooLarge",
+    416: "InvalidRange",
+    429: "SlowDown",
+    500: "InternalError",
+    501: "NotImplemented",
+    502: "BadGateway",
+    503: "ServiceUnavailable",
+    504: "GatewayTimeout",
+    507: "InsufficientStorage",
+}
+
+_KINDS: dict[type[CrossdockError], tuple[str, ...]] = {
+    Throttled: (
+        "SlowDown",
+        "ServiceUnavailable",
+        "Busy",
+        "TooManyRequests",
+        "TooManyRequestsException",
+        "RequestLimitExceeded",
+        "Throttling",
+        "ThrottlingException",
+        "ConditionalRequestConflict",
+        "OperationAborted",
+        "Conflict",
+    ),
+    TimedOut: ("RequestTimeout", "GatewayTimeout"),
+    ConnectionFailed: ("InternalError", "BadGateway", "NoSuchUpload", "TemporaryRedirect"),
+    NoSpace: ("QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "InsufficientCapacity"),
+    AuthenticationFailed: (
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "RequestTimeTooSkewed",
+        "ExpiredToken",
+        "TokenRefreshRequired",
+        "InvalidToken",
+        "InvalidSecurity",
+        "NotSignedUp",
+        "MissingSecurityHeader",
+        "ProxyAuthenticationRequired",
+    ),
+    PermissionDenied: (
+        "AccessDenied",
+        "Forbidden",
+        "AllAccessDisabled",
+        "AccountProblem",
+        "InvalidObjectState",
+        "InvalidPayer",
+        "UnauthorizedAccess",
+        "MethodNotAllowed",
+    ),
+    NotFound: ("NoSuchKey", "NoSuchBucket", "NoSuchVersion", "NotFound", "InvalidBucketName"),
+    AlreadyExists: ("PreconditionFailed",),
+    InvalidPath: ("KeyTooLongError", "KeyTooLong", "InvalidURI", "XMinioInvalidObjectName"),
+    IntegrityError: (
+        "BadDigest",
+        "InvalidDigest",
+        "XAmzContentSHA256Mismatch",
+        "XAmzContentChecksumMismatch",
+        "IncompleteBody",
+        "InvalidPart",
+        "InvalidPartOrder",
+        "EntityTooSmall",
+    ),
+    Unsupported: (
+        "NotImplemented",
+        "InvalidArgument",
+        "InvalidRequest",
+        "InvalidStorageClass",
+        "InvalidEncryptionAlgorithmError",
+        "InvalidTag",
+        "EntityTooLarge",
+        "MaxMessageLengthExceeded",
+        "MetadataTooLarge",
+        "MissingContentLength",
+        "MissingContentMD5",
+        "PermanentRedirect",
+        "Redirect",
+        "AuthorizationHeaderMalformed",
+        "IllegalLocationConstraintException",
+        "BadRequest",
+    ),
+}
+_KIND_OF = {code: kind for kind, codes in _KINDS.items() for code in codes}
+
+
+def refusal_of(status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
+    """Read an answer that is not a success; a body that is no S3 error is left aside."""
+    code, message, region = _BY_STATUS.get(status, ""), "", headers.get("x-amz-bucket-region")
+    try:
+        root, space = parse_xml(body, "Error")
+    except ValueError:
+        pass
+    else:
+        found = texts(root, space)
+        code, message = found.get("Code") or code, found.get("Message", "")
+        region = region or found.get("Region")
+    return Refusal(status, code or f"HTTP {status}", message, headers, region)
+
+
+def refused(place: Place, refusal: Refusal) -> CrossdockError:
+    """The error of an answer."""
+    kind = _KIND_OF.get(refusal.code)
+    if kind is None:
+        start = refusal.code.partition(".")[0]
+        kind = PermissionDenied if start == "KMS" else ConnectionFailed if refusal.status >= 500 else ProtocolViolation
+    reason = ": ".join(shown(text[:_LONGEST]) for text in (refusal.code, refusal.message) if text)
+    request_id = refusal.headers.get("x-amz-request-id")
+    if request_id:
+        reason += f" (request {shown(request_id[:64])})"
+    hint = _hint(place, refusal)
+    after = _retry_after(refusal.headers)
+    if issubclass(kind, TransferError):
+        where = f"{place.operation} {place.endpoint}:{shown(place.path)}"
+        return kind(f"{where}: {reason}", hint=hint, retry_after=after)
+    if not issubclass(kind, StorageError):
+        raise TypeError(kind)
+    error = kind(
+        reason, operation=place.operation, endpoint=place.endpoint, path=place.path, hint=hint, retry_after=after
+    )
+    # The upload is gone: sending its parts again cannot help, a new attempt can.
+    error.exhausted = refusal.code == "NoSuchUpload"
+    return error
+
+
+def _hint(place: Place, refusal: Refusal) -> str | None:
+    code, place_of_bucket = refusal.code, f"bucket {place.bucket!r} at {place.service}"
+    if code == "NoSuchBucket":
+        return f"there is no {place_of_bucket}: check 'bucket' and 'endpoint_url'"
+    if code == "InvalidBucketName":
+        return f"correct 'bucket': {place.bucket!r} cannot be one"
+    if code == "Forbidden" and place.operation == "stat":
+        return f"either {place.action} is not allowed, or there is no such key and s3:ListBucket is not allowed"
+    if code in ("AccessDenied", "Forbidden", "UnauthorizedAccess", "AllAccessDisabled") or code.startswith("KMS."):
+        if code.startswith("KMS.") or "kms" in refusal.message.lower():
+            return "allow kms:GenerateDataKey and kms:Decrypt on the bucket's key"
+        return f"allow {place.action} on bucket {place.bucket!r} for these credentials"
+    if code in ("PermanentRedirect", "TemporaryRedirect", "Redirect", "AuthorizationHeaderMalformed", "BadRequest") or (
+        code == "IllegalLocationConstraintException"
+    ):
+        if refusal.region:
+            return f"set 'region: {shown(refusal.region)}'"
+        return "check 'endpoint_url', 'region' and 'addressing'; redirects are not followed"
+    if code == "RequestTimeTooSkewed":
+        theirs = parse_http_date(refusal.headers.get("date"))
+        there = f"{theirs:%Y-%m-%d %H:%M:%S}" if theirs else "unknown"
+        return f"set this machine's clock: here it is {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, there {there}"
+    return _HINTS.get(code)
+
+
+_HINTS = {
+    "InvalidAccessKeyId": "check the access key and that it belongs to this endpoint",
+    "SignatureDoesNotMatch": "check the secret key, 'region' and 'addressing'",
+    "ExpiredToken": "renew the session: 'aws sso login', or export fresh credentials",
+    "TokenRefreshRequired": "renew the session: 'aws sso login', or export fresh credentials",
+    "InvalidToken": "check the session token: it belongs to other keys, or to another endpoint",
+    "InvalidObjectState": "the object is archived (Glacier): restore it, then run this again",
+    "InvalidPayer": "the bucket's requester pays: set 'requester_pays: true'",
+    "EntityTooLarge": "raise 'part_size' up to 5G, or split the file",
+    "KeyTooLongError": "a key has at most 1024 bytes: give it another name in the rule or command that moves it",
+    "NoSuchUpload": "the upload was aborted, perhaps by the bucket's lifecycle: start it again",
+    "QuotaExceeded": "free space, or raise the quota of the account or bucket",
+    "InsufficientStorage": "free space at the endpoint",
+    "XMinioStorageFull": "free space at the endpoint",
+    "InvalidStorageClass": "correct 'storage_class'",
+    "NotImplemented": "this store lacks the operation: turn off the option that needs it",
+    "MethodNotAllowed": "the newest version is a delete marker, or the endpoint does not serve S3",
+    "SlowDown": "lower 'max_connections' or 'part_concurrency'",
+    "InvalidTag": "correct 'tags'",
+    "ProxyAuthenticationRequired": "put the proxy's credentials in HTTPS_PROXY",
+}
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    text = headers.get("retry-after", "")
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    moment = parse_http_date(text) if text else None
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds()) if moment else None
+
+
+def failure(place: Place, error: Exception) -> StorageError:
+    """The error of a request without an answer: `error` is aiohttp's, or a `TimeoutError` or `OSError`."""
+    kind: type[StorageError] = ConnectionFailed
+    hint: str | None = None
+    if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError, ssl.SSLError)):
+        kind, hint = AuthenticationFailed, "set 'ca_file' to the authority that signed the server's certificate"
+        reason = f"TLS with {place.service} failed: {_words(error)}"
+    elif isinstance(error, aiohttp.ConnectionTimeoutError):
+        kind, hint = TimedOut, "check 'endpoint_url', the proxy and the firewall"
+        reason = f"no connection to {place.service} in time"
+    elif isinstance(error, TimeoutError):
+        kind, reason = TimedOut, f"{place.service} went silent"
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        hint = "check 'endpoint_url' and the network"
+        reason = f"cannot connect to {place.service}: {error.os_error.strerror or type(error.os_error).__name__}"
+    elif isinstance(error, (aiohttp.ClientResponseError, aiohttp.InvalidURL)):
+        kind, reason = ProtocolViolation, f"{place.service} does not speak HTTP: {_words(error)}"
+    else:
+        reason = f"the connection to {place.service} broke: {_words(error)}"
+    return kind(reason, operation=place.operation, endpoint=place.endpoint, path=place.path, hint=hint)
+
+
+def _words(error: BaseException) -> str:
+    """Without the URL and headers that aiohttp's own texts carry."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
+    if cause is not error:
+        return _words(cause)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return type(error).__name__
+
+
+def changed(place: Place, reason: str) -> SourceChanged:
+    """The object is not the one that was asked for."""
+    error = SourceChanged(
+        f"{place.operation} {place.endpoint}:{shown(place.path)}: {reason}", hint="list it again and let it settle"
+    )
+    # Asking again at once gets the same answer.
+    error.exhausted = True
+    return error

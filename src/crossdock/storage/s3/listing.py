@@ -1,0 +1,168 @@
+"""Listings: one page at a time, the next one fetched while this one is being used."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime
+from xml.etree import ElementTree
+
+from crossdock.errors import NotADirectory, NotFound, ProtocolViolation
+from crossdock.storage.base import Entry
+from crossdock.storage.s3.calls import Calls
+from crossdock.storage.s3.client import Answer, Request
+from crossdock.storage.s3.wire import decoded, etag_of, parse_time, texts
+
+__all__ = ["Page", "leftovers", "list_page", "scan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What one answer lists: objects as (key, size, etag, modified), folders as prefixes that end with "/"."""
+
+    objects: list[tuple[str, int | None, str | None, datetime | None]]
+    prefixes: list[str]
+    token: str | None
+
+
+async def list_page(
+    calls: Calls,
+    path: str,
+    prefix: str,
+    *,
+    delimiter: str = "",
+    token: str | None = None,
+    limit: int = 1000,
+    operation: str = "list",
+) -> Page:
+    """One page of ListObjectsV2. The first is tried once, later ones as often as the policy says."""
+    query = {"list-type": "2", "encoding-type": "url", "max-keys": str(limit), "prefix": prefix}
+    if delimiter:
+        query["delimiter"] = delimiter
+    if token is not None:
+        query["continuation-token"] = token
+    request = calls.request("GET", operation, path, "s3:ListBucket", query=query)
+    answer = await calls.client.call(request, repeat=token is not None)
+    return _parsed(calls, request, answer, prefix)
+
+
+def _parsed(calls: Calls, request: Request, answer: Answer, prefix: str) -> Page:
+    root, space = calls.client.xml(request, answer, "ListBucketResult")
+    name: Callable[[str | None], str] = decoded if root.findtext(f"{space}EncodingType") == "url" else _as_is
+    objects: list[tuple[str, int | None, str | None, datetime | None]] = []
+    prefixes: list[str] = []
+    contents, common = f"{space}Contents", f"{space}CommonPrefixes"
+    for item in root:
+        if item.tag == contents:
+            row = texts(item, space)
+            size = row.get("Size", "")
+            objects.append(
+                (
+                    name(row.get("Key")),
+                    int(size) if size.isascii() and size.isdigit() else None,
+                    etag_of(row.get("ETag")),
+                    parse_time(row.get("LastModified")),
+                )
+            )
+        elif item.tag == common:
+            prefixes.append(name(item.findtext(f"{space}Prefix")))
+    for key in (*(each[0] for each in objects), *prefixes):
+        if not key or not key.startswith(prefix):
+            raise calls.client.violation(request, f"{key!r} is listed below {prefix!r}")
+    return Page(objects, prefixes, _token(calls, request, root, space))
+
+
+def _token(calls: Calls, request: Request, root: ElementTree.Element, space: str) -> str | None:
+    truncated = root.findtext(f"{space}IsTruncated", "")
+    if truncated.strip().lower() == "false":
+        return None
+    token = root.findtext(f"{space}NextContinuationToken")
+    if not token or truncated.strip().lower() != "true":
+        raise calls.client.violation(request, "the page does not say whether more follows, or how to get it")
+    return token
+
+
+def _as_is(text: str | None) -> str:
+    return text or ""
+
+
+async def _pages(calls: Calls, path: str, prefix: str, delimiter: str) -> AsyncGenerator[Page]:
+    """All pages. Raises `ProtocolViolation` if a token comes twice: the listing would never end."""
+    page = await list_page(calls, path, prefix, delimiter=delimiter)
+    seen: set[int] = set()
+    while page.token is not None:
+        if hash(page.token) in seen:
+            raise calls.backend.error(
+                ProtocolViolation, "list", path, "the store goes round in circles: it sent the same token twice"
+            )
+        seen.add(hash(page.token))
+        following = asyncio.ensure_future(list_page(calls, path, prefix, delimiter=delimiter, token=page.token))
+        try:
+            yield page
+            page = await following
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+    yield page
+
+
+async def scan(calls: Calls, path: str, *, recursive: bool) -> AsyncGenerator[Entry]:
+    """Objects and folders below a prefix. `modified` is when the object was stored.
+
+    Nothing below: `NotADirectory` for an object's name, else `NotFound`; the root of a bucket may be empty.
+    """
+    prefix = calls.prefix if not path else calls.key(path + "/", "list")
+    cut = len(calls.prefix)
+    found = False
+    odd = False
+    async with aclosing(_pages(calls, path, prefix, "" if recursive else "/")) as pages:
+        async for page in pages:
+            for key, size, etag, modified in page.objects:
+                found = True
+                # A zero-byte "folder/" stands for the folder itself (the AWS console makes them).
+                if (size == 0 and key.endswith("/")) or len(key) == cut:
+                    continue
+                yield Entry(path=key[cut:], size=size, etag=etag, modified=modified)
+            for common in page.prefixes:
+                found = True
+                folder = common[cut:-1]
+                # "/x" at the root lies in a folder without a name, which would be the root again.
+                odd = odd or not folder
+                if folder:
+                    yield Entry(path=folder, kind="dir")
+    if odd:
+        async with aclosing(_pages(calls, path, prefix + "/", "")) as pages:
+            async for page in pages:
+                for key, size, etag, modified in page.objects:
+                    yield Entry(path=key[cut:], size=size, etag=etag, modified=modified)
+    if not found and path:
+        answer = await calls.head(path, calls.key(path, "list"), operation="list", allow=("NotFound", "Forbidden"))
+        if not answer.code:
+            raise calls.backend.error(NotADirectory, "list", path, "it is an object")
+        raise calls.backend.error(NotFound, "list", path, "no such key, and none below it")
+
+
+async def leftovers(calls: Calls, path: str) -> AsyncGenerator[tuple[str, str, datetime | None]]:
+    """Uploads in parts that were begun and neither published nor aborted: (key, upload id, begun)."""
+    prefix = calls.prefix + path
+    query = {"uploads": "", "encoding-type": "url", "prefix": prefix}
+    while True:
+        request = calls.request("GET", "list", path, "s3:ListBucketMultipartUploads", query=query)
+        answer = await calls.client.call(request, repeat=True)
+        root, space = calls.client.xml(request, answer, "ListMultipartUploadsResult")
+        name: Callable[[str | None], str] = decoded if root.findtext(f"{space}EncodingType") == "url" else _as_is
+        for item in root.iter(f"{space}Upload"):
+            row = texts(item, space)
+            yield name(row.get("Key")), row.get("UploadId", ""), parse_time(row.get("Initiated"))
+        page = texts(root, space)
+        if page.get("IsTruncated") != "true":
+            return
+        markers = {
+            "key-marker": name(page.get("NextKeyMarker")),
+            "upload-id-marker": page.get("NextUploadIdMarker", ""),
+        }
+        if markers.items() <= query.items():
+            raise calls.client.violation(request, "the list of uploads does not go on")
+        query = query | markers

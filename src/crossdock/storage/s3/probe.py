@@ -1,0 +1,71 @@
+"""Does the store honour `If-None-Match: *`? Some take the header and replace the object all the same."""
+
+from __future__ import annotations
+
+import secrets
+
+from crossdock.errors import NotFound, PermissionDenied, ProtocolViolation, Unsupported
+from crossdock.storage.s3.calls import Calls
+from crossdock.storage.s3.client import Body
+from crossdock.storage.s3.upload import Upload
+from crossdock.storage.staging import temporary_path
+
+__all__ = ["conditional_writes"]
+
+_KNOWN: dict[tuple[str, str], bool] = {}
+"""(service, bucket) → what this process has found out."""
+
+
+async def conditional_writes(calls: Calls) -> bool:
+    """Known of Amazon; of other stores found out with a hidden object, once per process and bucket.
+
+    Without the right to write it is False. Raises `ConnectionFailed` and the like if the store cannot be asked.
+    """
+    setting = calls.settings.conditional_writes
+    if setting != "auto":
+        return setting == "on"
+    if calls.settings.anonymous:
+        return False
+    if calls.client.amazon:
+        return True
+    place = (calls.client.service, calls.settings.bucket)
+    if place not in _KNOWN:
+        try:
+            _KNOWN[place] = await _honoured(calls)
+        except (PermissionDenied, NotFound, Unsupported, ProtocolViolation):
+            return False
+    return _KNOWN[place]
+
+
+async def _honoured(calls: Calls) -> bool:
+    path = temporary_path("probe", secrets.token_hex(6))
+    key = calls.key(path, "probe")
+    once = {"if-none-match": "*"}
+    body = Body([b"crossdock asks whether this store honours If-None-Match"])
+    versions: list[str | None] = []
+    try:
+        for expected in ("", "PreconditionFailed"):
+            answer = await calls.put(path, key, once, body, allow=("PreconditionFailed",))
+            if not answer.code:
+                versions.append(answer.headers.get("x-amz-version-id"))
+            if answer.code != expected:
+                return False
+        return await _honoured_for_parts(calls, path, key, body, versions)
+    finally:
+        for version in versions:
+            await calls.delete(path, key, version=None if version == "null" else version, repeat=True)
+
+
+async def _honoured_for_parts(calls: Calls, path: str, key: str, body: Body, versions: list[str | None]) -> bool:
+    upload = Upload(calls, path, key, "", create_new=True)
+    try:
+        await upload.start({})
+        part = await calls.put_part(path, key, upload.id or "", 1, body)
+        answer = await calls.complete(
+            path, key, upload.id or "", [part], {"if-none-match": "*"}, ("PreconditionFailed",)
+        )
+        if not answer.code:
+            versions.append(answer.headers.get("x-amz-version-id"))
+        return answer.code == "PreconditionFailed"
+    finally:
+        await upload.abort()

@@ -1,0 +1,252 @@
+"""Reading: ranges fetched in parallel, handed on in order, all of one and the same version."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+
+import aiohttp
+
+from crossdock.errors import ConnectionFailed, CrossdockError
+from crossdock.storage.base import Entry, Reader
+from crossdock.storage.s3.calls import Calls, entry_of
+from crossdock.storage.s3.client import Answer, Request
+from crossdock.storage.s3.faults import changed, failure
+
+__all__ = ["S3Reader"]
+
+_CHUNK = 256 * 1024
+"""Bytes; smaller pieces of the stream are joined up to this."""
+_LARGEST_CHUNK = 1024 * 1024
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
+
+
+class S3Reader(Reader):
+    """The object from `offset` on. At most `read_concurrency` ranges of `part_size` bytes are held."""
+
+    def __init__(self, calls: Calls, path: str, key: str, offset: int, pin: Entry | None) -> None:
+        self._calls, self._path, self._key = calls, path, key
+        self._etag = pin.etag if pin else None
+        self._version = pin.version if pin else None
+        self._next = offset
+        self._ranges: deque[_Range] = deque()
+        self._begun = False
+
+    @classmethod
+    async def open(cls, calls: Calls, path: str, key: str, offset: int, pin: Entry | None) -> S3Reader:
+        """Ask for the first range; its answer tells what the object is."""
+        reader = cls(calls, path, key, offset, pin)
+        size = pin.size if pin is not None else None
+        end = offset + calls.settings.part_size if size is None else min(offset + calls.settings.part_size, size)
+        if 0 < offset >= end:
+            request = reader._request(offset, offset)
+            response = None
+        else:
+            response, head, request = await reader.get(offset, end)
+        if response is None:
+            await reader._open_empty(offset)
+        else:
+            try:
+                begin, stop, total = _extent(head)
+            except ValueError as error:
+                response.close()
+                raise calls.client.violation(request, str(error)) from None
+            reader.entry = entry_of(path, head.headers, total)
+            reader._next = stop
+            reader._ranges.append(_Range(reader, offset, stop, response))
+            if begin != offset or (stop != min(end, total) and head.status == 206):
+                await reader.close()
+                raise calls.client.violation(request, f"bytes {begin}-{stop} came instead of {offset}-{end}")
+        try:
+            reader._pinned(pin, request)
+        except BaseException:
+            await reader.close()
+            raise
+        return reader
+
+    async def _open_empty(self, offset: int) -> None:
+        """The store has no bytes there: the object must end exactly at `offset`."""
+        answer = await self._calls.head(
+            self._path,
+            self._key,
+            operation="read",
+            etag=self._etag,
+            version=self._version,
+            allow=("PreconditionFailed",),
+        )
+        self.entry = entry_of(self._path, answer.headers)
+        if answer.code or self.entry.size != offset:
+            place = self._calls.client.place(self._request(offset, offset))
+            raise changed(place, f"the object has {self.entry.size} bytes, it was to be read from {offset}")
+
+    def _pinned(self, pin: Entry | None, request: Request) -> None:
+        entry, client = self.entry, self._calls.client
+        if pin is not None:
+            for name, old, new in (("size", pin.size, entry.size), ("ETag", pin.etag, entry.etag)):
+                if old is not None and old != new:
+                    raise changed(client.place(request), f"its {name} is {new}, it was listed with {old}")
+        self._etag, self._version = entry.etag, entry.version
+        if entry.etag is None and entry.version is None and self._next < (entry.size or 0):
+            raise client.violation(request, "no ETag: the ranges of a large object could be of different versions")
+
+    def _request(self, start: int, end: int) -> Request:
+        headers = {"if-match": f'"{self._etag}"'} if self._etag else {}
+        if end > start:
+            headers["range"] = f"bytes={start}-{end - 1}"
+        query = {"versionId": self._version} if self._version else {}
+        return self._calls.request(
+            "GET", "read", self._path, "s3:GetObject", key=self._key, query=query, headers=headers
+        )
+
+    async def get(self, start: int, end: int) -> tuple[aiohttp.ClientResponse | None, Answer, Request]:
+        """Ask for a range. No response: there are no bytes there. Raises `SourceChanged`."""
+        request = self._request(start, end)
+        response, head = await self._calls.client.stream(request, allow=("PreconditionFailed", "InvalidRange"))
+        if head.code == "PreconditionFailed":
+            raise changed(self._calls.client.place(request), "the object has been replaced")
+        return response, head, request
+
+    async def read(self) -> bytes:
+        if not self._begun:
+            self._begun = True
+            self._fill()
+        while self._ranges:
+            data = await self._ranges[0].take()
+            if data:
+                return data
+            self._ranges.popleft()
+            self._fill()
+        return b""
+
+    def _fill(self) -> None:
+        size, step = self.entry.size or 0, self._calls.settings.part_size
+        while self._next < size and len(self._ranges) < self._calls.settings.read_concurrency:
+            end = min(self._next + step, size)
+            self._ranges.append(_Range(self, self._next, end))
+            self._next = end
+        for each in self._ranges:
+            each.begin()
+
+    async def close(self) -> None:
+        ranges, self._ranges, self._next = list(self._ranges), deque(), self.entry.size or 0
+        for each in ranges:
+            await each.close()
+
+    async def part_of(self, start: int, end: int) -> tuple[aiohttp.ClientResponse, Request]:
+        """A later range of the object that was opened. Raises `ProtocolViolation` if another one comes."""
+        response, head, request = await self.get(start, end)
+        if response is None:
+            raise changed(self._calls.client.place(request), "the object is shorter than it was")
+        try:
+            found = _extent(head)
+        except ValueError:
+            found = None
+        if head.status != 206 or found != (start, end, self.entry.size):
+            response.close()
+            came = head.headers.get("content-range", "no Content-Range")
+            raise self._calls.client.violation(request, f"asked for bytes {start}-{end - 1}, got {came!r}")
+        return response, request
+
+    def broke(self, request: Request, error: Exception) -> CrossdockError:
+        return failure(self._calls.client.place(request), error)
+
+    def ended_early(self, at: int, end: int) -> CrossdockError:
+        return self._calls.backend.error(
+            ConnectionFailed, "read", self._path, f"the stream ended at byte {at}, of {end} expected"
+        )
+
+    def too_long(self, end: int) -> CrossdockError:
+        return self._calls.client.violation(self._request(0, end), f"more bytes came than the {end} announced")
+
+    async def retried(self, part: _Range) -> None:
+        await self._calls.client.retry.run(part.fetch)
+
+    @property
+    def bound(self) -> int:
+        return self._calls.settings.part_size
+
+
+class _Range:
+    """Bytes `at` to `end`, fetched ahead of their reader, and again from where they broke off."""
+
+    def __init__(self, reader: S3Reader, at: int, end: int, response: aiohttp.ClientResponse | None = None) -> None:
+        self._reader, self._at, self._end, self._response = reader, at, end, response
+        self._chunks: deque[bytes] = deque()
+        self._held = 0
+        self._arrived, self._room = asyncio.Event(), asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._reader.retried(self))
+            self._task.add_done_callback(lambda _: self._arrived.set())
+
+    async def fetch(self) -> None:
+        """One try at what is still missing."""
+        reader = self._reader
+        request = reader._request(self._at, self._end)
+        response, self._response = self._response, None
+        if response is None:
+            response, request = await reader.part_of(self._at, self._end)
+        try:
+            async for chunk in response.content.iter_any():
+                self._at += len(chunk)
+                if self._at > self._end:
+                    raise reader.too_long(self._end)
+                self._chunks.append(chunk)
+                self._held += len(chunk)
+                self._arrived.set()
+                while self._held >= reader.bound and self._at < self._end:
+                    self._room.clear()
+                    await self._room.wait()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise reader.broke(request, error) from error
+        finally:
+            response.release()
+        if self._at < self._end:
+            raise reader.ended_early(self._at, self._end)
+
+    async def take(self) -> bytes:
+        """The next bytes; b"" at the end of the range. What arrived before a failure comes before the failure."""
+        task = self._task
+        if task is None:
+            raise RuntimeError("the range has not begun")
+        while self._held < _CHUNK and not task.done():
+            self._arrived.clear()
+            await self._arrived.wait()
+        if not self._chunks:
+            task.result()
+            return b""
+        found = [self._chunks.popleft()]
+        size = len(found[0])
+        while self._chunks and size + len(self._chunks[0]) <= _LARGEST_CHUNK:
+            found.append(self._chunks.popleft())
+            size += len(found[-1])
+        self._held -= size
+        self._room.set()
+        return found[0] if len(found) == 1 else b"".join(found)
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._response is not None:
+            self._response.close()
+        self._chunks.clear()
+
+
+def _extent(head: Answer) -> tuple[int, int, int]:
+    """(first byte, byte after the last, size of the object). Raises `ValueError`."""
+    length = head.headers.get("content-length", "")
+    if head.status == 206:
+        found = _CONTENT_RANGE.fullmatch(head.headers.get("content-range", ""))
+        if found is None:
+            raise ValueError(f"a part without a usable Content-Range: {head.headers.get('content-range')!r}")
+        begin, end, total = int(found[1]), int(found[2]) + 1, int(found[3])
+        if not begin < end <= total or (length and length != str(end - begin)):
+            raise ValueError(f"Content-Range {found[0]!r} with Content-Length {length!r}")
+        return begin, end, total
+    if not (length.isascii() and length.isdigit()):
+        raise ValueError("an object without Content-Length")
+    return 0, int(length), int(length)

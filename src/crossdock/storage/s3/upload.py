@@ -1,0 +1,130 @@
+"""An upload in parts: started once, published once, and never left behind by a failure or a cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping
+from dataclasses import replace
+from typing import Any
+
+from crossdock.errors import AlreadyExists, ConnectionFailed, CrossdockError, IntegrityError, Throttled
+from crossdock.storage.base import Entry
+from crossdock.storage.s3.calls import Calls, Part, entry_of
+from crossdock.storage.s3.wire import ATTEMPT
+
+__all__ = ["Upload", "to_the_end"]
+
+log = logging.getLogger("crossdock.storage.s3")
+
+_UNSEEN = ("NotFound", "Forbidden", "AccessDenied", "MethodNotAllowed")
+
+
+async def to_the_end(action: Coroutine[Any, Any, None]) -> None:
+    """Run something that a cancellation must not tear: it ends first, then the cancellation goes on."""
+    task = asyncio.ensure_future(action)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
+
+
+class Upload:
+    """The parts of one object to be. `attempt` tells our own object from another's once it is published."""
+
+    def __init__(self, calls: Calls, path: str, key: str, attempt: str, *, create_new: bool) -> None:
+        self.calls, self.path, self.key, self.attempt = calls, path, key, attempt
+        self.id: str | None = None
+        self.parts: dict[int, Part] = {}
+        self.torn = False
+        """Parts were cancelled on their way: the store may still be taking them in."""
+        self._create_new = create_new
+        self._creation: asyncio.Task[str] | None = None
+
+    async def start(self, headers: Mapping[str, str], *, hash_parts: bool = True) -> None:
+        """Cancelled midway, `abort` still learns the id."""
+        self._creation = asyncio.ensure_future(
+            self.calls.create_upload(self.path, self.key, headers, hash_parts=hash_parts)
+        )
+        self.id = await asyncio.shield(self._creation)
+
+    async def complete(self) -> Entry:
+        """Publish, then look at what is stored.
+
+        An answer that got lost is made up for: if the store no longer knows the upload, or the name is taken, the
+        object that is there may be this attempt's own.
+        """
+        calls, parts = self.calls, [self.parts[number] for number in sorted(self.parts)]
+        upload, size = self.id or "", sum(part.size for part in parts)
+        headers = {"if-none-match": "*"} if self._create_new else {}
+        allow = ("NoSuchUpload", "PreconditionFailed", "ConditionalRequestConflict")
+        answer = await calls.client.retry.run(
+            lambda: calls.complete(self.path, self.key, upload, parts, headers, allow)
+        )
+        if answer.code:
+            found = await self.published(size)
+            if found is None:
+                raise self._refused(answer.code)
+            self.id = None
+            return found
+        self.id = None
+        entry = entry_of(self.path, answer.headers, size)
+        return await self._verified(replace(entry, modified=None, attributes={}), size)
+
+    async def published(self, size: int) -> Entry | None:
+        """The object under the final name, if this very attempt wrote it."""
+        answer = await self.calls.head(self.path, self.key, operation="write", allow=_UNSEEN, repeat=True)
+        if answer.code or answer.headers.get(ATTEMPT) != self.attempt:
+            return None
+        entry = entry_of(self.path, answer.headers)
+        return entry if entry.size == size else None
+
+    def _refused(self, code: str) -> CrossdockError:
+        error = self.calls.backend.error
+        if code == "PreconditionFailed":
+            return error(AlreadyExists, "write", self.path, "the name is taken")
+        if code == "ConditionalRequestConflict":
+            found = error(Throttled, "write", self.path, "somebody else was writing the same name", hint="run it again")
+        else:
+            found = error(
+                ConnectionFailed, "write", self.path, "the upload is gone", hint="somebody aborted it: start it again"
+            )
+        # Completing it again cannot help; a new upload can.
+        found.exhausted = True
+        return found
+
+    async def _verified(self, entry: Entry, size: int) -> Entry:
+        answer = await self.calls.head(
+            self.path, self.key, operation="verify", allow=_UNSEEN, repeat=True, version=entry.version
+        )
+        # Gone, hidden from us, or replaced already: what was completed is all that can be told.
+        if answer.code or answer.headers.get(ATTEMPT) != self.attempt:
+            return entry
+        stored = entry_of(self.path, answer.headers)
+        if stored.size != size:
+            raise IntegrityError(
+                f"write {self.calls.backend.endpoint}:{self.path}: {size} bytes sent, the store holds {stored.size}",
+                hint="remove the object and run it again",
+            )
+        return stored
+
+    async def abort(self) -> None:
+        """Remove the parts; what cannot be removed now is logged, and `leftovers` finds it."""
+        if self._creation is not None and not self._creation.done():
+            await asyncio.wait({self._creation})
+        if self._creation is not None and not self._creation.cancelled() and self._creation.exception() is None:
+            self.id = self.id or (self._creation.result() if not self.parts else None)
+        self._creation = None
+        if self.id is None:
+            return
+        upload, self.id = self.id, None
+        try:
+            await self.calls.abort_upload(self.path, self.key, upload)
+            # A part that was on its way can arrive after the upload has been aborted, and would be kept (and billed).
+            for _ in range(3 if self.torn else 0):
+                if await self.calls.list_parts(self.path, self.key, upload) is None:
+                    break
+                await self.calls.abort_upload(self.path, self.key, upload)
+        except CrossdockError as error:
+            log.warning("upload %s of %r was left behind: %s", upload, self.key, error)

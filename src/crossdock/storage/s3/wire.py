@@ -1,0 +1,180 @@
+"""How S3 writes things down: names in URLs, dates, metadata headers, XML."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from email.utils import parsedate_to_datetime
+from urllib.parse import quote, unquote_plus
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+__all__ = [
+    "ATTEMPT",
+    "MTIME",
+    "Metadata",
+    "attribute_headers",
+    "attributes_of",
+    "decoded",
+    "element",
+    "etag_of",
+    "format_mtime",
+    "parse_http_date",
+    "parse_mtime",
+    "parse_time",
+    "parse_xml",
+    "quoted",
+    "texts",
+]
+
+Metadata = Mapping[str, str]
+
+MTIME = "x-amz-meta-mtime"
+"""rclone's key: seconds since the epoch with decimals."""
+ATTEMPT = "x-amz-meta-crossdock-attempt"
+"""Which attempt wrote the object: tells our own success, whose answer was lost, from somebody else's."""
+
+_META = "x-amz-meta-"
+_SYSTEM = (
+    "content-type",
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "expires",
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+
+def quoted(text: str) -> str:
+    """A key as a URL's path: every byte but unreserved ones and "/" escaped, nothing normalised."""
+    return quote(text, safe="/~")
+
+
+def decoded(text: str | None) -> str:
+    """A name out of a listing with `encoding-type=url`, where "+" is a space."""
+    if not text:
+        return ""
+    return unquote_plus(text, errors="surrogateescape") if "%" in text or "+" in text else text
+
+
+def etag_of(text: str | None) -> str | None:
+    """Without its quotes; None if there is none."""
+    return (text or "").strip().strip('"') or None
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """An ISO 8601 time as in listings; None if it is not one."""
+    try:
+        found = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def parse_http_date(text: str | None) -> datetime | None:
+    """An RFC 9110 date as in headers; None if it is not one."""
+    try:
+        found = parsedate_to_datetime(text or "")
+    except ValueError:
+        return None
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def format_mtime(moment: datetime) -> str:
+    """Seconds since the epoch, to the microsecond, without trailing zeros."""
+    whole = Decimal((moment - _EPOCH) // _MICROSECOND).scaleb(-6)
+    text = f"{whole:f}"
+    return text.rstrip("0").rstrip(".")
+
+
+def parse_mtime(text: str | None) -> datetime | None:
+    """What `format_mtime` (or rclone, to the nanosecond) wrote; None if it cannot be one."""
+    if not text:
+        return None
+    try:
+        return _EPOCH + int(Decimal(text).scaleb(6)) * _MICROSECOND
+    except (InvalidOperation, ValueError, OverflowError):
+        return None
+
+
+def attributes_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """`Entry.attributes` from an object's headers, without what crossdock adds itself."""
+    found: dict[str, str] = {}
+    for name, value in headers.items():
+        name = name.lower()
+        if name in _SYSTEM:
+            found[name] = value
+        elif name.startswith(_META) and name not in (MTIME, ATTEMPT):
+            found["meta-" + name.removeprefix(_META)] = _plain(value)
+    return found
+
+
+def attribute_headers(attributes: Mapping[str, str]) -> dict[str, str]:
+    """The reverse. Raises `ValueError` for a metadata name that no header can carry; what S3 does not know is left."""
+    headers: dict[str, str] = {}
+    for name, value in attributes.items():
+        if name.startswith("meta-"):
+            name = name.removeprefix("meta-").lower()
+            if not _TOKEN.fullmatch(name):
+                raise ValueError(f"metadata cannot be named {name!r}")
+            headers[_META + name] = _safe(value)
+        elif name in _SYSTEM:
+            headers[name] = _safe(value)
+    return headers
+
+
+def _safe(value: str) -> str:
+    """As it may stand in a header: RFC 2047 for what is not printable ASCII, which S3 itself answers with."""
+    if value.isascii() and value.isprintable() and value == value.strip() and not value.startswith("=?"):
+        return value
+    text = base64.b64encode(value.encode("utf-8", "surrogateescape")).decode()
+    return f"=?UTF-8?B?{text}?="
+
+
+def _plain(value: str) -> str:
+    if not value.startswith("=?"):
+        return value
+    try:
+        return str(make_header(decode_header(value)))
+    except (HeaderParseError, UnicodeDecodeError, LookupError):
+        return value
+
+
+def parse_xml(body: bytes, root: str) -> tuple[ElementTree.Element, str]:
+    """The root element, which must be `root` or an `Error`, and the namespace as in tags ("{…}" or "").
+
+    Raises `ValueError` for anything else: HTML, a document type (entity expansion), another encoding than UTF-8.
+    """
+    # A space before the declaration is how S3 keeps the connection alive during long operations.
+    body = body.strip()
+    if b"<!" in body:
+        raise ValueError("the answer has a document type or a comment")
+    parser = ElementTree.XMLParser(encoding="utf-8")
+    try:
+        parser.feed(body)
+        found = parser.close()
+    except ElementTree.ParseError as error:
+        raise ValueError(f"the answer is not XML: {error}") from error
+    start, brace, name = found.tag.rpartition("}")
+    if name not in (root, "Error"):
+        raise ValueError(f"the answer is <{name}>, not <{root}>")
+    return found, start + brace
+
+
+def texts(parent: ElementTree.Element, space: str) -> dict[str, str]:
+    """Tag → text of the direct children, without the namespace; a repeated tag keeps the last."""
+    cut = len(space)
+    return {child.tag[cut:]: child.text or "" for child in parent}
+
+
+def element(name: str, children: Iterable[tuple[str, str]]) -> str:
+    """`<name><tag>text</tag>…</name>`, text escaped."""
+    return f"<{name}>{''.join(f'<{tag}>{escape(text)}</{tag}>' for tag, text in children)}</{name}>"
