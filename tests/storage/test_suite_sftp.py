@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from crossdock.storage.sftp import SftpSettings
+from crossdock.storage.storage import Storage
+from crossdock.testing import FolderPeer, Peer, StorageSuite
+from tests.servers import OpenSSH
+
+
+class TestOpenSSH(StorageSuite):
+    @pytest.fixture
+    def scratch(self, openssh: OpenSSH) -> Path:
+        folder = openssh.folder / uuid.uuid4().hex
+        folder.mkdir()
+        return folder
+
+    @pytest.fixture
+    async def storage(self, openssh: OpenSSH, scratch: Path) -> AsyncGenerator[Storage]:
+        settings = SftpSettings.model_validate(
+            {
+                "host": openssh.host,
+                "port": openssh.port,
+                "user": openssh.user,
+                "private_key": f"file:{openssh.key}",
+                "host_key": openssh.fingerprint,
+                "root": os.fspath(scratch),
+            }
+        )
+        async with Storage(settings.backend("server")) as storage:
+            yield storage
+
+    @pytest.fixture
+    def peer(self, storage: Storage, scratch: Path) -> Peer | None:
+        return FolderPeer(scratch)
