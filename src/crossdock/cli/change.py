@@ -1,0 +1,135 @@
+"""rm and mkdir: change one endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import click
+
+from crossdock.cli.output import count
+from crossdock.cli.session import Session, common, opened
+
+if TYPE_CHECKING:
+    from crossdock.config import Location
+    from crossdock.storage.storage import Storage
+
+__all__ = ["mkdir", "rm"]
+
+_AT_ONCE = 16
+
+
+@click.command()
+@click.argument("locations", nargs=-1, required=True, metavar="LOCATION...")
+@click.option("-r", "--recursive", is_flag=True, help="Remove folders with all that is in them.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before removing folders.")
+@click.option("--force", is_flag=True, help="Allow -r to empty the root of an endpoint.")
+@common
+@click.pass_obj
+def rm(session: Session, locations: tuple[str, ...], recursive: bool, yes: bool, force: bool) -> None:
+    """Remove files. There is no way back, unless the store keeps versions.
+
+    -r asks first; where nobody can be asked, it wants --yes.
+    """
+    places = [session.locate(location) for location in locations]
+    for place in places:
+        if not place.path and not recursive:
+            raise click.UsageError(f"{place.shown()} is a folder; add -r to remove all that is in it")
+        if not place.path and not force:
+            raise click.UsageError(f"{place.shown()} is the root of its endpoint; add --force if all of it is to go")
+    if recursive and not yes:
+        _ask(places)
+
+    async def work() -> None:
+        async with opened(*places) as storages:
+            removed = 0
+            for place, storage in zip(places, storages, strict=True):
+                if recursive and not await _is_file(storage, place.path):
+                    removed += await _remove_tree(storage, place.path)
+                else:
+                    await storage.stat(place.path)
+                    await storage.delete(place.path)
+                    removed += 1
+            session.say(f"{count(removed, 'file')} removed")
+
+    session.run(work)
+
+
+def _ask(places: list[Location]) -> None:
+    if not sys.stdin.isatty():
+        raise click.UsageError("rm -r asks before it removes, and nobody can be asked here; add --yes")
+    names = ", ".join(place.shown() for place in places)
+    click.confirm(f"Remove {names} with all that is below?", abort=True, err=True)
+
+
+async def _is_file(storage: Storage, path: str) -> bool:
+    """Also false for a prefix of an object store, which only its keys make a folder."""
+    from crossdock.errors import NotFound
+
+    if not path:
+        return False
+    try:
+        return (await storage.stat(path)).kind != "dir"
+    except NotFound:
+        if storage.capabilities.directories:
+            raise
+        return False
+
+
+async def _remove_tree(storage: Storage, path: str) -> int:
+    """Files first, then their folder; the root itself stays. Returns the number of files."""
+    slots = asyncio.Semaphore(_AT_ONCE)
+    removed = 0
+
+    async def delete(name: str) -> None:
+        nonlocal removed
+        try:
+            await storage.delete(name)
+            removed += 1
+        finally:
+            slots.release()
+
+    async def files_of(folder: str) -> list[str]:
+        """Delete the files while the listing streams; returns the folders in it."""
+        folders: list[str] = []
+        async with asyncio.TaskGroup() as group:
+            listing = storage.scan(folder, temporaries=True)
+            async with aclosing(listing) as entries:
+                async for entry in entries:
+                    if entry.kind == "dir":
+                        folders.append(entry.path)
+                    else:
+                        await slots.acquire()
+                        group.create_task(delete(entry.path))
+        return folders
+
+    async def tree(folder: str) -> None:
+        for below in await files_of(folder):
+            await tree(below)
+        if folder and storage.capabilities.directories:
+            await storage.remove_dir(folder)
+
+    try:
+        await tree(path)
+    except BaseExceptionGroup as group:
+        # Of deletions that failed side by side, the first one is told.
+        raise group.exceptions[0] from None
+    return removed
+
+
+@click.command()
+@click.argument("locations", nargs=-1, required=True, metavar="LOCATION...")
+@common
+@click.pass_obj
+def mkdir(session: Session, locations: tuple[str, ...]) -> None:
+    """Make folders, and those above them; one that exists is fine."""
+    places = [session.locate(location) for location in locations]
+
+    async def work() -> None:
+        async with opened(*places) as storages:
+            for place, storage in zip(places, storages, strict=True):
+                await storage.make_dir(place.path)
+
+    session.run(work)

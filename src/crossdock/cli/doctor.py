@@ -1,0 +1,145 @@
+"""doctor: connect, say what the server is and can do, try it in a scratch folder, and say how to mend what fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from crossdock.cli import exits, leftovers
+from crossdock.cli.output import as_json as json_line
+from crossdock.cli.output import count, human_time
+from crossdock.cli.probes import Finding, probe, scratch_name
+from crossdock.cli.session import Session, common, opened
+from crossdock.errors import CrossdockError, shown
+
+if TYPE_CHECKING:
+    from crossdock.config import Location
+    from crossdock.storage.storage import Storage
+
+__all__ = ["doctor"]
+
+
+@dataclass(frozen=True)
+class _Visit:
+    session: Session
+    place: Location
+    as_json: bool
+    clean: bool
+    look_only: bool
+
+
+@click.command()
+@click.argument("location")
+@click.option("--look-only", is_flag=True, help="Write nothing; without it, probes write to a scratch folder there.")
+@click.option("--clean", is_flag=True, help="Remove what unfinished writes left behind more than a day ago.")
+@click.option("--json", "as_json", is_flag=True, help="One finding per line.")
+@common
+@click.pass_obj
+def doctor(session: Session, location: str, look_only: bool, clean: bool, as_json: bool) -> int:
+    """Connect to an endpoint, name its server, try what it can do, and print the line that mends each problem.
+
+    The probes write, read, rename and delete in a new folder of their own below LOCATION, and remove it again.
+    """
+    visit = _Visit(session, session.locate(location), as_json, clean, look_only)
+
+    async def work() -> int:
+        problems = 0
+        async with aclosing(_findings(visit)) as findings:
+            async for finding in findings:
+                problems += not finding.good
+                _print(visit, finding)
+        if not as_json:
+            session.say(f"{count(problems, 'problem')} found" if problems else "no problems found")
+        return exits.SOME if problems else exits.OK
+
+    return session.run(work)
+
+
+def _print(visit: _Visit, finding: Finding) -> None:
+    if visit.as_json:
+        found: dict[str, Any] = {"check": finding.name, "good": finding.good, "detail": finding.detail}
+        click.echo(json_line(found | ({"mend": finding.mend} if finding.mend else {})))
+        return
+    click.echo(f"{'ok ' if finding.good else 'BAD'} {finding.name:<14} {shown(finding.detail)}")
+    if finding.mend:
+        click.echo(f"    {'mend it:':<14} {shown(finding.mend)}")
+
+
+async def _findings(visit: _Visit) -> AsyncGenerator[Finding]:
+    place = visit.place
+    started = time.monotonic()
+    async with opened(place) as (storage,):
+        yield Finding("connect", f"{place.name} ({place.settings.type}) in {human_time(time.monotonic() - started)}")
+        if said := await server_of(storage):
+            yield Finding("server", said)
+        for finding in _capabilities(storage):
+            yield finding
+        try:
+            entries = 0
+            async with aclosing(storage.scan(place.path)) as listing:
+                async for _ in listing:
+                    entries += 1
+            yield Finding("list", f"{entries:,} names in {place.shown()}")
+        except CrossdockError as error:
+            mend = f"crossdock mkdir '{place.shown()}'" if type(error).__name__ == "NotFound" else error.hint
+            yield Finding("list", error.message, good=False, mend=mend)
+        if not visit.look_only:
+            scratch = "/".join(part for part in (place.path, scratch_name()) if part)
+            async with aclosing(probe(storage, scratch, place)) as findings:
+                async for finding in findings:
+                    yield finding
+        try:
+            async with aclosing(leftovers.found(storage, place, clean=visit.clean)) as findings:
+                async for finding in findings:
+                    yield finding
+        except CrossdockError as error:
+            yield Finding("leftovers", error.message, good=False, mend=error.hint)
+
+
+def _capabilities(storage: Storage) -> list[Finding]:
+    able: list[str] = []
+    unable: list[str] = []
+    numbers: list[str] = []
+    for field in fields(storage.capabilities):
+        value = getattr(storage.capabilities, field.name)
+        if isinstance(value, bool):
+            (able if value else unable).append(field.name)
+        elif isinstance(value, timedelta):
+            numbers.append(f"modification times kept to {value.total_seconds():g} s")
+        elif isinstance(value, int):
+            numbers.append(f"{field.name} {value}")
+        elif isinstance(value, frozenset) and value:
+            numbers.append(f"verifies {', '.join(sorted(value))}")
+    found = [Finding("can", ", ".join(able)), Finding("limits", ", ".join(numbers))]
+    if unable:
+        found.insert(1, Finding("cannot", ", ".join(unable)))
+    return found
+
+
+async def server_of(storage: Storage) -> str | None:
+    """What the server calls itself, where the backend knows."""
+    backend: Any = innermost(storage)
+    if hasattr(backend, "pool"):
+        connection = await backend.pool.acquire()
+        try:
+            extensions = sorted(name.decode("ascii", "replace") for name in connection.session.extensions)
+            return f"{connection.server}; extensions: {', '.join(extensions) or 'none'}"
+        finally:
+            backend.pool.release(connection)
+    if hasattr(backend, "client"):
+        return f"{backend.client.service}, region {backend.client.region}"
+    return None
+
+
+def innermost(storage: Storage) -> object:
+    """The backend below the layers."""
+    backend: Any = storage.backend
+    while hasattr(backend, "inner"):
+        backend = backend.inner
+    return backend

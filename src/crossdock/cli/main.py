@@ -1,0 +1,130 @@
+"""The entry point: global options, lazily loaded commands, errors → one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from crossdock.cli import exits
+from crossdock.cli.session import Interrupted, Session, common
+from crossdock.cli.table import COMMANDS
+from crossdock.errors import ConfigError, CrossdockError, shown
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+__all__ = ["crossdock", "main", "run"]
+
+
+class _PipeClosed(Exception):
+    """Nobody reads our output any more."""
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        try:
+            command: click.Command = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("crossdock"):
+                raise
+            raise ConfigError(
+                f"the command {cmd_name} needs the package {error.name}", hint="pip install 'crossdock[all]'"
+            ) from error
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, 1)
+            raise click.UsageError(f"no command {args[0]!r}" + (f"; did you mean {near[0]}?" if near else ""), ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            # click would turn it into exit code 1, which means failed transfers here.
+            raise _PipeClosed from error
+
+
+def _version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        click.echo(f"crossdock {version('crossdock')}")
+        context.exit()
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="A location is NAME:PATH (see crossdock.yaml), a URL (sftp:// s3:// file://), or a local path.",
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+@common
+def crossdock() -> None:
+    """Move files between SFTP servers, S3 stores and folders, and prove what arrived."""
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """One command; returns its exit code. `argv` without the program's name."""
+    session = Session()
+    try:
+        result = crossdock.main(args=argv, prog_name="crossdock", standalone_mode=False, obj=session)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return exits.USAGE
+    except (click.Abort, KeyboardInterrupt, Interrupted):
+        return exits.INTERRUPTED
+    except (_PipeClosed, BrokenPipeError):
+        # The interpreter flushes stdout once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.PIPE
+    except CrossdockError as error:
+        if session.verbose > 1:
+            import traceback
+
+            traceback.print_exception(error)
+        complain(error)
+        return exits.code_of(error)
+    return result if isinstance(result, int) else exits.OK
+
+
+def complain(error: CrossdockError) -> None:
+    """What went wrong and what to do next, on stderr."""
+    for mistake in getattr(error, "mistakes", [error]):
+        click.echo(f"crossdock: {_lines(mistake.message)}", err=True)
+        if mistake.hint:
+            click.echo(f"Next: {_lines(mistake.hint)}", err=True)
+
+
+def _lines(text: str) -> str:
+    """Line ends stay, everything else that could drive a terminal is escaped."""
+    return "\n".join(shown(line) for line in text.splitlines())
+
+
+def main() -> NoReturn:
+    """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks is escaped instead of ending the program.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.exit(run())

@@ -1,0 +1,185 @@
+"""What `doctor` tries at an endpoint, in a scratch folder: each thing that a capability promises, and the clock."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from crossdock.errors import AlreadyExists, CrossdockError, NoSpace, PermissionDenied
+
+if TYPE_CHECKING:
+    from crossdock.config import Location
+    from crossdock.storage.storage import Storage
+
+__all__ = ["Finding", "probe", "scratch_name"]
+
+_SIZE = 300_000
+_PAST = datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC)
+_CLOCK = 60
+"""Seconds that two clocks may differ before `--min-age` and the like go wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    name: str
+    detail: str
+    good: bool = True
+    mend: str | None = None
+    """A command, or a line for the endpoint in crossdock.yaml."""
+
+
+def scratch_name() -> str:
+    return f"crossdock-doctor-{secrets.token_hex(4)}"
+
+
+class _Wrong(Exception):
+    """A probe got an answer that its capability does not promise."""
+
+    def __init__(self, reason: str, mend: str | None = None) -> None:
+        super().__init__(reason)
+        self.mend = mend
+
+
+async def probe(storage: Storage, scratch: str, place: Location) -> AsyncGenerator[Finding]:
+    """One finding per probe; stops at the first failed write, since all else builds on it."""
+    probes = _Probes(storage, scratch)
+    try:
+        for name, action in probes.all():
+            try:
+                yield Finding(name, await action())
+            except _Wrong as wrong:
+                yield Finding(name, str(wrong), good=False, mend=wrong.mend)
+            except CrossdockError as error:
+                yield Finding(name, error.message, good=False, mend=_mend(name, error, place))
+                if name == "write":
+                    return
+    finally:
+        left = await probes.clean_up()
+    if left is not None:
+        yield Finding("delete", left.message, good=False, mend=f"crossdock rm -r '{place.shown(scratch)}'")
+    else:
+        yield Finding("delete", "the scratch folder is gone again")
+
+
+def _mend(name: str, error: CrossdockError, place: Location) -> str | None:
+    if place.settings.type == "sftp":
+        if name == "write" and "rename" in error.message:
+            return "staging: none"
+        if name == "write" and isinstance(error, PermissionDenied) and getattr(error, "operation", "") == "stat":
+            return "verify: none"
+    if isinstance(error, PermissionDenied) and place.settings.type == "local":
+        return f"sudo chown -R \"$USER\" '{place.shown()}'"
+    if isinstance(error, NoSpace):
+        return "free space there, or raise the quota"
+    return error.hint
+
+
+class _Probes:
+    def __init__(self, storage: Storage, scratch: str) -> None:
+        self.storage, self.scratch = storage, scratch
+        self.data = secrets.token_bytes(_SIZE)
+        self.file = f"{scratch}/probe"
+        self.made: set[str] = set()
+
+    def all(self) -> list[tuple[str, Callable[[], Awaitable[str]]]]:
+        able = self.storage.capabilities
+        found: list[tuple[str, Callable[[], Awaitable[str]]]] = []
+        if able.directories:
+            found.append(("mkdir", self.make_dir))
+        found += [("write", self.write), ("clock", self.clock), ("read", self.read), ("overwrite", self.overwrite)]
+        if able.create_new:
+            found.append(("create new", self.create_new))
+        if able.mtime_precision is not None:
+            found.append(("mtime", self.mtime))
+        if able.rename:
+            found.append(("rename", self.rename))
+        return found
+
+    async def make_dir(self) -> str:
+        await self.storage.make_dir(self.scratch)
+        return "made a folder"
+
+    async def write(self) -> str:
+        self.made.add(self.file)
+        entry = await self.storage.write_bytes(self.file, self.data)
+        how = "in one step" if self.storage.capabilities.atomic_write else "NOT in one step: a partial file can be seen"
+        seen = "size confirmed" if entry.size == _SIZE else "size not confirmed"
+        return f"{_SIZE:,} bytes, published {how}, {seen}"
+
+    async def clock(self) -> str:
+        """The entry was made moments ago by the server's clock."""
+        entry = await self.storage.stat(self.file)
+        if entry.modified is None:
+            return "the server does not tell times"
+        ahead = (entry.modified - datetime.now(UTC)).total_seconds()
+        if abs(ahead) > _CLOCK:
+            raise _Wrong(
+                f"the server's clock is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'} of this machine's",
+                "timedatectl set-ntp true    # on whichever is wrong",
+            )
+        return "agrees with this machine's to a minute"
+
+    async def read(self) -> str:
+        if await self.storage.read_bytes(self.file) != self.data:
+            raise _Wrong("what was read is not what was written", "do not use this endpoint; ask its operator")
+        if self.storage.capabilities.read_offset:
+            async with self.storage.read(self.file, offset=_SIZE - 10) as reader:
+                tail = b""
+                while chunk := await reader.read():
+                    tail += chunk
+            if tail != self.data[-10:]:
+                raise _Wrong("a read at an offset gives other bytes", "do not use this endpoint; ask its operator")
+        return "the same bytes came back"
+
+    async def overwrite(self) -> str:
+        self.data = self.data[::-1]
+        await self.storage.write_bytes(self.file, self.data)
+        if await self.storage.read_bytes(self.file) != self.data:
+            raise _Wrong("after replacing a file the old bytes are read", "do not use this endpoint for changing files")
+        return "a file was replaced"
+
+    async def create_new(self) -> str:
+        from crossdock.storage.base import WriteOptions
+
+        try:
+            await self.storage.write_bytes(self.file, b"other", WriteOptions(overwrite=False))
+        except AlreadyExists:
+            return "the server refuses to replace when asked to"
+        raise _Wrong("a file was replaced although that was forbidden", "conditional_writes: off")
+
+    async def mtime(self) -> str:
+        from crossdock.storage.base import WriteOptions
+
+        path = f"{self.scratch}/old"
+        self.made.add(path)
+        await self.storage.write_bytes(path, b"old", WriteOptions(modified=_PAST))
+        entry = await self.storage.stat(path)
+        precision = self.storage.capabilities.mtime_precision or timedelta()
+        if entry.modified is None or abs(entry.modified - _PAST) > precision:
+            raise _Wrong(
+                f"{_PAST:%Y-%m-%d %H:%M:%SZ} became {entry.modified or 'unknown'}: sync would move files again",
+                "crossdock sync --checksum",
+            )
+        return "kept"
+
+    async def rename(self) -> str:
+        path = f"{self.scratch}/renamed"
+        self.made |= {path, self.file}
+        await self.storage.rename(self.file, path)
+        if await self.storage.exists(self.file) or await self.storage.read_bytes(path) != self.data:
+            raise _Wrong("a renamed file is not where it should be", "do not use this endpoint; ask its operator")
+        return "a file got another name"
+
+    async def clean_up(self) -> CrossdockError | None:
+        """Remove all that the probes made; what could not be removed is told."""
+        try:
+            for path in self.made:
+                await self.storage.delete(path)
+            if self.storage.capabilities.directories:
+                await self.storage.remove_dir(self.scratch)
+        except CrossdockError as error:
+            return error
+        return None

@@ -1,0 +1,125 @@
+"""What becomes of each file: lines, JSON, a report file, progress, and the summary at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from crossdock.cli import exits
+from crossdock.cli.output import as_json, count, emit, human_size, human_time
+from crossdock.cli.progress import Progress, display
+from crossdock.cli.session import Session
+from crossdock.errors import CrossdockError, shown
+
+if TYPE_CHECKING:
+    from crossdock.engine.sync import Outcome
+
+__all__ = ["Reporter"]
+
+
+class Reporter:
+    """One run of cp or sync. `report` and `progress` are what `engine.sync.sync` calls."""
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        json: bool = False,
+        dry_run: bool = False,
+        file: str | None = None,
+        receipts: bool = False,
+    ) -> None:
+        self.session, self.json, self.dry_run, self._path, self._receipts = session, json, dry_run, file, receipts
+        self.counts = {"copy": 0, "skip": 0, "delete": 0, "fail": 0}
+        self.size = 0
+        self.started = time.monotonic()
+        self.failures: list[CrossdockError] = []
+        self._progress = Progress()
+        self._file: IO[str] | None = None
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Draw progress and keep the report file open; says what is done if the run is stopped or fails."""
+        import asyncio
+
+        with ExitStack() as stack:
+            if self._path is not None:
+                self._file = stack.enter_context(_report_file(self._path))
+            stack.enter_context(display(self._progress, wanted=not self.session.quiet and not self.dry_run))
+            try:
+                yield
+            except asyncio.CancelledError:
+                under_way = len(self._progress.files)
+                stack.close()
+                self.session.say(
+                    f"stopped: {self._done()}; {count(under_way, 'file')} under way "
+                    f"{'was' if under_way == 1 else 'were'} taken back, the rest was not started. "
+                    "Run the same command again to go on."
+                )
+                raise
+            except CrossdockError:
+                stack.close()
+                if any(self.counts.values()):
+                    self.session.say(f"ended early: {self._done()}")
+                raise
+
+    def progress(self, path: str, added: int, size: int | None) -> None:
+        self._progress.moved(path, added, size)
+
+    def report(self, outcome: Outcome) -> None:
+        self.counts[outcome.action] += 1
+        self._progress.ended(outcome.path)
+        if outcome.action == "copy":
+            self.size += outcome.size or 0
+        if outcome.error is not None:
+            self.failures.append(outcome.error)
+        if self._file is not None:
+            self._file.write(as_json(outcome.as_json()) + "\n")
+        if self.json:
+            receipt = outcome.receipt.as_json() if self._receipts and outcome.receipt is not None else {}
+            emit({**outcome.as_json(), **receipt})
+        elif (self.dry_run and outcome.action != "skip") or self.session.verbose:
+            click.echo(f"{self._verb(outcome.action)} {shown(outcome.path)} ({outcome.reason})")
+        if outcome.action == "fail" and not self.json:
+            click.echo(f"crossdock: {shown(outcome.path)}: {_told(outcome)}", err=True)
+
+    def _verb(self, action: str) -> str:
+        return f"would {action}" if self.dry_run and action != "skip" else action
+
+    def finish(self) -> int:
+        """The summary, and the exit code."""
+        seconds = time.monotonic() - self.started
+        if self.json:
+            emit({"summary": {**self.counts, "size": self.size, "seconds": round(seconds, 3)}})
+        would = "would be " if self.dry_run else ""
+        speed = f", {human_size(self.size / seconds)}/s" if self.size and not self.dry_run and seconds else ""
+        self.session.say(f"{would}{self._done()} in {human_time(seconds)}{speed}")
+        return exits.SOME if self.counts["fail"] else exits.OK
+
+    def _done(self) -> str:
+        counts = self.counts
+        parts = [f"{count(counts['copy'], 'file')} copied ({human_size(self.size)})", f"{counts['skip']:,} skipped"]
+        if counts["delete"]:
+            parts.append(f"{counts['delete']:,} deleted")
+        if counts["fail"]:
+            parts.append(f"{counts['fail']:,} failed")
+        return ", ".join(parts)
+
+
+def _told(outcome: Outcome) -> str:
+    return "; ".join(shown(line) for line in str(outcome.error or outcome.reason).splitlines())
+
+
+@contextmanager
+def _report_file(path: str) -> Iterator[IO[str]]:
+    try:
+        file = Path(path).open("w", encoding="ascii", buffering=1)  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise click.UsageError(f"cannot write the report {path}: {error.strerror}") from error
+    with file:
+        yield file

@@ -1,0 +1,192 @@
+"""What all commands share: the global options, the configuration, and how asynchronous work is run and stopped."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from crossdock.cli import exits
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from crossdock.config import Config, Location
+    from crossdock.storage.layers import TokenBucket
+    from crossdock.storage.storage import Storage
+
+__all__ = ["Interrupted", "Session", "common", "new_loop", "opened", "storage_of"]
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Interrupted(Exception):
+    """The user stopped the command; everything has been cleaned up."""
+
+
+class Session:
+    """One call of the program. Commands get it by `click.pass_obj`."""
+
+    def __init__(self) -> None:
+        self.config_file: str | None = None
+        self.verbose = 0
+        self.quiet = False
+
+    @cached_property
+    def config(self) -> Config:
+        from pathlib import Path
+
+        from crossdock.config import load
+
+        return load(Path(self.config_file) if self.config_file else None)
+
+    def locate(self, text: str) -> Location:
+        return self.config.locate(text)
+
+    def say(self, text: str) -> None:
+        """A line for a human, on stderr; silent with -q."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run to the end. The first Ctrl-C or SIGTERM cancels and waits for the clean-up, the second ends at once."""
+        import asyncio
+        import signal
+
+        self._log()
+        interrupted = False
+
+        def stop(task: asyncio.Task[T]) -> None:
+            nonlocal interrupted
+            if interrupted:
+                os.write(2, b"\ncrossdock: stopped without cleaning up; 'crossdock doctor' finds what is left\n")
+                os._exit(exits.INTERRUPTED)
+            interrupted = True
+            task.cancel()
+
+        async def whole() -> T:
+            loop, task = asyncio.get_running_loop(), asyncio.current_task()
+            assert task is not None
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, stop, task)
+            return await work()
+
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            try:
+                return runner.run(whole())
+            except asyncio.CancelledError:
+                if interrupted:
+                    raise Interrupted from None
+                raise
+
+    def _log(self) -> None:
+        if not self.verbose:
+            return
+        import logging
+
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s %(message)s"))
+        logger = logging.getLogger("crossdock")
+        logger.handlers[:] = [handler]
+        logger.setLevel(logging.DEBUG if self.verbose > 1 else logging.INFO)
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it can be had."""
+    import asyncio
+
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+def run_in_child(main: Awaitable[None]) -> None:
+    """What a process of `--processes` runs its work with."""
+    import asyncio
+
+    async def whole() -> None:
+        await main
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(whole())
+
+
+def storage_of(location: Location, *, bandwidth: float | None = None) -> Storage:
+    """A storage, not yet opened, limited to `bandwidth` bytes a second."""
+    from crossdock.storage.layers import TokenBucket
+    from crossdock.storage.registry import new_storage
+
+    bucket: TokenBucket | None = TokenBucket(bandwidth) if bandwidth else None
+    return new_storage(location.name, location.settings, bandwidth=bucket)
+
+
+@asynccontextmanager
+async def opened(*locations: Location, bandwidth: float | None = None) -> AsyncIterator[Sequence[Storage]]:
+    """The storages of the locations, opened side by side; locations at one endpoint share one.
+
+    `bandwidth`, in bytes a second, limits the last location's: what is read from elsewhere passes through it.
+    """
+    import asyncio
+
+    places: list[Location] = []
+    storages: list[Storage] = []
+    found: list[Storage] = []
+    for location in reversed(locations):
+        for place, storage in zip(places, storages, strict=True):
+            if place.name == location.name and place.settings == location.settings:
+                found.insert(0, storage)
+                break
+        else:
+            storages.append(storage_of(location, bandwidth=None if places else bandwidth))
+            places.append(location)
+            found.insert(0, storages[-1])
+    async with AsyncExitStack() as stack:
+        opening = [asyncio.ensure_future(stack.enter_async_context(storage)) for storage in storages]
+        try:
+            await asyncio.gather(*opening)
+        except BaseException:
+            # All must have ended before the stack closes what was opened.
+            for task in opening:
+                task.cancel()
+            await asyncio.gather(*opening, return_exceptions=True)
+            raise
+        yield found
+
+
+def common(function: F) -> F:
+    """The global options; every command takes them too, so that their place on the command line does not matter."""
+
+    def config(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            context.ensure_object(Session).config_file = value
+
+    def verbose(context: click.Context, parameter: click.Parameter, value: int) -> None:
+        context.ensure_object(Session).verbose += value
+
+    def quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+        if value:
+            context.ensure_object(Session).quiet = True
+
+    options: dict[str, Any] = {"expose_value": False}
+    function = click.option("-q", "--quiet", is_flag=True, callback=quiet, help="No progress, no summary.", **options)(
+        function
+    )
+    function = click.option(
+        "-v", "--verbose", count=True, callback=verbose, help="Log to stderr; -vv logs every operation.", **options
+    )(function)
+    return click.option(
+        "--config",
+        metavar="FILE",
+        callback=config,
+        help="The configuration; else $CROSSDOCK_CONFIG, else crossdock.yaml here.",
+        **options,
+    )(function)

@@ -1,0 +1,116 @@
+"""sync: bring what is new or changed from one folder to another."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from crossdock.cli.options import DURATION, MAX_DELETE, SIZE, OrderedGlobs, rules_of
+from crossdock.cli.reporter import Reporter
+from crossdock.cli.session import Session, common, opened, run_in_child, storage_of
+
+if TYPE_CHECKING:
+    from crossdock.config import Location
+    from crossdock.engine.processes import Pool
+    from crossdock.storage.retry import RetryPolicy
+
+__all__ = ["sync"]
+
+
+@click.command(cls=OrderedGlobs)
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST")
+@click.option("--include", multiple=True, metavar="GLOB", help="Move what matches. The first match decides.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave out what matches.")
+@click.option("--min-age", type=DURATION, help="Leave out files changed less than this ago, such as 30s.")
+@click.option("--max-age", type=DURATION, help="Leave out files changed longer ago, such as 7d.")
+@click.option("--min-size", type=SIZE, help="Leave out smaller files, such as 1K.")
+@click.option("--max-size", type=SIZE, help="Leave out larger files, such as 2G.")
+@click.option("--checksum", is_flag=True, help="Compare content instead of time where sizes are equal.")
+@click.option("--delete", is_flag=True, help="Delete at the target what the source does not have.")
+@click.option(
+    "--max-delete",
+    type=MAX_DELETE,
+    default="25%",
+    show_default=True,
+    help="With --delete: the most that may go.",
+)
+@click.option("-n", "--dry-run", is_flag=True, help="Decide and say what would be done, and do none of it.")
+@click.option("--transfers", type=click.IntRange(1, 1024), default=8, show_default=True, help="Files at once.")
+@click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that move them.")
+@click.option("--bwlimit", type=SIZE, help="Bytes a second, all files together, such as 10M.")
+@click.option("--retries", type=click.IntRange(0, 100), default=3, show_default=True, help="New attempts per file.")
+@click.option("--report", metavar="FILE", help="Write one JSON line per file, with the reason, to this file.")
+@click.option("--json", "as_json", is_flag=True, help="The same lines on stdout, and a summary.")
+@common
+@click.pass_context
+def sync(context: click.Context, /, source: str, target: str, **options: Any) -> int:
+    """Bring what is new or changed below SRC to DST, one way.
+
+    A file is unchanged if its size is the same and its modification time is, within the coarser precision of the two.
+    Nothing at the target is deleted without --delete; and with it nothing if a file failed, if the source is empty,
+    or if it were more than --max-delete.
+    """
+    session: Session = context.obj
+    ours, theirs = session.locate(source), session.locate(target)
+    from datetime import timedelta
+
+    from crossdock.engine.sync import SyncOptions
+    from crossdock.engine.sync import sync as run_sync
+    from crossdock.flows.filters import Filters
+    from crossdock.storage.retry import RetryPolicy
+
+    min_age, max_age = options["min_age"], options["max_age"]
+    filters = Filters(
+        rules=rules_of(context),
+        min_age=None if min_age is None else timedelta(seconds=min_age),
+        max_age=None if max_age is None else timedelta(seconds=max_age),
+        min_size=options["min_size"],
+        max_size=options["max_size"],
+    )
+    policy = RetryPolicy(attempts=options["retries"] + 1)
+    settings = SyncOptions(
+        filters=filters,
+        policy=policy,
+        **{name: options[name] for name in ("checksum", "delete", "max_delete", "dry_run", "transfers")},
+    )
+    reporter = Reporter(session, json=options["as_json"], dry_run=options["dry_run"], file=options["report"])
+    # Forked before the event loop and any thread exist.
+    pool = _pool(ours, theirs, options["processes"], options["bwlimit"], policy) if not options["dry_run"] else None
+
+    async def work() -> int:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(reporter.running())
+            if pool is not None:
+                await stack.enter_async_context(pool)
+            storages = await stack.enter_async_context(opened(ours, theirs, bandwidth=options["bwlimit"]))
+            await run_sync(
+                storages[0],
+                ours.path,
+                storages[1],
+                theirs.path,
+                settings,
+                report=reporter.report,
+                progress=reporter.progress,
+                courier=pool,
+            )
+        return reporter.finish()
+
+    return session.run(work)
+
+
+def _pool(ours: Location, theirs: Location, processes: int, bwlimit: int | None, policy: RetryPolicy) -> Pool | None:
+    if processes == 1:
+        return None
+    from crossdock.engine.processes import Pool
+
+    share = bwlimit / processes if bwlimit else None
+    return Pool(
+        processes,
+        lambda: storage_of(ours),
+        lambda: storage_of(theirs, bandwidth=share),
+        policy=policy,
+        run=run_in_child,
+    )

@@ -1,0 +1,19 @@
+"""Every command: where it lives and its one line of help, so that `--help` loads none of them."""
+
+from __future__ import annotations
+
+__all__ = ["COMMANDS"]
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("crossdock.testing.demo:demo", "Move files off a partner's server that runs only for this, and prove it."),
+    "ls": ("crossdock.cli.look:ls", "List a folder."),
+    "cat": ("crossdock.cli.look:cat", "Write files to standard output."),
+    "stat": ("crossdock.cli.look:stat", "Show what an endpoint says about a name."),
+    "cp": ("crossdock.cli.cp:cp", "Copy files, each with a receipt."),
+    "rm": ("crossdock.cli.change:rm", "Remove files, or folders with all that is in them."),
+    "mkdir": ("crossdock.cli.change:mkdir", "Make folders."),
+    "sync": ("crossdock.cli.sync:sync", "Bring what is new or changed from one folder to another."),
+    "doctor": ("crossdock.cli.doctor:doctor", "Connect to an endpoint, probe what it can do, and say what to mend."),
+    "trust": ("crossdock.cli.trust:trust", "Show the host keys that an SSH server offers, to pin them."),
+    "check": ("crossdock.cli.check:check", "Check the configuration and report every mistake in it."),
+}

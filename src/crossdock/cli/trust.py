@@ -1,0 +1,109 @@
+"""trust: look at a server's host keys before anything is sent to it, and pin them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import click
+
+from crossdock.cli import exits
+from crossdock.cli.output import emit
+from crossdock.cli.session import Session, common
+from crossdock.errors import ConfigError, shown
+
+if TYPE_CHECKING:
+    from crossdock.storage.sftp import HostKey
+
+__all__ = ["trust"]
+
+_PORT = 22
+
+
+@click.command()
+@click.argument("host", metavar="HOST[:PORT]|ENDPOINT")
+@click.option("--known-hosts", metavar="FILE", help="Add the keys to this file, in OpenSSH's format.")
+@click.option("-y", "--yes", is_flag=True, help="With --known-hosts: do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="One key per line.")
+@common
+@click.pass_obj
+def trust(session: Session, host: str, known_hosts: str | None, yes: bool, as_json: bool) -> int:
+    """Show the host keys that an SSH server offers, and the line that pins them.
+
+    Nothing is signed in to. What is shown is what somebody at that address presents now: compare a fingerprint with
+    what the server's operator publishes before you trust it.
+    """
+    name, address, port, pinned = _place(session, host)
+
+    async def work() -> list[HostKey]:
+        from crossdock.storage.sftp import offered_keys
+
+        return await offered_keys(address, port)
+
+    keys = session.run(work)
+    if not keys:
+        raise ConfigError(f"{name} offers no host key of a kind that is known here", hint="ask its operator for one")
+    known = [_is_pinned(key, pinned) for key in keys]
+    for key, is_known in zip(keys, known, strict=True):
+        if as_json:
+            found: dict[str, Any] = {"algorithm": key.algorithm, "fingerprint": key.fingerprint, "line": key.line}
+            emit({**found, "pinned": is_known})
+        else:
+            click.echo(f"{key.algorithm:<20} {key.fingerprint}{'  pinned' if is_known else ''}")
+    if pinned and not any(known):
+        session.say(f"None of them is pinned for {name}: the key was changed, or this is not the server you know.")
+    if not as_json and not any(known):
+        session.say("Compare with what the operator publishes; then this line pins it, at the endpoint:")
+        click.echo(f'host_key: "{keys[0].fingerprint}"')
+    if known_hosts is not None:
+        _add(session, Path(known_hosts).expanduser(), keys, yes)
+    return exits.OK if not pinned or any(known) else exits.PERMANENT
+
+
+def _place(session: Session, text: str) -> tuple[str, str, int, tuple[str, ...]]:
+    """What to call it, host, port, and what is pinned, for an endpoint, a URL or HOST[:PORT]."""
+    bare = text.removesuffix(":")
+    config = session.config
+    if bare in config.endpoints or bare in config.unusable or "://" in text:
+        settings: Any = config.endpoint(bare) if "://" not in text else config.locate(text).settings
+        if settings.type != "sftp":
+            raise ConfigError(f"{shown(bare)} is of type {settings.type}, which has no host key")
+        if settings.ssh_config:
+            raise ConfigError(
+                f"{shown(bare)} takes its address from ssh_config", hint="write: crossdock trust HOST:PORT"
+            )
+        return bare, settings.host, settings.port or _PORT, settings.host_key
+    try:
+        parts = urlsplit(f"//{text}")
+        host, port = parts.hostname, parts.port or _PORT
+    except ValueError:
+        host, port = None, _PORT
+    if not host or parts.path:
+        raise click.UsageError(f"write HOST, HOST:PORT, [IPv6]:PORT or the name of an endpoint, not {text!r}")
+    return text, host, port, ()
+
+
+def _is_pinned(key: HostKey, pinned: tuple[str, ...]) -> bool:
+    public = key.line.split()[1:3]
+    return any(pin.rstrip("=") == key.fingerprint or pin.split()[:2] == public for pin in pinned)
+
+
+def _add(session: Session, file: Path, keys: list[HostKey], yes: bool) -> None:
+    try:
+        text = file.read_text() if file.exists() else ""
+        new = [key.line for key in keys if key.line not in text.splitlines()]
+        if not new:
+            session.say(f"{file} has them already")
+            return
+        if not yes:
+            if not sys.stdin.isatty():
+                raise click.UsageError("nobody can be asked here whether these are the right keys; add --yes")
+            click.confirm(f"Trust these keys and add them to {file}?", abort=True, err=True)
+        with file.open("a") as lines:
+            lines.write("" if not text or text.endswith("\n") else "\n")
+            lines.writelines(f"{line}\n" for line in new)
+    except OSError as error:
+        raise ConfigError(f"cannot write {file}: {error.strerror}") from error
+    session.say(f"added to {file}; name it at the endpoint: known_hosts: {file}")
