@@ -1,0 +1,79 @@
+"""The work that is measured: the rows of the table, with what crossdock aims at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Place = Literal["s3", "sftp", "local"]
+Kind = Literal["big", "small", "again", "help"]
+WORDS = {"s3": "S3", "sftp": "SFTP", "local": "local"}
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is moved."""
+
+    big: int
+    """Bytes of the one large file."""
+    small: int
+    """How many files of `SMALL_SIZE`."""
+    again: int
+    """How many files in the tree that is synced again."""
+
+    def words(self, kind: Kind) -> str:
+        big = f"{self.big >> 30} GiB" if self.big >> 30 else f"{self.big >> 20} MiB"
+        return {"big": big, "small": f"{self.small:,} files of 10 KiB", "again": f"{self.again:,} files", "help": ""}[
+            kind
+        ]
+
+
+FULL = Scale(1 << 30, 2_000, 100_000)
+QUICK = Scale(128 << 20, 300, 3_000)
+SMALL_SIZE = 10 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One row. `aims`: by peer, how many times as fast crossdock is meant to be."""
+
+    name: str
+    kind: Kind
+    source: Place = "local"
+    target: Place = "local"
+    aims: tuple[tuple[str, float], ...] = ()
+    rss: int | None = None
+    """The most memory that crossdock may take, in bytes."""
+    seconds: float | None = None
+    """The longest that crossdock may take."""
+
+    def title(self, scale: Scale) -> str:
+        if self.kind == "help":
+            return "`crossdock --help`"
+        way = f"{WORDS[self.source]} → {WORDS[self.target]}"
+        return (
+            f"`sync` again, {scale.words(self.kind)}, {way}"
+            if self.kind == "again"
+            else f"{scale.words(self.kind)}, {way}"
+        )
+
+
+_DISK = (("rclone", 1.2), ("rclone-best", 1.2), ("sftp", 1.0))
+_S3 = (("rclone", 1.2), ("rclone-best", 1.2))
+_SMALL = (("rclone", 30.0), ("rclone-best", 2.0))
+_AGAIN = (("rclone", 2.0), ("rclone-best", 2.0))
+
+ITEMS = (
+    Item("big-s3-sftp", "big", "s3", "sftp", (("rclone", 1.5), ("rclone-best", 1.5)), rss=128 << 20),
+    Item("big-sftp-s3", "big", "sftp", "s3", (("rclone", 2.0), ("rclone-best", 2.0))),
+    Item("big-local-sftp", "big", "local", "sftp", _DISK),
+    Item("big-sftp-local", "big", "sftp", "local", _DISK),
+    Item("big-local-s3", "big", "local", "s3", _S3),
+    Item("big-s3-local", "big", "s3", "local", _S3),
+    Item("small-local-sftp", "small", "local", "sftp", (("lftp", 1.5), ("rclone", 30.0), ("rclone-best", 1.5))),
+    Item("small-s3-sftp", "small", "s3", "sftp", _SMALL),
+    Item("small-sftp-s3", "small", "sftp", "s3", _SMALL),
+    Item("again-s3-local", "again", "s3", "local", _AGAIN),
+    Item("again-local-sftp", "again", "local", "sftp", _AGAIN),
+    Item("help", "help", seconds=0.150),
+)
