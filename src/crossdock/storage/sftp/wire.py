@@ -99,7 +99,7 @@ class Session(asyncssh.SSHClientSession[bytes]):
 
     def connection_made(self, chan: Any) -> None:
         self._chan = chan
-        chan.set_write_buffer_limits(high=1 << 20, low=1 << 18)
+        chan.set_write_buffer_limits(high=2 << 20, low=1 << 20)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.fail(Lost(str(exc) if exc else "the server closed the connection"))
