@@ -16,7 +16,7 @@ from crossdock.cli.output import as_json as json_line
 from crossdock.cli.output import count, human_time
 from crossdock.cli.probes import Finding, probe, scratch_name
 from crossdock.cli.session import Session, common, opened
-from crossdock.errors import CrossdockError, shown
+from crossdock.errors import CrossdockError, NotFound, shown
 
 if TYPE_CHECKING:
     from crossdock.config import Location
@@ -80,6 +80,7 @@ async def _findings(visit: _Visit) -> AsyncGenerator[Finding]:
             yield Finding("server", said)
         for finding in _capabilities(storage):
             yield finding
+        there = True
         try:
             entries = 0
             async with aclosing(storage.scan(place.path)) as listing:
@@ -87,8 +88,11 @@ async def _findings(visit: _Visit) -> AsyncGenerator[Finding]:
                     entries += 1
             yield Finding("list", f"{entries:,} names in {place.shown()}")
         except CrossdockError as error:
-            mend = f"crossdock mkdir '{place.shown()}'" if type(error).__name__ == "NotFound" else error.hint
+            there = not isinstance(error, NotFound)
+            mend = error.hint if there else f"crossdock mkdir '{place.shown()}'"
             yield Finding("list", error.message, good=False, mend=mend)
+        if not there:
+            return
         if not visit.look_only:
             scratch = "/".join(part for part in (place.path, scratch_name()) if part)
             async with aclosing(probe(storage, scratch, place)) as findings:

@@ -14,6 +14,7 @@ from crossdock.errors import shown
 
 if TYPE_CHECKING:
     from crossdock.config import Location
+    from crossdock.storage.base import Entry
     from crossdock.storage.storage import Storage
 
 __all__ = ["found"]
@@ -51,12 +52,11 @@ def _finding(detail: str, place: Location, clean: bool) -> Finding:
 async def _temporaries(storage: Storage, folder: str, border: datetime) -> list[str]:
     from crossdock.storage.staging import is_temporary
 
-    old: list[str] = []
+    def left(entry: Entry) -> bool:
+        return is_temporary(entry.path) and entry.modified is not None and entry.modified < border
+
     async with aclosing(storage.scan(folder, temporaries=True)) as entries:
-        async for entry in entries:
-            if is_temporary(entry.path) and entry.modified is not None and entry.modified < border:
-                old.append(entry.path)
-    return old
+        return [entry.path async for entry in entries if left(entry)]
 
 
 async def _uploads(storage: Storage, folder: str, border: datetime) -> list[tuple[str, str, datetime | None]]:

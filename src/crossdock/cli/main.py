@@ -91,7 +91,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         result = crossdock.main(args=argv, prog_name="crossdock", standalone_mode=False, obj=session)
         sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "crossdock"
+        click.echo(f"crossdock: {_lines(error.format_message())}\nNext: {command} --help", err=True)
         return exits.USAGE
     except (click.Abort, KeyboardInterrupt, Interrupted):
         return exits.INTERRUPTED

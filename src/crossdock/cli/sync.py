@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from crossdock.engine.processes import Pool
     from crossdock.storage.retry import RetryPolicy
 
-__all__ = ["sync"]
+__all__ = ["refuse_overlap", "sync"]
 
 
 @click.command(cls=OrderedGlobs)
@@ -55,6 +55,7 @@ def sync(context: click.Context, /, source: str, target: str, **options: Any) ->
     """
     session: Session = context.obj
     ours, theirs = session.locate(source), session.locate(target)
+    refuse_overlap(ours, theirs)
     from datetime import timedelta
 
     from crossdock.engine.sync import SyncOptions
@@ -99,6 +100,17 @@ def sync(context: click.Context, /, source: str, target: str, **options: Any) ->
         return reporter.finish()
 
     return session.run(work)
+
+
+def refuse_overlap(ours: Location, theirs: Location) -> None:
+    """Raise `Conflict` for a tree that is to be copied into itself, or over itself."""
+    from crossdock.errors import Conflict
+
+    if ours.overlaps(theirs):
+        raise Conflict(
+            f"{ours.shown()} and {theirs.shown()} overlap",
+            hint="choose a target outside of the source, and not above it",
+        )
 
 
 def _pool(ours: Location, theirs: Location, processes: int, bwlimit: int | None, policy: RetryPolicy) -> Pool | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["COMMANDS"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("crossdock.testing.demo:demo", "Move files off a partner's server that runs only for this, and prove it."),
+    "demo": ("crossdock.demo.command:demo", "Move files off a demo SFTP server, and prove that they arrived."),
     "ls": ("crossdock.cli.look:ls", "List a folder."),
     "cat": ("crossdock.cli.look:cat", "Write files to standard output."),
     "stat": ("crossdock.cli.look:stat", "Show what an endpoint says about a name."),

@@ -1,0 +1,47 @@
+# Needs Python 3.11 or later with its venv module, git and make; everything else goes into .venv.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Workers of pytest: "auto" is one per processor.
+WORKERS ?= auto
+
+.PHONY: demo test check bench docs clean
+
+demo: $(VENV)/.all
+	$(BIN)/crossdock demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m tests.servers fetch || echo "make test: goes on without the servers named above"
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+check: $(VENV)/.check $(VENV)/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.all
+	$(BIN)/python docs/reference.py
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -not -path './.servers/*' -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or later found; pass PYTHON=/path/to/it" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	# `pip install --group` came with pip 25.1.
+	$(PIP) install --upgrade 'pip>=25.1'
+
+$(VENV)/.all: $(BIN)/python pyproject.toml
+	$(PIP) install --editable '.[all]'
+	@touch $@
+
+$(VENV)/.test $(VENV)/.check $(VENV)/.bench: $(VENV)/.%: $(VENV)/.all
+	$(PIP) install --group $*
+	@touch $@
