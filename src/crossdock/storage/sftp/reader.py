@@ -90,7 +90,8 @@ class SftpReader(Reader):
         self._session = connection.session
         self._path, self._handle = path, handle
         self._chunk = request_size(pool, connection)
-        self._window = self._chunk if pool.careful else max(backend.settings.window, self._chunk)
+        self._window = backend.settings.window
+        self._single = pool.careful
         self._start = self._next = self._reached = offset
         self._queue: deque[_Ahead] = deque()
         self._ahead = 0
@@ -103,11 +104,10 @@ class SftpReader(Reader):
         if size is not None and size - self._start <= self._chunk:
             if size > self._start:
                 self._ask(self._start, size - self._start)
-            self._ask(max(size, self._start), self._chunk)
         else:
             self._ask(self._start, self._chunk)
-            if not self._pool.careful:
-                self._ask(self._next, self._chunk)
+        if not self._single or not self._queue:
+            self._ask(self._next, self._chunk)
 
     def described(self, entry: Entry, pin: Entry | None) -> None:
         """Take note of what was opened. Raises `NotAFile`, `SourceChanged`."""
@@ -129,7 +129,7 @@ class SftpReader(Reader):
 
     def _fill(self) -> None:
         size = self._size
-        while self._ahead < self._window:
+        while not self._queue or (self._ahead < self._window and not self._single):
             if size is None or self._next > size:
                 # Past the known end one request at a time is enough, to see whether the file has grown.
                 if size is not None and self._queue:

@@ -143,18 +143,15 @@ class Session(asyncssh.SSHClientSession[bytes]):
 
     def _packet(self, kind: int, body: memoryview) -> None:
         if kind in _REPLIES and self._version is None:
+            data = kind == codec.DATA
+            if data and (len(body) < 8 or U32.unpack_from(body, 4)[0] != len(body) - 8):
+                raise Violation("data of another length than announced")
             reply_id = U32.unpack_from(body)[0]
             future = self._pending.pop(reply_id, None)
             if future is None:
                 raise Violation(f"a reply to request {reply_id}, which is not open")
-            if future.done():
-                return
-            if kind == codec.DATA:
-                if len(body) < 8 or U32.unpack_from(body, 4)[0] != len(body) - 8:
-                    raise Violation("data of another length than announced")
-                future.set_result((kind, bytes(body[8:])))
-            else:
-                future.set_result((kind, bytes(body[4:])))
+            if not future.done():
+                future.set_result((kind, bytes(body[8:] if data else body[4:])))
         elif kind == codec.VERSION and self._version is not None:
             if not self._version.done():
                 self._version.set_result(bytes(body))

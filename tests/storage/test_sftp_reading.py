@@ -1,0 +1,284 @@
+"""Readers against servers that lie, stop early, or say too little."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import pytest
+
+from crossdock.errors import (
+    ConnectionFailed,
+    CrossdockError,
+    NotAFile,
+    ProtocolViolation,
+    SourceChanged,
+    TimedOut,
+    Truncated,
+)
+from crossdock.storage.base import Entry
+from crossdock.storage.sftp import codec as c
+from crossdock.storage.sftp.codec import U32, text
+from crossdock.storage.storage import Storage
+from tests.storage.sftp_fake_server import EOF, FAILURE, FakeSftp, Peer, serving, status
+
+SIZE = 1_000_003
+DATA = os.urandom(SIZE)
+
+
+@pytest.fixture(autouse=True)
+def _password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_PASSWORD", "right")
+
+
+@asynccontextmanager
+async def reading(sftp: FakeSftp, **changes: object) -> AsyncGenerator[tuple[Storage, Peer]]:
+    async with serving(sftp) as peer, Storage(peer.settings(**changes).backend("fake")) as storage:
+        yield storage, peer
+
+
+async def whole(storage: Storage, path: str = "x", **options: object) -> bytes:
+    chunks = []
+    async with storage.read(path, **options) as reader:  # type: ignore[arg-type]
+        while chunk := await reader.read():
+            chunks.append(chunk)
+        assert await reader.read() == b""
+    return b"".join(chunks)
+
+
+@pytest.mark.parametrize("most", [1, 7, 4095, 4096, 10_000, 102_400])
+async def test_short_reads_leave_no_gap(most: int) -> None:
+    data = DATA[: most * 50]
+    sftp = FakeSftp(x=data)
+    sftp.most_read = most
+    async with reading(sftp) as (storage, _):
+        assert await whole(storage) == data
+
+
+async def test_short_reads_teach_the_request_size() -> None:
+    sftp = FakeSftp(x=DATA)
+    sftp.most_read = 10_000
+    async with reading(sftp) as (storage, _):
+        assert await whole(storage) == DATA
+        sftp.seen.clear()
+        assert await whole(storage) == DATA
+    assert sftp.seen.count(c.READ) <= SIZE // 10_000 + 3
+
+
+async def test_early_end_is_truncated_and_makes_careful() -> None:
+    sftp = FakeSftp(x=DATA)
+    sftp.hook = lambda kind, body: EOF if kind == c.READ and struct.unpack(">QI", body[-12:])[0] >= 300_000 else None
+    async with reading(sftp) as (storage, _):
+        with pytest.raises(Truncated, match="of 1000003 bytes"):
+            await whole(storage)
+        sftp.hook = None
+        sftp.bursts.clear()
+        assert await whole(storage) == DATA
+        assert max(burst.count(c.READ) for burst in sftp.bursts) == 1
+
+
+@pytest.mark.parametrize("sized", [True, False])
+async def test_a_hole_is_truncated(sized: bool) -> None:
+    sftp = FakeSftp(x=DATA)
+    if not sized:
+        sftp.attributes = c.A_PERMISSIONS
+
+    def hole(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        return EOF if kind == c.READ and 320_000 <= struct.unpack(">QI", body[-12:])[0] < 340_000 else None
+
+    sftp.hook = hole
+    async with reading(sftp) as (storage, _):
+        with pytest.raises(Truncated):
+            await whole(storage)
+
+
+@pytest.mark.parametrize("size", [0, 1, 32 * 1024, 32 * 1024 + 1, SIZE])
+async def test_size_unknown_reads_to_the_end(size: int) -> None:
+    sftp = FakeSftp(x=DATA[:size])
+    sftp.attributes = c.A_PERMISSIONS
+    async with reading(sftp) as (storage, _):
+        assert await whole(storage) == DATA[:size]
+        assert (await storage.stat("x")).size is None
+
+
+async def test_no_attributes_at_all() -> None:
+    sftp = FakeSftp(x=DATA)
+    sftp.attributes = 0
+    async with reading(sftp) as (storage, _):
+        assert await whole(storage) == DATA
+        assert [(entry.path, entry.kind) async for entry in storage.scan()] == [("x", "file")]
+
+
+@pytest.mark.parametrize("told", [0, 1, 40_000, SIZE - 1])
+async def test_growth_is_read_to_the_true_end(told: int) -> None:
+    sftp = FakeSftp(x=DATA)
+
+    def smaller(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        return (c.ATTRS, struct.pack(">IQ", c.A_SIZE, told)) if kind == c.FSTAT else None
+
+    sftp.hook = smaller
+    async with reading(sftp) as (storage, _):
+        assert await whole(storage) == DATA
+        assert await whole(storage, offset=told) == DATA[told:]
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        ((c.DATA, text(b"")), ProtocolViolation),
+        ((c.DATA, U32.pack(10) + b"123"), ProtocolViolation),
+        ((c.DATA, text(b"x" * 250_000)), ProtocolViolation),
+        ((c.ATTRS, U32.pack(0)), ProtocolViolation),
+        (status(0), ProtocolViolation),
+        (FAILURE, ProtocolViolation),
+        (status(7), ConnectionFailed),
+    ],
+)
+async def test_bad_replies_to_read(reply: tuple[int, bytes], error: type[CrossdockError]) -> None:
+    sftp = FakeSftp(x=DATA)
+    sftp.hook = lambda kind, body: reply if kind == c.READ else None
+    async with reading(sftp) as (storage, _):
+        with pytest.raises(error):
+            await whole(storage)
+
+
+async def test_a_folder_flagged_as_a_file() -> None:
+    sftp = FakeSftp(x=DATA)
+    sftp.folders.add(b"/d")
+    sftp.files[b"/d"] = bytearray()
+    sftp.hook = lambda kind, body: FAILURE if kind == c.READ else None
+    async with reading(sftp) as (storage, _):
+        with pytest.raises(NotAFile):
+            await whole(storage, "d")
+
+
+async def test_pin() -> None:
+    async with reading(FakeSftp(x=DATA)) as (storage, peer):
+        entry = await storage.stat("x")
+        assert await whole(storage, pin=entry) == DATA
+        for other in (
+            Entry(path="x", size=SIZE - 1, modified=entry.modified),
+            Entry(path="x", size=SIZE, modified=datetime(2020, 1, 1, tzinfo=UTC)),
+        ):
+            with pytest.raises(SourceChanged):
+                await whole(storage, pin=other)
+        assert await whole(storage, pin=Entry(path="x")) == DATA
+        await storage.stat("x")
+        assert peer.sftp.seen.count(c.OPEN) == peer.sftp.seen.count(c.CLOSE) == 4
+
+
+async def test_a_small_file_takes_two_round_trips() -> None:
+    sftp = FakeSftp(x=b"small")
+    async with reading(sftp) as (storage, _):
+        pin = await storage.stat("x")
+        sftp.bursts.clear()
+        assert await whole(storage, pin=pin) == b"small"
+        await storage.stat("x")
+    assert sftp.bursts[:2] == [[c.OPEN], [c.FSTAT, c.READ, c.READ]]
+    assert sftp.seen.count(c.CLOSE) == 1
+
+
+async def test_window_bounds_what_is_under_way() -> None:
+    sftp = FakeSftp(x=DATA)
+    async with reading(sftp, window=64 * 1024) as (storage, _):
+        async with storage.read("x") as reader:
+            for _ in range(3):
+                await reader.read()
+            asked = sftp.seen.count(c.READ) * 32 * 1024
+            assert asked <= 3 * 32 * 1024 + 2 * 64 * 1024
+
+
+async def test_stopping_early_closes_the_handle_and_frees_the_stream() -> None:
+    sftp = FakeSftp(x=DATA)
+    async with reading(sftp, max_connections=1, streams_per_connection=1) as (storage, _):
+        for _ in range(3):
+            async with storage.read("x") as reader:
+                await reader.read()
+        assert (await storage.stat("x")).size == SIZE
+        assert sftp.seen.count(c.OPEN) == sftp.seen.count(c.CLOSE) == 3
+
+
+async def test_a_cancelled_open_is_closed() -> None:
+    sftp = FakeSftp(x=DATA)
+    async with reading(sftp, max_connections=1) as (storage, _):
+        opening = asyncio.ensure_future(storage.backend.begin_read("x"))
+        while c.OPEN not in sftp.seen:
+            await asyncio.sleep(0)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        await storage.stat("x")
+        assert sftp.seen.count(c.CLOSE) == 1
+        assert await whole(storage) == DATA
+
+
+async def test_silence_is_timed_out() -> None:
+    sftp = FakeSftp(x=DATA)
+    sftp.hook = lambda kind, body: b"" if kind == c.READ else None
+    async with reading(sftp, timeout=0.3) as (storage, peer):
+        with pytest.raises(TimedOut, match=r"no answer for 0\.3 seconds"):
+            await whole(storage)
+        sftp.hook = None
+        assert await whole(storage) == DATA
+        assert len(peer.sign_ins) == 2
+
+
+@pytest.mark.parametrize("at", [0, 1, 5, 100, 33_000, 500_000, SIZE])
+async def test_the_wire_cut_at_a_byte(at: int) -> None:
+    sftp = FakeSftp(x=DATA)
+    async with reading(sftp, max_connections=1) as (storage, peer):
+        sent = 0
+
+        def cut(kind: int, body: bytes) -> None:
+            nonlocal sent
+            if kind == c.READ:
+                sent += 32 * 1024
+                if sent > at:
+                    peer.connections[0].abort()
+
+        sftp.hook = cut
+        with pytest.raises(ConnectionFailed):
+            await whole(storage)
+        sftp.hook = None
+        assert await whole(storage) == DATA
+
+
+@pytest.mark.parametrize("name", [b"../up", b"a/b", b"nul\0", b""])
+async def test_names_that_lead_elsewhere(name: bytes) -> None:
+    sftp = FakeSftp(x=DATA)
+    one = U32.pack(1) + text(name) + text(b"") + U32.pack(0)
+    sftp.hook = lambda kind, body: (c.NAME, one) if kind == c.READDIR else None
+    async with reading(sftp) as (storage, _):
+        with pytest.raises(ProtocolViolation):
+            assert [entry async for entry in storage.scan()] == []
+
+
+async def test_a_listing_that_fails_midway_is_an_error() -> None:
+    sftp = FakeSftp(x=DATA)
+    calls = iter([None, FAILURE, EOF, EOF, EOF, EOF, EOF])
+    sftp.hook = lambda kind, body: next(calls) if kind == c.READDIR else None
+    async with reading(sftp) as (storage, _):
+        with pytest.raises(CrossdockError):
+            assert [entry async for entry in storage.scan()] == []
+
+
+async def test_a_listing_without_end() -> None:
+    sftp = FakeSftp()
+    sftp.hook = lambda kind, body: (c.NAME, U32.pack(0)) if kind == c.READDIR else None
+    async with reading(sftp) as (storage, _):
+        with pytest.raises(ProtocolViolation, match="does not end"):
+            assert [entry async for entry in storage.scan()] == []
+
+
+async def test_names_in_another_encoding() -> None:
+    sftp = FakeSftp()
+    sftp.files["/grün".encode("latin-1")] = bytearray(b"1")
+    async with reading(sftp, encoding="latin-1") as (storage, _):
+        assert [entry.path async for entry in storage.scan()] == ["grün"]
+        assert await whole(storage, "grün") == b"1"
+        with pytest.raises(CrossdockError, match="cannot be written in latin-1"):
+            await storage.stat("日本")

@@ -1,0 +1,186 @@
+"""The SFTP session itself: versions, bounds, ids, noise."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from crossdock.errors import CrossdockError, NotFound, ProtocolViolation
+from crossdock.storage.base import Entry
+from crossdock.storage.sftp import codec as c
+from crossdock.storage.sftp.codec import U32, Violation, text
+from crossdock.storage.sftp.wire import Session
+from crossdock.storage.storage import Storage
+from tests.storage.sftp_fake_server import FakeSftp, serving, status
+
+
+@pytest.fixture(autouse=True)
+def _password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_PASSWORD", "right")
+
+
+@pytest.mark.parametrize("version", [0, 2, 4, 6, 2**32 - 1])
+async def test_only_version_3(version: int) -> None:
+    sftp = FakeSftp()
+    sftp.version = version
+    async with serving(sftp) as peer:
+        with pytest.raises(ProtocolViolation, match=f"SFTP version {version}"):
+            async with Storage(peer.settings().backend("fake")):
+                pass
+
+
+@pytest.mark.parametrize(
+    "limits", [(0, 0), (1, 1), (2**63, 2**63), (32 * 1024, 64 * 1024), (255 * 1024, 255 * 1024), None]
+)
+async def test_limits_are_sane(limits: tuple[int, int] | None) -> None:
+    sftp = FakeSftp()
+    sftp.extensions = [(b"limits@openssh.com", b"1"), (b"unknown@example.com", b"\xff")]
+    packed = b"" if limits is None else b"".join(n.to_bytes(8, "big") for n in (0, *limits, 0))
+    sftp.hook = lambda kind, body: (c.EXTENDED_REPLY, packed) if kind == c.EXTENDED else None
+    data = bytes(300_000)
+    async with serving(sftp) as peer, Storage(peer.settings().backend("fake")) as storage:
+        await storage.write_bytes("x", data)
+        assert await storage.read_bytes("x") == data
+
+
+_GARBAGE = {
+    "length 2^32-1": b"\xff\xff\xff\xff" + bytes(64),
+    "length 0": bytes(8),
+    "length 4": U32.pack(4) + bytes(4),
+    "unknown id": U32.pack(9) + bytes((c.STATUS,)) + b"\x7f\0\0\0" + U32.pack(0),
+    "unknown type": U32.pack(9) + bytes((77,)) + b"<id>" + U32.pack(0),
+    "a request": U32.pack(9) + bytes((c.OPEN,)) + b"<id>" + U32.pack(0),
+    "a second version": U32.pack(5) + bytes((c.VERSION,)) + U32.pack(3),
+    "status without a code": U32.pack(5) + bytes((c.STATUS,)) + b"<id>",
+    "attributes cut off": U32.pack(9) + bytes((c.ATTRS,)) + b"<id>" + U32.pack(15),
+    "many extended attributes": U32.pack(13) + bytes((c.ATTRS,)) + b"<id>" + U32.pack(1 << 31) + U32.pack(1 << 31),
+    "a handle to a stat": U32.pack(13) + bytes((c.HANDLE,)) + b"<id>" + text(b"abcd"),
+}
+
+
+@pytest.mark.parametrize("garbage", _GARBAGE.values(), ids=_GARBAGE.keys())
+async def test_garbage_is_a_violation(garbage: bytes) -> None:
+    sftp = FakeSftp(x=b"1")
+    async with serving(sftp) as peer, Storage(peer.settings().backend("fake")) as storage:
+        sftp.hook = lambda kind, body: garbage if kind == c.LSTAT else None
+        with pytest.raises(ProtocolViolation):
+            await storage.stat("x")
+        sftp.hook = None
+        assert (await storage.stat("x")).size == 1
+
+
+async def test_a_duplicate_id_ends_the_session() -> None:
+    sftp = FakeSftp(x=b"1")
+    twice = (U32.pack(9) + bytes((c.STATUS,)) + b"<id>" + U32.pack(2)) * 2
+    async with serving(sftp) as peer, Storage(peer.settings().backend("fake")) as storage:
+        sftp.hook = lambda kind, body: twice if kind == c.LSTAT else None
+        with pytest.raises(NotFound):
+            await storage.stat("x")
+        sftp.hook = None
+        assert (await storage.stat("x")).size == 1
+        assert len(peer.sign_ins) == 2
+
+
+@pytest.mark.parametrize("count", [2**31, 2**32 - 1, 2])
+async def test_count_of_names(count: int) -> None:
+    one = text(b"x") + text(b"") + U32.pack(0)
+    sftp = FakeSftp()
+    sftp.hook = lambda kind, body: (c.NAME, U32.pack(count) + one) if kind == c.READDIR else None
+    async with serving(sftp) as peer, Storage(peer.settings().backend("fake")) as storage:
+        with pytest.raises(ProtocolViolation):
+            assert [entry async for entry in storage.scan()] == []
+
+
+async def test_a_login_script_that_prints() -> None:
+    sftp = FakeSftp()
+    sftp.hook = lambda kind, body: b"Welcome to ACME!\nHave fun\n" if kind == c.LSTAT else None
+    async with serving(sftp) as peer, Storage(peer.settings().backend("fake")) as storage:
+        with pytest.raises(ProtocolViolation, match="'Welcome to ACME!'.*login script"):
+            await storage.stat("x")
+
+
+@pytest.mark.parametrize("handle", [b"h" * 257, b"h" * 100_000])
+async def test_handles_are_short(handle: bytes) -> None:
+    sftp = FakeSftp(x=b"1")
+    sftp.hook = lambda kind, body: (c.HANDLE, text(handle)) if kind == c.OPEN else None
+    async with serving(sftp) as peer, Storage(peer.settings().backend("fake")) as storage:
+        with pytest.raises(ProtocolViolation):
+            await storage.read_bytes("x")
+
+
+async def test_names_survive_as_bytes() -> None:
+    sftp = FakeSftp()
+    sftp.files[b"/\xff\xfe"] = bytearray(b"1")
+    async with serving(sftp) as peer, Storage(peer.settings().backend("fake")) as storage:
+        entries = [entry async for entry in storage.scan()]
+        assert [entry.path for entry in entries] == ["\udcff\udcfe"]
+        assert await storage.read_bytes(entries[0].path) == b"1"
+
+
+@pytest.mark.parametrize("code", [*range(1, 32), 2**32 - 1])
+async def test_every_status_is_an_error_of_ours(code: int) -> None:
+    sftp = FakeSftp(x=b"1")
+    sftp.hook = lambda kind, body: status(code, b"because \xff") if kind == c.LSTAT else None
+    async with serving(sftp) as peer, Storage(peer.settings().backend("fake")) as storage:
+        with pytest.raises(CrossdockError, match=r"stat fake:x: .*because"):
+            await storage.stat("x")
+
+
+class _Channel:
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def set_write_buffer_limits(self, *, high: int, low: int) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def write(self, data: bytes) -> None:
+        self.sent.append(data)
+
+
+async def test_ids_wrap_and_skip_those_in_use() -> None:
+    session, channel = Session(60), _Channel()
+    session.connection_made(channel)
+    kept = session.request(c.LSTAT, text(b"a"))
+    session._last_id = 2**32 - 2
+    futures = [session.request(c.LSTAT, text(b"b")) for _ in range(3)]
+    assert sorted(session._pending) == [0, 1, 2, 2**32 - 1]
+    session.data_received(U32.pack(9) + bytes((c.STATUS,)) + U32.pack(2) + U32.pack(2), None)
+    assert futures[2].done() and not kept.done()
+    session.fail(Violation("end"))
+    assert isinstance(kept.exception(), Violation)
+
+
+async def test_replies_in_any_order_and_any_cut() -> None:
+    session = Session(60)
+    session.connection_made(_Channel())
+    futures = [session.request(c.READ, b"") for _ in range(20)]
+    stream = b"".join(
+        U32.pack(9 + n) + bytes((c.DATA,)) + U32.pack(n + 1) + text(bytes([n]) * n) for n in reversed(range(20))
+    )
+    for at in range(len(stream)):
+        session.data_received(stream[at : at + 1], None)
+    assert [(await future)[1] for future in futures] == [bytes([n]) * n for n in range(20)]
+    session.fail(Violation("end"))
+
+
+def test_100_000_names_are_parsed_fast() -> None:
+    attrs = c._FULL.pack(15, 5, 0, 0, 0o100644, 0, 0)
+    longname = b"-rw-r--r--    1 tester   users           5 Nov 21 00:11 name"
+    packet = U32.pack(100) + b"".join(text(b"name-%d" % n) + text(longname) + attrs for n in range(100))
+    start = time.perf_counter()
+    for _ in range(1000):
+        found = c.names(packet)
+    assert time.perf_counter() - start < 2
+    assert found[99][0] == b"name-99" and found[0][2].size == 5
+
+
+async def test_ten_thousand_entries_stream() -> None:
+    sftp = FakeSftp(**{f"f{n:05}": b"" for n in range(2000)})
+    async with serving(sftp) as peer, Storage(peer.settings().backend("fake")) as storage:
+        found: list[Entry] = [entry async for entry in storage.scan()]
+    assert sorted(entry.path for entry in found) == [f"f{n:05}" for n in range(2000)]
