@@ -9,6 +9,7 @@ import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 
 from tests.servers import Missing, OpenSSH
