@@ -109,7 +109,7 @@ def refuse_overlap(ours: Location, theirs: Location) -> None:
     if ours.overlaps(theirs):
         raise Conflict(
             f"{ours.shown()} and {theirs.shown()} overlap",
-            hint="choose a target outside of the source, and not above it",
+            hint="choose a target that is neither in the source nor above it",
         )
 
 

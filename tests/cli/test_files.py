@@ -1,0 +1,162 @@
+"""ls, cat, stat, cp, rm, mkdir on local folders; the other backends pass StorageSuite."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import PROGRAM, Cli, contents
+
+
+def test_ls(cli: Cli, tree: Path) -> None:
+    assert cli("ls", "in").out.splitlines() == ["a.txt", r"latin\udce9\x1b[31m.txt", "sub/"]
+    assert cli("ls", "in/a.txt").out == "a.txt\n"
+    assert cli("ls", "-R", "in").out.splitlines()[:4] == [
+        "a.txt", r"latin\udce9\x1b[31m.txt", "sub/b.csv", "sub/deep/-rf",
+    ]  # fmt: skip
+    line = cli("ls", "-l", "in/a.txt").out.split()
+    assert line[:2] == ["file", "4"]
+    assert cli("ls", "in/nope").code == 4
+
+
+def test_ls_json_carries_any_name(cli: Cli, tree: Path) -> None:
+    rows = cli("ls", "--json", "in").rows
+    names = [os.fsencode(row["name"]) for row in rows]
+    assert b"latin\xe9\x1b[31m.txt" in names
+    assert rows[0]["kind"] == "file"
+    assert rows[0]["size"] == 4
+    assert rows[0]["path"] == "in/a.txt"
+    assert rows[0]["modified"].endswith("+00:00")
+
+
+def test_cat_is_byte_exact(tree: Path, tmp_path: Path) -> None:
+    data = os.urandom(3_000_000)
+    (tmp_path / "big").write_bytes(data)
+    done = subprocess.run(
+        [PROGRAM, "cat", "big", "in/a.txt"], cwd=tmp_path, capture_output=True, check=True, timeout=60
+    )
+    assert done.stdout == data + b"one\n"
+
+
+def test_stat(cli: Cli, tree: Path) -> None:
+    out = cli("stat", "in/sub/ü 100%+.csv").out
+    assert "size      2000 (1.95 KiB)" in out
+    assert cli("stat", "--json", "in/a.txt", "in/sub").rows[1]["kind"] == "dir"
+    assert cli("stat", "in/nope").code == 4
+
+
+def test_cp_to_a_name_and_into_a_folder(cli: Cli, tree: Path, tmp_path: Path) -> None:
+    assert cli("cp", "in/a.txt", "b.txt").code == 0
+    assert cli("cp", "in/a.txt", "in/sub/b.csv", "new/").code == 0
+    (tmp_path / "there").mkdir()
+    assert cli("cp", "in/a.txt", "there").code == 0
+    assert (tmp_path / "b.txt").read_bytes() == b"one\n"
+    assert contents(tmp_path / "new") == {"a.txt": b"one\n", "b.csv": b"two\n"}
+    assert contents(tmp_path / "there") == {"a.txt": b"one\n"}
+    assert (tmp_path / "b.txt").stat().st_mtime_ns == (tree / "a.txt").stat().st_mtime_ns
+
+
+def test_cp_prints_receipts(cli: Cli, tree: Path) -> None:
+    first, second, summary = cli("cp", "--json", "in/a.txt", "in/sub/b.csv", "out/").rows
+    assert {first["sha256"], second["sha256"]} == {
+        "2c8b08da5ce60398e1f19af0e5dccc744df274b826abe585eaba68c525434806",
+        "27dd8ed44a83ff94d557f9fd0412ed5a8cbca69ea04922d88c01184a07300a5a",
+    }
+    assert first["verified"] == "size"
+    assert first["atomic"] is True
+    assert summary["summary"]["copy"] == 2
+
+
+def test_cp_refuses_what_cannot_be_meant(cli: Cli, tree: Path, tmp_path: Path) -> None:
+    (tree / "sub/a.txt").write_bytes(b"other")
+    result = cli("cp", "in/a.txt", "in/sub/a.txt", "out/")
+    assert result.code == 2
+    assert "would both become" in result.err
+    assert cli("cp", "in/a.txt", "in/sub/b.csv", "file").code == 2
+    assert cli("cp", "in/sub/", "out").code == 2
+    result = cli("cp", "in/sub", "out")
+    assert result.code == 7
+    assert "Next: add -r" in result.err
+    assert cli("cp", "in/a.txt", "in/a.txt").code == 7
+    assert cli("cp", "-r", "in", "in/sub").code == 7
+    assert not (tmp_path / "out").exists()
+    assert (tree / "a.txt").read_bytes() == b"one\n"
+
+
+def test_cp_of_several_goes_on_after_a_failure(cli: Cli, tree: Path, tmp_path: Path) -> None:
+    result = cli("cp", "in/a.txt", "in/nope", "in/sub/b.csv", "out/")
+    assert result.code == 1
+    assert "nope" in result.err
+    assert "2 files copied (8 B), 0 skipped, 1 failed" in result.err
+    assert contents(tmp_path / "out") == {"a.txt": b"one\n", "b.csv": b"two\n"}
+    assert cli("cp", "in/nope", "out/").code == 4
+
+
+def test_cp_no_overwrite(cli: Cli, tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_bytes(b"other")
+    result = cli("cp", "--no-overwrite", "in/a.txt", "b.txt")
+    assert result.code == 7
+    assert (tmp_path / "b.txt").read_bytes() == b"other"
+    (tmp_path / "b.txt").write_bytes(b"one\n")
+    assert cli("cp", "--no-overwrite", "in/a.txt", "b.txt").code == 0, "the same bytes are no conflict"
+
+
+def test_cp_of_a_tree(cli: Cli, tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/kept").write_bytes(b"k")
+    assert cli("cp", "-r", "in", "out").code == 0
+    assert contents(tmp_path / "out/in") == contents(tree)
+    assert cli("cp", "-r", "in", "copy").code == 0
+    assert contents(tmp_path / "copy") == contents(tree)
+    assert (tmp_path / "out/kept").exists()
+    (tree / "a.txt").write_bytes(b"newer")
+    result = cli("cp", "-r", "--no-overwrite", "in", "out")
+    assert result.code == 1
+    assert (tmp_path / "out/in/a.txt").read_bytes() == b"one\n"
+
+
+def test_rm(cli: Cli, tree: Path, tmp_path: Path) -> None:
+    assert cli("rm", "in/a.txt").code == 0
+    assert cli("rm", "in/a.txt").code == 4
+    assert cli("rm", "in/sub").code == 7, "a folder needs -r"
+    result = cli("rm", "-r", "in/sub")
+    assert result.code == 2
+    assert "--yes" in result.err
+    (tree / "sub/link").symlink_to(tmp_path)
+    (tree / "sub/.crossdock-00000000-000000000000.part").touch()
+    result = cli("rm", "-r", "--yes", "in/sub")
+    assert (result.code, result.err) == (0, "5 files removed\n")
+    assert not (tree / "sub").exists()
+    assert tree.exists()
+
+
+def test_rm_never_empties_a_root_by_itself(cli: Cli, tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "crossdock.yaml").write_text("endpoints: {here: {type: local, root: in}}")
+    for argv in (["rm", "here:"], ["rm", "-ry", "here:"], ["rm", "-ry", "here:/"], ["rm", "-ry", "/"]):
+        assert cli(*argv).code == 2
+    assert len(contents(tree)) == 5
+    assert cli("rm", "-ry", "--force", "here:").code == 0
+    assert contents(tree) == {}
+    assert tree.exists()
+
+
+def test_mkdir(cli: Cli, tmp_path: Path) -> None:
+    assert cli("mkdir", "a/b/c", "d").code == 0
+    assert (tmp_path / "a/b/c").is_dir()
+    assert cli("mkdir", "d").code == 0
+    (tmp_path / "file").touch()
+    assert cli("mkdir", "file").code == 7
+
+
+@pytest.mark.parametrize("rate", ["10M", "1.5k", "100"])
+def test_sizes_on_the_command_line(cli: Cli, tree: Path, rate: str) -> None:
+    assert cli("cp", "--bwlimit", rate, "in/a.txt", "b.txt").code == 0
+
+
+def test_a_size_that_is_none(cli: Cli, tree: Path) -> None:
+    result = cli("cp", "--bwlimit", "fast", "in/a.txt", "b.txt")
+    assert result.code == 2
+    assert "such as 64M" in result.err

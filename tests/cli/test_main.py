@@ -1,0 +1,192 @@
+"""The frame round the commands: help, table, exit codes, messages, signals and pipes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+from crossdock.cli import exits, main
+from crossdock.cli.table import COMMANDS
+from crossdock.errors import ConfigError, CrossdockError, NotFound, PermissionDenied, TimedOut
+from tests.cli.conftest import PROGRAM, Cli, contents
+
+
+def test_table_and_commands_are_in_step() -> None:
+    for name, (target, line) in COMMANDS.items():
+        module, _, attribute = target.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        assert command.name == name
+        assert len(line) < 70, "one line of help"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(cli: Cli, name: str) -> None:
+    result = cli(name, "--help")
+    assert result.code == 0
+    for option in ("--config", "--verbose", "--quiet"):
+        assert option in result.out
+
+
+def test_help_loads_no_heavy_module() -> None:
+    code = (
+        "import sys; from crossdock.cli.main import run; run(['--help']);"
+        "print(sorted({'pydantic', 'yaml', 'rich', 'asyncio', 'asyncssh', 'aiohttp', 'botocore'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_version(cli: Cli) -> None:
+    assert cli("--version").out.startswith("crossdock 0.")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("x"), 3),
+        (NotFound("x", operation="stat", endpoint="e"), 4),
+        (TimedOut("x", operation="stat", endpoint="e"), 5),
+        (PermissionDenied("x", operation="stat", endpoint="e"), 7),
+        (CrossdockError("x"), 7),
+    ],
+)
+def test_exit_codes(error: CrossdockError, code: int) -> None:
+    assert exits.code_of(error) == code
+    assert code in exits.CODES
+
+
+def test_usage(cli: Cli) -> None:
+    result = cli("lss")
+    assert (result.code, result.err) == (2, "crossdock: no command 'lss'; did you mean ls?\nNext: crossdock --help\n")
+    assert cli("ls", "--nope").code == 2
+    assert cli("sync", "a").code == 2
+
+
+def test_an_error_is_a_line_and_a_next_step(cli: Cli) -> None:
+    result = cli("ls", "nope:x")
+    assert result.code == 3
+    first, second = result.err.splitlines()
+    assert first == "crossdock: no endpoint is called 'nope' (no crossdock.yaml here)"
+    assert second.startswith("Next: add nope to 'endpoints:'")
+    assert "Traceback" in cli("-vv", "ls", "nope:x").err
+
+
+def test_global_options_stand_anywhere(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("endpoints: {here: {type: local, root: .}}")
+    for argv in (["--config", "c.yaml", "ls", "here:"], ["ls", "--config", "c.yaml", "here:"]):
+        assert cli(*argv).out.splitlines() == ["c.yaml"]
+
+
+def test_check(cli: Cli, tmp_path: Path) -> None:
+    assert cli("check").code == 3
+    (tmp_path / "crossdock.yaml").write_text("endpoints: {here: {type: local, root: .}}")
+    result = cli("check")
+    assert (result.code, result.out) == (0, "here: local\n")
+    (tmp_path / "bad.yaml").write_text("endpoints:\n  a: {type: locl}\n  b: {type: local}\n")
+    result = cli("check", "bad.yaml")
+    assert result.code == 3
+    assert result.err.splitlines() == [
+        "crossdock: bad.yaml:2: endpoints.a.type: unknown type 'locl'",
+        "Next: did you mean 'local'?",
+        "crossdock: bad.yaml:3: endpoints.b: root is missing",
+        "Next: add 'root:'",
+    ]
+
+
+def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
+    for number in range(3000):
+        (tmp_path / f"{number:05}-{'x' * 100}").touch()
+    command = f"'{PROGRAM}' ls; echo \"code $?\" >&2"
+    done = subprocess.run(
+        ["bash", "-c", f"{{ {command}; }} | head -n 1"],
+        cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.startswith("00000-")
+    assert done.stderr == "code 141\n"
+
+
+def test_output_to_a_pipe_has_no_progress(tree: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [PROGRAM, "sync", "in", "out"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == ""
+    assert "\x1b" not in done.stderr
+    assert done.stderr.startswith("5 files copied (1.97 KiB), 0 skipped in ")
+    assert done.stderr.count("\n") == 1
+    quiet = subprocess.run(
+        [PROGRAM, "-q", "sync", "in", "out"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert quiet.stdout == quiet.stderr == ""
+    assert contents(tmp_path / "out") == contents(tree)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_stopping_leaves_nothing_and_says_what_is_done(tmp_path: Path, number: signal.Signals, processes: str) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (source / "a small one").write_bytes(b"x")
+    for name in ("big1", "big2"):
+        (source / name).write_bytes(os.urandom(4_000_000))
+    running = subprocess.Popen(
+        [PROGRAM, "sync", "in", "out", "--bwlimit", "200K", "--processes", processes],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 30
+    while not (target / "a small one").exists() or len(list(target.iterdir())) < 3:
+        assert time.monotonic() < deadline, "nothing was begun"
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.send_signal(number)
+    _, err = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert contents(target) == {"a small one": b"x"}
+    assert err.startswith("stopped: 1 file copied (1 B), 0 skipped; 2 files under way were taken back"), err
+    assert err.count("\n") == 1
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from crossdock.cli.session import Session\n"
+        "async def work():\n"
+        "    try:\n"
+        "        print('ready', flush=True); await asyncio.sleep(60)\n"
+        "    finally:\n"
+        "        print('cleaning', flush=True); await asyncio.sleep(60)\n"
+        "Session().run(work)\n"
+    )
+    running = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stdout is not None
+    assert running.stdout.readline() == "ready\n"
+    running.send_signal(signal.SIGINT)
+    assert running.stdout.readline() == "cleaning\n"
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert "stopped without cleaning up" in err
+
+
+def test_names_the_terminal_cannot_show_are_escaped(tmp_path: Path) -> None:
+    (tmp_path / "ü€").touch()
+    done = subprocess.run(
+        [PROGRAM, "ls"],
+        cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "latin-1"}, capture_output=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout == b"\xfc\\u20ac\n"
+
+
+def test_the_entry_point_is_installed() -> None:
+    done = subprocess.run([PROGRAM, "--help"], capture_output=True, text=True, check=True, timeout=60)
+    assert "Commands:" in done.stdout
+    assert callable(main.main)

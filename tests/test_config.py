@@ -1,0 +1,273 @@
+"""The user's file: locations, every mistake at once with its line, and no secret in any message."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from crossdock.config import Config, Mistakes, load
+from crossdock.errors import ConfigError
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Write a configuration and stand beside it."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str, name: str = "crossdock.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def mistakes(path: Path) -> list[str]:
+    with pytest.raises(Mistakes) as caught:
+        load(path)
+    return [str(mistake).replace(f"{path}:", "") for mistake in caught.value.mistakes]
+
+
+GOOD = """
+endpoints:
+  partner: {type: sftp, host: 127.0.0.1, port: 022, user: no, private_key: "file:keys/id",
+            host_key: "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU", root: /outbox, timeout: 30s}
+  lake: {type: s3, bucket: lake, root: landing, endpoint_url: "http://127.0.0.1:7480"}
+  here: {type: local, root: ./data}
+"""
+
+
+def test_the_file_of_the_working_folder(write: Write, tmp_path: Path) -> None:
+    write(GOOD)
+    config = load()
+    partner, here = config.endpoint("partner"), config.endpoint("here")
+    assert partner.model_dump()["port"] == 22, "a number with a leading zero is decimal"
+    assert partner.model_dump()["user"] == "no", "and no is a word"
+    assert partner.model_dump()["timeout"] == 30
+    assert here.model_dump()["root"] == tmp_path / "data", "paths start at the file's folder"
+    assert config.file == tmp_path / "crossdock.yaml"
+
+
+def test_relative_references_start_at_the_file(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(GOOD)
+    monkeypatch.chdir("/")
+    settings = load(path).endpoint("partner")
+    assert settings.private_key[0].path == tmp_path / "keys/id"  # type: ignore[attr-defined]
+
+
+def test_which_file_is_read(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load().endpoints == {}, "no file is fine"
+    write("endpoints: {one: {type: memory}}")
+    other = write("endpoints: {two: {type: memory}}", "other.yaml")
+    assert list(load().endpoints) == ["one"]
+    monkeypatch.setenv("CROSSDOCK_CONFIG", str(other))
+    assert list(load().endpoints) == ["two"]
+    assert list(load(Path("crossdock.yaml")).endpoints) == ["one"]
+    with pytest.raises(ConfigError, match="no such file"):
+        load(Path("nowhere.yaml"))
+
+
+def test_json_and_toml_say_the_same(write: Write) -> None:
+    yaml = load(write('endpoints: {a: {type: sftp, host: h, password: "env:P"}}'))
+    json = load(write('{\n\t"endpoints": {"a": {"type": "sftp", "host": "h", "password": "env:P"}}}', "c.json"))
+    toml = load(write('[endpoints.a]\ntype = "sftp"\nhost = "h"\npassword = "env:P"\n', "c.toml"))
+    assert yaml.endpoints == json.endpoints == toml.endpoints
+
+
+def test_all_mistakes_at_once_with_line_and_remedy(write: Write) -> None:
+    path = write(
+        """endpoints:
+  partner:
+    type: sftp
+    hots: 127.0.0.1
+    port: 99999
+    password: hunter2
+  lake:
+    type: s4
+  x: 5
+flow: 3
+"""
+    )
+    found = mistakes(path)
+    assert found == [
+        "2: endpoints.partner: host is missing. Next: add 'host:'",
+        "4: endpoints.partner.hots: unknown key. Next: did you mean 'host'?",
+        "5: endpoints.partner.port: input should be less than or equal to 65535",
+        "6: endpoints.partner.password: a secret may not be written into this file. "
+        "Next: write 'password: env:PARTNER_PASSWORD' and export it, or 'password: file:PATH' of a file with mode 600",
+        "8: endpoints.lake.type: unknown type 's4'. Next: write one of local, memory, s3, sftp",
+        "9: endpoints.x: must be a mapping of settings. Next: write {type: sftp, host: …}",
+        "10: flow: unknown key. Next: write one of endpoints",
+    ]
+    assert "hunter2" not in "".join(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("c.json", '{"endpoints": {\n\n"a": {"type": "sftp",\n "hots": "h"}}}', 4),
+        ("c.toml", '[endpoints.a]\ntype = "sftp"\n\nhots = "h"\n', 4),
+        ("d.toml", 'endpoints.a = {type = "sftp", hots = "h"}\n', 1),
+    ],
+)
+def test_lines_in_json_and_toml(write: Write, name: str, text: str, line: int) -> None:
+    found = mistakes(write(text, name))
+    assert f"{line}: endpoints.a.hots: unknown key. Next: did you mean 'host'?" in found
+
+
+def test_a_key_given_twice(write: Write) -> None:
+    found = mistakes(write("endpoints:\n  a: {type: memory}\n  a: {type: memory}\n"))
+    assert found == ["3: endpoints.a: the key is there twice, first on line 2. Next: remove one of them"]
+    found = mistakes(write('{"endpoints": {"a": {"type": "memory",\n"type": "memory"}}}', "c.json"))
+    assert found == ["2: endpoints.a.type: the key is there twice, first on line 1. Next: remove one of them"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("endpoints:\n\ta: {}\n", "2: a tab where YAML allows only spaces. Next: indent with spaces"),
+        ("endpoints: [\n", "2: "),
+        ("a: b: c\n", "1: mapping values are not allowed here"),
+        ("endpoints: {a: *none}", "1: found undefined alias"),
+        ("a: !!python/object/apply:os.system [echo]", "1: "),
+        ("endpoints: !!python/name:os.system x", "1: the tag"),
+        ("a: &a [*a]", "1: an alias that contains itself"),
+        ("[" * 5000, ""),
+        ("--- 1\n--- 2\n", "2: "),
+        ("- a\n", "the file must be a mapping"),
+        ("endpoints: {[a]: 1}", "1: a mapping or list as a key"),
+        ("\x07", ""),
+    ],
+)
+def test_what_is_not_a_configuration(write: Write, text: str, message: str) -> None:
+    path = write(text)
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert message in str(caught.value)
+
+
+def test_a_bomb_of_aliases_is_bounded(write: Write) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    with pytest.raises(ConfigError, match="more than 100000 values"):
+        load(write("\n".join(lines)))
+
+
+def test_anchors_and_merges_are_understood(write: Write) -> None:
+    text = """endpoints:
+  a: &base {type: sftp, host: one, port: 2222}
+  b: {<<: *base, host: two}
+"""
+    dumped = load(write(text)).endpoint("b").model_dump()
+    assert (dumped["host"], dumped["port"]) == ("two", 2222)
+
+
+def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(b"endpoints:\n  a: \xff\n")
+    with pytest.raises(ConfigError, match=r"c.yaml:2: not UTF-8 text"):
+        load(path)
+
+
+# -- locations ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config(write: Write) -> Config:
+    return load(write(GOOD))
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "path", "folder"),
+    [
+        ("partner:a/b.csv", "partner", "a/b.csv", False),
+        ("partner:/a/b/", "partner", "a/b", True),
+        ("partner:", "partner", "", True),
+        ("lake:a b%20c", "lake", "a b%20c", False),
+        ("sftp://acme@host:2222/in/a%20b", "sftp://acme@host:2222", "in/a b", False),
+        ("sftp://host/~/in/", "sftp://host/~", "in", True),
+        ("s3://bucket/key/%FF", "s3://bucket", "key/\udcff", False),
+    ],
+)
+def test_names_and_urls(config: Config, text: str, name: str, path: str, folder: bool) -> None:
+    found = config.locate(text)
+    assert (found.name, found.path, found.folder) == (name, path, folder)
+
+
+def test_local_paths(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "real/in").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "a:b").touch()
+    root = os.path.realpath(tmp_path)
+
+    def at(text: str) -> tuple[str, str, bool]:
+        found = config.locate(text)
+        return str(found.settings.root), found.path, found.folder
+
+    assert at("new.txt") == (root, "new.txt", False)
+    assert at("link/in/x") == (f"{root}/real/in", "x", False), "links that the user names are followed"
+    assert at("link") == (root, "real", False)
+    assert at("real/") == (root, "real", True)
+    assert at("nope/deep/x") == (root, "nope/deep/x", False)
+    assert at("a:b") == (root, "a:b", False), "a file that exists needs no ./"
+    assert at("./no:file") == (root, "no:file", False)
+    assert at("/") == ("/", "", True)
+    assert at(".")[0] == os.path.dirname(root)
+    assert at(f"file://{root}/real/x") == (f"{root}/real", "x", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("partnr:x", r"no endpoint is called 'partnr' \(crossdock.yaml\). Next: did you mean partner\?"),
+        ("qqq:x", "Next: write one of here, lake, partner"),
+        ("ftps://host/x", "unknown endpoint type 'ftps'"),
+        ("sftp://me:hunter2@host/x", "a password in a URL is seen by every process"),
+        ("", "an empty path"),
+    ],
+)
+def test_locations_that_cannot_be(config: Config, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        config.locate(text)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("real", "real/in", True),
+        ("real/in", "real", True),
+        ("real", "link/in", True),
+        ("real", "real2", False),
+        ("here:", "data/x", True),
+        ("partner:a", "partner:a/b", True),
+        ("partner:a", "partner:ab", False),
+        ("partner:a", "real", False),
+    ],
+)
+def test_overlap(config: Config, tmp_path: Path, one: str, other: str, expected: bool) -> None:
+    (tmp_path / "real/in").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert config.locate(one).overlaps(config.locate(other)) is expected
+
+
+def test_a_missing_extra_only_matters_to_who_needs_it(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    from crossdock.storage import registry
+
+    real = registry.settings_class
+
+    def missing(kind: str) -> object:
+        if kind == "sftp":
+            raise ConfigError("type sftp needs the package asyncssh", hint="pip install 'crossdock[sftp]'")
+        return real(kind)
+
+    monkeypatch.setattr(registry, "settings_class", missing)
+    config = load(write(GOOD))
+    assert config.locate("lake:x").name == "lake"
+    with pytest.raises(ConfigError, match=r"crossdock\[sftp\]"):
+        config.locate("partner:x")
