@@ -13,7 +13,7 @@ from benchmarks.bed import Bed
 from benchmarks.items import Item
 from benchmarks.tools import Crossdock
 
-_LINES = 25
+_LINES = 40
 _RATE = 200
 """Samples per second."""
 
@@ -76,8 +76,14 @@ def _by_py_spy(bed: Bed, spy: str, command: Sequence[str]) -> int:
     for title, counts in (("in the function itself", own), ("with what it calls", whole)):
         print(f"-- {title}")
         for frame, samples in counts.most_common(_LINES):
-            print(f"{100 * samples / total:5.1f} %  {frame}")
+            if not _is_frame_of_start(frame):
+                print(f"{100 * samples / total:5.1f} %  {frame}")
     return done.returncode
+
+
+def _is_frame_of_start(frame: str) -> bool:
+    """What is on every stack, and tells nothing."""
+    return frame.startswith("process ") or "(click/" in frame or "importlib._bootstrap>" in frame
 
 
 def _shorter(frame: str) -> str:
