@@ -243,16 +243,8 @@ async def test_kill_at_any_byte(case: tuple[str, str], places: Places, tmp_path:
                 }
                 config = tmp_path / "crossdock.yaml"
                 config.write_text(yaml.safe_dump({"endpoints": endpoints}))
-                command = [
-                    "-m",
-                    "crossdock",
-                    "--config",
-                    str(config),
-                    "cp",
-                    "-q",
-                    "source:in/file.bin",
-                    "target:in/file.bin",
-                ]
+                command = [sys.executable, "-m", "crossdock", "--config", str(config), "cp", "-q"]
+                nowhere = asyncio.subprocess.DEVNULL
                 async with observed(target, before):
                     process = await asyncio.create_subprocess_exec(
                         *command, "source:in/file.bin", "target:in/file.bin", stderr=nowhere, stdout=nowhere
