@@ -137,9 +137,9 @@ def test_stopping_leaves_nothing_and_says_what_is_done(tmp_path: Path, number: s
     source.mkdir()
     (source / "a small one").write_bytes(b"x")
     for name in ("big1", "big2"):
-        (source / name).write_bytes(os.urandom(4_000_000))
+        (source / name).write_bytes(os.urandom(40_000_000))
     running = subprocess.Popen(
-        [PROGRAM, "sync", "in", "out", "--bwlimit", "200K", "--processes", processes],
+        [PROGRAM, "sync", "in", "out", "--bwlimit", "4M", "--processes", processes],
         cwd=tmp_path, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 30

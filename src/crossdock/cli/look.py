@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from crossdock.cli.output import as_json as to_json
 from crossdock.cli.output import emit, entry_json, human_size
 from crossdock.cli.session import Session, common, opened
 from crossdock.errors import NotADirectory, NotFound, shown
@@ -40,9 +41,11 @@ def ls(session: Session, location: str, long: bool, recursive: bool, as_json: bo
         async with opened(place) as (storage,), aclosing(_entries(storage, place, recursive)) as entries:
             async for name, entry in entries:
                 if as_json:
-                    emit(entry_json(entry, name))
+                    line = to_json(entry_json(entry, name))
                 else:
-                    click.echo(_line(entry, name) if long else _name(entry, name))
+                    line = _line(entry, name) if long else _name(entry, name)
+                # Not click.echo, which flushes every line.
+                sys.stdout.write(line + "\n")
 
     session.run(work)
 
