@@ -66,7 +66,7 @@ class S3Reader(Reader):
         return reader
 
     async def _open_empty(self, offset: int) -> None:
-        """The store has no bytes there: the object must end exactly at `offset`."""
+        """The store has no bytes there, so the object must end at `offset` or before."""
         answer = await self._calls.head(
             self._path,
             self._key,
@@ -76,9 +76,9 @@ class S3Reader(Reader):
             allow=("PreconditionFailed",),
         )
         self.entry = entry_of(self._path, answer.headers)
-        if answer.code or self.entry.size != offset:
-            place = self._calls.client.place(self._request(offset, offset))
-            raise changed(place, f"the object has {self.entry.size} bytes, it was to be read from {offset}")
+        self._next = offset
+        if answer.code or (self.entry.size or 0) > offset:
+            raise changed(self._calls.client.place(self._request(offset, offset)), "the object has been replaced")
 
     def _pinned(self, pin: Entry | None, request: Request) -> None:
         entry, client = self.entry, self._calls.client

@@ -147,8 +147,9 @@ class S3Writer(Writer):
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._slots.release()
-        if not task.cancelled() and self._failure is None:
-            self._failure = task.exception()
+        if not task.cancelled():
+            error = task.exception()
+            self._failure = self._failure or error
 
     async def commit(self, expect: Expect) -> Entry:
         self._check()

@@ -1,0 +1,89 @@
+"""The whole contract, at each server and in each shape that changes what is sent."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+from crossdock.errors import SourceChanged
+from crossdock.storage.retry import Retry
+from crossdock.storage.storage import Storage
+from crossdock.testing import StorageSuite
+from crossdock.testing.storage.base import content, read_all
+from tests.storage.s3_places import AT_ONCE, BotoPeer, Server, backend, bucket
+
+
+class _S3Suite(StorageSuite):
+    names_refused = frozenset({"not UTF-8", "Latin-1"})
+    max_name = None
+    max_path = 1024
+    # One part at a time: the suite asks for a checkpoint at a moment when only then a part is sure to be stored.
+    settings: ClassVar[dict[str, Any]] = {"part_size": "5M", "part_concurrency": 1}
+    versioned: ClassVar[bool] = False
+
+    @pytest.fixture
+    def server(self) -> Server:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def peer(self, server: Server) -> Iterator[BotoPeer]:
+        with bucket(server, versioned=self.versioned) as found:
+            root = self.settings.get("root", "")
+            found.prefix = root + "/" if root else ""
+            yield found
+
+    @pytest.fixture
+    async def storage(self, server: Server, peer: BotoPeer, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Storage]:
+        # With its retries: Ceph answers a GET with 500 if the object is replaced at that moment.
+        inner = backend(server, peer.bucket, monkeypatch, **self.settings)
+        async with Storage(Retry(inner, AT_ONCE)) as storage:
+            yield storage
+
+    async def test_a_file_replaced_under_the_reader(self, storage: Storage) -> None:
+        """All ranges are of one version: the stream is whole, or it is `SourceChanged`."""
+        data = content(self.large_size)
+        await storage.write_bytes("name", data)
+        found = b""
+        async with storage.read("name") as reader:
+            found += await reader.read()
+            await storage.write_bytes("name", content(1000, 3))
+            if self.versioned:
+                assert found + await read_all(reader) == data
+            else:
+                with pytest.raises(SourceChanged):
+                    await read_all(reader)
+
+
+class TestCeph(_S3Suite):
+    @pytest.fixture
+    def server(self, ceph: Server) -> Server:
+        return ceph
+
+
+class TestCephBelowAPrefix(TestCeph):
+    settings: ClassVar[dict[str, Any]] = {
+        "part_size": "5M",
+        "part_concurrency": 1,
+        "root": "some/where",
+        "copy_threshold": "5M",
+        "copy_part_size": "5M",
+    }
+    max_path = 1024 - len("some/where/")
+
+
+class TestCephVersioned(TestCeph):
+    versioned = True
+
+
+class TestCephByFolders(TestCeph):
+    settings: ClassVar[dict[str, Any]] = {"part_size": "5M", "part_concurrency": 1, "listing": "folders"}
+
+
+class TestMoto(_S3Suite):
+    """moto honours conditional writes."""
+
+    @pytest.fixture
+    def server(self, moto: Server) -> Server:
+        return moto
