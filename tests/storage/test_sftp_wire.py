@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 import pytest
@@ -97,7 +96,7 @@ async def test_a_login_script_that_prints() -> None:
     sftp = FakeSftp()
     sftp.hook = lambda kind, body: b"Welcome to ACME!\nHave fun\n" if kind == c.LSTAT else None
     async with serving(sftp) as peer, Storage(peer.settings().backend("fake")) as storage:
-        with pytest.raises(ProtocolViolation, match="'Welcome to ACME!'.*login script"):
+        with pytest.raises(ProtocolViolation, match=r"'Welcome to ACME!'.*login script"):
             await storage.stat("x")
 
 

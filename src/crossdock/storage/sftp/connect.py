@@ -23,6 +23,7 @@ from crossdock.errors import (
     Unsupported,
 )
 from crossdock.storage.sftp.faults import Translate
+from crossdock.storage.sftp.hostkeys import family
 from crossdock.storage.sftp.login import Guard, Plan, Target, algorithms, make_plan
 from crossdock.storage.sftp.transport import speed_up
 from crossdock.storage.sftp.wire import Session
@@ -87,7 +88,7 @@ class Connector:
 
     def __init__(self, settings: SftpSettings, endpoint: str) -> None:
         self._settings, self._endpoint = settings, endpoint
-        self._lists: dict[str, list[str]] = {}
+        self._kinds: dict[str, str] = {}
 
     async def make(self) -> Connection:
         """Raises `AuthenticationFailed`, `HostKeyMismatch`, `ConnectionFailed`, `Throttled`, `ConfigError`, …"""
@@ -133,23 +134,42 @@ class Connector:
     async def _trusted(
         self, target: Target, attempt: Callable[[list[str]], Awaitable[asyncssh.SSHClientConnection]]
     ) -> asyncssh.SSHClientConnection:
-        """Ask for one kind of host key after the other until a trusted one is presented."""
-        known = self._lists.get(target.trust.name)
+        """Ask for host keys until a trusted one is presented, each time without the kinds seen already.
+
+        That ends an attempt in the key exchange, before anything of ours is sent.
+        """
+        trust = target.trust
+        kinds = sorted(trust.kinds, key=lambda kind: kind != self._kinds.get(trust.name))
+        certificates = bool(trust.authorities)
         offered: list[asyncssh.SSHKey] = []
         reason: str | None = None
-        for algs in [known] if known else target.trust.rounds():
+        while kinds or certificates:
             try:
-                ssh = await attempt(algs)
+                ssh = await attempt(trust.algorithms(kinds, certificates=certificates))
             except _Untrusted as error:
-                if error.key is not None and error.key not in offered:
-                    offered.append(error.key)
                 reason = error.reason or reason
+                if error.key is None:
+                    break
+                offered.append(error.key)
+                if error.certificate:
+                    certificates = False
+                else:
+                    kinds = [kind for kind in kinds if kind != family(error.key)]
+                if trust.empty:
+                    break
             except _NoSuchKey as error:
                 reason = reason or str(error)
+                break
+            except Throttled:
+                # A server without any further kind of key may just hang up.
+                if not offered:
+                    raise
+                break
             else:
-                self._lists[target.trust.name] = algs
+                key = ssh.get_server_host_key()
+                if key is not None:
+                    self._kinds[trust.name] = family(key)
                 return ssh
-        self._lists.pop(target.trust.name, None)
         raise self._mismatch(target, offered, reason)
 
     def _mismatch(self, target: Target, offered: list[asyncssh.SSHKey], reason: str | None) -> StorageError:
@@ -212,7 +232,7 @@ class Connector:
                 options["sock"] = await self._through_proxy(target)
             return await asyncssh.connect(target.host, target.port, **options)
         except asyncssh.HostKeyNotVerifiable as error:
-            raise _Untrusted(guard.offered, guard.reason) from error
+            raise _Untrusted(guard.offered, guard.reason or error.reason, certificate=guard.certificate) from error
         except asyncssh.KeyExchangeFailed as error:
             if "host key" in error.reason:
                 raise _NoSuchKey(error.reason) from error
@@ -223,6 +243,11 @@ class Connector:
             ) from error
         except (asyncssh.Error, OSError) as error:
             raise self._refused(target, error) from error
+        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+            # What a hostile key exchange makes of the libraries below.
+            raise self._error(
+                ProtocolViolation, f"{target.trust.name}: {error!r}", "check that this is an SSH server"
+            ) from error
 
     async def _through_proxy(self, target: Target) -> socket.socket:
         from python_socks import ProxyError, ProxyType
@@ -286,9 +311,9 @@ class Connector:
 
 
 class _Untrusted(Exception):
-    def __init__(self, key: asyncssh.SSHKey | None, reason: str | None) -> None:
+    def __init__(self, key: asyncssh.SSHKey | None, reason: str | None, *, certificate: bool) -> None:
         super().__init__(reason)
-        self.key, self.reason = key, reason
+        self.key, self.reason, self.certificate = key, reason, certificate
 
 
 class _NoSuchKey(Exception):

@@ -64,24 +64,22 @@ class Trust:
             return f"an RSA key of {bits} bits is too short"
         return None
 
-    def rounds(self) -> list[list[str]]:
-        """Algorithm lists to ask with, in turn, until a trusted key is presented.
-
-        A fingerprint does not tell its kind, and a server shows one key at a time, so each kind is asked for.
-        """
-        certificates = [f"{name}-cert-v01@openssh.com" for names in FAMILIES.values() for name in names]
+    @property
+    def kinds(self) -> list[str]:
+        """The families that a trusted key may be of, best first; a fingerprint does not tell its kind."""
         if self.pins or self.empty:
-            kinds = list(FAMILIES)
-        else:
-            kinds = [kind for kind in FAMILIES if kind in {family(key) for key in self.keys}]
-        lists = [list(FAMILIES[kind]) for kind in kinds]
-        if lists and "ssh-rsa" in self.legacy and "ssh-rsa" in kinds:
-            lists[kinds.index("ssh-rsa")].append("ssh-rsa")
-        if not self.pins or self.empty:
-            lists = [[name for names in lists for name in names]]
-        if self.authorities:
-            lists[0] = certificates + lists[0]
-        return lists
+            return list(FAMILIES)
+        known = {family(key) for key in self.keys}
+        return [kind for kind in FAMILIES if kind in known]
+
+    def algorithms(self, kinds: Sequence[str], *, certificates: bool) -> list[str]:
+        """What to ask a server for; it shows one key, of the first kind in this list that it has."""
+        names = [name for kind in kinds for name in FAMILIES[kind]]
+        if "ssh-rsa" in self.legacy and "ssh-rsa" in kinds:
+            names.append("ssh-rsa")
+        if not certificates:
+            return names
+        return [f"{name}-cert-v01@openssh.com" for each in FAMILIES.values() for name in each] + names
 
 
 def load_trust(

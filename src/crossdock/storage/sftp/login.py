@@ -83,12 +83,14 @@ class Guard(asyncssh.SSHClient):
         self._rounds = 0
         self.offered: asyncssh.SSHKey | None = None
         self.reason: str | None = None
+        self.certificate = False
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         self.offered, self.reason = key, self._target.trust.refusal(key)
         return self._target.trust.accepts(key)
 
     def validate_host_ca_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        self.certificate = True
         self.offered, self.reason = key, "the authority that signed its certificate is not trusted"
         return False
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import asyncssh
 
 from crossdock.errors import ConnectionFailed, TimedOut
-from crossdock.storage.sftp.hostkeys import FAMILIES
+from crossdock.storage.sftp.hostkeys import FAMILIES, family
 
 __all__ = ["HostKey", "offered_keys"]
 
@@ -32,20 +32,25 @@ async def offered_keys(host: str, port: int = 22, *, timeout: float = 15) -> lis
     """
     name = host if port == 22 else f"[{host}]:{port}"
     found: list[HostKey] = []
-    for names in FAMILIES.values():
+    kinds = list(FAMILIES)
+    while kinds:
+        names = [algorithm for kind in kinds for algorithm in FAMILIES[kind]]
         try:
             async with asyncio.timeout(timeout):
-                key = await asyncssh.get_server_host_key(host, port, config=None, server_host_key_algs=list(names))
-        except asyncssh.KeyExchangeFailed:
-            continue
+                key = await asyncssh.get_server_host_key(host, port, config=None, server_host_key_algs=names)
         except TimeoutError as error:
             raise TimedOut(
                 f"no answer for {timeout:g} seconds", operation="trust", endpoint=name, hint="check host and port"
             ) from error
         except (asyncssh.Error, OSError) as error:
+            # A server without any further kind of key may just hang up.
+            if found:
+                break
             reason = getattr(error, "strerror", None) or str(error)
             raise ConnectionFailed(reason, operation="trust", endpoint=name, hint="check host and port") from error
-        if key is not None:
-            public = key.export_public_key().decode().split()
-            found.append(HostKey(key.get_algorithm(), key.get_fingerprint(), f"{name} {public[0]} {public[1]}"))
+        if key is None or family(key) not in kinds:
+            break
+        kinds.remove(family(key))
+        public = key.export_public_key().decode().split()
+        found.append(HostKey(key.get_algorithm(), key.get_fingerprint(), f"{name} {public[0]} {public[1]}"))
     return found

@@ -1,0 +1,179 @@
+"""Host keys: what is pinned, known, signed or revoked decides before any credential is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+from crossdock.errors import ConfigError, ConnectionFailed, HostKeyMismatch, TimedOut
+from crossdock.storage.sftp import offered_keys
+from crossdock.storage.sftp.pool import _BREAKERS
+from crossdock.storage.storage import Storage
+from tests.servers import OpenSSH
+from tests.storage.sftp_fake_server import Peer, serving
+
+ED, OTHER, AUTHORITY = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(3))
+EC = asyncssh.generate_private_key("ecdsa-sha2-nistp256")
+RSA = asyncssh.generate_private_key("ssh-rsa", key_size=2048)
+SHORT = asyncssh.generate_private_key("ssh-rsa", key_size=1024)
+
+
+@pytest.fixture(autouse=True)
+def _password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_PASSWORD", "right")
+    _BREAKERS.clear()
+
+
+def public(key: asyncssh.SSHKey) -> str:
+    return " ".join(key.export_public_key().decode().split()[:2])
+
+
+def prints(*keys: asyncssh.SSHKey) -> list[str]:
+    return [key.get_fingerprint() for key in keys]
+
+
+async def connects(peer: Peer, **changes: object) -> None:
+    async with Storage(peer.settings(**changes).backend("fake")) as storage:
+        assert [entry async for entry in storage.scan()] == []
+
+
+@pytest.mark.parametrize(
+    "pins",
+    [
+        prints(ED),
+        prints(EC),
+        prints(RSA),
+        prints(OTHER, RSA),
+        [public(ED)],
+        [public(RSA)],
+        [public(OTHER), public(EC)],
+        [f"example.com {public(ED)} comment"],
+        [prints(OTHER)[0], public(RSA)],
+        prints(ED)[0] + "=",
+    ],
+)
+async def test_any_pinned_key_of_the_server_will_do(pins: list[str] | str) -> None:
+    async with serving(keys=[ED, EC, RSA]) as peer:
+        await connects(peer, host_key=pins)
+
+
+@pytest.mark.parametrize("pins", [prints(OTHER), [public(OTHER)], [*prints(OTHER, EC), public(RSA)]])
+async def test_another_key_is_refused_before_anything_is_sent(pins: Sequence[str]) -> None:
+    async with serving(keys=[ED]) as peer:
+        with pytest.raises(HostKeyMismatch) as caught:
+            await connects(peer, host_key=pins)
+        assert peer.sign_ins == [] and peer.passwords == []
+    message = str(caught.value)
+    assert ED.get_fingerprint() in message or public(OTHER) in pins
+    assert f"crossdock trust [127.0.0.1]:{peer.port}" in message
+    assert OTHER.get_fingerprint() in message
+
+
+async def test_every_key_that_was_offered_is_named() -> None:
+    async with serving(keys=[ED, EC, RSA]) as peer:
+        with pytest.raises(HostKeyMismatch) as caught:
+            await connects(peer, host_key=prints(OTHER))
+    for key in (ED, EC, RSA):
+        assert key.get_fingerprint() in str(caught.value)
+
+
+async def test_an_unknown_host_is_refused_with_the_line_to_add() -> None:
+    async with serving(keys=[ED]) as peer:
+        with pytest.raises(HostKeyMismatch, match="no host key is known") as caught:
+            await connects(peer, host_key=None)
+        assert peer.sign_ins == []
+    assert f'host_key: "{ED.get_fingerprint()}"' in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["setting", "home"])
+async def test_known_hosts(where: str, tmp_path: Path) -> None:
+    async with serving(keys=[ED, RSA]) as peer:
+        path = tmp_path / "known" if where == "setting" else Path(os.environ["HOME"]) / ".ssh/known_hosts"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"[127.0.0.1]:{peer.port} {public(RSA)}\nexample.com {public(OTHER)}\n")
+        await connects(peer, host_key=None, known_hosts=str(path) if where == "setting" else None)
+        path.write_text(f"[127.0.0.1]:{peer.port} {public(OTHER)}\n")
+        with pytest.raises(HostKeyMismatch):
+            await connects(peer, host_key=None, known_hosts=str(path) if where == "setting" else None, timeout=9)
+
+
+async def test_a_revoked_key_is_refused_even_if_pinned(tmp_path: Path) -> None:
+    async with serving(keys=[ED]) as peer:
+        path = tmp_path / "known"
+        path.write_text(f"@revoked * {public(ED)}\n")
+        with pytest.raises(HostKeyMismatch, match="revoked"):
+            await connects(peer, known_hosts=str(path))
+        assert peer.sign_ins == []
+
+
+@pytest.mark.parametrize(("signer", "good"), [(AUTHORITY, True), (OTHER, False)])
+async def test_a_certificate_authority(signer: asyncssh.SSHKey, good: bool, tmp_path: Path) -> None:
+    certificate = signer.generate_host_certificate(ED, "host", principals=["127.0.0.1"])
+    path = tmp_path / "known"
+    path.write_text(f"@cert-authority * {public(AUTHORITY)}\n")
+    async with serving(keys=[ED], server_host_keys=[(ED, certificate)]) as peer:
+        if good:
+            await connects(peer, host_key=None, known_hosts=str(path))
+        else:
+            with pytest.raises(HostKeyMismatch):
+                await connects(peer, host_key=None, known_hosts=str(path))
+            assert peer.sign_ins == []
+
+
+async def test_a_short_rsa_key_needs_the_legacy_list() -> None:
+    async with serving(keys=[SHORT]) as peer:
+        with pytest.raises(HostKeyMismatch, match="1024 bits"):
+            await connects(peer)
+        await connects(peer, legacy=["ssh-rsa"])
+
+
+@pytest.mark.parametrize("pin", ["SHA256:short", "SHA256:!", "MD5:00:11", "nonsense", "ssh-ed25519 AAAA"])
+async def test_a_pin_that_is_none(pin: str) -> None:
+    async with serving() as peer:
+        with pytest.raises(ConfigError, match="host_key"):
+            await connects(peer, host_key=pin)
+
+
+async def test_a_missing_known_hosts_file(tmp_path: Path) -> None:
+    async with serving() as peer:
+        with pytest.raises(ConfigError, match="cannot read"):
+            await connects(peer, known_hosts=str(tmp_path / "none"))
+
+
+async def test_trust_shows_every_key_and_signs_in_nowhere() -> None:
+    async with serving(keys=[ED, EC, RSA]) as peer:
+        found = await offered_keys("127.0.0.1", peer.port)
+        assert peer.sign_ins == []
+    assert [key.fingerprint for key in found] == prints(ED, EC, RSA)
+    assert [key.line for key in found] == [f"[127.0.0.1]:{peer.port} {public(key)}" for key in (ED, EC, RSA)]
+
+
+async def test_trust_of_openssh(openssh: OpenSSH) -> None:
+    found = await offered_keys(openssh.host, openssh.port)
+    assert [key.fingerprint for key in found] == list(openssh.fingerprints)
+    assert [key.line for key in found] == list(openssh.host_key_lines)
+
+
+async def test_trust_of_nothing() -> None:
+    async with serving() as peer:
+        port = peer.port
+    with pytest.raises(ConnectionFailed):
+        await offered_keys("127.0.0.1", port)
+
+
+async def test_trust_of_a_silent_port() -> None:
+    release = asyncio.Event()
+
+    async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await release.wait()
+        writer.close()
+
+    async with await asyncio.start_server(stall, "127.0.0.1", 0) as server:
+        with pytest.raises(TimedOut):
+            await offered_keys("127.0.0.1", server.sockets[0].getsockname()[1], timeout=0.2)
+        release.set()
