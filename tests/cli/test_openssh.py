@@ -1,0 +1,119 @@
+"""trust, doctor and moving files against OpenSSH's sshd, as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cli, contents
+from tests.servers import OpenSSH
+
+
+@pytest.fixture
+def outbox(openssh: OpenSSH, tmp_path: Path) -> Path:
+    """A folder at the server, and a crossdock.yaml whose endpoint `partner` starts there."""
+    folder = openssh.folder / f"outbox-{tmp_path.name}-{os.getpid()}"
+    folder.mkdir()
+    write_config(openssh, tmp_path, folder, host_key=openssh.fingerprint)
+    return folder
+
+
+def write_config(server: OpenSSH, folder: Path, root: Path, **extra: str) -> None:
+    settings = {
+        "type": "sftp", "host": server.host, "port": server.port, "user": server.user,
+        "private_key": f"file:{server.key}", "root": str(root), **extra,
+    }  # fmt: skip
+    (folder / "crossdock.yaml").write_text(json.dumps({"endpoints": {"partner": settings}}))
+
+
+def test_there_and_back(cli: Cli, openssh: OpenSSH, outbox: Path, tree: Path, tmp_path: Path) -> None:
+    result = cli("sync", "in", "partner:new")
+    assert result.code == 0, result.err
+    openssh.own()
+    assert cli("sync", "partner:new/", "back").code == 0
+    assert contents(tmp_path / "back") == contents(tree) == contents(outbox / "new")
+    assert cli("sync", "in", "partner:new").err.startswith("0 files copied")
+    assert cli("cp", "partner:new/a.txt", "partner:new/sub/b.csv", "partner:two/").code == 0
+    assert cli("ls", "partner:two").out == "a.txt\nb.csv\n"
+    assert cli("rm", "-ry", "partner:two").code == 0
+    assert cli("ls", "partner:two").code == 4
+    url = f"sftp://{openssh.user}@{openssh.host}:{openssh.port}{outbox}/new/a.txt"
+    query = f"?private_key=file:{openssh.key}&host_key={openssh.fingerprint.replace('+', '%2B')}"
+    assert cli("cat", url + query).out == "one\n"
+
+
+def test_trust_shows_and_pins(cli: Cli, openssh: OpenSSH, outbox: Path, tmp_path: Path) -> None:
+    host = f"{openssh.host}:{openssh.port}"
+    result = cli("trust", host)
+    assert result.code == 0
+    assert result.out.splitlines()[-1] == f'host_key: "{openssh.fingerprint}"'
+    assert f"{openssh.fingerprint}  pinned" in cli("trust", "partner").out
+    assert cli("trust", "--json", "partner:").rows[0]["pinned"] is True
+    assert cli("trust", host, "--known-hosts", "kh").code == 2, "asks, and nobody is there"
+    for _ in range(2):
+        assert cli("trust", host, "--known-hosts", "kh", "--yes").code == 0
+    assert (tmp_path / "kh").read_text().split() == openssh.host_key_line.split()[:3], "once"
+    write_config(openssh, tmp_path, outbox, known_hosts="file:kh")
+    assert cli("ls", "partner:").code == 0
+
+
+def test_a_server_that_is_not_the_one(cli: Cli, openssh: OpenSSH, outbox: Path, tmp_path: Path) -> None:
+    write_config(openssh, tmp_path, outbox, host_key="SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU")
+    result = cli("ls", "partner:")
+    assert result.code == 7
+    assert openssh.fingerprint in result.err
+    assert "Next:" in result.err
+    assert cli("trust", "partner").code == 7
+
+
+def test_trust_says_what_it_cannot_do(cli: Cli, tmp_path: Path) -> None:
+    assert cli("trust", "a/b").code == 2
+    assert cli("trust", "127.0.0.1:1").code == 5
+    (tmp_path / "crossdock.yaml").write_text("endpoints: {here: {type: local, root: .}}")
+    assert cli("trust", "here").code == 3
+
+
+def test_doctor_finds_nothing_wrong(cli: Cli, outbox: Path) -> None:
+    result = cli("doctor", "partner:")
+    assert result.code == 0, result.out
+    assert "OpenSSH" in result.out
+    assert "posix-rename@openssh.com" in result.out
+    assert "ok  rename" in result.out
+    assert list(outbox.iterdir()) == []
+
+
+def test_doctor_finds_leftovers_and_cleans(cli: Cli, openssh: OpenSSH, outbox: Path) -> None:
+    left, recent = outbox / ".crossdock-00000000-000000000000.part", outbox / ".crossdock-00000000-000000000001.part"
+    for path in (left, recent):
+        path.touch()
+    ago = (datetime.now(UTC) - timedelta(days=2)).timestamp()
+    os.utime(left, (ago, ago))
+    openssh.own()
+    result = cli("doctor", "--look-only", "partner:")
+    assert result.code == 1
+    assert "crossdock doctor --clean 'partner:'" in result.out
+    assert left.exists()
+    assert cli("doctor", "--look-only", "--clean", "partner:").code == 0
+    assert [path.name for path in outbox.iterdir()] == [recent.name]
+
+
+def test_doctor_of_a_folder_that_is_not_there(cli: Cli, outbox: Path) -> None:
+    result = cli("doctor", "partner:nope")
+    assert result.code == 1
+    assert "crossdock mkdir 'partner:nope'" in result.out
+    assert list(outbox.iterdir()) == [], "and it was not made by looking"
+
+
+def test_doctor_of_a_folder_that_may_not_be_written(cli: Cli, openssh: OpenSSH, outbox: Path) -> None:
+    openssh.own()
+    outbox.chmod(0o555)
+    result = cli("doctor", "--json", "partner:")
+    outbox.chmod(0o755)
+    assert result.code == 1
+    bad = [row for row in result.rows if not row["good"]]
+    assert bad[0]["check"] == "mkdir"
+    assert bad[0]["mend"]

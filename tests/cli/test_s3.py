@@ -1,0 +1,80 @@
+"""A bucket as a user meets it: named and by URL, through doctor, to a folder and back."""
+
+from __future__ import annotations
+
+import os
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cli, contents
+from tests.servers import Moto
+
+
+@pytest.fixture
+def lake(moto: Moto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new bucket, and a crossdock.yaml whose endpoint `lake` is its prefix `landing`. Gives the bucket's URL."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", moto.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", moto.secret_key)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto.endpoint_url)
+    bucket = f"cli-{os.getpid()}-{abs(hash(tmp_path.name))}"
+    url = f"{moto.endpoint_url}/{bucket}"
+    urllib.request.urlopen(urllib.request.Request(url, method="PUT", headers=_SIGNED), timeout=30).close()
+    (tmp_path / "crossdock.yaml").write_text(
+        f"endpoints:\n  lake: {{type: s3, bucket: {bucket}, root: landing, endpoint_url: '{moto.endpoint_url}'}}\n"
+    )
+    return url
+
+
+# moto wants a signature to be there, and does not check it.
+_SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request"}
+
+
+def test_there_and_back(cli: Cli, lake: str, tree: Path, tmp_path: Path) -> None:
+    (tree / os.fsdecode(b"latin\xe9\x1b[31m.txt")).unlink()
+    assert cli("sync", "in", "lake:new").code == 0
+    assert cli("sync", "in", "lake:new").err.startswith("0 files copied (0 B), 4 skipped")
+    assert cli("sync", "lake:new", "back").code == 0
+    assert contents(tmp_path / "back") == contents(tree)
+    bucket = lake.rpartition("/")[2]
+    assert cli("cat", f"s3://{bucket}/landing/new/a.txt").out == "one\n"
+    assert cli("cp", "lake:new/a.txt", "lake:new/sub/b.csv", "lake:two/").code == 0
+    assert cli("ls", "lake:two").out == "a.txt\nb.csv\n"
+    assert cli("cp", "-r", "lake:new", "lake:three").code == 0
+    assert len(cli("ls", "-R", "lake:three").out.splitlines()) == 4
+    assert cli("rm", "-ry", "lake:new").err == "4 files removed\n"
+    assert cli("ls", "lake:new").code == 4
+    assert cli("rm", "-ry", "lake:").code == 2
+
+
+def test_a_name_that_s3_cannot_have_fails_by_itself(cli: Cli, lake: str, tree: Path) -> None:
+    result = cli("sync", "in", "lake:new")
+    assert result.code == 1
+    assert r"latin\udce9\x1b[31m.txt" in result.err
+    assert "4 files copied" in result.err
+
+
+def test_doctor(cli: Cli, lake: str) -> None:
+    result = cli("doctor", "lake:")
+    assert result.code == 0, result.out
+    assert "region us-east-1" in result.out
+    assert "ok  read" in result.out
+
+
+def test_doctor_ends_uploads_that_nobody_else_will(cli: Cli, lake: str) -> None:
+    request = urllib.request.Request(f"{lake}/landing/big?uploads", method="POST", headers=_SIGNED)
+    urllib.request.urlopen(request, timeout=30).close()
+    # moto dates every upload to 2010.
+    result = cli("doctor", "--look-only", "lake:")
+    assert result.code == 1
+    assert "its parts are billed" in result.out
+    assert "crossdock doctor --clean 'lake:'" in result.out
+    assert cli("doctor", "--look-only", "--clean", "lake:").code == 0
+    assert cli("doctor", "--look-only", "lake:").code == 0
+
+
+def test_no_such_bucket(cli: Cli, lake: str) -> None:
+    result = cli("ls", "s3://no-such-bucket-here/")
+    assert result.code == 4, result.err
+    assert "no-such-bucket-here" in result.err
