@@ -86,15 +86,17 @@ class Pool:
         self.careful = False
         """This server has answered reads wrongly: ask for less, one request at a time."""
 
-    async def acquire(self, *, stream: bool = False) -> Connection:
-        """A live connection with room; give it back with `release`. A stream prefers one to itself.
+    async def acquire(self, *, stream: bool = False, wait: bool = False) -> Connection:
+        """A live connection; give it back with `release`. A `stream` prefers one to itself.
 
+        With `wait` it is one with room. Only those that begin something may wait for room: were writers to wait for
+        readers of the same account to end, and these for their writers, nobody would ever go on.
         Raises what `Connector.make` raises.
         """
         while True:
             if self._closed:
                 raise ConnectionFailed("the endpoint is closed", operation="connect", endpoint=self._endpoint)
-            found = self._take(stream)
+            found = self._take(stream=stream, wait=wait)
             if found is not None:
                 return found
             if self._can_grow():
@@ -105,19 +107,19 @@ class Pool:
                 try:
                     await waiter
                 except asyncio.CancelledError:
-                    if waiter.done() and not waiter.cancelled():
-                        self._wake()
-                    else:
+                    if waiter in self._waiting:
                         self._waiting.remove(waiter)
+                    elif not waiter.cancelled():
+                        self._wake()
                     raise
 
-    def _take(self, stream: bool) -> Connection | None:
+    def _take(self, *, stream: bool, wait: bool) -> Connection | None:
         self._connections = [one for one in self._connections if one.session.alive]
         best = min(self._connections, key=lambda one: one.session.load, default=None)
         if best is None:
             return None
-        room = 1 if stream and self._can_grow() else self._streams
-        if best.session.load >= room:
+        grows = self._can_grow()
+        if (wait or grows) and best.session.load >= (1 if stream and grows else self._streams):
             return None
         best.session.load += 1
         return best

@@ -45,7 +45,10 @@ def request_size(pool: Pool, connection: Connection) -> int:
 async def open_reader(backend: SftpBackend, pool: Pool, path: str, offset: int, pin: Entry | None) -> SftpReader:
     """OPEN, then FSTAT and the first READs in one go."""
     name = backend.full(path, "read")
-    connection = await pool.acquire(stream=True)
+    if pin is not None and pin.kind in ("dir", "other"):
+        # Opening a pipe would block the server.
+        raise backend.error(NotAFile, "read", path, "it is no regular file")
+    connection = await pool.acquire(stream=True, wait=True)
     session = connection.session
     with Translate("read", backend.endpoint, path):
         try:
@@ -112,8 +115,9 @@ class SftpReader(Reader):
     def described(self, entry: Entry, pin: Entry | None) -> None:
         """Take note of what was opened. Raises `NotAFile`, `SourceChanged`."""
         name = f"{self._backend.endpoint}:{self._path}"
-        if entry.kind == "dir":
-            raise self._backend.error(NotAFile, "read", self._path, "it is a folder")
+        if entry.kind in ("dir", "other"):
+            what = "it is a folder" if entry.kind == "dir" else "it is no regular file"
+            raise self._backend.error(NotAFile, "read", self._path, what)
         if pin is not None and (
             (None not in (pin.size, entry.size) and pin.size != entry.size)
             or (None not in (pin.modified, entry.modified) and pin.modified != entry.modified)

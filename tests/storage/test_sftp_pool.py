@@ -1,0 +1,296 @@
+"""Connections: shared, bounded, replaced when dead, and not attempted while an account is in danger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from crossdock.errors import (
+    AuthenticationFailed,
+    ConnectionFailed,
+    CrossdockError,
+    HostKeyMismatch,
+    ProtocolViolation,
+    Throttled,
+    TimedOut,
+    Unsupported,
+)
+from crossdock.storage.base import Expect
+from crossdock.storage.sftp import SftpSettings
+from crossdock.storage.sftp.pool import _BREAKERS, LOCKED_OUT, Breaker, Pool
+from crossdock.storage.storage import Storage
+from tests.storage.sftp_fake_server import FakeServer, FakeSftp, serving
+
+
+@pytest.fixture(autouse=True)
+def _password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_PASSWORD", "right")
+    _BREAKERS.clear()
+
+
+async def test_at_most_so_many_connections() -> None:
+    sftp = FakeSftp(x=bytes(100_000))
+    async with serving(sftp) as peer:
+        async with Storage(peer.settings(max_connections=3, streams_per_connection=2).backend("fake")) as storage:
+
+            async def one() -> None:
+                assert len(await storage.read_bytes("x")) == 100_000
+                assert len(peer.connections) <= 3
+
+            await asyncio.gather(*(one() for _ in range(50)))
+            assert len(peer.sign_ins) == 3
+        while peer.connections:
+            await asyncio.sleep(0)
+
+
+async def test_one_after_the_other_needs_one_connection() -> None:
+    async with serving(FakeSftp(x=b"1")) as peer, Storage(peer.settings().backend("fake")) as storage:
+        for _ in range(20):
+            await storage.read_bytes("x")
+            await storage.write_bytes("y", b"1")
+            await storage.stat("x")
+        assert len(peer.sign_ins) == 1
+
+
+async def test_endpoints_of_one_account_share_its_connections() -> None:
+    async with serving(FakeSftp(x=b"1")) as peer:
+        one, other = (peer.settings(max_connections=1, root=root).backend(root) for root in ("/", "/sub"))
+        async with Storage(one) as first:
+            async with Storage(other):
+                await first.stat("x")
+            await first.stat("x")
+            assert len(peer.sign_ins) == 1
+
+
+async def test_a_dead_connection_is_replaced() -> None:
+    async with serving(FakeSftp(x=b"1")) as peer, Storage(peer.settings().backend("fake")) as storage:
+        for _ in range(3):
+            peer.connections[0].abort()
+            with pytest.raises(ConnectionFailed):
+                for _ in range(1000):
+                    await storage.stat("x")
+            assert await storage.read_bytes("x") == b"1"
+        assert len(peer.sign_ins) == 4
+
+
+async def test_a_listing_holds_no_connection_between_entries() -> None:
+    sftp = FakeSftp(a=b"1", b=b"2")
+    async with serving(sftp) as peer:
+        settings = peer.settings(max_connections=1, streams_per_connection=1)
+        async with Storage(settings.backend("fake")) as storage:
+            found = [(entry.path, await storage.read_bytes(entry.path)) async for entry in storage.scan()]
+    assert sorted(found) == [("a", b"1"), ("b", b"2")]
+
+
+async def test_copying_within_an_account_cannot_block_itself() -> None:
+    async with serving(FakeSftp(x=bytes(300_000))) as peer:
+        settings = peer.settings(max_connections=1, streams_per_connection=2)
+        async with Storage(settings.backend("fake")) as storage, asyncio.timeout(20):
+
+            async def copy(number: int) -> None:
+                async with storage.read("x") as reader, storage.write(f"y{number}") as writer:
+                    await asyncio.sleep(0)
+                    while data := await reader.read():
+                        await writer.write(data)
+                    await writer.commit(Expect(size=300_000))
+
+            await asyncio.gather(*(copy(number) for number in range(10)))
+        assert len(peer.sftp.files) == 11 and len(peer.sign_ins) == 1
+
+
+async def test_closing_ends_those_who_wait() -> None:
+    sftp = FakeSftp(x=bytes(1_000_000))
+    async with serving(sftp) as peer:
+        backend = peer.settings(max_connections=1, streams_per_connection=1).backend("fake")
+        await backend.open()
+        reader = await backend.begin_read("x")
+        waiting = [asyncio.ensure_future(backend.begin_read("x")) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        await backend.close()
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError, ConnectionFailed, ConnectionFailed]
+        with pytest.raises(CrossdockError):
+            while await reader.read():
+                pass
+        await reader.close()
+        await backend.close()
+
+
+async def test_after_a_refusal_no_sign_in_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_PASSWORD", "wrong")
+    now = 1000.0
+    async with serving() as peer:
+        pool = Pool(peer.settings(), "fake", breaker=Breaker(lambda: now))
+        outcomes = await asyncio.gather(*(pool.acquire() for _ in range(10)), return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {AuthenticationFailed}
+        with pytest.raises(AuthenticationFailed, match=r"no new attempt before \d\d:\d\d:\d\d UTC"):
+            await pool.acquire()
+        now += LOCKED_OUT - 1
+        with pytest.raises(AuthenticationFailed):
+            await pool.acquire()
+        assert peer.passwords == ["wrong"]
+        monkeypatch.setenv("FAKE_PASSWORD", "right")
+        now += 2
+        pool.release(await pool.acquire())
+        assert peer.passwords == ["wrong", "right"]
+        await pool.close()
+
+
+async def test_the_breaker_outlives_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_PASSWORD", "wrong")
+    async with serving() as peer:
+        for _ in range(3):
+            with pytest.raises(AuthenticationFailed):
+                async with Storage(peer.settings().backend("fake")):
+                    pass
+        assert len(peer.passwords) == 1
+
+
+async def test_a_wrong_host_key_trips_it_as_well() -> None:
+    async with serving() as other, serving() as peer:
+        settings = peer.settings(host_key=other.fingerprints)
+        for expected in ("presents the host key", "no new attempt before"):
+            with pytest.raises(HostKeyMismatch, match=expected):
+                async with Storage(settings.backend("fake")):
+                    pass
+
+
+@asynccontextmanager
+async def port(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]) -> AsyncGenerator[SftpSettings]:
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield SftpSettings.model_validate(
+            {
+                "host": "127.0.0.1",
+                "port": server.sockets[0].getsockname()[1],
+                "user": "tester",
+                "password": "env:FAKE_PASSWORD",
+                "host_key": "SHA256:" + "A" * 43,
+                "connect_timeout": 0.5,
+            }
+        )
+
+
+async def opened(settings: SftpSettings) -> None:
+    async with Storage(settings.backend("fake")):
+        pass
+
+
+@pytest.mark.parametrize("banner", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"SSH-2.0-x"])
+async def test_a_server_that_hangs_up_in_the_handshake(banner: bytes) -> None:
+    async def drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(banner)
+        await writer.drain()
+        writer.close()
+
+    async with port(drop) as settings:
+        with pytest.raises(Throttled) as caught:
+            await opened(settings)
+        assert caught.value.retryable and "max_connections" in str(caught.value)
+
+
+@pytest.mark.parametrize("banner", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"220 welcome to FTP\r\n", b"x" * 3000])
+async def test_a_server_that_stalls(banner: bytes) -> None:
+    release = asyncio.Event()
+
+    async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(banner)
+        await release.wait()
+        writer.close()
+
+    async with port(stall) as settings:
+        with pytest.raises(TimedOut, match=r"did not complete a connection in 0\.5 seconds"):
+            await opened(settings)
+        release.set()
+
+
+@pytest.mark.parametrize("noise", [b"\0\xff\xfe" * 30_000, b"SSH-1.5-old\r\n", b"SSH-2.0-x\r\n" + b"\xff" * 64])
+async def test_a_server_that_speaks_something_else(noise: bytes) -> None:
+    release = asyncio.Event()
+
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(noise)
+        await release.wait()
+        writer.close()
+
+    async with port(babble) as settings:
+        with pytest.raises((ProtocolViolation, Throttled, TimedOut, Unsupported)):
+            await opened(settings)
+        release.set()
+
+
+async def test_nobody_listens() -> None:
+    async with serving() as peer:
+        settings = peer.settings()
+    with pytest.raises(ConnectionFailed, match="cannot connect to"):
+        await opened(settings)
+
+
+async def test_no_such_host() -> None:
+    settings = SftpSettings.model_validate({"host": "nowhere.invalid", "host_key": "SHA256:" + "A" * 43})
+    with pytest.raises(ConnectionFailed, match=r"nowhere\.invalid"):
+        await opened(settings)
+
+
+class _NoSession(FakeServer):
+    def session_requested(self) -> Any:
+        return False
+
+
+async def test_sessions_are_refused() -> None:
+    async with serving(server=_NoSession) as peer:
+        with pytest.raises(Throttled, match="opens no session"):
+            await opened(peer.settings())
+        assert peer.connections == [] or await _gone(peer)
+
+
+async def _gone(peer: Any) -> bool:
+    while peer.connections:
+        await asyncio.sleep(0)
+    return True
+
+
+async def test_no_sftp_subsystem() -> None:
+    class Shell(FakeServer):
+        def session_requested(self) -> Any:
+            session = super().session_requested()
+            session.subsystem_requested = lambda subsystem: False
+            return session
+
+    async with serving(server=Shell) as peer:
+        with pytest.raises(Unsupported, match="no SFTP"):
+            await opened(peer.settings())
+
+
+async def test_growth_that_fails_is_done_without() -> None:
+    """The server lets one connection in and drops the second: work goes on over the first."""
+
+    class Crowded(FakeServer):
+        def connection_made(self, conn: Any) -> None:
+            super().connection_made(conn)
+            if len(self.peer.connections) > 1:
+                conn.abort()
+
+    sftp = FakeSftp(x=bytes(200_000))
+    async with serving(sftp, server=Crowded) as peer, Storage(peer.settings().backend("fake")) as storage:
+        assert {len(data) for data in await asyncio.gather(*(storage.read_bytes("x") for _ in range(20)))} == {200_000}
+        assert len(peer.sign_ins) == 1
+
+
+async def test_a_cancelled_connect_leaves_nothing_stuck() -> None:
+    async with serving(FakeSftp(x=b"1")) as peer:
+        backend = peer.settings(max_connections=1).backend("fake")
+        task = asyncio.ensure_future(backend.open())
+        while not peer.connections:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await backend.open()
+        assert await Storage(backend).read_bytes("x") == b"1"
+        assert len(peer.sign_ins) == 1
+        await backend.close()
