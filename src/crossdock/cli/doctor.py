@@ -15,7 +15,7 @@ from crossdock.cli import exits, leftovers
 from crossdock.cli.output import as_json as json_line
 from crossdock.cli.output import count, human_time
 from crossdock.cli.probes import Finding, probe, scratch_name
-from crossdock.cli.session import Session, common, opened
+from crossdock.cli.session import Session, common, innermost, opened
 from crossdock.errors import CrossdockError, NotFound, shown
 
 if TYPE_CHECKING:
@@ -139,11 +139,3 @@ async def server_of(storage: Storage) -> str | None:
     if hasattr(backend, "client"):
         return f"{backend.client.service}, region {backend.client.region}"
     return None
-
-
-def innermost(storage: Storage) -> object:
-    """The backend below the layers."""
-    backend: Any = storage.backend
-    while hasattr(backend, "inner"):
-        backend = backend.inner
-    return backend

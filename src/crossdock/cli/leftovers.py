@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from crossdock.cli.output import count
 from crossdock.cli.probes import Finding
+from crossdock.cli.session import innermost
 from crossdock.errors import shown
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ async def found(storage: Storage, place: Location, *, clean: bool) -> AsyncGener
         yield _finding(f"{place.shown(path)} is what a killed run left", place, clean)
     for key, upload, begun in uploads:
         if clean:
-            await storage.discard(json.dumps({"path": key, "key": key, "upload": upload}).encode())
+            backend: Any = innermost(storage)
+            await backend.calls.abort_upload(key, key, upload)
         age = f"begun {begun:%Y-%m-%d}" if begun else "begun at an unknown time"
         yield _finding(f"an upload of {shown(key)}, {age}, was never ended; its parts are billed", place, clean)
     if not old and not uploads:
@@ -60,8 +61,6 @@ async def _temporaries(storage: Storage, folder: str, border: datetime) -> list[
 
 
 async def _uploads(storage: Storage, folder: str, border: datetime) -> list[tuple[str, str, datetime | None]]:
-    from crossdock.cli.doctor import innermost
-
     backend: Any = innermost(storage)
     if not hasattr(backend, "leftovers"):
         return []

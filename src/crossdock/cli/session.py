@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from crossdock.storage.layers import TokenBucket
     from crossdock.storage.storage import Storage
 
-__all__ = ["Interrupted", "Session", "common", "new_loop", "opened", "storage_of"]
+__all__ = ["Interrupted", "Session", "common", "innermost", "new_loop", "opened", "run_in_child", "storage_of"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -127,6 +127,14 @@ def storage_of(location: Location, *, bandwidth: float | None = None) -> Storage
 
     bucket: TokenBucket | None = TokenBucket(bandwidth) if bandwidth else None
     return new_storage(location.name, location.settings, bandwidth=bucket)
+
+
+def innermost(storage: Storage) -> object:
+    """The backend below the layers."""
+    backend: Any = storage.backend
+    while hasattr(backend, "inner"):
+        backend = backend.inner
+    return backend
 
 
 @asynccontextmanager
