@@ -44,7 +44,9 @@ class _Job:
 @click.option("-r", "--recursive", is_flag=True, help="Copy folders with all that is in them; what is there stays.")
 @click.option("--no-overwrite", is_flag=True, help="Fail for files that exist with other content.")
 @click.option("--bwlimit", type=SIZE, help="Bytes a second, all files together, such as 10M.")
-@click.option("--retries", type=click.IntRange(0, 100), default=3, show_default=True, help="New attempts per file.")
+@click.option(
+    "--retries", metavar="N", type=click.IntRange(0, 100), default=3, show_default=True, help="New attempts per file."
+)
 @click.option("--json", "as_json", is_flag=True, help="One receipt per line, and a summary.")
 @common
 @click.pass_obj

@@ -33,15 +33,27 @@ __all__ = ["refuse_overlap", "sync"]
 @click.option(
     "--max-delete",
     type=MAX_DELETE,
+    metavar="N|N%",
     default="25%",
     show_default=True,
     help="With --delete: the most that may go.",
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Decide and say what would be done, and do none of it.")
-@click.option("--transfers", type=click.IntRange(1, 1024), default=8, show_default=True, help="Files at once.")
-@click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that move them.")
+@click.option(
+    "--transfers", metavar="N", type=click.IntRange(1, 1024), default=8, show_default=True, help="Files at once."
+)
+@click.option(
+    "--processes",
+    metavar="N",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Processes that move them.",
+)
 @click.option("--bwlimit", type=SIZE, help="Bytes a second, all files together, such as 10M.")
-@click.option("--retries", type=click.IntRange(0, 100), default=3, show_default=True, help="New attempts per file.")
+@click.option(
+    "--retries", metavar="N", type=click.IntRange(0, 100), default=3, show_default=True, help="New attempts per file."
+)
 @click.option("--report", metavar="FILE", help="Write one JSON line per file, with the reason, to this file.")
 @click.option("--json", "as_json", is_flag=True, help="The same lines on stdout, and a summary.")
 @common

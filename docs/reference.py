@@ -1,0 +1,145 @@
+"""Writes docs/reference.md from the settings models and the commands themselves: `make docs`."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import textwrap
+import typing
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal
+
+import click
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from crossdock.cli import exits
+from crossdock.cli.table import COMMANDS
+from crossdock.storage.registry import settings_class
+from crossdock.storage.settings import EndpointSettings
+
+PAGE = Path(__file__).with_name("reference.md")
+TYPES = ("sftp", "s3", "local", "memory")
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
+_READ_BY = {"_seconds": "duration", "_bytes": "size", "_path": "path", "_several": "one or a list"}
+_GLOBAL = ("config", "verbose", "quiet")
+_PLAIN = {"str": "text", "int": "number", "float": "number", "bool": "true or false", "Path": "path"}
+
+HEAD = """# Reference
+
+This page is written by `make docs` from the code; do not edit it.
+
+- A *duration* is `500ms`, `30s`, `5m`, `2h` or `1d`; a bare number is seconds.
+- A *size* is a number of bytes, or has K, M, G or T after it (powers of 1024): `64M`.
+- A *secret* is a reference: `env:NAME` is an environment variable, `file:PATH` a file that only its owner may read.
+- A relative *path* starts at the folder of the configuration file; `file:` before it is optional.
+
+Every command takes `--config FILE` (else `$CROSSDOCK_CONFIG`, else `crossdock.yaml` in the working folder),
+`-v` (log to stderr; `-vv` logs every operation and shows tracebacks) and `-q` (no progress, no summary).
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEAD, "\n## Commands\n", *(_command(name) for name in COMMANDS), _exit_codes(), "\n## Endpoint settings\n"]
+    parts += [_settings(kind) for kind in TYPES]
+    return "".join(parts)
+
+
+def _command(name: str) -> str:
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    command: click.Command = getattr(importlib.import_module(module), attribute)
+    context = click.Context(command, info_name=f"crossdock {name}")
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    text = inspect.cleandoc(command.help or "")
+    head = f"\n### {name}\n\n`{usage}`\n\n{text}\n"
+    lines: list[str] = []
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.name not in _GLOBAL:
+            row = parameter.get_help_record(context)
+            if row is not None:
+                lines.append(f"| `{row[0]}` | {_cell(row[1])} |\n")
+    return head + ("\n| option | what it does |\n|---|---|\n" + "".join(lines) if lines else "")
+
+
+def _exit_codes() -> str:
+    rows = "".join(f"| {code} | {meaning} |\n" for code, meaning in exits.CODES.items())
+    return f"\n## Exit codes\n\n| code | meaning |\n|---|---|\n{rows}"
+
+
+def _settings(kind: str) -> str:
+    model = settings_class(kind)
+    texts = _docstrings(model)
+    intro = inspect.cleandoc(model.__doc__ or "")
+    url = inspect.cleandoc(model.from_url.__doc__ or "")
+    lines = [f"\n### type: {kind}\n\n{intro}\n"]
+    if url:
+        lines.append(f"\nAs a URL: {url}\n")
+    lines.append("\n| key | what | default | meaning |\n|---|---|---|---|\n")
+    for name, field in model.model_fields.items():
+        if name != "type":
+            what = _cell(_what(field.annotation, field.metadata))
+            lines.append(f"| `{name}` | {what} | {_default(field, what)} | {_cell(texts.get(name, ''))} |\n")
+    return "".join(lines)
+
+
+def _docstrings(model: type[EndpointSettings]) -> dict[str, str]:
+    """The strings that stand below the fields, of the model and those it derives from."""
+    found: dict[str, str] = {}
+    for base in reversed(model.__mro__):
+        if not issubclass(base, EndpointSettings):
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for field, text in zip(body.body, body.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                found.pop(field.target.id, None) if base is model else None
+                if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                    found[field.target.id] = inspect.cleandoc(str(text.value.value))
+    return found
+
+
+def _what(annotation: Any, metadata: Any = ()) -> str:
+    """The kind of value, in words."""
+    readers = [_READ_BY.get(getattr(getattr(item, "func", None), "__name__", ""), "") for item in metadata]
+    word = next((reader for reader in readers if reader), "")
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        inner, *more = typing.get_args(annotation)
+        return _what(inner, [*metadata, *more])
+    if word and word != "one or a list":
+        return word
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in typing.get_args(annotation))
+    if origin in (typing.Union, UnionType):
+        return " or ".join(_what(one) for one in typing.get_args(annotation) if one is not NoneType)
+    if origin is tuple:
+        return f"{word}: {_what(typing.get_args(annotation)[0])}" if word else "a list"
+    if origin is dict:
+        return "a mapping"
+    name = getattr(annotation, "__name__", str(annotation))
+    return _PLAIN.get(name, name.lower())
+
+
+def _default(field: FieldInfo, what: str) -> str:
+    value = field.default
+    if value is PydanticUndefined:
+        return "(required)"
+    if value is None or value in ("", (), {}):
+        return ""
+    if what == "size" and isinstance(value, int):
+        unit = next(unit for unit in ("G", "M", "K", "") if value % _UNITS[unit] == 0)
+        return f"`{value // _UNITS[unit]}{unit}`"
+    if what == "duration":
+        return f"`{value:g}s`"
+    return f"`{str(value).lower()}`" if isinstance(value, bool) else f"`{value}`"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
