@@ -140,7 +140,9 @@ class FakeSftp:
         return c.NAME, U32.pack(len(found)) + b"".join(text(one) + text(b"") + attrs for one, attrs in found)
 
 
-class _Session(asyncssh.SSHServerSession[bytes]):
+class FakeSession(asyncssh.SSHServerSession[bytes]):
+    """One SFTP channel."""
+
     def __init__(self, sftp: FakeSftp) -> None:
         self.sftp, self.buffer = sftp, b""
 
@@ -199,8 +201,8 @@ class FakeServer(asyncssh.SSHServer):
         self.peer.passwords.append(password)
         return (username, password) == ("tester", "right")
 
-    def session_requested(self) -> _Session:
-        return _Session(self.peer.sftp)
+    def session_requested(self) -> FakeSession:
+        return FakeSession(self.peer.sftp)
 
     def connection_requested(self, host: str, port: int, from_host: str, from_port: int) -> bool:
         return True

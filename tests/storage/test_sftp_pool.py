@@ -23,7 +23,7 @@ from crossdock.storage.base import Expect
 from crossdock.storage.sftp import SftpSettings
 from crossdock.storage.sftp.pool import _BREAKERS, LOCKED_OUT, Breaker, Pool
 from crossdock.storage.storage import Storage
-from tests.storage.sftp_fake_server import FakeServer, FakeSftp, serving
+from tests.storage.sftp_fake_server import FakeServer, FakeSession, FakeSftp, serving
 
 
 @pytest.fixture(autouse=True)
@@ -254,12 +254,15 @@ async def _gone(peer: Any) -> bool:
     return True
 
 
+class _NoSubsystem(FakeSession):
+    def subsystem_requested(self, subsystem: str) -> bool:
+        return False
+
+
 async def test_no_sftp_subsystem() -> None:
     class Shell(FakeServer):
         def session_requested(self) -> Any:
-            session = super().session_requested()
-            session.subsystem_requested = lambda subsystem: False
-            return session
+            return _NoSubsystem(self.peer.sftp)
 
     async with serving(server=Shell) as peer:
         with pytest.raises(Unsupported, match="no SFTP"):

@@ -72,7 +72,7 @@ async def test_keys_are_exchanged_anew_on_the_way(
     if side == "client":
         given = login.algorithms
         monkeypatch.setattr(connect, "algorithms", lambda legacy: given(legacy) | {"rekey_bytes": 300_000})
-    options = {"rekey_bytes": 300_000} if side == "server" else {}
+    options: dict[str, Any] = {"rekey_bytes": 300_000} if side == "server" else {}
     async with serving(FakeSftp(), **options) as peer:
         async with Storage(peer.settings(window=256 * 1024).backend("fake")) as storage:
             await moves(storage)

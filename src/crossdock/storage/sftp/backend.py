@@ -70,7 +70,8 @@ class SftpBackend(Backend):
         return Capabilities(
             rename=True,
             directories=True,
-            atomic_write=staged,
+            # Without it the old file steps aside first, and a crash may leave none under the name.
+            atomic_write=staged and self.posix_rename,
             create_new=not staged or self._trusted_rename or self._hardlink,
             read_offset=True,
             resume_write=staged and looks,
