@@ -1,6 +1,5 @@
-"""`python -m crossdock` is the command `crossdock`."""
+"""`python -m crossdock`: the same as the command."""
 
 from crossdock.cli.main import main
 
-if __name__ == "__main__":
-    main()
+main()
