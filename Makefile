@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Workers of pytest: "auto" is one per processor.
 WORKERS ?= auto
+# More for pytest: make test ARGS='tests/cli -k sync'
+ARGS ?=
 
 .PHONY: demo test check bench docs clean
 
@@ -14,7 +16,7 @@ demo: $(VENV)/.all
 
 test: $(VENV)/.test
 	$(BIN)/python -m tests.servers fetch || echo "make test: goes on without the servers named above"
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 check: $(VENV)/.check $(VENV)/.test
 	$(BIN)/ruff check
