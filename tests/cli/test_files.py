@@ -136,7 +136,7 @@ def test_rm(cli: Cli, tree: Path, tmp_path: Path) -> None:
 
 def test_rm_never_empties_a_root_by_itself(cli: Cli, tree: Path, tmp_path: Path) -> None:
     (tmp_path / "crossdock.yaml").write_text("endpoints: {here: {type: local, root: in}}")
-    for argv in (["rm", "here:"], ["rm", "-ry", "here:"], ["rm", "-ry", "here:/"], ["rm", "-ry", "/"]):
+    for argv in (["rm", "here:"], ["rm", "-ry", "here:"], ["rm", "-ry", "here:/"], ["rm", "-ry", f"file://{tree}/"]):
         assert cli(*argv).code == 2
     assert len(contents(tree)) == 5
     assert cli("rm", "-ry", "--force", "here:").code == 0
