@@ -95,7 +95,11 @@ class FakeSftp:
                     return MISSING
                 self.folders.add(name)
                 return OK
-            case c.CLOSE | c.FSETSTAT:
+            case c.FSETSTAT:
+                if U32.unpack_from(rest)[0] & c.A_SIZE:
+                    del self.files[name][int.from_bytes(rest[4:12], "big") :]
+                return OK
+            case c.CLOSE:
                 return OK
         return status(8)
 

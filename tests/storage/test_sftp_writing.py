@@ -276,6 +276,43 @@ async def test_resume_goes_on_where_the_server_is() -> None:
     assert sftp.files == {b"/x": DATA}
 
 
+async def test_what_was_never_acknowledged_is_cut_off() -> None:
+    sftp = FakeSftp()
+    async with writing(sftp) as (storage, _):
+        writer = await storage.begin_write("x", WriteOptions())
+        await writer.write(DATA[:100_000])
+        while (token := writer.checkpoint()) is None:
+            await asyncio.sleep(0)
+        await writer.suspend()
+        (staged,) = leftovers(sftp)
+        sftp.files[staged] += bytes(500_000)
+        writer = await storage.begin_write("x", WriteOptions(resume=token))
+        await writer.write(DATA[writer.offset : 150_000])
+        await writer.commit(Expect(size=150_000))
+    assert sftp.files == {b"/x": DATA[:150_000]}
+
+
+@pytest.mark.parametrize("at", [0, 1, 32_768, 300_000, 690_000])
+async def test_the_wire_cut_at_a_byte(at: int) -> None:
+    sftp = FakeSftp(x=b"old")
+    async with writing(sftp, window=64 * 1024, max_connections=1) as (storage, peer):
+        got = 0
+
+        def cut(kind: int, body: bytes) -> None:
+            nonlocal got
+            got += len(body) if kind == c.WRITE else 0
+            if got > at:
+                sftp.hook = None
+                peer.connections[0].abort()
+
+        sftp.hook = cut
+        with pytest.raises(ConnectionFailed):
+            await storage.write_bytes("x", DATA)
+        assert sftp.files == {b"/x": b"old"}
+        await storage.write_bytes("x", DATA)
+    assert sftp.files == {b"/x": DATA}
+
+
 async def test_a_failed_resume_keeps_what_is_staged_for_another() -> None:
     sftp = FakeSftp()
     async with writing(sftp) as (storage, _):

@@ -218,7 +218,7 @@ class Connector:
             gss_auth=False,
             x509_trusted_certs=None,
             compression_algs=["none"],
-            login_timeout=settings.connect_timeout,
+            login_timeout=2 * settings.connect_timeout,
             keepalive_interval=settings.keepalive,
             keepalive_count_max=_KEEPALIVES,
             **algorithms(legacy),
