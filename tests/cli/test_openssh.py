@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Cli, contents
-from tests.servers import OpenSSH
+from tests.servers import Missing, OpenSSH
 
 
 @pytest.fixture
@@ -117,3 +117,31 @@ def test_doctor_of_a_folder_that_may_not_be_written(cli: Cli, openssh: OpenSSH, 
     bad = [row for row in result.rows if not row["good"]]
     assert bad[0]["check"] == "mkdir"
     assert bad[0]["mend"]
+
+
+@pytest.mark.parametrize(
+    ("denied", "mend"),
+    [
+        ("posix-rename,rename", "staging: none"),
+        ("stat,lstat,fstat", "verify: none"),
+        ("stat,lstat,fstat,posix-rename,rename", "staging: none, verify: none"),
+    ],
+)
+def test_doctor_finds_the_setting_that_works(cli: Cli, tmp_path: Path, denied: str, mend: str) -> None:
+    server = OpenSSH(config=(f"ForceCommand internal-sftp -P {denied}",))
+    try:
+        server.start()
+    except Missing as error:
+        pytest.skip(str(error))
+    try:
+        write_config(server, tmp_path, server.folder, host_key=server.fingerprint)
+        result = cli("doctor", "--json", "partner:")
+        assert result.code == 1
+        bad = [row for row in result.rows if not row["good"]]
+        assert [(row["check"], row["mend"]) for row in bad] == [("write", mend)]
+        settings = dict(part.split(": ") for part in mend.split(", "))
+        write_config(server, tmp_path, server.folder, host_key=server.fingerprint, **settings)
+        assert cli("doctor", "partner:").code == 0
+        assert list(server.folder.iterdir()) == []
+    finally:
+        server.stop()

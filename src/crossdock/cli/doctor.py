@@ -80,7 +80,7 @@ async def _findings(visit: _Visit) -> AsyncGenerator[Finding]:
             yield Finding("server", said)
         for finding in _capabilities(storage):
             yield finding
-        there = True
+        there = listed = True
         try:
             entries = 0
             async with aclosing(storage.scan(place.path)) as listing:
@@ -88,9 +88,10 @@ async def _findings(visit: _Visit) -> AsyncGenerator[Finding]:
                     entries += 1
             yield Finding("list", f"{entries:,} names in {place.shown()}")
         except CrossdockError as error:
-            there = not isinstance(error, NotFound)
+            there, listed = not isinstance(error, NotFound), False
+            drop_box = getattr(place.settings, "verify", None) == "none"
             mend = error.hint if there else f"crossdock mkdir '{place.shown()}'"
-            yield Finding("list", error.message, good=False, mend=mend)
+            yield Finding("list", error.message, good=there and drop_box, mend=None if drop_box else mend)
         if not there:
             return
         if not visit.look_only:
@@ -98,6 +99,8 @@ async def _findings(visit: _Visit) -> AsyncGenerator[Finding]:
             async with aclosing(probe(storage, scratch, place)) as findings:
                 async for finding in findings:
                     yield finding
+        if not listed:
+            return
         try:
             async with aclosing(leftovers.found(storage, place, clean=visit.clean)) as findings:
                 async for finding in findings:

@@ -45,7 +45,7 @@ class _Wrong(Exception):
 
 async def probe(storage: Storage, scratch: str, place: Location) -> AsyncGenerator[Finding]:
     """One finding per probe; stops at the first failed write, since all else builds on it."""
-    probes = _Probes(storage, scratch)
+    probes = _Probes(storage, scratch, blind=_says(place, "verify"), renames=not _says(place, "staging"))
     try:
         for name, action in probes.all():
             try:
@@ -53,23 +53,53 @@ async def probe(storage: Storage, scratch: str, place: Location) -> AsyncGenerat
             except _Wrong as wrong:
                 yield Finding(name, str(wrong), good=False, mend=wrong.mend)
             except CrossdockError as error:
-                yield Finding(name, error.message, good=False, mend=_mend(name, error, place))
+                mend = await _what_works(probes, place) if name == "write" else None
+                yield Finding(name, error.message, good=False, mend=mend or _mend(error, place))
                 if name == "write":
                     return
     finally:
         left = await probes.clean_up()
-    if left is not None:
-        yield Finding("delete", left.message, good=False, mend=f"crossdock rm -r '{place.shown(scratch)}'")
-    else:
+    if left is None:
         yield Finding("delete", "the scratch folder is gone again")
+    elif isinstance(left, PermissionDenied):
+        mend = f"ask the server's operator to permit deleting, and to remove {place.shown(scratch)}"
+        yield Finding("delete", left.message, good=False, mend=mend)
+    else:
+        yield Finding("delete", left.message, good=False, mend=f"crossdock rm -r '{place.shown(scratch)}'")
 
 
-def _mend(name: str, error: CrossdockError, place: Location) -> str | None:
-    if place.settings.type == "sftp":
-        if name == "write" and "rename" in error.message:
-            return "staging: none"
-        if name == "write" and isinstance(error, PermissionDenied) and getattr(error, "operation", "") == "stat":
-            return "verify: none"
+def _says(place: Location, key: str) -> bool:
+    """The endpoint is set to do without: `verify: none` or `staging: none`."""
+    return getattr(place.settings, key, None) == "none"
+
+
+_VARIANTS: tuple[dict[str, str], ...] = (
+    {"staging": "none"},
+    {"verify": "none"},
+    {"staging": "none", "verify": "none"},
+)
+
+
+async def _what_works(probes: _Probes, place: Location) -> str | None:
+    """The setting with which a write that was refused succeeds, found by trying."""
+    from crossdock.storage.registry import new_storage
+
+    if place.settings.type != "sftp":
+        return None
+    for variant in _VARIANTS:
+        settings = place.settings.model_copy(update=variant)
+        if settings == place.settings:
+            continue
+        try:
+            async with new_storage(place.name, settings) as storage:
+                await storage.write_bytes(probes.file, b"probe")
+        except CrossdockError:
+            continue
+        return ", ".join(f"{key}: {value}" for key, value in variant.items())
+    return None
+
+
+def _mend(error: CrossdockError, place: Location) -> str | None:
     if isinstance(error, PermissionDenied) and place.settings.type == "local":
         return f"sudo chown -R \"$USER\" '{place.shown()}'"
     if isinstance(error, NoSpace):
@@ -78,8 +108,8 @@ def _mend(name: str, error: CrossdockError, place: Location) -> str | None:
 
 
 class _Probes:
-    def __init__(self, storage: Storage, scratch: str) -> None:
-        self.storage, self.scratch = storage, scratch
+    def __init__(self, storage: Storage, scratch: str, *, blind: bool, renames: bool) -> None:
+        self.storage, self.scratch, self.blind, self.renames = storage, scratch, blind, renames
         self.data = secrets.token_bytes(_SIZE)
         self.file = f"{scratch}/probe"
         self.made: set[str] = set()
@@ -89,12 +119,14 @@ class _Probes:
         found: list[tuple[str, Callable[[], Awaitable[str]]]] = []
         if able.directories:
             found.append(("mkdir", self.make_dir))
+        if self.blind:
+            return [*found, ("write", self.write)]
         found += [("write", self.write), ("clock", self.clock), ("read", self.read), ("overwrite", self.overwrite)]
         if able.create_new:
             found.append(("create new", self.create_new))
         if able.mtime_precision is not None:
             found.append(("mtime", self.mtime))
-        if able.rename:
+        if able.rename and self.renames:
             found.append(("rename", self.rename))
         return found
 
@@ -161,7 +193,7 @@ class _Probes:
         if entry.modified is None or abs(entry.modified - _PAST) > precision:
             raise _Wrong(
                 f"{_PAST:%Y-%m-%d %H:%M:%SZ} became {entry.modified or 'unknown'}: sync would move files again",
-                "crossdock sync --checksum",
+                "crossdock sync --checksum, which compares content instead",
             )
         return "kept"
 
