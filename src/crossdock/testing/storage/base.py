@@ -69,7 +69,7 @@ class SuiteBase:
     """Knobs and fixtures. Override `storage`; the rest only where the endpoint differs."""
 
     names_refused: ClassVar[frozenset[str]] = frozenset()
-    """Names of `names.NAMES` that this endpoint cannot hold, beyond what `Storage.checked` refuses everywhere."""
+    """Keys of `names.NAMES` whose names this endpoint cannot hold, beyond what `Storage.checked` refuses everywhere."""
     max_name: ClassVar[int | None] = 255
     """Bytes of the longest component; None: no limit."""
     max_path: ClassVar[int | None] = None

@@ -98,7 +98,8 @@ NAMES = {
 class NameCases(SuiteBase):
     def refuses(self, storage: Storage, name: str) -> bool:
         """Whether this endpoint must refuse the name: by the rules of all, of its kind, or its own."""
-        if not name or "\0" in name or "\ud800" in name or name == NAMES["our temporary"] or name in self.names_refused:
+        everywhere = not name or "\0" in name or "\ud800" in name or name == NAMES["our temporary"]
+        if everywhere or name in {NAMES[label] for label in self.names_refused}:
             return True
         size = len(name.encode("utf-8", "surrogateescape"))
         if self.max_path is not None and size > self.max_path:
