@@ -10,6 +10,7 @@ import hashlib
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from crossdock.errors import CrossdockError, NotFound
+from crossdock.errors import CrossdockError, NotFound, SourceChanged, StorageError
 from crossdock.storage.registry import new_storage, settings_class
 from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.staging import is_temporary
@@ -123,8 +124,13 @@ async def observed(target: Storage, before: bytes | None) -> AsyncIterator[None]
 
     async def look() -> None:
         while not done.is_set():
-            content = await held(target)
-            assert content in (before, NEW), f"a reader saw {len(content or b'')} bytes"
+            try:
+                content = await held(target)
+            except (StorageError, SourceChanged) as error:
+                # Reading what is just being replaced may fail, as long as it is said.
+                assert error.retryable, error
+            else:
+                assert content in (before, NEW), f"a reader saw {len(content or b'')} bytes"
             with suppress(TimeoutError):
                 await asyncio.wait_for(done.wait(), 0.002)
 
