@@ -27,7 +27,7 @@ _PATIENCE = 1
 
 def main() -> int:
     parser = _parser()
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     named = [*arguments.names, *arguments.only]
     unknown = sorted(set(named) - {item.name for item in ITEMS})
     if unknown:
