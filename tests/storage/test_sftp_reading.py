@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
+import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -15,15 +16,18 @@ from crossdock.errors import (
     ConnectionFailed,
     CrossdockError,
     NotAFile,
+    NotFound,
     ProtocolViolation,
     SourceChanged,
     TimedOut,
     Truncated,
 )
 from crossdock.storage.base import Entry
+from crossdock.storage.sftp import SftpSettings
 from crossdock.storage.sftp import codec as c
 from crossdock.storage.sftp.codec import U32, text
 from crossdock.storage.storage import Storage
+from tests.servers import OpenSSH
 from tests.storage.sftp_fake_server import EOF, FAILURE, FakeSftp, Peer, serving, status
 
 SIZE = 1_000_003
@@ -169,6 +173,40 @@ async def test_pin() -> None:
         assert await whole(storage, pin=Entry(path="x")) == DATA
         await storage.stat("x")
         assert peer.sftp.seen.count(c.OPEN) == peer.sftp.seen.count(c.CLOSE) == 4
+
+
+async def test_what_was_listed_as_a_pipe_is_not_opened() -> None:
+    async with reading(FakeSftp(x=DATA)) as (storage, peer):
+        with pytest.raises(NotAFile):
+            await whole(storage, pin=Entry(path="x", kind="other"))
+        assert c.OPEN not in peer.sftp.seen
+
+
+async def test_links(openssh: OpenSSH) -> None:
+    folder = openssh.folder / uuid.uuid4().hex
+    (folder / "d").mkdir(parents=True)
+    (folder / "f").write_bytes(b"data")
+    for name, target in (("to-d", "d"), ("to-f", "f"), ("nowhere", "gone"), ("circle", "circle")):
+        (folder / name).symlink_to(target)
+    kinds = {"d": "dir", "f": "file", "to-d": "link", "to-f": "link", "nowhere": "link", "circle": "link"}
+    for links, seen in (("skip", kinds), ("follow", kinds | {"to-d": "dir", "to-f": "file"})):
+        settings = SftpSettings.model_validate(
+            {
+                "host": openssh.host,
+                "port": openssh.port,
+                "user": openssh.user,
+                "private_key": f"file:{openssh.key}",
+                "host_key": openssh.fingerprint,
+                "root": str(folder),
+                "links": links,
+            }
+        )
+        async with Storage(settings.backend("server")) as storage:
+            assert {entry.path: entry.kind async for entry in storage.scan()} == seen
+            assert (await storage.stat("to-f")).kind == seen["to-f"]
+            assert await storage.read_bytes("to-f") == b"data"
+            with pytest.raises(NotFound):
+                await storage.read_bytes("nowhere")
 
 
 async def test_a_small_file_takes_two_round_trips() -> None:

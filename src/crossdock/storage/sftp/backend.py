@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import stat
 from collections import deque
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
@@ -24,6 +23,7 @@ from crossdock.storage.base import Backend, Capabilities, Entry, Kind, Reader, W
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.codec import Attrs, Violation, parse_name, text
 from crossdock.storage.sftp.faults import Translate, hint_for, translated
+from crossdock.storage.sftp.listing import MISSING, kind_of_mode, listed
 from crossdock.storage.sftp.pool import Pool, leave, pool_for
 from crossdock.storage.sftp.reader import open_reader
 from crossdock.storage.sftp.wire import Session, Status, checked
@@ -43,15 +43,6 @@ log = logging.getLogger("crossdock.storage.sftp")
 _POSIX_RENAME, _HARDLINK, _STATVFS = b"posix-rename@openssh.com", b"hardlink@openssh.com", b"statvfs@openssh.com"
 _LISTS_AHEAD = 4
 _EMPTY_REPLIES = 16
-_MISSING = (codec.NO_SUCH_FILE, 10)
-_KINDS: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "link"}
-_LETTERS: dict[bytes, Kind] = {b"-": "file", b"d": "dir", b"l": "link"}
-
-
-def kind_of_mode(mode: int | None) -> Kind | None:
-    """None: the server did not say."""
-    file_type = stat.S_IFMT(mode) if mode is not None else 0
-    return _KINDS.get(file_type, "other") if file_type else None
 
 
 class SftpBackend(Backend):
@@ -156,7 +147,7 @@ class SftpBackend(Backend):
         try:
             attrs = await session.attrs(codec.LSTAT, text(name))
         except Status as error:
-            if error.code in _MISSING:
+            if error.code in MISSING:
                 return None
             raise
         return kind_of_mode(attrs.permissions) or "file"
@@ -189,7 +180,7 @@ class SftpBackend(Backend):
                     empty = 0 if found else empty + 1
                     if empty > _EMPTY_REPLIES:
                         raise Violation("a listing that does not end and names nothing")
-                    entries = await self._entries(session, prefix, found)
+                    entries = await listed(self, session, prefix, found)
                 for entry in entries:
                     yield entry
         finally:
@@ -203,39 +194,9 @@ class SftpBackend(Backend):
             return await session.open_folder(name)
         except Status as error:
             # OpenSSH says "no such file" of what is no folder, others "failure".
-            if error.code in (*_MISSING, codec.FAILURE) and await self.kind_of(session, name) in ("file", "other"):
+            if error.code in (*MISSING, codec.FAILURE) and await self.kind_of(session, name) in ("file", "other"):
                 raise self.error(NotADirectory, "list", path, "it is no folder") from error
             raise
-
-    async def _entries(self, session: Session, prefix: str, found: list[tuple[bytes, bytes, Attrs]]) -> list[Entry]:
-        entries: list[Entry] = []
-        follow = self.settings.links == "follow"
-        encoding = self.settings.encoding
-        asked: list[tuple[int, Future[Reply]]] = []
-        for raw, longname, attrs in found:
-            if raw in (b".", b".."):
-                continue
-            if not raw or b"/" in raw or b"\0" in raw:
-                raise Violation(f"a listing with the name {raw[:100]!r}")
-            path = prefix + raw.decode(encoding, "surrogateescape")
-            kind = kind_of_mode(attrs.permissions)
-            if kind is None or (follow and kind == "link"):
-                how = codec.LSTAT if kind is None and not follow else codec.STAT
-                asked.append((len(entries), session.request(how, text(self.full(path, "list")))))
-                kind = kind or _LETTERS.get(longname[:1], "file")
-            entries.append(self.entry(path, attrs, kind))
-        gone: set[int] = set()
-        for at, future in asked:
-            try:
-                attrs = codec.parse_attrs(checked(await future, codec.ATTRS))[0]
-            except Status as error:
-                # Removed since it was listed, unless it is a link that leads nowhere.
-                if error.code in _MISSING and entries[at].kind != "link":
-                    gone.add(at)
-                continue
-            kind = kind_of_mode(attrs.permissions) or entries[at].kind
-            entries[at] = self.entry(entries[at].path, attrs, kind)
-        return [entry for at, entry in enumerate(entries) if at not in gone] if gone else entries
 
     # -- moving bytes ---------------------------------------------------------------------------------------------
 
@@ -264,7 +225,7 @@ class SftpBackend(Backend):
                 try:
                     await session.status(codec.REMOVE, text(name))
                 except Status as error:
-                    if error.code in _MISSING:
+                    if error.code in MISSING:
                         return
                     raise await self.explain(session, operation, path, error) from error
         finally:
@@ -315,7 +276,7 @@ class SftpBackend(Backend):
                 await session.status(codec.REMOVE, text(old))
         except Status as error:
             with Translate(operation, self.endpoint, shown):
-                there = await self.kind_of(session, new) if error.code not in _MISSING else None
+                there = await self.kind_of(session, new) if error.code not in MISSING else None
                 if there == "dir":
                     raise self.error(NotAFile, operation, shown, "a folder has this name") from error
                 if there is not None and not overwrite:
@@ -332,7 +293,7 @@ class SftpBackend(Backend):
             try:
                 await session.status(codec.MKDIR, text(folder), codec.NO_ATTRS)
             except Status as error:
-                if error.code in _MISSING and b"/" in folder:
+                if error.code in MISSING and b"/" in folder:
                     missing.append(folder)
                     folder = folder.rpartition(b"/")[0]
                     continue

@@ -13,6 +13,7 @@ from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.codec import Attrs, parse_attrs, text
 from crossdock.storage.sftp.faults import Translate
+from crossdock.storage.sftp.listing import MISSING
 from crossdock.storage.sftp.wire import Lost, Reply, Session, Status, checked
 from crossdock.storage.staging import StagedWriter, Stored, publish_by_swap
 
@@ -75,7 +76,7 @@ class SftpWriter(StagedWriter):
         try:
             handle = await session.open(self._target, flags)
         except Status as error:
-            if error.code not in (codec.NO_SUCH_FILE, 10) or self.options.resume is not None:
+            if error.code not in MISSING or self.options.resume is not None:
                 raise await self._backend.explain(session, "write", self.path, error, creates=True) from error
             await self._backend.make_parents(session, self.path, "write")
             try:
@@ -288,7 +289,7 @@ class SftpWriter(StagedWriter):
         try:
             await session.status(codec.REMOVE, text(self._target))
         except Status as error:
-            if error.code not in (codec.NO_SUCH_FILE, 10):
+            if error.code not in MISSING:
                 raise
 
     async def _let_go(self) -> None:
