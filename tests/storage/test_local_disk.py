@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import re
 import socket
+import threading
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -261,6 +263,29 @@ class TestFaults:
             async with Storage(LocalBackend("disk", tmp_path / "missing")):
                 pass
         assert os.listdir(tmp_path) == []
+
+    async def test_cancelling_waits_for_the_thread(
+        self, storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A thread cannot be stopped: what it makes after its task was cancelled is removed all the same."""
+        real, entered, go_on = os.open, threading.Event(), threading.Event()
+
+        def slow(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
+            if is_temporary(str(path)):
+                entered.set()
+                go_on.wait(30)
+            return real(path, flags, *arguments, **named)
+
+        monkeypatch.setattr(os, "open", slow)
+        task = asyncio.create_task(storage.write_bytes("name", b"x"))
+        assert await asyncio.to_thread(entered.wait, 30)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=0.1)
+        assert not done
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert os.listdir(root) == []
 
     async def test_descriptors_are_given_back(self, storage: Storage, root: Path) -> None:
         """After successes, failures and streams left early, as many files are open as before."""
