@@ -217,6 +217,8 @@ def test_local_paths(config: Config, tmp_path: Path) -> None:
     assert at("a:b") == (root, "a:b", False), "a file that exists needs no ./"
     assert at("./no:file") == (root, "no:file", False)
     assert at("/") == ("/", "", True)
+    assert at("nope/../link/in") == (f"{root}/real", "in", False)
+    assert at("./a:b/x") == (root, "a:b/x", False), "below a file; the endpoint says so"
     assert at(".")[0] == os.path.dirname(root)
     assert at(f"file://{root}/real/x") == (f"{root}/real", "x", False)
 

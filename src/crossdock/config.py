@@ -152,13 +152,12 @@ def _local(text: str) -> Location:
         raise ConfigError("an empty path", hint="write . for the working folder")
     folder = text.endswith("/") or text.rpartition("/")[2] in (".", "..")
     path = Path(text).absolute()
-    if folder or (path.is_symlink() and path.is_dir()):
-        path = path.resolve()
+    follow = folder or (path.is_symlink() and path.is_dir())
+    path = path.resolve() if follow else path.parent.resolve() / path.name
     root = path.parent
-    while not os.path.lexists(root):
+    while not root.is_dir():
         root = root.parent
     rest = "" if path == root else str(path.relative_to(root))
-    root = root.resolve()
     return Location(str(root), settings_class("local").model_validate({"root": root}), rest, folder or not rest)
 
 

@@ -139,11 +139,12 @@ def test_stopping_leaves_nothing_and_says_what_is_done(tmp_path: Path, number: s
     for name in ("big1", "big2"):
         (source / name).write_bytes(os.urandom(40_000_000))
     running = subprocess.Popen(
-        [PROGRAM, "sync", "in", "out", "--bwlimit", "4M", "--processes", processes],
+        [PROGRAM, "sync", "in", "out", "--bwlimit", "4M", "--processes", processes, "--report", "done"],
         cwd=tmp_path, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 30
-    while not (target / "a small one").exists() or len(list(target.iterdir())) < 3:
+    report = tmp_path / "done"
+    while not report.exists() or not report.read_text() or len(list(target.iterdir())) < 3:
         assert time.monotonic() < deadline, "nothing was begun"
         assert running.poll() is None
         time.sleep(0.01)
@@ -151,7 +152,7 @@ def test_stopping_leaves_nothing_and_says_what_is_done(tmp_path: Path, number: s
     _, err = running.communicate(timeout=30)
     assert running.returncode == 130
     assert contents(target) == {"a small one": b"x"}
-    assert err.startswith("stopped: 1 file copied (1 B), 0 skipped; 2 files under way were taken back"), err
+    assert err.startswith("stopped: 1 file copied (1 B), 0 skipped; 2 files under way stopped"), err
     assert err.count("\n") == 1
 
 

@@ -116,3 +116,9 @@ def test_several_processes(cli: Cli, tree: Path, tmp_path: Path) -> None:
 
 def test_a_source_that_is_not_there(cli: Cli) -> None:
     assert cli("sync", "nope", "out").code == 4
+
+
+def test_a_source_that_is_a_file(cli: Cli, tree: Path) -> None:
+    result = cli("sync", "in/a.txt", "out")
+    assert result.code == 7
+    assert "crossdock cp" in result.err

@@ -79,7 +79,7 @@ def cp(
                 jobs = await _plan(places, storages[:-1], there, target_storage, recursive)
                 mover = _Mover(target_storage, options, policy, reporter)
                 await mover.run(jobs)
-        if len(jobs) == 1 and not jobs[0].tree and reporter.failures:
+        if _is_alone(jobs) and reporter.failures:
             raise reporter.failures[0]
         return reporter.finish()
 
@@ -121,14 +121,21 @@ async def _is_folder(storage: Storage, path: str) -> bool:
         return False
 
 
+def _is_alone(jobs: Sequence[_Job]) -> bool:
+    """One file: its failure is the failure of the command."""
+    return len(jobs) == 1 and not jobs[0].tree
+
+
 class _Mover:
     """Moves the jobs, a few single files at once, trees one after the other."""
 
     def __init__(self, target: Storage, options: CopyOptions, policy: RetryPolicy, reporter: Reporter) -> None:
         self.target, self.options, self.policy, self.reporter = target, options, policy, reporter
+        self.alone = False
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def run(self, jobs: Sequence[_Job]) -> None:
+        self.alone = _is_alone(jobs)
         async with asyncio.TaskGroup() as group:
             for job in jobs:
                 if not job.tree:
@@ -162,9 +169,8 @@ class _Mover:
                 if isinstance(error, NotAFile) and error.endpoint == job.source.endpoint and error.path == path:
                     error.hint = "add -r to copy a folder with all that is in it"
                 seconds = time.monotonic() - started
-                self.reporter.report(
-                    Outcome(path=path, action="fail", reason="asked for", seconds=seconds, error=error)
-                )
+                failed = Outcome(path=path, action="fail", reason="asked for", seconds=seconds, error=error)
+                self.reporter.report(failed, tell=not self.alone)
                 return
         self.reporter.report(_outcome(path, receipt, attempts))
 

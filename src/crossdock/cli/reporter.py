@@ -57,9 +57,8 @@ class Reporter:
                 under_way = len(self._progress.files)
                 stack.close()
                 self.session.say(
-                    f"stopped: {self._done()}; {count(under_way, 'file')} under way "
-                    f"{'was' if under_way == 1 else 'were'} taken back, the rest was not started. "
-                    "Run the same command again to go on."
+                    f"stopped: {self._done()}; {count(under_way, 'file')} under way stopped, none of them is there in "
+                    "part; the rest was not started. Run the same command again to go on."
                 )
                 raise
             except CrossdockError:
@@ -71,7 +70,8 @@ class Reporter:
     def progress(self, path: str, added: int, size: int | None) -> None:
         self._progress.moved(path, added, size)
 
-    def report(self, outcome: Outcome) -> None:
+    def report(self, outcome: Outcome, *, tell: bool = True) -> None:
+        """`tell`: say on stderr that it failed; False if the error will be raised."""
         self.counts[outcome.action] += 1
         self._progress.ended(outcome.path)
         if outcome.action == "copy":
@@ -85,7 +85,7 @@ class Reporter:
             emit({**outcome.as_json(), **receipt})
         elif (self.dry_run and outcome.action != "skip") or self.session.verbose:
             click.echo(f"{self._verb(outcome.action)} {shown(outcome.path)} ({outcome.reason})")
-        if outcome.action == "fail" and not self.json:
+        if outcome.action == "fail" and tell and not self.json:
             click.echo(f"crossdock: {shown(outcome.path)}: {_told(outcome)}", err=True)
 
     def _verb(self, action: str) -> str:

@@ -10,6 +10,7 @@ import click
 from crossdock.cli.options import DURATION, MAX_DELETE, SIZE, OrderedGlobs, rules_of
 from crossdock.cli.reporter import Reporter
 from crossdock.cli.session import Session, common, opened, run_in_child, storage_of
+from crossdock.errors import Conflict, NotADirectory
 
 if TYPE_CHECKING:
     from crossdock.config import Location
@@ -99,16 +100,20 @@ def sync(context: click.Context, /, source: str, target: str, **options: Any) ->
             if pool is not None:
                 await stack.enter_async_context(pool)
             storages = await stack.enter_async_context(opened(ours, theirs, bandwidth=options["bwlimit"]))
-            await run_sync(
-                storages[0],
-                ours.path,
-                storages[1],
-                theirs.path,
-                settings,
-                report=reporter.report,
-                progress=reporter.progress,
-                courier=pool,
-            )
+            try:
+                await run_sync(
+                    storages[0],
+                    ours.path,
+                    storages[1],
+                    theirs.path,
+                    settings,
+                    report=reporter.report,
+                    progress=reporter.progress,
+                    courier=pool,
+                )
+            except NotADirectory as error:
+                error.hint = error.hint or "sync takes folders; a single file is moved by: crossdock cp"
+                raise
         return reporter.finish()
 
     return session.run(work)
@@ -116,8 +121,6 @@ def sync(context: click.Context, /, source: str, target: str, **options: Any) ->
 
 def refuse_overlap(ours: Location, theirs: Location) -> None:
     """Raise `Conflict` for a tree that is to be copied into itself, or over itself."""
-    from crossdock.errors import Conflict
-
     if ours.overlaps(theirs):
         raise Conflict(
             f"{ours.shown()} and {theirs.shown()} overlap",
