@@ -140,7 +140,7 @@ def test_stopping_leaves_nothing_and_says_what_is_done(tmp_path: Path, number: s
         (source / name).write_bytes(os.urandom(40_000_000))
     running = subprocess.Popen(
         [PROGRAM, "sync", "in", "out", "--bwlimit", "4M", "--processes", processes, "--report", "done"],
-        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 30
     report = tmp_path / "done"
@@ -148,7 +148,11 @@ def test_stopping_leaves_nothing_and_says_what_is_done(tmp_path: Path, number: s
         assert time.monotonic() < deadline, "nothing was begun"
         assert running.poll() is None
         time.sleep(0.01)
-    running.send_signal(number)
+    if number == signal.SIGINT:
+        # As a terminal does: the processes of --processes get it as well.
+        os.killpg(running.pid, number)
+    else:
+        running.send_signal(number)
     _, err = running.communicate(timeout=30)
     assert running.returncode == 130
     assert contents(target) == {"a small one": b"x"}

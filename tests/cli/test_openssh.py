@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Cli, contents
+from tests.cli.conftest import PROGRAM, Cli, contents
 from tests.servers import Missing, OpenSSH
 
 
@@ -75,6 +78,23 @@ def test_trust_says_what_it_cannot_do(cli: Cli, tmp_path: Path) -> None:
     assert cli("trust", "127.0.0.1:1").code == 5
     (tmp_path / "crossdock.yaml").write_text("endpoints: {here: {type: local, root: .}}")
     assert cli("trust", "here").code == 3
+
+
+def test_stopping_leaves_nothing_at_the_server(outbox: Path, tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(os.urandom(40_000_000))
+    running = subprocess.Popen(
+        [PROGRAM, "cp", "big", "partner:", "--bwlimit", "4M"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 30
+    while not list(outbox.iterdir()):
+        assert time.monotonic() < deadline, "nothing was begun"
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert err.startswith("stopped: 0 files copied (0 B), 0 skipped; 1 file under way stopped")
+    assert list(outbox.iterdir()) == []
 
 
 def test_doctor_finds_nothing_wrong(cli: Cli, outbox: Path) -> None:
