@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Self
@@ -44,6 +45,8 @@ class FaultProxy:
     rules: list[_Rule] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
     requests: list[dict[str, str]] = field(default_factory=list)
+    deaf_to: str = ""
+    """A header (lower case) that the real server is not told."""
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(auto_decompress=False)
@@ -79,8 +82,8 @@ class FaultProxy:
             async with self._session.request(
                 request.method,
                 URL(self.upstream.endpoint_url + request.raw_path, encoded=True),
-                headers=request.headers,
-                data=body or None,
+                headers=[(name, value) for name, value in request.headers.items() if name.lower() != self.deaf_to],
+                data=io.BytesIO(body) if body else None,
                 skip_auto_headers=("content-type",),
             ) as response:
                 return Upstream(response.status, dict(response.headers), await response.read())

@@ -56,6 +56,9 @@ class BotoPeer:
         for page in self.client.get_paginator("list_object_versions").paginate(Bucket=self.bucket):
             for item in page.get("Versions", []) + page.get("DeleteMarkers", []):
                 self.client.delete_object(Bucket=self.bucket, Key=item["Key"], VersionId=item["VersionId"])
+        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket):
+            for item in page.get("Contents", []):
+                self.client.delete_object(Bucket=self.bucket, Key=item["Key"])
 
 
 def boto(server: Server) -> Any:

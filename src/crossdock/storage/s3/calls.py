@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from mimetypes import MimeTypes
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from crossdock.errors import AlreadyExists, InvalidPath, ProtocolViolation, Unsupported
 from crossdock.storage.base import Backend, Entry, WriteOptions
@@ -186,6 +187,18 @@ class Calls:
         gone = ("NoSuchKey", "NotFound", "NoSuchVersion")
         return await self.client.call(request, allow=(*gone, "PreconditionFailed") if etag else gone, repeat=repeat)
 
+    async def tag(self, path: str, key: str, tagging: str, version: str | None) -> None:
+        """Set an object's tags, given as in the header x-amz-tagging."""
+        rows = [element("Tag", [("Key", name), ("Value", value)]) for name, value in parse_qsl(tagging, True)]
+        body = f"<Tagging><TagSet>{''.join(rows)}</TagSet></Tagging>".encode()
+        digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+        query = {"tagging": "", "versionId": version} if version else {"tagging": ""}
+        headers = {"content-type": "application/xml", "content-md5": digest}
+        request = self.request(
+            "PUT", "write", path, "s3:PutObjectTagging", key=key, query=query, headers=headers, body=Body([body])
+        )
+        await self.client.call(request, repeat=True)
+
     # Uploads in parts.
 
     async def create_upload(self, path: str, key: str, headers: Mapping[str, str], *, hash_parts: bool = True) -> str:
@@ -287,7 +300,7 @@ class Calls:
             answer = await self.client.call(request, allow=("NoSuchUpload", "NoSuchKey"), repeat=True)
             if answer.code:
                 return None
-            root, space = self.client.xml(request, answer, "ListPartsResult")
+            root, space = self.client.xml(request, answer, "ListPartsResult", "ListPartsResponse")
             for item in root.iter(f"{space}Part"):
                 row = texts(item, space)
                 number = int(row["PartNumber"])

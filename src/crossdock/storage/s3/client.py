@@ -267,10 +267,10 @@ class Client:
 
         return await self.retry.run(once) if repeat else await once()
 
-    def xml(self, request: Request, answer: Answer, root: str) -> tuple[ElementTree.Element, str]:
+    def xml(self, request: Request, answer: Answer, *roots: str) -> tuple[ElementTree.Element, str]:
         """The document of a success; an error inside of it (status 200 with `<Error>`) is raised as such."""
         try:
-            found, space = parse_xml(answer.body, root)
+            found, space = parse_xml(answer.body, *roots)
         except ValueError as error:
             raise self.violation(request, str(error)) from error
         if found.tag.endswith("Error"):

@@ -58,7 +58,7 @@ class S3Settings(EndpointSettings):
     bucket: Annotated[str, AfterValidator(_bucket)]
     endpoint_url: Annotated[str, AfterValidator(_endpoint_url)] | None = None
     """Default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, else Amazon's endpoint of the region."""
-    region: str | None = Field(None, pattern=r"^[A-Za-z0-9-]+$")
+    region: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]+$")
     """Default: AWS_REGION, AWS_DEFAULT_REGION, the profile's, else us-east-1."""
     profile: str | None = None
     access_key_id: str | None = None
@@ -70,24 +70,24 @@ class S3Settings(EndpointSettings):
     addressing: Literal["auto", "path", "virtual"] = "auto"
     """auto: virtual (bucket.host) at Amazon unless the bucket's name has a dot; path (host/bucket) elsewhere."""
 
-    part_size: ByteSize = Field(8 * MIB, ge=5 * MIB, le=LARGEST_PART)
+    part_size: ByteSize = Field(default=8 * MIB, ge=5 * MIB, le=LARGEST_PART)
     """Bytes. Files up to this size are sent as one request. Parts grow where 10,000 of them would not do."""
-    part_concurrency: int = Field(4, ge=1, le=64)
+    part_concurrency: int = Field(default=4, ge=1, le=64)
     """Parts of one file sent at once. Memory of a write: (part_concurrency + 1) × part_size."""
-    read_concurrency: int = Field(4, ge=1, le=64)
+    read_concurrency: int = Field(default=4, ge=1, le=64)
     """Ranges of one file fetched at once. Memory of a read: read_concurrency × part_size."""
-    copy_threshold: ByteSize = Field(LARGEST_PART, ge=0, le=LARGEST_PART)
+    copy_threshold: ByteSize = Field(default=LARGEST_PART, ge=0, le=LARGEST_PART)
     """Bytes. Larger files are copied within the store part by part."""
-    copy_part_size: ByteSize = Field(256 * MIB, ge=5 * MIB, le=LARGEST_PART)
+    copy_part_size: ByteSize = Field(default=256 * MIB, ge=5 * MIB, le=LARGEST_PART)
     uniform_parts: bool = False
     """All parts of equal size, as Cloudflare R2 demands; a file of unknown size is then limited to 10,000 parts."""
-    max_connections: int = Field(64, ge=1, le=1024)
+    max_connections: int = Field(default=64, ge=1, le=1024)
 
     storage_class: str | None = None
     sse: Literal["AES256", "aws:kms"] | None = None
     kms_key_id: str | None = None
     acl: str | None = None
-    tags: Annotated[dict[str, str], BeforeValidator(_from_query)] = Field({})
+    tags: Annotated[dict[str, str], BeforeValidator(_from_query)] = Field(default={})
     content_type: str | None = None
     """Default: guessed from the name."""
     expected_bucket_owner: str | None = None
@@ -100,9 +100,9 @@ class S3Settings(EndpointSettings):
     """folders: walk prefix by prefix, for stores that list out of order."""
 
     ca_file: FilePath | None = None
-    timeout: Seconds = Field(60, gt=0)
+    timeout: Seconds = Field(default=60, gt=0)
     """Seconds of silence after which a request is given up."""
-    connect_timeout: Seconds = Field(10, gt=0)
+    connect_timeout: Seconds = Field(default=10, gt=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -40,10 +40,12 @@ class Upload:
         self.torn = False
         """Parts were cancelled on their way: the store may still be taking them in."""
         self._create_new = create_new
+        self._tagging: str | None = None
         self._creation: asyncio.Task[str] | None = None
 
     async def start(self, headers: Mapping[str, str], *, hash_parts: bool = True) -> None:
         """Cancelled midway, `abort` still learns the id."""
+        self._tagging = headers.get("x-amz-tagging")
         self._creation = asyncio.ensure_future(
             self.calls.create_upload(self.path, self.key, headers, hash_parts=hash_parts)
         )
@@ -107,6 +109,10 @@ class Upload:
                 f"write {self.calls.backend.endpoint}:{self.path}: {size} bytes sent, the store holds {stored.size}",
                 hint="remove the object and run it again",
             )
+        # Ceph takes the tags of an upload in parts and forgets them.
+        untagged = answer.headers.get("x-amz-tagging-count", "0") == "0"
+        if self._tagging and untagged and not self.calls.client.amazon:
+            await self.calls.tag(self.path, self.key, self._tagging, stored.version)
         return stored
 
     async def abort(self) -> None:

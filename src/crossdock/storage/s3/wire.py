@@ -148,8 +148,8 @@ def _plain(value: str) -> str:
         return value
 
 
-def parse_xml(body: bytes, root: str) -> tuple[ElementTree.Element, str]:
-    """The root element, which must be `root` or an `Error`, and the namespace as in tags ("{…}" or "").
+def parse_xml(body: bytes, *roots: str) -> tuple[ElementTree.Element, str]:
+    """The root element, which must be one of `roots` or an `Error`, and the namespace as in tags ("{…}" or "").
 
     Raises `ValueError` for anything else: HTML, a document type (entity expansion), another encoding than UTF-8.
     """
@@ -164,8 +164,8 @@ def parse_xml(body: bytes, root: str) -> tuple[ElementTree.Element, str]:
     except ElementTree.ParseError as error:
         raise ValueError(f"the answer is not XML: {error}") from error
     start, brace, name = found.tag.rpartition("}")
-    if name not in (root, "Error"):
-        raise ValueError(f"the answer is <{name}>, not <{root}>")
+    if name not in (*roots, "Error"):
+        raise ValueError(f"the answer is <{name}>, not <{roots[0]}>")
     return found, start + brace
 
 

@@ -179,17 +179,14 @@ class S3Writer(Writer):
         if create_new:
             headers["if-none-match"] = "*"
         allow = ("PreconditionFailed",) if create_new else ()
-        tries = 0
 
         async def once() -> Answer:
-            nonlocal tries
-            tries += 1
             return await self._calls.put(self.path, self._key, headers, body, allow=allow)
 
         answer = await self._calls.client.retry.run(once)
         if answer.code:
-            # An earlier try may have succeeded although its answer was lost.
-            found = await self._upload.published(body.size) if tries > 1 else None
+            # An earlier try (ours, aiohttp's, a proxy's) may have succeeded although its answer was lost.
+            found = await self._upload.published(body.size)
             if found is None:
                 raise self._calls.backend.error(AlreadyExists, "write", self.path, "the name is taken")
             return found

@@ -1,0 +1,167 @@
+"""Copying and renaming within the store, and what goes along."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from crossdock.errors import AlreadyExists, SourceChanged
+from crossdock.storage.base import Entry, WriteOptions
+from crossdock.storage.storage import Storage
+from tests.storage.s3_places import BotoPeer, Server, backend, bucket
+
+DATA = bytes(range(256)) * 4096 * 11
+GOLDEN = {
+    "ContentType": "text/csv; charset=utf-8",
+    "CacheControl": "max-age=60",
+    "ContentDisposition": 'attachment; filename="a b.csv"',
+    "ContentEncoding": "identity",
+    "ContentLanguage": "de",
+    "Metadata": {"sender": "acme", "mtime": "981173106.789012345"},
+}
+
+
+@pytest.fixture(params=["ceph", "moto"])
+def server(request: pytest.FixtureRequest) -> Server:
+    found: Server = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def peer(server: Server) -> Iterator[BotoPeer]:
+    with bucket(server) as found:
+        yield found
+
+
+@pytest.fixture
+def versioned(server: Server) -> Iterator[BotoPeer]:
+    with bucket(server, versioned=True) as found:
+        yield found
+
+
+@pytest.fixture
+async def storage(server: Server, peer: BotoPeer, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Storage]:
+    inner = backend(server, peer.bucket, monkeypatch, copy_threshold="6M", copy_part_size="5M")
+    async with Storage(inner) as found:
+        yield found
+
+
+@pytest.mark.parametrize("size", [0, 10, 6 * 1024**2, len(DATA)], ids=["empty", "small", "limit", "in parts"])
+async def test_everything_goes_along(storage: Storage, peer: BotoPeer, size: int) -> None:
+    """The same metadata, tags and headers whether the copy takes one request or many."""
+    source, target = "in/a b+ü.csv", "out/ç%41.csv"
+    peer.client.put_object(Bucket=peer.bucket, Key=source, Body=DATA[:size], Tagging="team=ops&stage=a%20b", **GOLDEN)
+    entry = await storage.server_copy(storage, source, target)
+    assert entry.size == size
+    assert peer.read(target) == DATA[:size]
+    head = peer.client.head_object(Bucket=peer.bucket, Key=target)
+    head["Metadata"].pop("crossdock-attempt", None)
+    assert {name: head.get(name) for name in GOLDEN} == GOLDEN
+    tags = peer.client.get_object_tagging(Bucket=peer.bucket, Key=target)["TagSet"]
+    assert {tag["Key"]: tag["Value"] for tag in tags} == {"team": "ops", "stage": "a b"}
+    assert (await storage.stat(target)).modified == datetime(2001, 2, 3, 4, 5, 6, 789012, tzinfo=UTC)
+    assert peer.uploads() == []
+
+
+@pytest.mark.parametrize("size", [10, len(DATA)], ids=["small", "in parts"])
+async def test_what_the_options_say_comes_first(storage: Storage, peer: BotoPeer, size: int) -> None:
+    peer.client.put_object(Bucket=peer.bucket, Key="from", Body=DATA[:size], **GOLDEN)
+    moment = datetime(2020, 1, 1, tzinfo=UTC)
+    options = WriteOptions(modified=moment, attributes={"content-type": "text/plain", "meta-new": "größe"})
+    await storage.server_copy(storage, "from", "to", options)
+    found = await storage.stat("to")
+    assert found.modified == moment
+    assert found.attributes["content-type"] == "text/plain"
+    assert found.attributes["meta-new"] == "größe"
+    assert found.attributes["meta-sender"] == "acme"
+    assert found.attributes["cache-control"] == "max-age=60"
+
+
+@pytest.mark.parametrize("size", [10, len(DATA)], ids=["small", "in parts"])
+async def test_only_the_pinned_object_is_copied(storage: Storage, peer: BotoPeer, size: int) -> None:
+    peer.write("from", DATA[:size])
+    pin = await storage.stat("from")
+    peer.write("from", DATA[1 : size + 1])
+    with pytest.raises(SourceChanged):
+        await storage.server_copy(storage, "from", "to", pin=pin)
+    assert peer.names() == {"from"}
+
+
+@pytest.mark.parametrize("size", [10, len(DATA)], ids=["small", "in parts"])
+async def test_to_another_bucket_and_an_old_version(
+    storage: Storage,
+    server: Server,
+    peer: BotoPeer,
+    versioned: BotoPeer,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+) -> None:
+    versioned.write("from", DATA[:size])
+    async with Storage(backend(server, versioned.bucket, monkeypatch)) as source:
+        pin = await source.stat("from")
+        assert pin.version
+        versioned.write("from", b"newer")
+        assert storage.can_server_copy(source)
+        await storage.server_copy(source, "from", "to", pin=pin)
+        async with source.read("from", pin=pin) as reader:
+            assert await reader.read() == DATA[: len(await _first(source, pin))]
+    assert peer.read("to") == DATA[:size]
+
+
+async def _first(source: Storage, pin: Entry) -> bytes:
+    async with source.read("from", pin=pin) as reader:
+        return await reader.read()
+
+
+async def test_other_credentials_are_another_store(
+    storage: Storage, peer: BotoPeer, moto: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Other:
+        endpoint_url, access_key, secret_key = storage.backend.settings.endpoint_url, "other", "x"  # type: ignore[attr-defined]
+
+    async with Storage(backend(Other(), peer.bucket, monkeypatch, conditional_writes="off")) as other:
+        assert not storage.can_server_copy(other)
+
+
+async def test_rename_keeps_a_newer_upload(storage: Storage, peer: BotoPeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What arrives between the copy and the delete is not what was copied, and stays."""
+    peer.write("from", b"old")
+    copy = storage.backend.server_copy
+
+    async def copy_then_upload(*args: object, **options: object) -> Entry:
+        entry = await copy(*args, **options)  # type: ignore[arg-type]
+        peer.write("from", b"newer")
+        return entry
+
+    monkeypatch.setattr(storage.backend, "server_copy", copy_then_upload)
+    with pytest.raises(SourceChanged, match="newer"):
+        await storage.rename("from", "to")
+    assert (peer.read("from"), peer.read("to")) == (b"newer", b"old")
+
+
+async def test_rename_in_a_versioned_bucket(
+    server: Server, versioned: BotoPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versioned.write("from", b"one")
+    versioned.write("from", b"two")
+    async with Storage(backend(server, versioned.bucket, monkeypatch)) as storage:
+        await storage.rename("from", "to")
+        assert versioned.read("to") == b"two"
+        with pytest.raises(AlreadyExists):
+            await storage.rename("to", "to")
+
+
+async def test_reads_of_a_replaced_version(
+    server: Server, versioned: BotoPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version stays readable, range after range, whatever is uploaded after it."""
+    versioned.write("name", DATA)
+    async with Storage(backend(server, versioned.bucket, monkeypatch, part_size="5M")) as storage:
+        async with storage.read("name") as reader:
+            found = await reader.read()
+            versioned.write("name", b"newer")
+            while chunk := await reader.read():
+                found += chunk
+    assert found == DATA
