@@ -92,6 +92,9 @@ def test_counters() -> None:
     progress.moved("c", 0, 50)
     progress.ended("c")
     assert progress.moved_bytes == progress.known_bytes == 157, "copied within the store"
+    progress.moved("d", 30, 50)
+    progress.ended("d", failed=True)
+    assert (progress.moved_bytes, progress.known_bytes, progress.ended_files) == (157, 157, 3)
 
 
 def test_numbers() -> None:

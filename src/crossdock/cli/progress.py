@@ -53,13 +53,17 @@ class Progress:
         file.done += added
         self.moved_bytes += added
 
-    def ended(self, path: str) -> None:
+    def ended(self, path: str, *, failed: bool = False) -> None:
         file = self.files.pop(path, None)
         if file is None:
             return
+        if failed:
+            self.moved_bytes -= file.done
+            self.known_bytes -= file.size or 0
+            return
         self.ended_files += 1
         if file.size is not None:
-            # A file copied within its store, or given up halfway, counts as a whole from here on.
+            # A file copied within its store counts as a whole from here on.
             self.moved_bytes += file.size - file.done
         else:
             self.known_bytes += file.done

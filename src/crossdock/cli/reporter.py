@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -50,7 +51,10 @@ class Reporter:
         with ExitStack() as stack:
             if self._path is not None:
                 self._file = stack.enter_context(_report_file(self._path))
-            stack.enter_context(display(self._progress, wanted=not self.session.quiet and not self.dry_run))
+            # Lines on the same terminal would run into the drawing.
+            lines = (self.json or self.session.verbose > 0) and sys.stdout.isatty()
+            wanted = not (self.session.quiet or self.dry_run or lines)
+            stack.enter_context(display(self._progress, wanted=wanted))
             try:
                 yield
             except asyncio.CancelledError:
@@ -73,7 +77,7 @@ class Reporter:
     def report(self, outcome: Outcome, *, tell: bool = True) -> None:
         """`tell`: say on stderr that it failed; False if the error will be raised."""
         self.counts[outcome.action] += 1
-        self._progress.ended(outcome.path)
+        self._progress.ended(outcome.path, failed=outcome.action == "fail")
         if outcome.action == "copy":
             self.size += outcome.size or 0
         if outcome.error is not None:

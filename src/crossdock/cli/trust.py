@@ -15,7 +15,7 @@ from crossdock.cli.session import Session, common
 from crossdock.errors import ConfigError, shown
 
 if TYPE_CHECKING:
-    from crossdock.storage.sftp import HostKey
+    from crossdock.storage.sftp.trust import HostKey
 
 __all__ = ["trust"]
 
@@ -38,7 +38,7 @@ def trust(session: Session, host: str, known_hosts: str | None, yes: bool, as_js
     name, address, port, pinned = _place(session, host)
 
     async def work() -> list[HostKey]:
-        from crossdock.storage.sftp import offered_keys
+        from crossdock.storage.sftp.trust import offered_keys
 
         return await offered_keys(address, port)
 
