@@ -12,7 +12,8 @@ import pytest
 from botocore.config import Config
 
 from crossdock.storage.retry import RetryPolicy
-from crossdock.storage.s3 import S3Backend, S3Settings
+from crossdock.storage.s3 import S3Settings
+from crossdock.storage.s3.backend import S3Backend
 
 
 class Server(Protocol):

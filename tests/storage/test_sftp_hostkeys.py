@@ -11,8 +11,8 @@ import asyncssh
 import pytest
 
 from crossdock.errors import ConfigError, ConnectionFailed, HostKeyMismatch, TimedOut
-from crossdock.storage.sftp import offered_keys
 from crossdock.storage.sftp.pool import _BREAKERS
+from crossdock.storage.sftp.trust import offered_keys
 from crossdock.storage.storage import Storage
 from tests.servers import OpenSSH
 from tests.storage.sftp_fake_server import Peer, serving

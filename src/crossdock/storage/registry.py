@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
@@ -42,8 +43,16 @@ def settings_class(kind: str) -> type[EndpointSettings]:
     except KeyError:
         known = ", ".join(sorted(backend_types()))
         raise ConfigError(f"unknown endpoint type {kind!r}", key="type", hint=f"write one of: {known}") from None
-    try:
+    with _extra_named(kind):
         found: type[EndpointSettings] = getattr(importlib.import_module(module), name)
+    return found
+
+
+@contextmanager
+def _extra_named(kind: str) -> Iterator[None]:
+    """A library that is not installed is an error of the configuration, which says what to install."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
@@ -51,7 +60,6 @@ def settings_class(kind: str) -> type[EndpointSettings]:
         raise ConfigError(
             f"type {kind} needs the package {error.name}", hint=f"pip install 'crossdock[{extra}]'"
         ) from error
-    return found
 
 
 def parse_url(url: str) -> tuple[EndpointSettings, str]:
@@ -80,7 +88,8 @@ def new_storage(
     retry: RetryPolicy | None = None,
 ) -> Storage:
     """A storage over the endpoint with all its layers, not yet opened (`async with` opens it)."""
-    backend = settings.backend(name)
+    with _extra_named(settings.type):
+        backend = settings.backend(name)
     layered = Limit(Observe(backend, observer), settings.slots)
     return Storage(Retry(Throttle(layered, bandwidth) if bandwidth else layered, retry))
 

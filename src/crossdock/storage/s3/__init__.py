@@ -5,7 +5,7 @@ verb each) → `calls` (the REST operations) → `client` (HTTP, signing, retrie
 errors) and `wire` (names, dates, metadata and XML as S3 writes them).
 """
 
-from crossdock.storage.s3.backend import S3Backend
+# The settings alone: a configuration that names a bucket does not load an HTTP client before it is used.
 from crossdock.storage.s3.settings import S3Settings
 
-__all__ = ["S3Backend", "S3Settings"]
+__all__ = ["S3Settings"]

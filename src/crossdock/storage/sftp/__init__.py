@@ -1,7 +1,6 @@
 """SFTP: our own version 3 client over an SSH connection of asyncssh's."""
 
-from crossdock.storage.sftp.backend import SftpBackend
+# The settings alone: a configuration that names a server does not load an SSH client before it is used.
 from crossdock.storage.sftp.settings import SftpSettings
-from crossdock.storage.sftp.trust import HostKey, offered_keys
 
-__all__ = ["HostKey", "SftpBackend", "SftpSettings", "offered_keys"]
+__all__ = ["SftpSettings"]

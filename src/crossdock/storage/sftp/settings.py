@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import codecs
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from crossdock.storage.settings import ByteSize, EndpointSettings, FilePath, Seconds, Secret, query_of
-from crossdock.storage.sftp.backend import SftpBackend
+
+if TYPE_CHECKING:
+    from crossdock.storage.sftp.backend import SftpBackend
 
 __all__ = ["SftpSettings"]
 
@@ -127,4 +129,6 @@ class SftpSettings(EndpointSettings):
         return found, path
 
     def backend(self, name: str) -> SftpBackend:
+        from crossdock.storage.sftp.backend import SftpBackend
+
         return SftpBackend(name, self)
