@@ -10,9 +10,13 @@ import pytest
 from crossdock.errors import SourceChanged
 from crossdock.storage.retry import Retry
 from crossdock.storage.storage import Storage
-from crossdock.testing import StorageSuite
+from crossdock.testing import Peer, StorageSuite
 from crossdock.testing.storage.base import content, read_all
+from crossdock.testing.storage.names import NAMES
 from tests.storage.s3_places import AT_ONCE, BotoPeer, Server, backend, bucket
+
+_BEYOND_MOTO = {"newline", "carriage return", "command after CRLF", "escape sequence", "not a character"}
+_AT_MOTO = {label: name for label, name in NAMES.items() if label not in _BEYOND_MOTO}
 
 
 class _S3Suite(StorageSuite):
@@ -82,7 +86,19 @@ class TestCephByFolders(TestCeph):
 
 
 class TestMoto(_S3Suite):
-    """moto honours conditional writes."""
+    """moto honours conditional writes. Some names it cannot route, or not list: those are Ceph's to test."""
+
+    @pytest.mark.parametrize("name", _AT_MOTO.values(), ids=_AT_MOTO)
+    async def test_names(self, storage: Storage, peer: Peer | None, name: str) -> None:
+        await super().test_names(storage, peer, name)
+
+    @pytest.mark.parametrize("name", _AT_MOTO.values(), ids=_AT_MOTO)
+    async def test_names_of_folders(self, storage: Storage, peer: Peer | None, name: str) -> None:
+        await super().test_names_of_folders(storage, peer, name)
+
+    @pytest.mark.parametrize("name", _AT_MOTO.values(), ids=_AT_MOTO)
+    async def test_names_to_rename_to(self, storage: Storage, peer: Peer | None, name: str) -> None:
+        await super().test_names_to_rename_to(storage, peer, name)
 
     @pytest.fixture
     def server(self, moto: Server) -> Server:

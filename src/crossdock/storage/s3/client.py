@@ -268,9 +268,12 @@ class Client:
         return await self.retry.run(once) if repeat else await once()
 
     def xml(self, request: Request, answer: Answer, *roots: str) -> tuple[ElementTree.Element, str]:
-        """The document of a success; an error inside of it (status 200 with `<Error>`) is raised as such."""
+        """The document of a success; an error inside of it (status 200 with `<Error>`) is raised as such.
+
+        Listings are read strictly: there a key has to be right.
+        """
         try:
-            found, space = parse_xml(answer.body, *roots)
+            found, space = parse_xml(answer.body, *roots, lenient=not roots[0].startswith("List"))
         except ValueError as error:
             raise self.violation(request, str(error)) from error
         if found.tag.endswith("Error"):

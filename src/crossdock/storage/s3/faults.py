@@ -166,7 +166,7 @@ def refusal_of(status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
     """Read an answer that is not a success; a body that is no S3 error is left aside."""
     code, message, region = _BY_STATUS.get(status, ""), "", headers.get("x-amz-bucket-region")
     try:
-        root, space = parse_xml(body, "Error")
+        root, space = parse_xml(body, "Error", lenient=True)
     except ValueError:
         pass
     else:

@@ -50,6 +50,8 @@ _SYSTEM = (
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_NOT_XML = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]")
+_REFERENCE = re.compile(rb"&#([xX][0-9a-fA-F]{1,6}|[0-9]{1,7});")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
@@ -148,25 +150,41 @@ def _plain(value: str) -> str:
         return value
 
 
-def parse_xml(body: bytes, *roots: str) -> tuple[ElementTree.Element, str]:
+def parse_xml(body: bytes, *roots: str, lenient: bool = False) -> tuple[ElementTree.Element, str]:
     """The root element, which must be one of `roots` or an `Error`, and the namespace as in tags ("{…}" or "").
 
+    `lenient`: characters that XML cannot carry become "?"; stores echo keys that hold them, which we need not read.
     Raises `ValueError` for anything else: HTML, a document type (entity expansion), another encoding than UTF-8.
     """
     # A space before the declaration is how S3 keeps the connection alive during long operations.
     body = body.strip()
     if b"<!" in body:
         raise ValueError("the answer has a document type or a comment")
-    parser = ElementTree.XMLParser(encoding="utf-8")
     try:
-        parser.feed(body)
-        found = parser.close()
+        found = _parsed(body)
     except ElementTree.ParseError as error:
-        raise ValueError(f"the answer is not XML: {error}") from error
+        if not lenient:
+            raise ValueError(f"the answer is not XML: {error}") from error
+        return parse_xml(_replaced(body), *roots)
     start, brace, name = found.tag.rpartition("}")
     if name not in (*roots, "Error"):
         raise ValueError(f"the answer is <{name}>, not <{roots[0]}>")
     return found, start + brace
+
+
+def _parsed(body: bytes) -> ElementTree.Element:
+    parser = ElementTree.XMLParser(encoding="utf-8")
+    parser.feed(body)
+    return parser.close()
+
+
+def _replaced(body: bytes) -> bytes:
+    def reference(found: re.Match[bytes]) -> bytes:
+        digits = found[1]
+        number = int(digits[1:], 16) if digits[:1] in b"xX" else int(digits)
+        return found[0] if number in (9, 10, 13) or 32 <= number < 0xFFFE else b"?"
+
+    return _NOT_XML.sub(b"?", _REFERENCE.sub(reference, body))
 
 
 def texts(parent: ElementTree.Element, space: str) -> dict[str, str]:
