@@ -239,25 +239,6 @@ def test_locations_that_cannot_be(config: Config, text: str, message: str) -> No
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "expected"),
-    [
-        ("real", "real/in", True),
-        ("real/in", "real", True),
-        ("real", "link/in", True),
-        ("real", "real2", False),
-        ("here:", "data/x", True),
-        ("partner:a", "partner:a/b", True),
-        ("partner:a", "partner:ab", False),
-        ("partner:a", "real", False),
-    ],
-)
-def test_overlap(config: Config, tmp_path: Path, one: str, other: str, expected: bool) -> None:
-    (tmp_path / "real/in").mkdir(parents=True)
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert config.locate(one).overlaps(config.locate(other)) is expected
-
-
 def test_a_missing_extra_only_matters_to_who_needs_it(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     from crossdock.storage import registry
 

@@ -51,25 +51,6 @@ class Location:
     folder: bool
     """A folder was meant: the path was written with a trailing slash, or is the root."""
 
-    def overlaps(self, other: Location) -> bool:
-        """One of the two folders is, or lies in, the other, as far as that can be told without asking an endpoint."""
-        mine, theirs = self._absolute(), other._absolute()
-        if mine is None or theirs is None or mine[0] != theirs[0]:
-            return False
-        short, long = sorted((mine[1] + "/", theirs[1] + "/"), key=len)
-        return long.startswith(short)
-
-    def _absolute(self) -> tuple[object, str] | None:
-        """What tells the place apart from others, and the folder at it without a slash at its end."""
-        settings: Any = self.settings
-        if settings.type == "local":
-            return "local", os.path.realpath(settings.root / self.path).rstrip("/")
-        if settings.type == "sftp":
-            # Paths of different accounts, or below the login folder and the root, cannot be compared from here.
-            account = (settings.host.lower(), settings.port or 22, settings.user, settings.root.startswith("/"))
-            return account, f"{settings.root.rstrip('/')}/{self.path}".rstrip("/")
-        return None
-
     def shown(self, path: str | None = None) -> str:
         """How to write this location, or another path at its endpoint, on a command line."""
         path = self.path if path is None else path

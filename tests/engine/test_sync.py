@@ -21,7 +21,9 @@ from crossdock.storage.base import Backend, Entry, Reader, WriteOptions
 from crossdock.storage.layers import Layer
 from crossdock.storage.local import LocalSettings
 from crossdock.storage.memory import MemoryBackend
+from crossdock.storage.sftp import SftpSettings
 from crossdock.storage.storage import Storage
+from tests.servers import OpenSSH
 
 TREE = {
     "a.txt": b"a",
@@ -195,6 +197,31 @@ async def test_into_its_own_source_is_refused(folder: str, to: str) -> None:
     with pytest.raises(Conflict, match="overlap"):
         await run(storage, storage, folder, to)
     assert await content(storage) == TREE
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("real", "real"), ("real", "real/in"), ("real/in", "real"), ("real", "link/in")]
+)
+async def test_overlap_of_two_endpoints_on_one_disk(tmp_path: Path, one: str, other: str) -> None:
+    """Different roots and links do not hide that it is the same place."""
+    (tmp_path / "real/in").mkdir(parents=True)
+    (tmp_path / "real/in/file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    ends = [LocalSettings(root=tmp_path / name).backend(name) for name in (one, other)]
+    async with Storage(ends[0]) as source, Storage(ends[1]) as target:
+        with pytest.raises(Conflict, match="overlap"):
+            await run(source, target)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "in", "link", "real"]
+
+
+async def test_overlap_of_two_endpoints_on_one_server(openssh: OpenSSH) -> None:
+    (openssh.folder / "overlap/in").mkdir(parents=True)
+    common = {"host": openssh.host, "port": openssh.port, "user": openssh.user, "host_key": openssh.fingerprint}
+    roots = ["overlap", f"{openssh.folder}/overlap/in"]
+    ends = [SftpSettings(**common, private_key=f"file:{openssh.key}", root=root).backend("s") for root in roots]  # type: ignore[arg-type]
+    async with Storage(ends[0]) as source, Storage(ends[1]) as target:
+        with pytest.raises(Conflict, match="overlap"):
+            await run(source, target)
 
 
 async def test_neighbours_with_a_common_prefix_do_not_overlap() -> None:

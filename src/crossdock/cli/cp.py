@@ -14,7 +14,6 @@ from crossdock.cli.options import SIZE
 from crossdock.cli.progress import on_a_terminal
 from crossdock.cli.reporter import Reporter
 from crossdock.cli.session import Session, common, opened
-from crossdock.cli.sync import refuse_overlap
 from crossdock.errors import CrossdockError, NotADirectory, NotAFile, NotFound
 
 if TYPE_CHECKING:
@@ -106,8 +105,6 @@ async def _plan(
                 f"{names[to].shown()} and {place.shown()} would both become {there.shown(to)}; copy them one by one"
             )
         names[to] = place
-        if tree:
-            refuse_overlap(place, replace(there, path=to))
         jobs.append(_Job(place, source, to, tree))
     return jobs
 

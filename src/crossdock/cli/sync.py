@@ -10,14 +10,14 @@ import click
 from crossdock.cli.options import DURATION, MAX_DELETE, SIZE, OrderedGlobs, rules_of
 from crossdock.cli.reporter import Reporter
 from crossdock.cli.session import Session, common, opened, run_in_child, storage_of
-from crossdock.errors import Conflict, NotADirectory
+from crossdock.errors import NotADirectory
 
 if TYPE_CHECKING:
     from crossdock.config import Location
     from crossdock.engine.processes import Pool
     from crossdock.storage.retry import RetryPolicy
 
-__all__ = ["refuse_overlap", "sync"]
+__all__ = ["sync"]
 
 
 @click.command(cls=OrderedGlobs)
@@ -68,7 +68,6 @@ def sync(context: click.Context, /, source: str, target: str, **options: Any) ->
     """
     session: Session = context.obj
     ours, theirs = session.locate(source), session.locate(target)
-    refuse_overlap(ours, theirs)
     from datetime import timedelta
 
     from crossdock.engine.sync import SyncOptions
@@ -117,15 +116,6 @@ def sync(context: click.Context, /, source: str, target: str, **options: Any) ->
         return reporter.finish()
 
     return session.run(work)
-
-
-def refuse_overlap(ours: Location, theirs: Location) -> None:
-    """Raise `Conflict` for a tree that is to be copied into itself, or over itself."""
-    if ours.overlaps(theirs):
-        raise Conflict(
-            f"{ours.shown()} and {theirs.shown()} overlap",
-            hint="choose a target that is neither in the source nor above it",
-        )
 
 
 def _pool(ours: Location, theirs: Location, processes: int, bwlimit: int | None, policy: RetryPolicy) -> Pool | None:

@@ -79,7 +79,7 @@ class Capabilities:
     """`scan(recursive=True)` yields all files below, in ascending order of their paths' code points."""
     server_copy: bool = False
     pinned_reads: bool = False
-    """An open stream cannot change under its reader; otherwise the source is looked at again after the copy."""
+    """An open stream cannot change under its reader; otherwise the source is looked at again at the end."""
     digests: frozenset[str] = frozenset()
     """Algorithms that `Writer.commit` has the endpoint verify."""
     mtime_precision: timedelta | None = None
@@ -117,6 +117,8 @@ class Reader(ABC):
 
     entry: Entry
     """The file as opened: the size and etag that the stream is checked against."""
+    changed: bool | None = None
+    """After the end of the stream: whether the name stands for something else by then; None: the reader did not look."""
 
     @abstractmethod
     async def read(self) -> bytes:
@@ -164,7 +166,7 @@ class Backend(ABC):
     capabilities: Capabilities
     """Complete once `open` has returned."""
     store: str | None = None
-    """Backends with an equal `store` can copy between each other's addresses on the server's side."""
+    """Backends with an equal `store` see the same files, and name them by `address()`."""
 
     @abstractmethod
     async def open(self) -> None:
@@ -206,7 +208,7 @@ class Backend(ABC):
         raise self._unsupported("copy", path)
 
     def address(self, path: str) -> str:
-        """How a sibling in the same `store` names this path."""
+        """How a sibling in the same `store` names this path, or the folder there."""
         raise self._unsupported("copy", path)
 
     async def make_dir(self, path: str) -> None:

@@ -102,6 +102,10 @@ class LayeredReader(Reader):
         self.inner = inner
         self.entry = inner.entry
 
+    @property
+    def changed(self) -> bool | None:  # type: ignore[override]
+        return self.inner.changed
+
     async def read(self) -> bytes:
         return await self.inner.read()
 

@@ -48,6 +48,7 @@ class LocalBackend(Backend):
             mtime_precision=timedelta(microseconds=1),
             max_connections=_THREADS,
         )
+        self.store = "local"
         self.tree = Tree(endpoint, root, file_mode=file_mode, dir_mode=dir_mode, fsync=fsync)
         self._pool: ThreadPoolExecutor | None = None
 
@@ -113,6 +114,9 @@ class LocalBackend(Backend):
                 await writer._let_go()
                 raise
         return writer
+
+    def address(self, path: str) -> str:
+        return os.path.realpath(self.tree.root / path)
 
     async def delete(self, path: str) -> None:
         await self.run(self.tree.delete, path)
@@ -199,8 +203,15 @@ class _LocalReader(Reader):
                 data += more
                 if not more:
                     self._close()
+                    self._look_again()
         self._position += len(data)
         return data
+
+    def _look_again(self) -> None:
+        try:
+            self.changed = self._backend.tree.stat(self._path).fingerprint != self.entry.fingerprint
+        except NotFound:
+            self.changed = True
 
     async def read(self) -> bytes:
         if self._ahead:

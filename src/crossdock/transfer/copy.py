@@ -197,15 +197,16 @@ class _Attempt:
         if skip:
             self.progress(skip)
         await pipe(reader, take, depth=self.options.depth)
-        await self._check_source(reader.entry, tally.size)
+        await self._check_source(reader, tally.size)
 
-    async def _check_source(self, opened: Entry, size: int) -> None:
+    async def _check_source(self, reader: Reader, size: int) -> None:
+        opened = reader.entry
         if opened.size is not None and size < opened.size:
             raise Truncated(
                 f"read {self.source.endpoint}:{shown(self.path)}: the stream ended after {size} of {opened.size} bytes"
             )
-        changed = opened.size is not None and size > opened.size
-        if not changed and not self.source.capabilities.pinned_reads:
+        changed = reader.changed or (opened.size is not None and size > opened.size)
+        if reader.changed is None and not changed and not self.source.capabilities.pinned_reads:
             try:
                 now = await self.source.stat(self.path)
             except NotFound:

@@ -85,6 +85,8 @@ class SftpBackend(Backend):
             self._hardlink = _HARDLINK in session.extensions
             # OpenSSH renames by link(2), which cannot replace; what others do is not known.
             self._trusted_rename = "OpenSSH" in connection.server
+            host = self.settings.host.lower()
+            self.store = f"sftp:{self.settings.user}@{host}:{self.settings.port or 22}"
             self.capabilities = self._capable()
         finally:
             self._pool.release(connection)
@@ -104,6 +106,9 @@ class SftpBackend(Backend):
         pool, self._pool, self._base = self._pool, None, None
         if pool is not None:
             await leave(self.settings, pool)
+
+    def address(self, path: str) -> str:
+        return self.full(path, "open").decode("utf-8", "surrogateescape")
 
     # -- names ----------------------------------------------------------------------------------------------------
 

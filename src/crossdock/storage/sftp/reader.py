@@ -101,6 +101,7 @@ class SftpReader(Reader):
         self._size: int | None = None
         self._ended = False
         self._released = False
+        self._again: asyncio.Future[Reply] | None = None
 
     def first(self, size: int | None) -> None:
         """The first requests, before the size is known for certain: all of a small file, and one byte's worth more."""
@@ -126,6 +127,24 @@ class SftpReader(Reader):
         self.entry = entry
         self._size = entry.size
 
+    def _look_again(self) -> None:
+        """Ask, behind the last read, what the name stands for by then."""
+        if self._again is None:
+            name = text(self._backend.full(self._path, "read"))
+            self._again = self._session.request(codec.STAT, name)
+
+    async def _looked_again(self) -> None:
+        self._look_again()
+        assert self._again is not None
+        try:
+            attrs = parse_attrs(checked(await self._again, codec.ATTRS))[0]
+        except Status as error:
+            # Any other refusal: a server that does not let us look.
+            self.changed = True if error.code == codec.NO_SUCH_FILE else None
+        else:
+            now = self._backend.entry(self._path, attrs)
+            self.changed = (now.size, now.modified) != (self.entry.size, self.entry.modified)
+
     def _ask(self, offset: int, length: int) -> None:
         self._queue.append(_Ahead(offset, length, self._session.read(self._handle, offset, length)))
         self._next = offset + length
@@ -137,6 +156,7 @@ class SftpReader(Reader):
             if size is None or self._next > size:
                 # Past the known end one request at a time is enough, to see whether the file has grown.
                 if size is not None and self._queue:
+                    self._look_again()
                     return
                 length = self._chunk
             elif self._next == size:
@@ -193,6 +213,7 @@ class SftpReader(Reader):
                 raise self._truncated(f"the server left out bytes {head.offset} to {later.offset}")
         self._queue.clear()
         self._ended = True
+        await self._looked_again()
 
     def _truncated(self, reason: str) -> Truncated:
         self._pool.careful = True
@@ -212,6 +233,8 @@ class SftpReader(Reader):
         self._released = self._ended = True
         for ahead in self._queue:
             ahead.future.cancel()
+        if self._again is not None:
+            self._again.cancel()
         self._queue.clear()
         self._backend.close_quietly(self._session, self._handle, self._path)
         self._pool.release(self._connection)
