@@ -118,7 +118,7 @@ class Reader(ABC):
     entry: Entry
     """The file as opened: the size and etag that the stream is checked against."""
     changed: bool | None = None
-    """After the end of the stream: whether the name stands for something else by then; None: the reader did not look."""
+    """Set at the end of the stream: the name stands for something else by then. None: the reader did not look."""
 
     @abstractmethod
     async def read(self) -> bytes:
