@@ -6,6 +6,7 @@ Each round gives every tool one turn, in an order that shifts from round to roun
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -121,12 +122,12 @@ def _last_lines(said: str) -> str:
 def _facts(bed: Bed, found: Sequence[Tool], rounds: int) -> list[str]:
     versions = dict.fromkeys(tool.version for tool in found)
     return [
-        f"{datetime.now(UTC):%Y-%m-%d}; {', '.join(machine())}",
+        f"{datetime.now(UTC):%Y-%m-%d}; {', '.join(machine())}; load before the run {os.getloadavg()[0]:.1f}",
         f"servers and tools on the same machine, over loopback; OpenSSH sshd ({bed.sshd.version}), "
         f"S3 by Ceph's gateway with objects in memory ({bed.ceph.version}), "
         f"files {'in memory (tmpfs)' if bed.memory else 'on disk'}",
         f"tools: {', '.join(versions)}",
-        f"median of {rounds} rounds (fastest in brackets); CPU: user + system of the whole process tree; peak: largest "
+        f"rounds: {rounds} (median, fastest in brackets); CPU: user + system of the whole process tree; peak: largest "
         f"sum of resident memory over the process tree, sampled every {INTERVAL * 1000:.0f} ms",
     ]
 

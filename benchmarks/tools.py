@@ -97,11 +97,11 @@ BEST: dict[str, list[str]] = {
     "big-sftp-local": [*_ONE_SFTP_FILE, "--multi-thread-streams", "4"],
     "big-local-s3": _ONE_S3_FILE,
     "big-s3-local": _ONE_S3_READ,
-    "small-local-sftp": [*_SFTP_FILES, "--transfers", "32", "--checkers", "32", "--no-traverse", "--no-check-dest"],
+    "small-local-sftp": [*_SFTP_FILES, "--transfers", "8", "--no-traverse", "--no-check-dest"],
     "small-s3-sftp": [*_SFTP_FILES, "--fast-list", "--transfers", "32", "--no-traverse", "--no-check-dest"],
     "small-sftp-s3": [*_SFTP_FILES, *_S3_FILES, "--transfers", "32", "--no-traverse", "--no-check-dest"],
     "again-s3-local": ["--fast-list", "--checkers", "64"],
-    "again-local-sftp": ["--sftp-disable-hashcheck", "--checkers", "32"],
+    "again-local-sftp": ["--sftp-disable-hashcheck", "--checkers", "4"],
 }
 """For each item the fastest flags found for rclone; they give up its checks where crossdock keeps its own."""
 
