@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -34,6 +35,8 @@ def main() -> int:
     if unknown:
         parser.error(f"no item is called {', '.join(unknown)}; there are {', '.join(item.name for item in ITEMS)}")
     items = [item for item in ITEMS if not named or item.name in named]
+    # Ended from outside, the servers and the data must go as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         with Bed(QUICK if arguments.quick else FULL) as bed:
             if arguments.verb == "profile":
