@@ -11,6 +11,7 @@ from crossdock.errors import AlreadyExists, SourceChanged
 from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.storage import Storage
 from crossdock.testing.storage.base import read_all
+from tests.storage.s3_faults import FaultProxy, edit
 from tests.storage.s3_places import BotoPeer, Server, backend, bucket
 
 DATA = bytes(range(256)) * 4096 * 11
@@ -88,6 +89,20 @@ async def test_only_the_pinned_object_is_copied(storage: Storage, peer: BotoPeer
     with pytest.raises(SourceChanged):
         await storage.server_copy(storage, "from", "to", pin=pin)
     assert peer.names() == {"from"}
+
+
+@pytest.mark.parametrize("size", [10, len(DATA)], ids=["small", "in parts"])
+async def test_an_object_replaced_while_it_is_copied(ceph: Server, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Between the look at it and the copy of it."""
+    with bucket(ceph) as peer:
+        async with FaultProxy(ceph) as proxy:
+            more = {"copy_threshold": "6M", "copy_part_size": "5M", "conditional_writes": "off"}
+            async with Storage(backend(proxy, peer.bucket, monkeypatch, **more)) as storage:
+                peer.write("from", DATA[:size])
+                proxy.fail("HEAD", "/from", edit(lambda _: peer.write("from", DATA[1 : size + 1])))
+                with pytest.raises(SourceChanged):
+                    await storage.server_copy(storage, "from", "to")
+        assert peer.names() == {"from"}
 
 
 @pytest.mark.parametrize("size", [10, len(DATA)], ids=["small", "in parts"])
