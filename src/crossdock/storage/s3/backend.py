@@ -22,7 +22,7 @@ from crossdock.storage.s3.copying import Copy
 from crossdock.storage.s3.faults import changed
 from crossdock.storage.s3.reader import S3Reader
 from crossdock.storage.s3.settings import S3Settings
-from crossdock.storage.s3.wire import quoted
+from crossdock.storage.s3.wire import VERSION, quoted
 from crossdock.storage.s3.writer import S3Writer
 
 __all__ = ["S3Backend"]
@@ -137,8 +137,8 @@ class S3Backend(Backend):
         if self.client.amazon:
             # If-Match without a version keeps the history of a versioned bucket.
             answer = await self.calls.delete(path, key, etag=source.etag, repeat=True)
-        elif source.version is not None:
-            answer = await self.calls.delete(path, key, version=source.version, repeat=True)
+        elif VERSION in source.attributes:
+            answer = await self.calls.delete(path, key, version=source.attributes[VERSION], repeat=True)
         else:
             # Where If-Match on a delete is ignored, this look narrows the gap to one round trip.
             answer = await self.calls.head(

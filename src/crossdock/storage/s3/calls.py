@@ -16,6 +16,7 @@ from crossdock.storage.s3.settings import S3Settings
 from crossdock.storage.s3.wire import (
     ATTEMPT,
     MTIME,
+    VERSION,
     attribute_headers,
     attributes_of,
     element,
@@ -26,7 +27,7 @@ from crossdock.storage.s3.wire import (
     texts,
 )
 
-__all__ = ["Calls", "Part", "entry_of"]
+__all__ = ["Calls", "Part", "entry_of", "stored_of"]
 
 _LONGEST_KEY = 1024
 _TYPES = MimeTypes()
@@ -44,11 +45,13 @@ class Part:
 
 
 def entry_of(path: str, headers: Mapping[str, str], size: int | None = None) -> Entry:
-    """An object as the headers of an answer describe it; `size` where Content-Length is another's."""
+    """An object as the headers of an answer describe it; `size` where Content-Length is another's.
+
+    Without `version`, which would set it apart from the same object in a listing: it is an attribute.
+    """
     if size is None:
         length = headers.get("content-length", "")
         size = int(length) if length.isascii() and length.isdigit() else None
-    version = headers.get("x-amz-version-id")
     digests = {}
     checksum = headers.get("x-amz-checksum-sha256")
     # A dash: a checksum of the parts' checksums.
@@ -59,10 +62,15 @@ def entry_of(path: str, headers: Mapping[str, str], size: int | None = None) -> 
         size=size,
         modified=parse_mtime(headers.get(MTIME)) or parse_http_date(headers.get("last-modified")),
         etag=etag_of(headers.get("etag")),
-        version=None if version == "null" else version,
         digests=digests,
         attributes=attributes_of(headers),
     )
+
+
+def stored_of(path: str, headers: Mapping[str, str], size: int) -> Entry:
+    """A new object as the answer to its publication describes it: such headers say nothing else of it."""
+    entry = entry_of(path, headers, size)
+    return replace(entry, modified=None, attributes={k: v for k, v in entry.attributes.items() if k == VERSION})
 
 
 class Calls:

@@ -270,10 +270,11 @@ class Client:
     def xml(self, request: Request, answer: Answer, *roots: str) -> tuple[ElementTree.Element, str]:
         """The document of a success; an error inside of it (status 200 with `<Error>`) is raised as such.
 
-        Listings are read strictly: there a key has to be right.
+        Listings are read strictly, as a key has to be right there, unless their keys are encoded.
         """
+        lenient = not roots[0].startswith("List") or b"<EncodingType>url<" in answer.body
         try:
-            found, space = parse_xml(answer.body, *roots, lenient=not roots[0].startswith("List"))
+            found, space = parse_xml(answer.body, *roots, lenient=lenient)
         except ValueError as error:
             raise self.violation(request, str(error)) from error
         if found.tag.endswith("Error"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
+from dataclasses import replace
 
 import aiohttp
 
@@ -13,6 +14,7 @@ from crossdock.storage.base import Entry, Reader
 from crossdock.storage.s3.calls import Calls, entry_of
 from crossdock.storage.s3.client import Answer, Request
 from crossdock.storage.s3.faults import changed, failure
+from crossdock.storage.s3.wire import VERSION
 
 __all__ = ["S3Reader"]
 
@@ -86,8 +88,10 @@ class S3Reader(Reader):
             for name, old, new in (("size", pin.size, entry.size), ("ETag", pin.etag, entry.etag)):
                 if old is not None and old != new:
                     raise changed(client.place(request), f"its {name} is {new}, it was listed with {old}")
-        self._etag, self._version = entry.etag, entry.version
-        if entry.etag is None and entry.version is None and self._next < (entry.size or 0):
+        if pin is not None and pin.version is not None:
+            self.entry = replace(entry, version=pin.version)
+        self._etag, self._version = entry.etag, entry.attributes.get(VERSION, self._version)
+        if self._etag is None and self._version is None and self._next < (entry.size or 0):
             raise client.violation(request, "no ETag: the ranges of a large object could be of different versions")
 
     def _request(self, start: int, end: int) -> Request:

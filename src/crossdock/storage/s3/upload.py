@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
-from dataclasses import replace
 from typing import Any
 
 from crossdock.errors import AlreadyExists, ConnectionFailed, CrossdockError, IntegrityError, Throttled
 from crossdock.storage.base import Entry
-from crossdock.storage.s3.calls import Calls, Part, entry_of
-from crossdock.storage.s3.wire import ATTEMPT
+from crossdock.storage.s3.calls import Calls, Part, entry_of, stored_of
+from crossdock.storage.s3.wire import ATTEMPT, VERSION
 
 __all__ = ["Upload", "to_the_end"]
 
@@ -71,8 +70,7 @@ class Upload:
             self.id = None
             return found
         self.id = None
-        entry = entry_of(self.path, answer.headers, size)
-        return await self._verified(replace(entry, modified=None, attributes={}), size)
+        return await self._verified(stored_of(self.path, answer.headers, size), size)
 
     async def published(self, size: int) -> Entry | None:
         """The object under the final name, if this very attempt wrote it."""
@@ -98,7 +96,7 @@ class Upload:
 
     async def _verified(self, entry: Entry, size: int) -> Entry:
         answer = await self.calls.head(
-            self.path, self.key, operation="verify", allow=_UNSEEN, repeat=True, version=entry.version
+            self.path, self.key, operation="verify", allow=_UNSEEN, repeat=True, version=entry.attributes.get(VERSION)
         )
         # Gone, hidden from us, or replaced already: what was completed is all that can be told.
         if answer.code or answer.headers.get(ATTEMPT) != self.attempt:
@@ -112,7 +110,7 @@ class Upload:
         # Ceph takes the tags of an upload in parts and forgets them.
         untagged = answer.headers.get("x-amz-tagging-count", "0") == "0"
         if self._tagging and untagged and not self.calls.client.amazon:
-            await self.calls.tag(self.path, self.key, self._tagging, stored.version)
+            await self.calls.tag(self.path, self.key, self._tagging, stored.attributes.get(VERSION))
         return stored
 
     async def abort(self) -> None:

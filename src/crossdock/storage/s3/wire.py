@@ -17,6 +17,7 @@ from xml.sax.saxutils import escape
 __all__ = [
     "ATTEMPT",
     "MTIME",
+    "VERSION",
     "Metadata",
     "attribute_headers",
     "attributes_of",
@@ -38,6 +39,9 @@ MTIME = "x-amz-meta-mtime"
 """rclone's key: seconds since the epoch with decimals."""
 ATTEMPT = "x-amz-meta-crossdock-attempt"
 """Which attempt wrote the object: tells our own success, whose answer was lost, from somebody else's."""
+
+VERSION = "version-id"
+"""The attribute that tells an object's version. Listings have none, so it is no part of an entry's identity."""
 
 _META = "x-amz-meta-"
 _SYSTEM = (
@@ -109,7 +113,8 @@ def parse_mtime(text: str | None) -> datetime | None:
 
 def attributes_of(headers: Mapping[str, str]) -> dict[str, str]:
     """`Entry.attributes` from an object's headers, without what crossdock adds itself."""
-    found: dict[str, str] = {}
+    version = headers.get("x-amz-version-id", "null")
+    found = {} if version == "null" else {VERSION: version}
     for name, value in headers.items():
         name = name.lower()
         if name in _SYSTEM:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from crossdock.errors import AlreadyExists, IntegrityError, InvalidPath, NotFound, Unsupported
 from crossdock.storage.base import Entry, Expect, WriteOptions, Writer
-from crossdock.storage.s3.calls import Calls, Part, entry_of
+from crossdock.storage.s3.calls import Calls, Part, stored_of
 from crossdock.storage.s3.client import Answer, Body
 from crossdock.storage.s3.plan import PartPlan
 from crossdock.storage.s3.upload import Upload, to_the_end
@@ -190,8 +190,7 @@ class S3Writer(Writer):
             if found is None:
                 raise self._calls.backend.error(AlreadyExists, "write", self.path, "the name is taken")
             return found
-        entry = entry_of(self.path, answer.headers, body.size)
-        return replace(entry, modified=self.options.modified, attributes={})
+        return replace(stored_of(self.path, answer.headers, body.size), modified=self.options.modified)
 
     async def abort(self) -> None:
         if not self._ended:
