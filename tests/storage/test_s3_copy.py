@@ -104,7 +104,7 @@ async def test_an_object_replaced_while_it_is_copied(ceph: Server, monkeypatch: 
                 proxy.fail("HEAD", "/from", edit(lambda _: peer.write("from", newer)))
                 with pytest.raises(SourceChanged):
                     await storage.server_copy(storage, "from", "to")
-        assert peer.names() <= {"from"} if size > 10 else {"from", "to"}
+        assert peer.names() <= ({"from"} if size > 10 else {"from", "to"})
 
 
 @pytest.mark.parametrize("size", [10, len(DATA)], ids=["small", "in parts"])

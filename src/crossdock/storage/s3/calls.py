@@ -27,7 +27,7 @@ from crossdock.storage.s3.wire import (
     texts,
 )
 
-__all__ = ["Calls", "Part", "entry_of", "stored_of"]
+__all__ = ["Calls", "Part", "entry_of", "stored_of", "with_etag"]
 
 _LONGEST_KEY = 1024
 _TYPES = MimeTypes()
@@ -71,6 +71,11 @@ def stored_of(path: str, headers: Mapping[str, str], size: int) -> Entry:
     """A new object as the answer to its publication describes it: such headers say nothing else of it."""
     entry = entry_of(path, headers, size)
     return replace(entry, modified=None, attributes={k: v for k, v in entry.attributes.items() if k == VERSION})
+
+
+def with_etag(headers: Mapping[str, str], etag: str | None) -> dict[str, str]:
+    """The headers of an answer that tells the ETag in its body; names in lower case."""
+    return {name.lower(): value for name, value in headers.items()} | {"etag": etag or ""}
 
 
 class Calls:
@@ -291,7 +296,7 @@ class Calls:
             if "PreconditionFailed" not in allow:
                 raise
             return replace(answer, code="PreconditionFailed")
-        return replace(answer, headers={**answer.headers, "etag": found.get("ETag", "")})
+        return replace(answer, headers=with_etag(answer.headers, found.get("ETag")))
 
     async def abort_upload(self, path: str, key: str, upload: str) -> None:
         """Remove an upload and its parts; one that is gone is fine."""

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlencode
 
 from crossdock.errors import AlreadyExists, NotFound, PermissionDenied
 from crossdock.storage.base import Entry, WriteOptions
-from crossdock.storage.s3.calls import Calls, entry_of
+from crossdock.storage.s3.calls import Calls, entry_of, stored_of, with_etag
 from crossdock.storage.s3.client import Body, Request
 from crossdock.storage.s3.faults import changed
 from crossdock.storage.s3.plan import part_size_for
@@ -20,7 +20,6 @@ from crossdock.storage.s3.wire import (
     MTIME,
     VERSION,
     attribute_headers,
-    attributes_of,
     etag_of,
     format_mtime,
     quoted,
@@ -120,13 +119,8 @@ class Copy:
             if answer.code:
                 raise changed(self._calls.client.place(request), "the object has been replaced")
             found = texts(*self._calls.client.xml(request, answer, "CopyObjectResult"))
-            return Entry(
-                path=self._path,
-                size=source.size,
-                etag=etag_of(found.get("ETag")),
-                modified=self._options.modified or source.modified,
-                attributes={name: value for name, value in attributes_of(answer.headers).items() if name == VERSION},
-            )
+            entry = stored_of(self._path, with_etag(answer.headers, found.get("ETag")), source.size or 0)
+            return replace(entry, modified=self._options.modified or source.modified)
 
         entry = await self._calls.client.retry.run(once)
         await self._unchanged(source)
@@ -146,7 +140,7 @@ class Copy:
         answer = await self._calls.put(self._path, self._key, headers, Body(), allow=("PreconditionFailed",))
         if answer.code:
             raise self._calls.backend.error(AlreadyExists, "copy", self._path, "the name is taken")
-        return entry_of(self._path, answer.headers, 0)
+        return stored_of(self._path, answer.headers, 0)
 
     async def _in_parts(self, source: Entry, size: int, headers: dict[str, str], original: Mapping[str, str]) -> Entry:
         calls = self._calls
