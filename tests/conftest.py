@@ -1,4 +1,4 @@
-"""Real servers as session fixtures (`openssh`, `ceph`, `moto`), a clean environment for each test, and a summary.
+"""Real servers as session fixtures (`openssh`, `ceph`, `moto`, `postgres`), a clean environment, and a summary.
 
 A server that cannot be had skips its tests and is named in the summary; `CROSSDOCK_REQUIRE=openssh,s3` (or `all`)
 makes that a failure.
@@ -13,10 +13,10 @@ from typing import Any, NoReturn, TypeVar
 
 import pytest
 
-from tests.servers import Ceph, Missing, Moto, OpenSSH
+from tests.servers import Ceph, Missing, Moto, OpenSSH, Postgres
 from tests.servers.pool import REQUIRE, Pool, parse_required
 
-S = TypeVar("S", OpenSSH, Moto)
+S = TypeVar("S", OpenSSH, Moto, Postgres)
 POOL = pytest.StashKey[Pool]()
 _STRIPPED = ("AWS_", "CROSSDOCK_")
 
@@ -98,6 +98,12 @@ def openssh(pytestconfig: pytest.Config) -> Iterator[OpenSSH]:
 def moto(pytestconfig: pytest.Config) -> Iterator[Moto]:
     """moto's S3; make buckets with names of your own, the server lives as long as the session."""
     yield from _running(pytestconfig.stash[POOL], Moto())
+
+
+@pytest.fixture(scope="session")
+def postgres(pytestconfig: pytest.Config) -> Iterator[Postgres]:
+    """PostgreSQL; make schemas with names of your own, the server lives as long as the session."""
+    yield from _running(pytestconfig.stash[POOL], Postgres())
 
 
 @pytest.fixture(scope="session")

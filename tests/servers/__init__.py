@@ -4,6 +4,7 @@ from tests.servers.ceph import Ceph
 from tests.servers.moto import Moto
 from tests.servers.openssh import OpenSSH
 from tests.servers.packages import Missing
+from tests.servers.postgres import Postgres
 from tests.servers.server import Server, StartFailed
 
-__all__ = ["Ceph", "Missing", "Moto", "OpenSSH", "Server", "StartFailed"]
+__all__ = ["Ceph", "Missing", "Moto", "OpenSSH", "Postgres", "Server", "StartFailed"]

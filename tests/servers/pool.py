@@ -14,9 +14,10 @@ from tests.servers.ceph import Ceph
 from tests.servers.moto import Moto
 from tests.servers.openssh import OpenSSH
 from tests.servers.packages import Missing
+from tests.servers.postgres import Postgres
 from tests.servers.server import Server
 
-SERVERS: dict[str, type[Server]] = {kind.name: kind for kind in (OpenSSH, Ceph, Moto)}
+SERVERS: dict[str, type[Server]] = {kind.name: kind for kind in (OpenSSH, Ceph, Moto, Postgres)}
 ALIASES = {"s3": ("ceph", "moto"), "all": tuple(SERVERS)}
 REQUIRE = "CROSSDOCK_REQUIRE"
 

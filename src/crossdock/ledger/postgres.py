@@ -1,0 +1,230 @@
+"""The ledger in PostgreSQL (12 or later): for several hosts that work together. Needs the extra `postgres`.
+
+Time is the database's (`ledger_now()`). Nothing outlives a transaction on its connection, so that a pool in transaction
+mode (PgBouncer) may stand between: no prepared statements, no LISTEN, no session locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from crossdock.errors import LedgerError, LedgerUnavailable
+from crossdock.ledger.base import MAX_RESCUES, Added
+from crossdock.ledger.queries import load, migrations
+from crossdock.ledger.relational import Params, SqlLedger
+from crossdock.ledger.rows import Row
+
+__all__ = ["PostgresLedger"]
+
+T = TypeVar("T")
+_QUERIES = load("postgres")
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z]\w*)")
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_TRIES = 5
+"""Of a claim that met another one at the same place."""
+_PASSING = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InterfaceError,
+    OSError,
+    TimeoutError,
+)
+
+
+class PostgresLedger(SqlLedger):
+    """A ledger in a schema of the database at `dsn` (postgresql://user@host/database, libpq's environment respected).
+
+    `connections`: at most so many, made when they are needed. `timeout`: seconds for one statement.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        schema: str = "crossdock",
+        connections: int = 8,
+        timeout: float = 60.0,
+        max_rescues: int = MAX_RESCUES,
+    ) -> None:
+        if not _SCHEMA.fullmatch(schema):
+            raise ValueError(f"schema {schema!r}: small letters, digits and _ only")
+        address = urlsplit(dsn)
+        self.where = f"postgresql://{address.hostname or ''}{address.path}#{schema}"
+        self.max_rescues = max_rescues
+        self._dsn, self._schema, self._connections, self._timeout = dsn, schema, connections, timeout
+        self._pool: Any = None
+
+    async def open(self) -> None:
+        if self._pool is not None:
+            return
+        async with self._reported("open"):
+            pool = await asyncpg.create_pool(
+                self._dsn,
+                min_size=1,
+                max_size=self._connections,
+                command_timeout=self._timeout,
+                statement_cache_size=0,
+                max_inactive_connection_lifetime=300,
+            )
+            try:
+                async with pool.acquire() as connection:
+                    await self._migrate(connection)
+            except BaseException:
+                await pool.close()
+                raise
+        self._pool = pool
+
+    async def close(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.close()
+
+    async def _migrate(self, connection: Any) -> None:
+        scripts = migrations("postgres")
+        async with connection.transaction():
+            # Two that open a new ledger at once take turns; the number is arbitrary.
+            await connection.execute("SELECT pg_advisory_xact_lock(3600041)")
+            await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {self._schema}")
+            await connection.execute(f"SET LOCAL search_path TO {self._schema}")
+            await connection.execute(
+                "CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, at TIMESTAMPTZ NOT NULL)"
+            )
+            known = await connection.fetchval("SELECT coalesce(max(version), 0) FROM migrations")
+            if known > max(scripts):
+                raise LedgerError(
+                    f"open ledger {self.where}: its schema is version {known}, this crossdock knows {max(scripts)}",
+                    hint="upgrade crossdock",
+                )
+            for version, script in scripts.items():
+                if version > known:
+                    await connection.execute(script)
+                    await connection.execute("INSERT INTO migrations VALUES ($1, now())", version)
+
+    @asynccontextmanager
+    async def _reported(self, operation: str) -> AsyncGenerator[None]:
+        """Errors of the driver as those of the ledger."""
+        try:
+            yield
+        except _PASSING as error:
+            raise LedgerUnavailable(
+                f"{operation} in ledger {self.where}: {error or type(error).__name__}",
+                hint="see that the database server runs and can be reached; nothing is taken on until then",
+            ) from error
+        except asyncpg.PostgresError as error:
+            raise LedgerError(
+                f"{operation} in ledger {self.where}: {error}", hint="see that the user may use database and schema"
+            ) from error
+
+    async def _run(self, operation: str, action: Callable[[Any], Awaitable[T]]) -> T:
+        """In one transaction, with the schema in sight for just as long."""
+        if self._pool is None:
+            raise LedgerUnavailable(f"{operation} in ledger {self.where}: it is not open", hint="open it first")
+        async with self._reported(operation), self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(f"SET LOCAL search_path TO {self._schema}")
+            return await action(connection)
+
+    async def _fetch(self, operation: str, sql: str, params: Params) -> list[Row]:
+        text, names = _positional(sql)
+
+        async def action(connection: Any) -> list[Row]:
+            return _rows(await connection.fetch(text, *(params[name] for name in names)))
+
+        return await self._run(operation, action)
+
+    async def _rows(self, statement: str, params: Params) -> list[Row]:
+        return await self._fetch(statement, _QUERIES[statement], params)
+
+    async def _each(self, statement: str, params: Sequence[Params]) -> list[list[Row]]:
+        if not params:
+            return []
+        text, names = _positional(_QUERIES[statement])
+
+        async def action(connection: Any) -> list[list[Row]]:
+            prepared = await connection.prepare(text)
+            return [_rows(await prepared.fetch(*(each[name] for name in names))) for each in params]
+
+        return await self._run(statement, action)
+
+    async def _add(self, rows: Sequence[Params]) -> list[Added]:
+        if not rows:
+            return []
+        insert, names = _positional(_QUERIES["add"])
+        known, known_names = _positional(_QUERIES["known"])
+
+        async def action(connection: Any) -> list[Added]:
+            # Two that add the same files in another order would otherwise wait for each other for ever.
+            await connection.execute("SELECT pg_advisory_xact_lock(3600042, hashtext($1))", self._schema)
+            prepared = await connection.prepare(insert)
+            found = []
+            for row in rows:
+                id = await prepared.fetchval(*(row[name] for name in names))
+                found.append(Added(id or 0, id is not None))
+            for number, row in enumerate(rows):
+                if not found[number].new:
+                    id = await connection.fetchval(known, *(row[name] for name in known_names))
+                    found[number] = Added(id, False)
+            return found
+
+        return await self._run("add", action)
+
+    async def _claim(self, params: Params, flows: Sequence[str] | None) -> list[Row]:
+        candidates = _QUERIES["candidates" if flows is None else "candidates of flows"]
+        sql, params = f"{candidates}\n{_QUERIES['claim']}", {"flows": flows, **params}
+        for _ in range(_TRIES):
+            try:
+                return await self._fetch("claim", sql, params)
+            except LedgerError as error:
+                if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
+                    raise
+                # Another claim has just begun on the same place: not ours, then.
+                await asyncio.sleep(random.uniform(0, 0.05))
+        return []
+
+    async def _select(self, conditions: Sequence[str], params: Params) -> list[Row]:
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        return await self._fetch("find", f"SELECT * FROM transfers{where} ORDER BY id DESC LIMIT :limit", params)
+
+    def _like(self, pattern: str) -> tuple[str, str]:
+        escaped = re.sub(r"([\\%_])", r"\\\1", pattern)
+        return "LIKE", escaped.replace("*", "%").replace("?", "_")
+
+    async def _unknown(self, flow: str, source: str, files: Sequence[tuple[str, str]], fresh: float) -> list[bool]:
+        paths, fingerprints = [path for path, _ in files], [fingerprint for _, fingerprint in files]
+        params = {"flow": flow, "source": source, "paths": paths, "fingerprints": fingerprints, "fresh": fresh}
+        rows = await self._rows("known files", params)
+        if any(row["stale"] for row in rows):
+            await self._rows("seen", params)
+        known = {row["number"] for row in rows}
+        return [number not in known for number in range(1, len(files) + 1)]
+
+
+def _rows(records: Sequence[Mapping[str, Any]]) -> list[Row]:
+    return list(records)
+
+
+@cache
+def _positional(sql: str) -> tuple[str, list[str]]:
+    """With $1, $2 … for the names, and the names in that order."""
+    names: list[str] = []
+
+    def number(found: re.Match[str]) -> str:
+        if found[1] == "now":
+            return "ledger_now()"
+        if found[1] not in names:
+            names.append(found[1])
+        return f"${names.index(found[1]) + 1}"
+
+    return _PARAMETER.sub(number, sql), names

@@ -1,0 +1,261 @@
+"""The contract in terms of named statements: what the ledgers on SQL databases share."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from crossdock.errors import LeaseLost, LedgerError, shown
+from crossdock.ledger.base import (
+    LEASE,
+    MAX_RESCUES,
+    PARKED,
+    RETENTION,
+    Added,
+    Event,
+    Lease,
+    Ledger,
+    Planned,
+    Query,
+    Sighting,
+    State,
+    Transfer,
+)
+from crossdock.ledger.rows import (
+    Row,
+    as_event,
+    as_json,
+    as_lease,
+    as_sighting,
+    as_transfer,
+    moment,
+    new_row,
+    restored,
+    stored,
+)
+from crossdock.storage.base import Entry
+
+__all__ = ["SqlLedger"]
+
+_BATCH = 500
+_FRESH = 86400.0
+"""Seconds for which a file needs no new note that it is still at the source: one write a day, not one per poll."""
+_EARLIEST = timedelta(days=2)
+
+Params = Mapping[str, Any]
+
+
+class SqlLedger(Ledger):
+    """`where`: how messages name this ledger. `max_rescues`: how many ended leases in a row a transfer survives."""
+
+    where: str
+    max_rescues: int = MAX_RESCUES
+
+    @abstractmethod
+    async def _rows(self, statement: str, params: Params) -> list[Row]:
+        """Run one named statement as a transaction of its own."""
+
+    @abstractmethod
+    async def _each(self, statement: str, params: Sequence[Params]) -> list[list[Row]]:
+        """Run one named statement with each of the parameters, all in one transaction."""
+
+    @abstractmethod
+    async def _add(self, rows: Sequence[Params]) -> list[Added]:
+        """The statement `add`, or where it finds a row, `known`, for each; in one transaction."""
+
+    @abstractmethod
+    async def _claim(self, params: Params, flows: Sequence[str] | None) -> list[Row]:
+        """The statement `claim` over candidates of all flows or of these."""
+
+    @abstractmethod
+    async def _select(self, conditions: Sequence[str], params: Params) -> list[Row]:
+        """Transfers that meet all conditions, the newest first, at most `:limit`."""
+
+    @abstractmethod
+    def _like(self, pattern: str) -> tuple[str, str]:
+        """A stored text with * and ? as an operator and its operand."""
+
+    @abstractmethod
+    async def _unknown(self, flow: str, source: str, files: Sequence[tuple[str, str]], fresh: float) -> list[bool]:
+        """For each (path, fingerprint) whether there is no transfer; notes, once in `fresh` seconds, what there is."""
+
+    # What there is to do
+
+    async def add(self, planned: Sequence[Planned], *, who: str) -> list[Added]:
+        return await self._add([new_row(each, who) for each in planned])
+
+    async def see(self, flow: str, source: str, entries: Sequence[Entry]) -> list[Sighting]:
+        place = {"flow": stored(flow), "source": stored(source)}
+        params = [{**place, "path": stored(entry.path), "fingerprint": stored(entry.fingerprint)} for entry in entries]
+        return [as_sighting(found[0]) for found in await self._each("see", params)]
+
+    async def forget(self, flow: str, source: str, paths: Iterable[str]) -> None:
+        place = {"flow": stored(flow), "source": stored(source)}
+        await self._each("forget", [{**place, "path": stored(path)} for path in paths])
+
+    async def unknown(self, flow: str, source: str, entries: AsyncIterable[Entry]) -> AsyncGenerator[Entry]:
+        flow, source = stored(flow), stored(source)
+        batch: list[Entry] = []
+        async for entry in entries:
+            batch.append(entry)
+            if len(batch) == _BATCH:
+                for found in await self._unknown_of(flow, source, batch):
+                    yield found
+                batch = []
+        for found in await self._unknown_of(flow, source, batch):
+            yield found
+        await self._rows("looked", {"flow": flow, "source": source})
+
+    async def _unknown_of(self, flow: str, source: str, batch: Sequence[Entry]) -> list[Entry]:
+        if not batch:
+            return []
+        files = [(stored(entry.path), stored(entry.fingerprint)) for entry in batch]
+        verdicts = await self._unknown(flow, source, files, _FRESH)
+        return [entry for entry, unknown in zip(batch, verdicts, strict=True) if unknown]
+
+    # Under a lease
+
+    async def claim(
+        self, owner: str, *, limit: int = 1, lease: float = LEASE, flows: Iterable[str] | None = None
+    ) -> list[Lease]:
+        if limit < 1:
+            return []
+        params = {
+            "owner": stored(owner),
+            "limit": limit,
+            "lease": float(lease),
+            "parked": PARKED,
+            "max_rescues": self.max_rescues,
+            "poison": f"its lease ended {self.max_rescues + 1} times in a row: it stops or kills its workers",
+        }
+        rows = await self._claim(params, None if flows is None else [stored(flow) for flow in flows])
+        # Without an owner it was not given out but put away, as poison.
+        return [as_lease(row) for row in sorted(rows, key=lambda row: int(row["id"])) if row["owner"] is not None]
+
+    async def _under(self, statement: str, lease: Lease, **params: object) -> Row:
+        rows = await self._rows(statement, {"id": lease.id, "fence": lease.fence, **params})
+        if rows:
+            return rows[0]
+        raise await self._refusal(statement, lease)
+
+    async def _refusal(self, statement: str, lease: Lease) -> LedgerError:
+        at = f"{statement} of transfer {lease.id} ({shown(lease.transfer.entry.path)}) in {self.where}"
+        now = await self.get(lease.id)
+        if now is None:
+            return LeaseLost(f"{at}: it is no longer in the ledger", hint="stop; record nothing")
+        if now.fence != lease.fence or now.owner is None:
+            reason = f"it is {now.state} since {now.changed.isoformat()}, by {shown(now.changed_by)}: {shown(now.why)}"
+            return LeaseLost(f"{at}: the lease is lost, {reason}", hint="stop before publishing; record nothing")
+        return LedgerError(
+            f"{at}: not possible while it is {now.state}", hint="see the diagram in crossdock.ledger.base"
+        )
+
+    async def heartbeat(self, lease: Lease, seconds: float = LEASE) -> Lease:
+        row = await self._under("heartbeat", lease, seconds=float(seconds))
+        return Lease(transfer=lease.transfer, fence=lease.fence, attempt=lease.attempt, until=moment(row["ready_at"]))
+
+    async def staged(self, lease: Lease, checkpoint: bytes | None) -> None:
+        await self._under("staged", lease, checkpoint=checkpoint)
+
+    async def delivered(self, lease: Lease, receipt: Mapping[str, Any], *, owed: bool = True) -> None:
+        await self._under("delivered" if owed else "delivered and done", lease, receipt=json.dumps(receipt))
+
+    async def done(self, lease: Lease, why: str = "") -> None:
+        await self._under("done", lease, why=stored(why))
+
+    async def retry_in(self, lease: Lease, seconds: float, error: str) -> None:
+        await self._under("retry", lease, seconds=float(seconds), error=stored(error))
+
+    async def released(self, lease: Lease, why: str) -> None:
+        await self._under("released", lease, why=stored(why))
+
+    async def failed(self, lease: Lease, error: str) -> None:
+        await self._under("failed", lease, error=stored(error))
+
+    async def skipped(self, lease: Lease, reason: str) -> None:
+        await self._under("skipped", lease, why=stored(reason))
+
+    # By hand
+
+    async def cancel(self, ids: Iterable[int], *, who: str, why: str) -> list[int]:
+        return await self._by_hand("cancel", ids, who, why)
+
+    async def requeue(self, ids: Iterable[int], *, who: str, why: str) -> list[int]:
+        return await self._by_hand("requeue", ids, who, why)
+
+    async def skip(self, ids: Iterable[int], *, who: str, why: str) -> list[int]:
+        return await self._by_hand("skip", ids, who, why)
+
+    async def _by_hand(self, statement: str, ids: Iterable[int], who: str, why: str) -> list[int]:
+        params = [{"id": id, "who": stored(who), "why": stored(why)} for id in ids]
+        return [row["id"] for rows in await self._each(statement, params) for row in rows]
+
+    async def supersede(self, id: int, *, who: str) -> list[int]:
+        params = {"id": id, "who": stored(who), "why": f"superseded by transfer {id}"}
+        return sorted(row["id"] for row in await self._rows("supersede", params))
+
+    # Looking
+
+    async def get(self, id: int) -> Transfer | None:
+        rows = await self._rows("get", {"id": id})
+        return as_transfer(rows[0]) if rows else None
+
+    async def find(self, query: Query) -> list[Transfer]:
+        params: dict[str, Any] = {"limit": max(query.limit, 0)}
+        conditions: list[str] = []
+
+        def condition(column: str, operator: str, value: object) -> None:
+            key = f"p{len(params)}"
+            conditions.append(f"{column} {operator} :{key}")
+            params[key] = value
+
+        for column in ("flow", "source", "target", "name"):
+            text = getattr(query, column)
+            if text is not None:
+                condition(column, "=", stored(text))
+        for column, pattern in (("path", query.path), ("target_path", query.target_path)):
+            if pattern is not None:
+                condition(column, *self._like(stored(pattern)))
+        for column, operator, time in (
+            ("added_at", ">", query.added_after),
+            ("changed_at", "<", query.changed_before),
+        ):
+            if isinstance(time, datetime):
+                condition(column, operator, time.timestamp())
+        if query.before is not None:
+            condition("id", "<", query.before)
+        if query.states:
+            conditions.append(f"state IN ({', '.join(repr(str(state)) for state in sorted(query.states))})")
+        return [as_transfer(row) for row in await self._select(conditions, params)]
+
+    async def history(self, id: int) -> list[Event]:
+        return [as_event(row) for row in await self._rows("history", {"id": id})]
+
+    async def counts(self) -> dict[tuple[str, State], int]:
+        found = {}
+        for row in await self._rows("counts", {}):
+            found[restored(row["flow"]), State(row["state"])] = int(row["number"])
+        return found
+
+    async def export(self) -> AsyncGenerator[str]:
+        after = 0
+        while rows := await self._rows("page", {"after": after, "limit": _BATCH}):
+            after = rows[-1]["id"]
+            histories = await self._each("history", [{"id": row["id"]} for row in rows])
+            for row, events in zip(rows, histories, strict=True):
+                yield as_json(as_transfer(row), [as_event(event) for event in events])
+
+    # Keeping it small
+
+    async def prune(self, older_than: timedelta = RETENTION) -> int:
+        if older_than < _EARLIEST:
+            raise ValueError(f"prune {self.where}: {older_than} is too short; at least {_EARLIEST.days} days")
+        seconds = older_than.total_seconds()
+        await self._rows("prune sightings", {"seconds": seconds})
+        dropped = 0
+        while rows := await self._rows("prune", {"seconds": seconds, "limit": _BATCH}):
+            dropped += len(rows)
+        return dropped

@@ -1,0 +1,58 @@
+-- Queries in PostgreSQL's own words. `ledger_now()` stands for `:now` here.
+
+-- `claim` follows one of the two lists of candidates; what another claim has locked is passed over.
+
+-- name: candidates
+WITH candidates AS MATERIALIZED (
+    SELECT t.id, t.target, t.target_path FROM transfers AS t
+    WHERE t.ready_at <= :now
+      AND (t.state <> 'pending' OR NOT EXISTS (
+        SELECT 1 FROM transfers AS o
+        WHERE o.target = t.target AND o.target_path = t.target_path AND o.state = 'running'))
+    ORDER BY t.ready_at, t.id LIMIT :limit FOR UPDATE OF t SKIP LOCKED)
+
+-- name: candidates of flows
+WITH candidates AS MATERIALIZED (
+    SELECT c.id, c.target, c.target_path FROM unnest(CAST(:flows AS text[])) AS f (flow) CROSS JOIN LATERAL (
+        SELECT t.id, t.target, t.target_path, t.ready_at FROM transfers AS t
+        WHERE t.flow = f.flow AND t.ready_at <= :now
+          AND (t.state <> 'pending' OR NOT EXISTS (
+            SELECT 1 FROM transfers AS o
+            WHERE o.target = t.target AND o.target_path = t.target_path AND o.state = 'running'))
+        ORDER BY t.ready_at, t.id LIMIT :limit FOR UPDATE OF t SKIP LOCKED) AS c
+    ORDER BY c.ready_at, c.id LIMIT :limit)
+
+-- name: claim
+UPDATE transfers SET
+    state = CASE WHEN state = 'delivered' THEN state
+                 WHEN owner IS NOT NULL AND rescues >= :max_rescues THEN 'failed' ELSE 'running' END,
+    fence = fence + 1,
+    attempts = attempts
+        + CASE WHEN state <> 'delivered' AND (owner IS NULL OR rescues < :max_rescues) THEN 1 ELSE 0 END,
+    owed_attempts = owed_attempts
+        + CASE WHEN state = 'delivered' AND (owner IS NULL OR rescues < :max_rescues) THEN 1 ELSE 0 END,
+    rescues = CASE WHEN owner IS NULL THEN rescues
+                   WHEN state = 'delivered' AND rescues >= :max_rescues THEN 0 ELSE rescues + 1 END,
+    error = CASE WHEN owner IS NOT NULL AND rescues >= :max_rescues THEN :poison ELSE error END,
+    why = CASE WHEN owner IS NULL THEN 'claimed' WHEN rescues >= :max_rescues THEN :poison
+               ELSE 'rescued: the lease of ' || owner || ' ended' END,
+    ready_at = CASE WHEN owner IS NULL OR rescues < :max_rescues THEN :now + :lease
+                    WHEN state = 'delivered' THEN :now + :parked ELSE NULL END,
+    owner = CASE WHEN owner IS NULL OR rescues < :max_rescues THEN :owner ELSE NULL END,
+    changed_at = :now,
+    changed_by = :owner
+WHERE id IN (SELECT min(id) FROM candidates GROUP BY target, target_path)
+RETURNING *
+
+-- name: known files
+SELECT f.number, min(t.seen_at) < :now - :fresh AS stale
+FROM unnest(CAST(:paths AS text[]), CAST(:fingerprints AS text[])) WITH ORDINALITY AS f (path, fingerprint, number)
+JOIN transfers AS t
+    ON t.flow = :flow AND t.source = :source AND t.path = f.path AND t.fingerprint = f.fingerprint
+GROUP BY f.number
+
+-- name: seen
+UPDATE transfers AS t SET seen_at = :now
+FROM unnest(CAST(:paths AS text[]), CAST(:fingerprints AS text[])) AS f (path, fingerprint)
+WHERE t.flow = :flow AND t.source = :source AND t.path = f.path AND t.fingerprint = f.fingerprint
+  AND t.seen_at < :now - :fresh

@@ -1,0 +1,142 @@
+-- Queries that both databases understand. `:now` is the ledger's clock. One statement each; names start a query.
+
+-- name: add
+INSERT INTO transfers (flow, source, path, fingerprint, target, target_path, name, size, modified, etag, version,
+                       state, ready_at, why, changed_by, changed_at, added_at, seen_at)
+VALUES (:flow, :source, :path, :fingerprint, :target, :target_path, :name, :size, :modified, :etag, :version,
+        'pending', :now + :delay, :why, :who, :now, :now, :now)
+ON CONFLICT (flow, source, path, fingerprint, target, target_path) DO NOTHING
+RETURNING id
+
+-- name: known
+SELECT id FROM transfers
+WHERE flow = :flow AND source = :source AND path = :path AND fingerprint = :fingerprint
+  AND target = :target AND target_path = :target_path
+
+-- name: see
+INSERT INTO sightings AS s (flow, source, path, fingerprint, first_seen, last_seen, times)
+VALUES (:flow, :source, :path, :fingerprint, :now, :now, 1)
+ON CONFLICT (flow, source, path) DO UPDATE SET
+    first_seen = CASE WHEN s.fingerprint = excluded.fingerprint THEN s.first_seen ELSE excluded.first_seen END,
+    times = CASE WHEN s.fingerprint = excluded.fingerprint THEN s.times + 1 ELSE 1 END,
+    last_seen = excluded.last_seen,
+    fingerprint = excluded.fingerprint
+RETURNING path, fingerprint, first_seen, last_seen, times
+
+-- name: forget
+DELETE FROM sightings WHERE flow = :flow AND source = :source AND path = :path
+
+-- name: looked
+INSERT INTO looks (flow, source, completed_at) VALUES (:flow, :source, :now)
+ON CONFLICT (flow, source) DO UPDATE SET completed_at = excluded.completed_at
+
+-- name: heartbeat
+UPDATE transfers SET ready_at = CASE WHEN ready_at > :now + :seconds THEN ready_at ELSE :now + :seconds END
+WHERE id = :id AND fence = :fence AND owner IS NOT NULL
+RETURNING ready_at
+
+-- name: staged
+UPDATE transfers SET checkpoint = :checkpoint
+WHERE id = :id AND fence = :fence AND state = 'running'
+RETURNING id
+
+-- name: delivered
+UPDATE transfers
+SET state = 'delivered', receipt = :receipt, checkpoint = NULL, error = NULL, owed_attempts = 1, rescues = 0,
+    changed_at = :now, changed_by = owner, why = ''
+WHERE id = :id AND fence = :fence AND state = 'running'
+RETURNING id
+
+-- name: delivered and done
+UPDATE transfers
+SET state = 'done', receipt = :receipt, checkpoint = NULL, error = NULL, owner = NULL, ready_at = NULL,
+    changed_at = :now, changed_by = owner, why = 'nothing owed'
+WHERE id = :id AND fence = :fence AND state = 'running'
+RETURNING id
+
+-- name: done
+UPDATE transfers
+SET state = 'done', owner = NULL, ready_at = NULL, error = NULL, changed_at = :now, changed_by = owner, why = :why
+WHERE id = :id AND fence = :fence AND state = 'delivered' AND owner IS NOT NULL
+RETURNING id
+
+-- name: retry
+UPDATE transfers
+SET state = CASE WHEN state = 'running' THEN 'pending' ELSE state END, owner = NULL, ready_at = :now + :seconds,
+    error = :error, rescues = 0, changed_at = :now, changed_by = owner, why = :error
+WHERE id = :id AND fence = :fence AND owner IS NOT NULL
+RETURNING id
+
+-- name: released
+UPDATE transfers
+SET attempts = CASE WHEN state = 'running' THEN attempts - 1 ELSE attempts END,
+    owed_attempts = CASE WHEN state = 'running' THEN owed_attempts ELSE owed_attempts - 1 END,
+    state = CASE WHEN state = 'running' THEN 'pending' ELSE state END, owner = NULL, ready_at = :now,
+    changed_at = :now, changed_by = owner, why = :why
+WHERE id = :id AND fence = :fence AND owner IS NOT NULL
+RETURNING id
+
+-- name: failed
+UPDATE transfers
+SET state = 'failed', owner = NULL, ready_at = NULL, error = :error, changed_at = :now, changed_by = owner, why = :error
+WHERE id = :id AND fence = :fence AND state = 'running'
+RETURNING id
+
+-- name: skipped
+UPDATE transfers
+SET state = 'skipped', owner = NULL, ready_at = NULL, changed_at = :now, changed_by = owner, why = :why
+WHERE id = :id AND fence = :fence AND state = 'running'
+RETURNING id
+
+-- name: cancel
+UPDATE transfers
+SET state = 'cancelled', owner = NULL, ready_at = NULL, fence = fence + 1,
+    changed_at = :now, changed_by = :who, why = :why
+WHERE id = :id AND state IN ('pending', 'running')
+RETURNING id
+
+-- name: requeue
+UPDATE transfers
+SET state = CASE WHEN state = 'delivered' THEN state ELSE 'pending' END, ready_at = :now, attempts = 0,
+    owed_attempts = 0, rescues = 0, fence = fence + 1, changed_at = :now, changed_by = :who, why = :why
+WHERE id = :id AND owner IS NULL AND state <> 'done'
+RETURNING id
+
+-- name: skip
+UPDATE transfers
+SET state = 'skipped', ready_at = NULL, changed_at = :now, changed_by = :who, why = :why
+WHERE id = :id AND state = 'pending'
+RETURNING id
+
+-- name: supersede
+UPDATE transfers
+SET state = 'skipped', ready_at = NULL, changed_at = :now, changed_by = :who, why = :why
+WHERE state = 'pending' AND id IN (
+    SELECT o.id FROM transfers AS t JOIN transfers AS o
+        ON o.flow = t.flow AND o.source = t.source AND o.path = t.path
+        AND o.target = t.target AND o.target_path = t.target_path AND o.id < t.id
+    WHERE t.id = :id)
+RETURNING id
+
+-- name: get
+SELECT * FROM transfers WHERE id = :id
+
+-- name: history
+SELECT at, who, was, state, why FROM events WHERE transfer = :id ORDER BY id
+
+-- name: page
+SELECT * FROM transfers WHERE id > :after ORDER BY id LIMIT :limit
+
+-- name: counts
+SELECT flow, state, count(*) AS number FROM transfers GROUP BY flow, state
+
+-- name: prune
+DELETE FROM transfers WHERE id IN (
+    SELECT t.id FROM transfers AS t LEFT JOIN looks AS l ON l.flow = t.flow AND l.source = t.source
+    WHERE t.state IN ('done', 'skipped', 'cancelled') AND t.changed_at < :now - :seconds
+      AND (l.completed_at IS NULL OR t.seen_at < l.completed_at - :seconds)
+    LIMIT :limit)
+RETURNING id
+
+-- name: prune sightings
+DELETE FROM sightings WHERE last_seen < :now - :seconds RETURNING path

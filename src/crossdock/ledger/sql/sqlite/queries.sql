@@ -1,0 +1,51 @@
+-- Queries in SQLite's own words.
+
+-- `claim` follows one of the two lists of candidates.
+
+-- name: candidates
+WITH candidates AS (
+    SELECT t.id, t.target, t.target_path FROM transfers AS t
+    WHERE t.ready_at <= :now
+      AND (t.state <> 'pending' OR NOT EXISTS (
+        SELECT 1 FROM transfers AS o
+        WHERE o.target = t.target AND o.target_path = t.target_path AND o.state = 'running'))
+    ORDER BY t.ready_at, t.id LIMIT :limit)
+
+-- name: candidates of flows
+WITH candidates AS (
+    SELECT t.id, t.target, t.target_path FROM json_each(:flows) AS f JOIN transfers AS t ON t.id IN (
+        SELECT c.id FROM transfers AS c
+        WHERE c.flow = f.value AND c.ready_at <= :now
+          AND (c.state <> 'pending' OR NOT EXISTS (
+            SELECT 1 FROM transfers AS o
+            WHERE o.target = c.target AND o.target_path = c.target_path AND o.state = 'running'))
+        ORDER BY c.ready_at, c.id LIMIT :limit)
+    ORDER BY t.ready_at, t.id LIMIT :limit)
+
+-- name: claim
+UPDATE transfers SET
+    state = CASE WHEN state = 'delivered' THEN state
+                 WHEN owner IS NOT NULL AND rescues >= :max_rescues THEN 'failed' ELSE 'running' END,
+    fence = fence + 1,
+    attempts = attempts + (state <> 'delivered' AND (owner IS NULL OR rescues < :max_rescues)),
+    owed_attempts = owed_attempts + (state = 'delivered' AND (owner IS NULL OR rescues < :max_rescues)),
+    rescues = CASE WHEN owner IS NULL THEN rescues
+                   WHEN state = 'delivered' AND rescues >= :max_rescues THEN 0 ELSE rescues + 1 END,
+    error = CASE WHEN owner IS NOT NULL AND rescues >= :max_rescues THEN :poison ELSE error END,
+    why = CASE WHEN owner IS NULL THEN 'claimed' WHEN rescues >= :max_rescues THEN :poison
+               ELSE 'rescued: the lease of ' || owner || ' ended' END,
+    ready_at = CASE WHEN owner IS NULL OR rescues < :max_rescues THEN :now + :lease
+                    WHEN state = 'delivered' THEN :now + :parked ELSE NULL END,
+    owner = CASE WHEN owner IS NULL OR rescues < :max_rescues THEN :owner ELSE NULL END,
+    changed_at = :now,
+    changed_by = :owner
+WHERE id IN (SELECT min(id) FROM candidates GROUP BY target, target_path)
+RETURNING *
+
+-- name: known file
+SELECT max(id) AS id, min(seen_at) AS seen_at FROM transfers
+WHERE flow = :flow AND source = :source AND path = :path AND fingerprint = :fingerprint
+
+-- name: seen
+UPDATE transfers SET seen_at = :now
+WHERE flow = :flow AND source = :source AND path = :path AND fingerprint = :fingerprint

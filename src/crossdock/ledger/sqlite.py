@@ -1,0 +1,142 @@
+"""The ledger in an SQLite file: the embedded default, for one host."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from crossdock.errors import LedgerError, LedgerUnavailable
+from crossdock.ledger.base import MAX_RESCUES, Added
+from crossdock.ledger.queries import load
+from crossdock.ledger.relational import Params, SqlLedger
+from crossdock.ledger.rows import Row
+from crossdock.ledger.sqlite_file import connect, translated
+from crossdock.ledger.writer import Connection, Writer
+
+__all__ = ["SqliteLedger"]
+
+_QUERIES = load("sqlite")
+_READS = frozenset({"get", "history", "page", "counts"})
+
+
+class SqliteLedger(SqlLedger):
+    """A ledger in the file `path`, which is made (mode 0600) if it is not there. `clock`: seconds since 1970.
+
+    Several processes of one host may share it. Within a process, whatever is asked for at the same time is committed
+    together. Once the file is found damaged nothing is read or written any more.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        clock: Callable[[], float] = time.time,
+        max_rescues: int = MAX_RESCUES,
+        factory: type[sqlite3.Connection] = sqlite3.Connection,
+    ) -> None:
+        self.where = str(path)
+        self.max_rescues = max_rescues
+        self._path, self._clock, self._factory = Path(path), clock, factory
+        self._writer: Writer | None = None
+        self._damaged: LedgerError | None = None
+
+    def _connect(self) -> Connection:
+        return connect(self._path, factory=self._factory)
+
+    async def open(self) -> None:
+        if self._writer is None:
+            writer = Writer(self._connect, self._translate, f"ledger {self.where}")
+            await writer.start()
+            self._writer = writer
+
+    async def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await writer.stop()
+
+    def _translate(self, error: sqlite3.Error) -> LedgerError:
+        found = translated(error, self.where)
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            self._damaged = found
+        return found
+
+    async def _ask(self, action: Callable[[Connection], Any], *, writes: bool) -> Any:
+        if self._damaged is not None:
+            raise self._damaged
+        if self._writer is None:
+            raise LedgerUnavailable(f"ledger {self.where}: it is not open", hint="open it first")
+        try:
+            return await self._writer.ask(action, writes=writes)
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+
+    async def _rows(self, statement: str, params: Params) -> list[Row]:
+        sql, params = _QUERIES[statement], {"now": self._clock(), **params}
+        found: list[Row] = await self._ask(
+            lambda connection: connection.execute(sql, params).fetchall(), writes=statement not in _READS
+        )
+        return found
+
+    async def _each(self, statement: str, params: Sequence[Params]) -> list[list[Row]]:
+        if not params:
+            return []
+        sql, now = _QUERIES[statement], self._clock()
+
+        def action(connection: Connection) -> list[list[Row]]:
+            return [connection.execute(sql, {"now": now, **each}).fetchall() for each in params]
+
+        found: list[list[Row]] = await self._ask(action, writes=statement not in _READS)
+        return found
+
+    async def _add(self, rows: Sequence[Params]) -> list[Added]:
+        if not rows:
+            return []
+        insert, known, now = _QUERIES["add"], _QUERIES["known"], self._clock()
+
+        def action(connection: Connection) -> list[Added]:
+            found = []
+            for row in rows:
+                new = connection.execute(insert, {"now": now, **row}).fetchall()
+                id = (new or connection.execute(known, row).fetchall())[0]["id"]
+                found.append(Added(id, bool(new)))
+            return found
+
+        added: list[Added] = await self._ask(action, writes=True)
+        return added
+
+    async def _claim(self, params: Params, flows: Sequence[str] | None) -> list[Row]:
+        candidates = _QUERIES["candidates" if flows is None else "candidates of flows"]
+        sql = f"{candidates}\n{_QUERIES['claim']}"
+        params = {"now": self._clock(), "flows": json.dumps(flows), **params}
+        found: list[Row] = await self._ask(lambda connection: connection.execute(sql, params).fetchall(), writes=True)
+        return found
+
+    async def _select(self, conditions: Sequence[str], params: Params) -> list[Row]:
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        sql = f"SELECT * FROM transfers{where} ORDER BY id DESC LIMIT :limit"
+        found: list[Row] = await self._ask(lambda connection: connection.execute(sql, params).fetchall(), writes=False)
+        return found
+
+    def _like(self, pattern: str) -> tuple[str, str]:
+        return "GLOB", pattern.replace("[", "[[]")
+
+    async def _unknown(self, flow: str, source: str, files: Sequence[tuple[str, str]], fresh: float) -> list[bool]:
+        sql, touch, now = _QUERIES["known file"], _QUERIES["seen"], self._clock()
+        params = [{"flow": flow, "source": source, "path": path, "fingerprint": print_} for path, print_ in files]
+
+        def look(connection: Connection) -> list[Row]:
+            return [connection.execute(sql, each).fetchone() for each in params]
+
+        found: list[Row] = await self._ask(look, writes=False)
+        stale = [
+            {"now": now, **each}
+            for each, row in zip(params, found, strict=True)
+            if row["id"] is not None and row["seen_at"] < now - fresh
+        ]
+        if stale:
+            await self._ask(lambda connection: connection.executemany(touch, stale), writes=True)
+        return [row["id"] is None for row in found]

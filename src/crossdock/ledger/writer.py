@@ -1,0 +1,150 @@
+"""One SQLite connection in a thread of its own; what many tasks ask for at the same time is committed together."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+__all__ = ["Connection", "Writer"]
+
+T = TypeVar("T")
+Connection = sqlite3.Connection
+_TOGETHER = 1000
+"""Operations in one transaction, at most."""
+
+
+@dataclass(slots=True)
+class _Asked:
+    action: Callable[[Connection], Any]
+    writes: bool
+    answer: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+
+
+class Writer:
+    """Runs actions on the connection that `connect` opens (in the thread), in the order in which they were asked for.
+
+    An action's answer is given after its transaction was committed, and never if that failed: then all actions of the
+    transaction fail, with what `translate` makes of the error. An action that raises is undone alone.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Connection], translate: Callable[[sqlite3.Error], Exception], name: str
+    ) -> None:
+        self._connect, self._translate = connect, translate
+        self._queue: SimpleQueue[_Asked | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._ended = False
+
+    async def start(self) -> None:
+        """Raises what `connect` raises."""
+        loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[None] = loop.create_future()
+        self._loop = loop
+        self._thread.start()
+        await asyncio.shield(self._opened)
+
+    async def stop(self) -> None:
+        """After what was asked for before. Safe to repeat."""
+        if not self._ended:
+            self._ended = True
+            self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    async def ask(self, action: Callable[[Connection], T], *, writes: bool) -> T:
+        """The action's result, once it is durable. Cancelling does not undo what was already begun."""
+        if self._ended or not self._thread.is_alive():
+            raise self._translate(sqlite3.ProgrammingError("the ledger is closed"))
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        self._queue.put(_Asked(action, writes, answer, loop))
+        return await answer
+
+    def _run(self) -> None:
+        try:
+            connection = self._connect()
+        except Exception as error:  # noqa: BLE001 - handed to whoever waits in start()
+            _tell(self._loop, [(self._opened, None, error)])
+            return
+        _tell(self._loop, [(self._opened, None, None)])
+        try:
+            while batch := self._next():
+                self._transact(connection, batch)
+        finally:
+            connection.close()
+
+    def _next(self) -> list[_Asked]:
+        """What waits; empty once the end was asked for and everything before it is done."""
+        asked = self._queue.get()
+        batch: list[_Asked] = []
+        while asked is not None:
+            batch.append(asked)
+            if len(batch) == _TOGETHER or self._queue.empty():
+                return batch
+            asked = self._queue.get()
+        if batch:
+            self._queue.put(None)
+        return batch
+
+    def _transact(self, connection: Connection, batch: Sequence[_Asked]) -> None:
+        batch = [asked for asked in batch if not asked.answer.cancelled()]
+        answers: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        try:
+            connection.execute("BEGIN IMMEDIATE" if any(asked.writes for asked in batch) else "BEGIN")
+            answers.extend((asked.answer, *_guarded(connection, asked)) for asked in batch)
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            _roll_back(connection)
+            answers = [(asked.answer, None, self._translate(error)) for asked in batch]
+        if batch:
+            _tell(batch[0].loop, answers)
+
+
+def _guarded(connection: Connection, asked: _Asked) -> tuple[Any, BaseException | None]:
+    """Errors of the database end the transaction, all others (a constraint, too) only this action."""
+    connection.execute("SAVEPOINT action")
+    try:
+        result = asked.action(connection)
+    except (sqlite3.OperationalError, sqlite3.InternalError):
+        raise
+    except Exception as error:
+        if type(error) is sqlite3.DatabaseError:
+            raise
+        connection.execute("ROLLBACK TO action")
+        connection.execute("RELEASE action")
+        return None, error
+    connection.execute("RELEASE action")
+    return result, None
+
+
+def _roll_back(connection: Connection) -> None:
+    try:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    except sqlite3.Error:
+        # Whoever locked or broke the file will be met again, and reported, at the next BEGIN.
+        pass
+
+
+def _tell(
+    loop: asyncio.AbstractEventLoop, answers: Sequence[tuple[asyncio.Future[Any], Any, BaseException | None]]
+) -> None:
+    def deliver() -> None:
+        for answer, result, error in answers:
+            if answer.done():
+                continue
+            if error is None:
+                answer.set_result(result)
+            else:
+                answer.set_exception(error)
+
+    try:
+        loop.call_soon_threadsafe(deliver)
+    except RuntimeError:
+        # The loop is closed: nobody waits any more.
+        pass

@@ -1,0 +1,34 @@
+"""`LedgerSuite`: every promise of `crossdock.ledger.base`, for a ledger's test to inherit whole."""
+
+from __future__ import annotations
+
+import pytest
+
+# Before the import: asserts of an inherited suite explain themselves only if they are rewritten.
+pytest.register_assert_rewrite("crossdock.testing.ledger")
+
+from crossdock.ledger.base import Ledger  # noqa: E402
+from crossdock.testing.ledger.base import LedgerClock  # noqa: E402
+from crossdock.testing.ledger.claims import AddCases, ClaimCases  # noqa: E402
+from crossdock.testing.ledger.leases import HandCases, LeaseCases  # noqa: E402
+from crossdock.testing.ledger.looking import LookCases, PollCases, PruneCases, TwoCases  # noqa: E402
+
+__all__ = ["LedgerClock", "LedgerSuite"]
+
+
+class LedgerSuite(AddCases, ClaimCases, LeaseCases, HandCases, LookCases, PollCases, PruneCases, TwoCases):
+    """Inherit it and supply `ledger`, open and empty; `clock`, which moves its time; and `second`, the same ledger
+    opened once more, unless it lives in one process's memory.
+    """
+
+    @pytest.fixture
+    def ledger(self) -> Ledger:
+        raise NotImplementedError("supply a fixture named ledger")
+
+    @pytest.fixture
+    def clock(self) -> LedgerClock:
+        raise NotImplementedError("supply a fixture named clock")
+
+    @pytest.fixture
+    def second(self, ledger: Ledger) -> Ledger | None:
+        return None

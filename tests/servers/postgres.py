@@ -1,0 +1,87 @@
+"""PostgreSQL's server from Debian's packages, for a database that lives as long as the test run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.servers.packages import Tree
+from tests.servers.server import LOOPBACK, Server, StartFailed, free_ports
+
+_NOBODY = 65534
+_PROGRAMS = "usr/lib/postgresql/15/bin"
+
+
+class Postgres(Server):
+    """One database cluster at `dsn`, whose only user is `tester`, without a password, on loopback and a Unix socket.
+
+    Durable writes are off: what a power cut would do is not what these tests ask.
+    Started by root, the server runs as another account: it refuses to run as root.
+    """
+
+    name = "postgres"
+    packages = ("postgresql-15",)
+    needs = tuple(f"{_PROGRAMS}/{program}" for program in ("postgres", "initdb"))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.uid = _NOBODY if os.geteuid() == 0 else os.geteuid()
+        self.user = "tester"
+        self.port = 0
+
+    @property
+    def dsn(self) -> str:
+        return f"postgresql://{self.user}@{LOOPBACK}:{self.port}/postgres"
+
+    @property
+    def socket_dsn(self) -> str:
+        return f"postgresql://{self.user}@/postgres?host={self.base}/run&port={self.port}"
+
+    def _start(self) -> None:
+        tree = self.fetch()
+        drops = self.uid != os.geteuid()
+        if drops:
+            self.base.chmod(0o755)
+            if not _open_to_all(tree.path(_PROGRAMS)):
+                tree = Tree(Path(shutil.copytree(tree.root, self.base / "root", symlinks=True)))
+        for name in ("data", "run"):
+            folder = self.base / name
+            folder.mkdir(mode=0o700)
+            os.chown(folder, self.uid, -1)
+        uid = self.uid if drops else None
+        log = self.base / "postgres.log"
+        programs, environment = tree.path(_PROGRAMS), tree.environment()
+        self._run([str(programs / "initdb"), *self._initdb()], log, environment, uid)
+        (self.port,) = free_ports(1)
+        settings = {
+            "listen_addresses": LOOPBACK,
+            "port": self.port,
+            "unix_socket_directories": self.base / "run",
+            "fsync": "off",
+            "max_connections": 60,
+            "shared_buffers": "32MB",
+        }
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        command = [str(programs / "postgres"), "-D", str(self.base / "data"), *options]
+        child = self._spawn(command, log, environment, uid=uid)
+        self._wait_for_port(self.port, log, alive=lambda: child.poll() is None, seconds=60)
+        version = subprocess.run([command[0], "--version"], env={**os.environ, **environment}, stdout=subprocess.PIPE)
+        self.version = version.stdout.decode().strip().replace(" (PostgreSQL)", "").removeprefix("postgres ")
+        self.version = f"PostgreSQL {self.version}"
+
+    def _initdb(self) -> list[str]:
+        options = ["--no-sync", "--no-instructions", "--encoding=UTF8", "--locale=C.UTF-8", "--auth=trust"]
+        return ["-D", str(self.base / "data"), "-U", self.user, *options]
+
+    def _run(self, command: list[str], log: Path, environment: dict[str, str], uid: int | None) -> None:
+        child = self._spawn(command, log, environment, uid=uid)
+        code = child.wait(timeout=120)
+        self.pids.remove(child.pid)
+        if code:
+            raise StartFailed(f"{command[0]} ended with {code}; it said:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def _open_to_all(folder: Path) -> bool:
+    return all(path.stat().st_mode & 0o001 for path in (folder, *folder.parents))
