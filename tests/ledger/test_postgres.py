@@ -1,0 +1,145 @@
+"""PostgreSQL: several hosts, a server that goes away, and a pool in transaction mode between."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from crossdock.errors import LedgerError, LedgerUnavailable
+from crossdock.ledger.base import Query, State
+from crossdock.ledger.postgres import PostgresLedger
+from crossdock.testing.ledger.base import RECEIPT, add, claim_one, planned
+from tests.servers import Postgres
+from tests.servers.server import LOOPBACK, free_ports
+
+
+@pytest.fixture
+def schema() -> str:
+    return f"t{secrets.token_hex(6)}"
+
+
+@pytest.fixture
+async def raw(postgres: Postgres) -> AsyncGenerator[Any]:
+    connection = await asyncpg.connect(postgres.dsn)
+    yield connection
+    await connection.close()
+
+
+async def test_the_server_runs_as_nobody_special(postgres: Postgres, raw: Any) -> None:
+    assert postgres.version.startswith("PostgreSQL 15")
+    assert await raw.fetchval("SHOW listen_addresses") == LOOPBACK
+    assert (postgres.base / "data").stat().st_uid == postgres.uid != 0
+
+
+async def test_many_open_a_new_ledger_at_once(postgres: Postgres, schema: str) -> None:
+    ledgers = [PostgresLedger(postgres.dsn, schema=schema, connections=1) for _ in range(6)]
+    await asyncio.gather(*(ledger.open() for ledger in ledgers))
+    await asyncio.gather(*(add(ledger, f"f{number}") for number, ledger in enumerate(ledgers)))
+    assert len(await ledgers[0].find(Query())) == 6
+    await asyncio.gather(*(ledger.close() for ledger in ledgers))
+
+
+async def test_two_schemas_are_two_ledgers(postgres: Postgres, schema: str) -> None:
+    async with PostgresLedger(postgres.dsn, schema=schema) as one:
+        await add(one)
+        async with PostgresLedger(postgres.dsn, schema=f"{schema}b") as two:
+            assert await two.find(Query()) == []
+
+
+@pytest.mark.parametrize("name", ["", "Upper", "a-b", "a;drop", "x" * 64, "1a", 'a"b'])
+def test_odd_schemas_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="schema"):
+        PostgresLedger("postgresql://x", schema=name)
+
+
+async def test_a_newer_schema_is_refused(postgres: Postgres, schema: str, raw: Any) -> None:
+    async with PostgresLedger(postgres.dsn, schema=schema):
+        pass
+    await raw.execute(f"INSERT INTO {schema}.migrations VALUES (999, now())")
+    with pytest.raises(LedgerError, match="version 999"):
+        await PostgresLedger(postgres.dsn, schema=schema).open()
+
+
+async def test_no_server(schema: str) -> None:
+    (port,) = free_ports(1)
+    with pytest.raises(LedgerUnavailable, match="open") as caught:
+        await PostgresLedger(f"postgresql://tester:hunter2@{LOOPBACK}:{port}/x").open()
+    assert caught.value.hint
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_a_lost_connection_is_told_and_replaced(postgres: Postgres, schema: str, raw: Any) -> None:
+    """The server ends the session in the middle of a transaction: nothing of it is kept, the next call works."""
+    async with PostgresLedger(postgres.dsn, schema=schema, connections=1) as ledger:
+        await add(ledger)
+        await raw.execute(f"BEGIN; LOCK TABLE {schema}.transfers IN EXCLUSIVE MODE")
+        adding = asyncio.create_task(ledger.add([planned("b")], who="poll"))
+        waiting = f"SELECT pid FROM pg_locks WHERE NOT granted AND relation = '{schema}.transfers'::regclass"
+        while (pid := await raw.fetchval(waiting)) is None:
+            await asyncio.sleep(0)
+        await raw.execute("SELECT pg_terminate_backend($1)", pid)
+        with pytest.raises(LedgerUnavailable, match=r"terminat|closed"):
+            await adding
+        await raw.execute("ROLLBACK")
+        assert [each.entry.path for each in await ledger.find(Query())] == ["outbox/a.csv"]
+        (again,) = await ledger.add([planned("b")], who="poll")
+        assert again.new
+
+
+async def test_nothing_outlives_its_transaction(postgres: Postgres, schema: str) -> None:
+    """So that PgBouncer may hand each transaction to another session."""
+    async with PostgresLedger(postgres.dsn, schema=schema, connections=1) as ledger:
+        await add(ledger, "a", "b")
+        await ledger.delivered(await claim_one(ledger), RECEIPT)
+        async with ledger._pool.acquire() as connection:
+            assert await connection.fetchval("SELECT count(*) FROM pg_prepared_statements") == 0
+            assert schema not in await connection.fetchval("SHOW search_path")
+            held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+            assert await connection.fetchval(held) == 0
+
+
+async def test_invariants_hold_against_any_writer(postgres: Postgres, schema: str, raw: Any) -> None:
+    async with PostgresLedger(postgres.dsn, schema=schema) as ledger:
+        first, second = [each.id for each in await ledger.add([planned(), planned(flow="copies")], who="poll")]
+        await claim_one(ledger)
+    for change in (
+        f"state = 'unheard of' WHERE id = {second}",
+        f"state = 'running', owner = 'w9' WHERE id = {second}",
+        f"state = 'running' WHERE id = {second}",
+        f"ready_at = NULL WHERE id = {second}",
+        f"state = 'done', ready_at = NULL WHERE id = {second}",
+        f"state = 'failed', ready_at = NULL WHERE id = {second}",
+        f"owner = NULL WHERE id = {first}",
+        f"flow = 'copies' WHERE id = {first}",
+    ):
+        with pytest.raises(asyncpg.IntegrityConstraintViolationError):
+            await raw.execute(f"UPDATE {schema}.transfers SET {change}")
+
+
+async def test_many_hosts_claim_and_finish(postgres: Postgres, schema: str) -> None:
+    """No deadlock, no transfer twice, with claims of all and of some flows mixed."""
+    ledgers = [PostgresLedger(postgres.dsn, schema=schema, connections=4) for _ in range(4)]
+    await asyncio.gather(*(ledger.open() for ledger in ledgers))
+    await add(ledgers[0], *(f"f{number}" for number in range(200)))
+    await add(ledgers[0], *(f"g{number}" for number in range(200)), flow="copies")
+    done: list[int] = []
+
+    async def worker(number: int) -> None:
+        ledger = ledgers[number % 4]
+        while len(done) < 400:
+            flows = [None, ["copies"], ["copies", "statements"]][number % 3]
+            leases = await ledger.claim(f"w{number}", limit=9, flows=flows if len(done) < 200 else None)
+            for lease in leases:
+                await ledger.delivered(lease, RECEIPT, owed=False)
+                done.append(lease.id)
+
+    await asyncio.gather(*(worker(number) for number in range(12)))
+    assert sorted(done) == sorted(set(done))
+    counts = await ledgers[0].counts()
+    assert counts == {("statements", State.DONE): 200, ("copies", State.DONE): 200}
+    await asyncio.gather(*(ledger.close() for ledger in ledgers))

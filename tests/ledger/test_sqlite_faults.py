@@ -1,0 +1,231 @@
+"""Disks that fill up and fail at the nth write, and writers killed at any moment: what was acknowledged is there."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossdock.errors import LedgerUnavailable
+from crossdock.ledger.base import Lease, Query, State
+from crossdock.ledger.sqlite import SqliteLedger
+from crossdock.ledger.sqlite_file import connect
+from crossdock.testing.ledger.base import RECEIPT, planned
+
+WRITES = 200
+
+
+class Failing(sqlite3.Connection):
+    """Fails once, at the statement number `at`, with `code`."""
+
+    at, count, code = 0, 0, sqlite3.SQLITE_FULL
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        cls = type(self)
+        cls.count += 1
+        if cls.count == cls.at:
+            error = sqlite3.OperationalError("disk")
+            error.sqlite_errorcode = cls.code
+            raise error
+        return super().execute(sql, *args)
+
+
+def whole(path: Path) -> None:
+    """The file is sound, and its history agrees with its states."""
+    connection = connect(path)
+    assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+    last = "SELECT state FROM events WHERE transfer = t.id ORDER BY id DESC LIMIT 1"
+    torn = connection.execute(f"SELECT id FROM transfers t WHERE state IS NOT ({last})").fetchall()
+    assert torn == []
+    connection.close()
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_IOERR_FSYNC])
+async def test_the_nth_statement_fails(tmp_path: Path, code: int) -> None:
+    """At every n: told as LedgerUnavailable, nothing of that call kept, all before and after it kept."""
+    path = tmp_path / "crossdock.db"
+    Failing.at = 0
+    async with SqliteLedger(path, factory=Failing) as ledger:
+        failures = 0
+        for at in range(1, WRITES):
+            Failing.count, Failing.at, Failing.code = 0, at, code
+            failed = 0
+
+            async def call(make: Any) -> Any:
+                nonlocal failed
+                before = await snapshot(path)
+                try:
+                    return await make()
+                except LedgerUnavailable as error:
+                    failed += 1
+                    assert error.retryable
+                    assert error.hint
+                    assert await snapshot(path) == before
+                    return await make()
+
+            plans = [planned(f"{at}/{number}") for number in range(3)]
+            added = await call(lambda plans=plans: ledger.add(plans, who="poll"))
+            assert [each.new for each in added] == [True] * 3
+            leases: list[Lease] = await call(lambda: ledger.claim("w1", limit=3))
+            assert len(leases) == 3
+            await call(lambda leases=leases: ledger.staged(leases[0], b"x"))
+            await call(lambda leases=leases: ledger.delivered(leases[0], RECEIPT))
+            await call(lambda leases=leases: ledger.done(leases[0]))
+            await call(lambda leases=leases: ledger.retry_in(leases[1], 10**6, "busy"))
+            await call(lambda leases=leases: ledger.failed(leases[2], "gone"))
+            failures += failed
+            if not failed:
+                break
+        assert failures > 30
+        Failing.at = 0
+        counts = await ledger.counts()
+        rounds = counts["statements", State.DONE]
+        assert counts == {("statements", state): rounds for state in (State.DONE, State.PENDING, State.FAILED)}
+    whole(path)
+
+
+async def snapshot(path: Path) -> list[Any]:
+    connection = sqlite3.connect(path)
+    try:
+        found = connection.execute("SELECT id, state, fence, checkpoint FROM transfers ORDER BY id DESC LIMIT 9")
+        return [*found.fetchall(), connection.execute("SELECT max(id) FROM events").fetchone()]
+    finally:
+        connection.close()
+
+
+async def test_a_full_disk(tmp_path: Path) -> None:
+    """SQLite's own SQLITE_FULL: nothing is taken on, what is there stays, and space makes it go on."""
+    path = tmp_path / "crossdock.db"
+    made: list[sqlite3.Connection] = []
+
+    class Kept(sqlite3.Connection):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            made.append(self)
+
+    async with SqliteLedger(path, factory=Kept) as ledger:
+        kept = 0
+        connection = made[-1]
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        for room in range(1, 40):
+            connection.execute(f"PRAGMA max_page_count = {pages + room}")
+            with pytest.raises(LedgerUnavailable, match="full") as caught:
+                for number in range(10_000):
+                    await ledger.add([planned(f"{room}/{number}/{n}") for n in range(5)], who="poll")
+                    kept += 5
+            assert "space" in str(caught.value.hint)
+            assert sum((await ledger.counts()).values()) == kept
+        connection.execute("PRAGMA max_page_count = 1000000")
+        await ledger.add([planned("at last")], who="poll")
+    whole(path)
+
+
+LIMITED = """
+import asyncio, resource, sys
+from pathlib import Path
+from crossdock.errors import LedgerUnavailable
+from crossdock.ledger.sqlite import SqliteLedger
+from crossdock.testing.ledger.base import planned
+
+async def main(path):
+    async with SqliteLedger(path) as ledger:
+        await ledger.add([planned("first")], who="poll")
+        kept, size, failures = 1, Path(path).stat().st_size, 0
+        for room in range(0, 60, 2):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + room * 1500, resource.RLIM_INFINITY))
+            for number in range(30):
+                try:
+                    await ledger.add([planned(f"{room}/{number}/{n}") for n in range(7)], who="poll")
+                    kept += 7
+                except LedgerUnavailable:
+                    failures += 1
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            assert sum((await ledger.counts()).values()) == kept, (room, kept)
+        await ledger.add([planned("last")], who="poll")
+        assert failures > 10, failures
+        print(kept + 1, end="")
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_a_disk_that_refuses_writes(tmp_path: Path) -> None:
+    """The operating system's error (a file size limit) in the middle of pages and journals, at many places."""
+    path = tmp_path / "crossdock.db"
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(path)], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT count(*) FROM transfers").fetchone()[0] == int(done.stdout)
+    connection.close()
+    whole(path)
+
+
+KILLED = """
+import asyncio, sys
+from crossdock.ledger.sqlite import SqliteLedger
+from crossdock.testing.ledger.base import RECEIPT, planned
+
+def told(*words):
+    sys.stdout.write(" ".join(map(str, words)) + "\\n")
+    sys.stdout.flush()
+
+async def worker(ledger, turn, name):
+    for number in range(10_000):
+        path = f"{turn}/{name}/{number}"
+        (added,) = await ledger.add([planned(path)], who="poll")
+        told("pending", added.id)
+        (lease,) = await ledger.claim(f"w{turn}") or [None]
+        if lease is None:
+            continue
+        told("running", lease.id, lease.fence)
+        await ledger.delivered(lease, RECEIPT)
+        told("delivered", lease.id)
+        await ledger.done(lease)
+        told("done", lease.id)
+
+async def main(path, turn):
+    async with SqliteLedger(path) as ledger:
+        await asyncio.gather(*(worker(ledger, turn, name) for name in range(5)))
+
+asyncio.run(main(sys.argv[1], sys.argv[2]))
+"""
+ORDER = ["pending", "running", "delivered", "done"]
+
+
+async def test_a_killed_writer_loses_nothing_it_was_told(tmp_path: Path) -> None:
+    """SIGKILL at a random acknowledgement, again and again, on one file."""
+    path = tmp_path / "crossdock.db"
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    told: dict[int, str] = {}
+    fences: dict[int, int] = {}
+    for turn in range(6):
+        command = [sys.executable, "-c", KILLED, str(path), str(turn)]
+        stop = chance.randrange(5, 400)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            for number, line in enumerate(child.stdout):
+                if number == stop:
+                    child.send_signal(signal.SIGKILL)
+                if line.endswith("\n"):
+                    new, which, *fence = line.split()
+                    told[int(which)] = max(told.get(int(which), "pending"), new, key=ORDER.index)
+                    if fence:
+                        fences[int(which)] = int(fence[0])
+        assert child.returncode == -signal.SIGKILL
+        async with SqliteLedger(path) as ledger:
+            for id, state in told.items():
+                found = await ledger.get(id)
+                assert found is not None, f"seed {seed}: {id} was {state}"
+                assert ORDER.index(found.state) >= ORDER.index(state), f"seed {seed}: {found}"
+                assert found.fence >= fences.get(id, 0), f"seed {seed}: {found}"
+            assert len(await ledger.find(Query(limit=10**6))) >= len(told)
+        whole(path)
