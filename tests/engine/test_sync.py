@@ -142,13 +142,10 @@ async def test_delete_within_the_bound_goes_through() -> None:
 
 
 class ListingDies(Layer):
-    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[Entry]:
-        count = 0
-        async for entry in self.inner.scan(path, recursive=recursive):
-            count += 1
-            if count > 2:
-                raise self.error(ConnectionFailed, "list", path, "the wire was cut")
-            yield entry
+    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
+        async for page in self.inner.scan(path, recursive=recursive):
+            yield page[:2]
+            raise self.error(ConnectionFailed, "list", path, "the wire was cut")
 
 
 @pytest.mark.parametrize("side", ["source", "target"])

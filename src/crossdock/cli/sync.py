@@ -41,7 +41,7 @@ __all__ = ["sync"]
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Decide and say what would be done, and do none of it.")
 @click.option(
-    "--transfers", metavar="N", type=click.IntRange(1, 1024), default=8, show_default=True, help="Files at once."
+    "--transfers", metavar="N", type=click.IntRange(1, 1024), default=16, show_default=True, help="Files at once."
 )
 @click.option(
     "--processes",

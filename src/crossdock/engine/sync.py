@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 from crossdock.engine.attempts import deliver
 from crossdock.errors import Conflict, CrossdockError, NotFound, shown
@@ -37,7 +37,7 @@ class SyncOptions:
     max_delete: int | float = 0.25
     """With `delete`: how many target files may go; a whole number counts, a fraction is of the target's files."""
     dry_run: bool = False
-    transfers: int = 8
+    transfers: int = 16
     policy: RetryPolicy = field(default_factory=RetryPolicy)
 
 
@@ -189,32 +189,34 @@ class _Run:
             )
 
     async def _decide(self, work: asyncio.Queue[Callable[[], Awaitable[None]] | None]) -> None:
-        async with aclosing(self._pairs()) as pairs:
-            async for pair in pairs:
-                job = self._job(pair)
-                if job is not None:
-                    await work.put(job)
+        async with aclosing(self._pairs()) as pages:
+            async for pairs in pages:
+                for pair in pairs:
+                    job = self._job(pair)
+                    if job is not None:
+                        await work.put(job)
         for _ in range(self.options.transfers):
             await work.put(None)
 
-    async def _pairs(self) -> AsyncGenerator[_Pair]:
-        """Both trees merged by name, in code-point order."""
+    async def _pairs(self) -> AsyncGenerator[list[_Pair]]:
+        """Both trees merged by name, in code-point order, many pairs at a time."""
         async with (
-            aclosing(_walk(self.source, self.folder, missing_is_empty=False)) as ours,
-            aclosing(_walk(self.target, self.to, missing_is_empty=True)) as theirs,
+            _Side(self.source, self.folder, missing_is_empty=False) as ours,
+            _Side(self.target, self.to, missing_is_empty=True) as theirs,
         ):
-            mine, other = await _start_both(ours, theirs)
-            while mine is not None or other is not None:
-                if other is None or (mine is not None and mine[0] < other[0]):
-                    assert mine is not None
-                    yield _Pair(mine[0], mine[1], None)
-                    mine = await anext(ours, None)
-                elif mine is None or other[0] < mine[0]:
-                    yield _Pair(other[0], None, other[1])
-                    other = await anext(theirs, None)
-                else:
-                    yield _Pair(mine[0], mine[1], other[1])
-                    mine, other = await anext(ours, None), await anext(theirs, None)
+            await _both(ours.more(), theirs.more())
+            while ours.page or theirs.page:
+                pairs: list[_Pair] = []
+                # A side is asked for more as soon as it runs out: only then is the other's next name decided.
+                while (ours.page or ours.ended) and (theirs.page or theirs.ended) and (ours.page or theirs.page):
+                    if not theirs.page or (ours.page and ours.name < theirs.name):
+                        pairs.append(_Pair(ours.name, ours.take(), None))
+                    elif not ours.page or theirs.name < ours.name:
+                        pairs.append(_Pair(theirs.name, None, theirs.take()))
+                    else:
+                        pairs.append(_Pair(ours.name, ours.take(), theirs.take()))
+                yield pairs
+                await _both(ours.more(), theirs.more())
 
     def _job(self, pair: _Pair) -> Callable[[], Awaitable[None]] | None:
         """What is to be done about a pair, if it needs a worker; the rest is settled at once."""
@@ -341,25 +343,52 @@ def _below(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-async def _walk(storage: Storage, folder: str, *, missing_is_empty: bool) -> AsyncGenerator[tuple[str, Entry]]:
-    skip = len(folder) + 1 if folder else 0
-    try:
-        async with aclosing(storage.walk(folder)) as entries:
-            async for entry in entries:
-                yield entry.path[skip:], entry
-    except NotFound:
-        if not missing_is_empty:
-            raise
+class _Side:
+    """One tree, a page at a time. `page` is in descending order, so that `take` is a pop."""
+
+    def __init__(self, storage: Storage, folder: str, *, missing_is_empty: bool) -> None:
+        self._pages = storage.walk_pages(folder)
+        self._missing_is_empty = missing_is_empty
+        self._skip = len(folder) + 1 if folder else 0
+        self.page: list[Entry] = []
+        self.ended = False
+        self.name = ""
+        """Of the next entry, relative to the folder."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._pages.aclose()
+
+    async def more(self) -> None:
+        """Get the next page, if this one is used up."""
+        while not self.page and not self.ended:
+            try:
+                page = await anext(self._pages, None)
+            except NotFound:
+                if not self._missing_is_empty:
+                    raise
+                page = None
+            self.ended = page is None
+            self.page = page[::-1] if page else []
+        self._look()
+
+    def take(self) -> Entry:
+        entry = self.page.pop()
+        self._look()
+        return entry
+
+    def _look(self) -> None:
+        if self.page:
+            self.name = self.page[-1].path[self._skip :]
 
 
-Step = tuple[str, Entry] | None
-
-
-async def _start_both(
-    ours: AsyncGenerator[tuple[str, Entry]], theirs: AsyncGenerator[tuple[str, Entry]]
-) -> tuple[Step, Step]:
-    """The first entry of each, asked for side by side."""
-    return await asyncio.gather(anext(ours, None), anext(theirs, None))
+async def _both(ours: Coroutine[Any, Any, None], theirs: Coroutine[Any, Any, None]) -> None:
+    """Side by side; both have ended when this returns or raises."""
+    for result in await asyncio.gather(ours, theirs, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
 
 
 async def _digest(storage: Storage, entry: Entry) -> str:

@@ -15,7 +15,7 @@ What every backend promises (`crossdock.testing.StorageSuite` holds each line):
 - `commit` raises `IntegrityError` and publishes nothing when size or digest differ from what is expected.
 - `overwrite=False` never replaces: `AlreadyExists`.
 - Deleting what is missing succeeds. `rename` without `overwrite` never replaces.
-- A listing that fails midway raises; it is never a shorter listing. A scan holds no connection between two entries.
+- A listing that fails midway raises; it is never a shorter listing. A scan holds no connection between two pages.
 - A capability that is False makes its method raise `Unsupported`.
 - Cancellation may strike at any await: no connection is left in an unknown state, nothing is left behind.
 """
@@ -181,8 +181,11 @@ class Backend(ABC):
         """Describe one name. A link describes itself, unless the endpoint is set to follow links."""
 
     @abstractmethod
-    def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[Entry]:
-        """Stream the direct children of a folder, or, with `recursive` and the capability, all files below it."""
+    def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
+        """Stream the direct children of a folder, or, with `recursive` and the capability, all files below it.
+
+        In pages, each as long as the endpoint makes them: layers handle a page, not a name, at a time.
+        """
 
     @abstractmethod
     async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:

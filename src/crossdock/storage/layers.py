@@ -58,10 +58,8 @@ class Layer(Backend):
     async def stat(self, path: str) -> Entry:
         return await self._call("stat", path, lambda: self.inner.stat(path), repeatable=True)
 
-    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[Entry]:
-        async with aclosing(self.inner.scan(path, recursive=recursive)) as entries:
-            async for entry in entries:
-                yield entry
+    def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
+        return self.inner.scan(path, recursive=recursive)
 
     async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
         reader = await self._call(
@@ -175,13 +173,13 @@ class Observe(Layer):
             self._tell(operation, path, started)
         return result
 
-    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[Entry]:
+    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
         started, count = time.monotonic(), 0
         try:
-            async with aclosing(self.inner.scan(path, recursive=recursive)) as entries:
-                async for entry in entries:
-                    count += 1
-                    yield entry
+            async with aclosing(self.inner.scan(path, recursive=recursive)) as pages:
+                async for page in pages:
+                    count += len(page)
+                    yield page
         except CrossdockError as error:
             self._tell("list", path, started, count, error)
             raise
@@ -249,7 +247,7 @@ class _ObservedWriter(_LayeredWriter):
 class Limit(Layer):
     """At most `slots` open streams and running operations at once, listings included.
 
-    A scan holds its slot only while the next entry is being fetched, so that moving what is listed cannot wait for
+    A scan holds its slot only while the next page is being fetched, so that moving what is listed cannot wait for
     the listing to end.
     """
 
@@ -261,14 +259,14 @@ class Limit(Layer):
         async with self._slots:
             return await action()
 
-    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[Entry]:
-        async with aclosing(self.inner.scan(path, recursive=recursive)) as entries:
+    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
+        async with aclosing(self.inner.scan(path, recursive=recursive)) as pages:
             while True:
                 async with self._slots:
-                    entry = await anext(entries, None)
-                if entry is None:
+                    page = await anext(pages, None)
+                if page is None:
                     return
-                yield entry
+                yield page
 
     async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
         await self._slots.acquire()

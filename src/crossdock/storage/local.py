@@ -82,14 +82,13 @@ class LocalBackend(Backend):
     async def stat(self, path: str) -> Entry:
         return await self.run(self.tree.stat, path)
 
-    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[Entry]:
+    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
         if recursive:
             raise self._unsupported("list recursively", path)
         listing = _Listing(self.tree, path)
         try:
             while page := await self.run(listing.page):
-                for entry in page:
-                    yield entry
+                yield page
         finally:
             if listing.descriptor is not None:
                 await self.run(listing.close)

@@ -17,6 +17,7 @@ from crossdock.storage.staging import StagedWriter, Stored, staged_path
 __all__ = ["MemoryBackend", "MemorySettings"]
 
 _CHUNK = 256 * 1024
+_PAGE = 1000
 
 
 @dataclass
@@ -69,7 +70,7 @@ class MemoryBackend(Backend):
             return Entry(path=path, kind="dir")
         return self._entry(path, self._file(path, "stat"))
 
-    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[Entry]:
+    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
         if recursive:
             raise self._unsupported("list recursively", path)
         if path in self._files:
@@ -81,12 +82,11 @@ class MemoryBackend(Backend):
         def direct(name: str) -> bool:
             return name.startswith(prefix) and name != path and "/" not in name[len(prefix) :]
 
-        for name in [name for name in self._folders if direct(name)]:
-            yield Entry(path=name, kind="dir")
-        for name, node in [(name, node) for name, node in self._files.items() if direct(name)]:
-            yield self._entry(name, node)
-        for name in [name for name in self._staged if direct(name)]:
-            yield Entry(path=name, size=len(self._staged[name]))
+        found = [Entry(path=name, kind="dir") for name in self._folders if direct(name)]
+        found += [self._entry(name, node) for name, node in self._files.items() if direct(name)]
+        found += [Entry(path=name, size=len(data)) for name, data in self._staged.items() if direct(name)]
+        for start in range(0, len(found), _PAGE):
+            yield found[start : start + _PAGE]
 
     async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
         node = self._file(path, "read")

@@ -74,21 +74,21 @@ class Retry(Layer):
     async def _call(self, operation: str, path: str, action: Callable[[], Awaitable[T]], *, repeatable: bool) -> T:
         return await self.policy.run(action) if repeatable else await action()
 
-    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[Entry]:
-        async def start() -> tuple[AsyncGenerator[Entry], Entry | None]:
-            entries = self.inner.scan(path, recursive=recursive)
+    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
+        async def start() -> tuple[AsyncGenerator[list[Entry]], list[Entry] | None]:
+            pages = self.inner.scan(path, recursive=recursive)
             try:
-                return entries, await anext(entries, None)
+                return pages, await anext(pages, None)
             except BaseException:
-                await entries.aclose()
+                await pages.aclose()
                 raise
 
-        entries, first = await self.policy.run(start)
-        async with aclosing(entries):
+        pages, first = await self.policy.run(start)
+        async with aclosing(pages):
             if first is not None:
                 yield first
-                async for entry in entries:
-                    yield entry
+                async for page in pages:
+                    yield page
 
     async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
         reader = await self.policy.run(lambda: self.inner.begin_read(path, offset=offset, pin=pin))

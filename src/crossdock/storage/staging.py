@@ -33,7 +33,7 @@ def temporary_path(path: str, attempt: str, suffix: str = "part") -> str:
 
 def is_temporary(path: str) -> bool:
     """True for the names that `temporary_path` makes."""
-    return _TEMPORARY.fullmatch(path.rpartition("/")[2]) is not None
+    return ".crossdock-" in path and _TEMPORARY.fullmatch(path.rpartition("/")[2]) is not None
 
 
 @dataclass(frozen=True, slots=True)

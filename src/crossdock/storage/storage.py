@@ -97,21 +97,32 @@ class Storage:
 
         `temporaries`: also show what unfinished writes of crossdock have staged.
         """
-        async with aclosing(self.backend.scan(self.checked(path, "list"))) as entries:
-            async for entry in entries:
-                if temporaries or not is_temporary(entry.path):
-                    yield entry
+        async with aclosing(self.backend.scan(self.checked(path, "list"))) as pages:
+            async for page in pages:
+                for entry in page:
+                    if temporaries or not is_temporary(entry.path):
+                        yield entry
 
     async def walk(self, path: str = "") -> AsyncGenerator[Entry]:
-        """All that is below a folder but folders, in ascending order of the paths' code points.
+        """All that is below a folder but folders, in ascending order of the paths' code points."""
+        async with aclosing(self.walk_pages(path)) as pages:
+            async for page in pages:
+                for entry in page:
+                    yield entry
+
+    def walk_pages(self, path: str = "") -> AsyncGenerator[list[Entry]]:
+        """`walk`, many entries at a time.
 
         Memory: one page of a store that lists recursively, else the folders on the way down and a few ahead.
         """
         path = self.checked(path, "list")
-        if self.capabilities.recursive_scan:
-            last = ""
-            async with aclosing(self.backend.scan(path, recursive=True)) as entries:
-                async for entry in entries:
+        return self._walk_keys(path) if self.capabilities.recursive_scan else self._walk_folders(path)
+
+    async def _walk_keys(self, path: str) -> AsyncGenerator[list[Entry]]:
+        last = ""
+        async with aclosing(self.backend.scan(path, recursive=True)) as pages:
+            async for page in pages:
+                for entry in page:
                     if entry.path < last:
                         raise self.backend.error(
                             ProtocolViolation,
@@ -121,14 +132,9 @@ class Storage:
                             hint="set 'listing: folders' at this endpoint",
                         )
                     last = entry.path
-                    if not is_temporary(entry.path):
-                        yield entry
-            return
-        async with aclosing(self._walk_folders(path)) as entries:
-            async for entry in entries:
-                yield entry
+                yield [entry for entry in page if not is_temporary(entry.path)]
 
-    async def _walk_folders(self, path: str) -> AsyncGenerator[Entry]:
+    async def _walk_folders(self, path: str) -> AsyncGenerator[list[Entry]]:
         ahead: deque[tuple[str, asyncio.Task[list[Entry]]]] = deque()
         pending: list[Entry] = []
 
@@ -136,7 +142,12 @@ class Storage:
             return entry.path + "/" if entry.kind == "dir" else entry.path
 
         async def listed(folder: str) -> list[Entry]:
-            return sorted([entry async for entry in self.scan(folder)], key=order, reverse=True)
+            found: list[Entry] = []
+            async with aclosing(self.backend.scan(folder)) as pages:
+                async for page in pages:
+                    found += [entry for entry in page if not is_temporary(entry.path)]
+            found.sort(key=order, reverse=True)
+            return found
 
         def look_ahead() -> None:
             """Folders due next are listed while the files before them are being moved."""
@@ -151,13 +162,16 @@ class Storage:
             pending = await listed(path)
             look_ahead()
             while pending:
-                entry = pending.pop()
-                if entry.kind != "dir":
-                    yield entry
+                files: list[Entry] = []
+                while pending and pending[-1].kind != "dir":
+                    files.append(pending.pop())
+                if files:
+                    yield files
                     continue
-                found = next((item for item in ahead if item[0] == entry.path), None)
+                folder = pending.pop()
+                found = next((item for item in ahead if item[0] == folder.path), None)
                 if found is None:
-                    pending.extend(await listed(entry.path))
+                    pending.extend(await listed(folder.path))
                 else:
                     ahead.remove(found)
                     pending.extend(await found[1])

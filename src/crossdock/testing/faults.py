@@ -96,17 +96,18 @@ class FaultyBackend(Layer):
     async def _call(self, operation: str, path: str, action: Callable[[], Awaitable[T]], *, repeatable: bool) -> T:
         return await self.around(f"begin {operation}" if operation in ("read", "write") else operation, path, action)
 
-    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[Entry]:
+    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
         fault = self.due("list", path)
         count = 0
-        async with aclosing(self.inner.scan(path, recursive=recursive)) as entries:
-            async for entry in entries:
-                if fault is not None and count == fault.at:
-                    if fault.how == "end":
-                        return
-                    await self.meet(fault, "list", path)
-                count += 1
-                yield entry
+        async with aclosing(self.inner.scan(path, recursive=recursive)) as pages:
+            async for page in pages:
+                for entry in page:
+                    if fault is not None and count == fault.at:
+                        if fault.how == "end":
+                            return
+                        await self.meet(fault, "list", path)
+                    count += 1
+                    yield [entry]
         if fault is not None and fault.how != "end":
             await self.meet(fault, "list", path)
 

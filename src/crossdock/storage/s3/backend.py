@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -77,12 +76,10 @@ class S3Backend(Backend):
             return Entry(path=path, kind="dir")
         raise self.error(NotFound, "stat", path, "no such key, and none below it")
 
-    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[Entry]:
+    def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
         if recursive and not self.capabilities.recursive_scan:
             raise self._unsupported("list recursively", path)
-        async with aclosing(listing.scan(self.calls, path, recursive=recursive)) as entries:
-            async for entry in entries:
-                yield entry
+        return listing.scan(self.calls, path, recursive=recursive)
 
     async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
         return await S3Reader.open(self.calls, path, self.calls.key(path, "read"), offset, pin)

@@ -108,7 +108,7 @@ async def _pages(calls: Calls, path: str, prefix: str, delimiter: str) -> AsyncG
     yield page
 
 
-async def scan(calls: Calls, path: str, *, recursive: bool) -> AsyncGenerator[Entry]:
+async def scan(calls: Calls, path: str, *, recursive: bool) -> AsyncGenerator[list[Entry]]:
     """Objects and folders below a prefix. `modified` is when the object was stored.
 
     Nothing below: `NotADirectory` for an object's name, else `NotFound`; the root of a bucket may be empty.
@@ -119,24 +119,28 @@ async def scan(calls: Calls, path: str, *, recursive: bool) -> AsyncGenerator[En
     odd = False
     async with aclosing(_pages(calls, path, prefix, "" if recursive else "/")) as pages:
         async for page in pages:
+            entries: list[Entry] = []
             for key, size, etag, modified in page.objects:
                 found = True
                 # A zero-byte "folder/" stands for the folder itself (the AWS console makes them).
                 if (size == 0 and key.endswith("/")) or len(key) == cut:
                     continue
-                yield Entry(path=key[cut:], size=size, etag=etag, modified=modified)
+                entries.append(Entry(path=key[cut:], size=size, etag=etag, modified=modified))
             for common in page.prefixes:
                 found = True
                 folder = common[cut:-1]
                 # "/x" at the root lies in a folder without a name, which would be the root again.
                 odd = odd or not folder
                 if folder:
-                    yield Entry(path=folder, kind="dir")
+                    entries.append(Entry(path=folder, kind="dir"))
+            yield entries
     if odd:
         async with aclosing(_pages(calls, path, prefix + "/", "")) as pages:
             async for page in pages:
-                for key, size, etag, modified in page.objects:
-                    yield Entry(path=key[cut:], size=size, etag=etag, modified=modified)
+                yield [
+                    Entry(path=key[cut:], size=size, etag=etag, modified=modified)
+                    for key, size, etag, modified in page.objects
+                ]
     if not found and path:
         answer = await calls.head(path, calls.key(path, "list"), operation="list", allow=("NotFound", "Forbidden"))
         if not answer.code:

@@ -157,7 +157,7 @@ class SftpBackend(Backend):
             raise
         return kind_of_mode(attrs.permissions) or "file"
 
-    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[Entry]:
+    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
         if recursive:
             raise self._unsupported("list recursively", path)
         connection = await self.pool.acquire()
@@ -166,7 +166,7 @@ class SftpBackend(Backend):
             with Translate("list", self.endpoint, path):
                 handle = await self._open_folder(session, path)
         finally:
-            # The handle stays, the right to the connection does not: nothing is held between two entries.
+            # The handle stays, the right to the connection does not: nothing is held between two pages.
             self.pool.release(connection)
         queue: deque[Future[Reply]] = deque()
         prefix = path + "/" if path else ""
@@ -185,9 +185,8 @@ class SftpBackend(Backend):
                     empty = 0 if found else empty + 1
                     if empty > _EMPTY_REPLIES:
                         raise Violation("a listing that does not end and names nothing")
-                    entries = await listed(self, session, prefix, found)
-                for entry in entries:
-                    yield entry
+                    page = await listed(self, session, prefix, found)
+                yield page
         finally:
             for future in queue:
                 future.cancel()
