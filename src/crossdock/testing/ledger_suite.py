@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-# Before the import: asserts of an inherited suite explain themselves only if they are rewritten.
-pytest.register_assert_rewrite("crossdock.testing.ledger")
-
-from crossdock.ledger.base import Ledger  # noqa: E402
-from crossdock.testing.ledger.base import LedgerClock  # noqa: E402
-from crossdock.testing.ledger.claims import AddCases, ClaimCases  # noqa: E402
-from crossdock.testing.ledger.leases import HandCases, LeaseCases  # noqa: E402
-from crossdock.testing.ledger.looking import LookCases, PollCases, PruneCases, TwoCases  # noqa: E402
+from crossdock.ledger.base import Ledger
+from crossdock.testing.ledger.base import LedgerClock
+from crossdock.testing.ledger.claims import AddCases, ClaimCases
+from crossdock.testing.ledger.leases import HandCases, LeaseCases
+from crossdock.testing.ledger.looking import LookCases, PollCases, PruneCases, TwoCases
 
 __all__ = ["LedgerClock", "LedgerSuite"]
 
