@@ -60,7 +60,9 @@ async def deliver(
                 progress=count,
                 on_checkpoint=keep if target.capabilities.resume_write else None,
             )
-        except SourceChanged:
+        except SourceChanged as error:
+            # Asking for the old file again is pointless; taking the new one is not.
+            error.exhausted = False
             pin = None
             await forget()
             raise

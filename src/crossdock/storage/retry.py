@@ -46,14 +46,17 @@ class RetryPolicy:
         jittered = self.draw(0, min(self.longest, self.base * 2 ** (attempt - 1)))
         return max(jittered, error.retry_after or 0)
 
-    async def run(self, action: Callable[[], Awaitable[T]]) -> T:
-        """Call until it succeeds, fails for good, or the bounds are reached; then the error is `exhausted`."""
+    async def run(self, action: Callable[[], Awaitable[T]], *, but: tuple[type[CrossdockError], ...] = ()) -> T:
+        """Call until it succeeds, fails for good, or the bounds are reached; then the error is `exhausted`.
+
+        `but`: errors that asking again cannot mend.
+        """
         started, attempt = self.clock(), 1
         while True:
             try:
                 return await action()
             except CrossdockError as error:
-                if not error.retryable or error.exhausted:
+                if not error.retryable or error.exhausted or isinstance(error, but):
                     raise
                 wait = self.wait(attempt, error)
                 if attempt >= self.attempts or self.clock() - started + wait > self.seconds:
@@ -91,7 +94,9 @@ class Retry(Layer):
                     yield page
 
     async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
-        reader = await self.policy.run(lambda: self.inner.begin_read(path, offset=offset, pin=pin))
+        reader = await self.policy.run(
+            lambda: self.inner.begin_read(path, offset=offset, pin=pin), but=(SourceChanged,)
+        )
         return _RetryReader(reader, self.inner, path, offset, self.policy)
 
 
@@ -123,7 +128,7 @@ class _RetryReader(LayeredReader):
             else:
                 self._offset += len(data)
                 return data
-        data = await self._policy.run(self._again)
+        data = await self._policy.run(self._again, but=(SourceChanged, Truncated))
         self._broken = False
         self._offset += len(data)
         return data

@@ -1,0 +1,134 @@
+"""The retry layer: what it repeats, how long it waits, and what it leaves to its caller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from crossdock.errors import ConnectionFailed, CrossdockError, NotFound, SourceChanged, Throttled
+from crossdock.storage.base import Entry, Reader
+from crossdock.storage.layers import Layer
+from crossdock.storage.memory import MemoryBackend
+from crossdock.storage.retry import Retry, RetryPolicy
+from crossdock.storage.storage import Storage
+
+
+@dataclass
+class Time:
+    """A clock that only sleeping moves."""
+
+    now: float = 0.0
+    slept: list[float] = field(default_factory=list)
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept.append(seconds)
+
+    def policy(self, **changes: float) -> RetryPolicy:
+        return RetryPolicy(clock=lambda: self.now, sleep=self.sleep, draw=lambda low, high: high, **changes)  # type: ignore[arg-type]
+
+
+class Stumbling(Layer):
+    """Fails the first calls of stat and begin_read with the given errors."""
+
+    def __init__(self, *errors: CrossdockError) -> None:
+        super().__init__(MemoryBackend())
+        self.errors = list(errors)
+        self.calls = 0
+
+    def _stumble(self) -> None:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+
+    async def stat(self, path: str) -> Entry:
+        self._stumble()
+        return await super().stat(path)
+
+    async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
+        self._stumble()
+        return await super().begin_read(path, offset=offset, pin=pin)
+
+
+def lost(**more: float) -> ConnectionFailed:
+    return ConnectionFailed("the wire was cut", operation="stat", endpoint="memory", **more)  # type: ignore[arg-type]
+
+
+async def test_waits_double_up_to_the_longest() -> None:
+    time, inner = Time(), Stumbling(*[lost() for _ in range(5)])
+    storage = Storage(Retry(inner, time.policy(attempts=9, base=1, longest=5)))
+    assert (await storage.stat("")).kind == "dir"
+    assert time.slept == [1, 2, 4, 5, 5]
+
+
+async def test_stops_at_the_bound_of_attempts_and_marks_the_error() -> None:
+    time, inner = Time(), Stumbling(*[lost() for _ in range(9)])
+    with pytest.raises(ConnectionFailed) as caught:
+        await Storage(Retry(inner, time.policy(attempts=3))).stat("")
+    assert (inner.calls, caught.value.exhausted) == (3, True)
+    with pytest.raises(ConnectionFailed):
+        await time.policy(attempts=3).run(lambda: _raise(caught.value))
+    assert len(time.slept) == 2, "what was retried and still failed is not retried again"
+
+
+async def _raise(error: CrossdockError) -> None:
+    raise error
+
+
+async def test_stops_at_the_bound_of_time() -> None:
+    time, inner = Time(), Stumbling(*[lost() for _ in range(99)])
+    with pytest.raises(ConnectionFailed):
+        await Storage(Retry(inner, time.policy(attempts=99, seconds=10, base=4, longest=4))).stat("")
+    assert sum(time.slept) <= 10
+
+
+async def test_the_peer_may_ask_for_a_longer_pause() -> None:
+    time = Time()
+    pause = Throttled("slow down", operation="stat", endpoint="memory", retry_after=7)
+    await Storage(Retry(Stumbling(pause), time.policy())).stat("")
+    assert time.slept == [7]
+
+
+async def test_permanent_errors_come_out_at_once() -> None:
+    time, inner = Time(), Stumbling()
+    with pytest.raises(NotFound):
+        await Storage(Retry(inner, time.policy())).stat("missing")
+    assert (inner.calls, time.slept) == (1, [])
+
+
+async def test_a_changed_source_is_its_callers_decision() -> None:
+    """It may be retried as a new attempt; asking for the old file again cannot succeed."""
+    time, inner = Time(), Stumbling(SourceChanged("no longer the one that was listed"))
+    with pytest.raises(SourceChanged) as caught:
+        async with Storage(Retry(inner, time.policy())).read("f"):
+            pass
+    assert (inner.calls, time.slept, caught.value.exhausted) == (1, [], False)
+
+
+async def test_a_read_goes_on_at_the_offset_reached() -> None:
+    time, data = Time(), bytes(range(256)) * 5000
+
+    class Breaking(Layer):
+        opened: list[int] = []  # noqa: RUF012
+
+        async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
+            reader = await super().begin_read(path, offset=offset, pin=pin)
+            self.opened.append(offset)
+            inner, count = reader.read, 0
+
+            async def read() -> bytes:
+                nonlocal count
+                count += 1
+                if count == 2 and len(self.opened) < 4:
+                    raise lost()
+                return await inner()
+
+            reader.read = read  # type: ignore[method-assign]
+            return reader
+
+    memory = MemoryBackend()
+    await Storage(memory).write_bytes("f", data)
+    breaking = Breaking(memory)
+    assert await Storage(Retry(breaking, time.policy())).read_bytes("f") == data
+    assert breaking.opened == [0, 262_144, 524_288, 786_432]
