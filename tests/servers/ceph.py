@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import time
 import uuid
 from pathlib import Path
 from typing import Self
@@ -92,6 +93,12 @@ class Ceph(Server):
     def _daemon(self, name: str, *command: str) -> None:
         pid_file = self.base / f"{name}.pid"
         self._run(*command, "--pid-file", str(pid_file))
+        # On a busy machine the command returns before its daemon has written the file.
+        deadline = time.monotonic() + 30
+        while not (pid_file.exists() and pid_file.read_text().strip()):
+            if time.monotonic() > deadline:
+                raise StartFailed(f"{name} wrote no pid file within 30 s; see {self.base / 'log'}")
+            time.sleep(0.02)
         self.pids.append(int(pid_file.read_text()))
 
     def _run(self, program: str, *arguments: str) -> str:
