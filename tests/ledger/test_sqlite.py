@@ -17,7 +17,7 @@ from crossdock.ledger import sqlite_file
 from crossdock.ledger.base import Query, State
 from crossdock.ledger.sqlite import SqliteLedger
 from crossdock.ledger.sqlite_file import connect, file_system, wal_is_safe
-from crossdock.testing.ledger.base import RECEIPT, add, claim_one, planned
+from crossdock.testing.ledger.base import RECEIPT, add, claim_one, entry, planned
 
 
 @pytest.fixture
@@ -298,6 +298,20 @@ async def test_one_refusal_in_a_common_commit_spares_the_others(path: Path) -> N
             *(ledger.delivered(lease, RECEIPT, owed=False) for lease in leases), return_exceptions=True
         )
         assert [type(answer).__name__ for answer in answers] == ["NoneType", "LeaseLost", "NoneType"]
+
+
+async def test_a_batch_is_added_whole_or_not_at_all(path: Path) -> None:
+    """A row that the database cannot take undoes its own batch, and nobody else's in the common commit."""
+    impossible = planned("c", entry=entry("c", size=1 << 70))
+    async with SqliteLedger(path) as ledger:
+        answers = await asyncio.gather(
+            add(ledger, "a"),
+            ledger.add([planned("b"), impossible], who="poll"),
+            add(ledger, "d"),
+            return_exceptions=True,
+        )
+        assert isinstance(answers[1], OverflowError)
+        assert [each.entry.path for each in await ledger.find(Query())] == ["d", "a"]
 
 
 async def test_cancelled_waiting_harms_nobody(path: Path) -> None:

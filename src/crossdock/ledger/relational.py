@@ -255,7 +255,8 @@ class SqlLedger(Ledger):
             raise ValueError(f"prune {self.where}: {older_than} is too short; at least {_EARLIEST.days} days")
         seconds = older_than.total_seconds()
         await self._rows("prune sightings", {"seconds": seconds})
-        dropped = 0
-        while rows := await self._rows("prune", {"seconds": seconds, "limit": _BATCH}):
+        dropped = after = 0
+        while rows := await self._rows("prune", {"seconds": seconds, "limit": _BATCH, "after": after}):
             dropped += len(rows)
+            after = max(row["id"] for row in rows)
         return dropped

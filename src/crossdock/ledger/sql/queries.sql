@@ -133,9 +133,9 @@ SELECT flow, state, count(*) AS number FROM transfers GROUP BY flow, state
 -- name: prune
 DELETE FROM transfers WHERE id IN (
     SELECT t.id FROM transfers AS t LEFT JOIN looks AS l ON l.flow = t.flow AND l.source = t.source
-    WHERE t.state IN ('done', 'skipped', 'cancelled') AND t.changed_at < :now - :seconds
+    WHERE t.id > :after AND t.ready_at IS NULL AND t.state <> 'failed' AND t.changed_at < :now - :seconds
       AND (l.completed_at IS NULL OR t.seen_at < l.completed_at - :seconds)
-    LIMIT :limit)
+    ORDER BY t.id LIMIT :limit)
 RETURNING id
 
 -- name: prune sightings
