@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 from crossdock.engine.sync import Outcome, Summary, SyncOptions, sync
 from crossdock.errors import Conflict, ConnectionFailed, NotFound, PermissionDenied
 from crossdock.flows.filters import Filters
-from crossdock.storage.base import Backend, Entry, Reader, WriteOptions
+from crossdock.storage.base import Backend, Capabilities, Entry, Reader, WriteOptions
 from crossdock.storage.layers import Layer
 from crossdock.storage.local import LocalSettings
 from crossdock.storage.memory import MemoryBackend
@@ -105,6 +106,50 @@ async def test_dry_run_decides_the_same_and_does_nothing() -> None:
     assert {p: (o.action, o.reason) for p, o in planned.items()} == {p: (o.action, o.reason) for p, o in done.items()}
     assert (dry.copied, dry.deleted, dry.skipped) == (wet.copied, wet.deleted, wet.skipped)
     assert await content(target) == TREE
+
+
+class Uploads(Layer):
+    """Lists the time of the upload instead of the file's own, and the content's MD5 as its etag, as S3 stores do."""
+
+    def __init__(self, inner: Backend, etags: dict[str, str]) -> None:
+        super().__init__(inner)
+        self._etags, self.asked = etags, 0
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
+        return replace(self.inner.capabilities, lists_mtime=False)
+
+    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
+        async for page in self.inner.scan(path, recursive=recursive):
+            yield [replace(e, modified=datetime.now(UTC), etag=self._etags.get(e.path)) for e in page]
+
+    async def stat(self, path: str) -> Entry:
+        self.asked += 1
+        return await super().stat(path)
+
+
+@pytest.mark.parametrize("stored", ["md5", "opaque", "other content"])
+async def test_upload_times_are_settled_by_content_or_by_the_files_own_time(tmp_path: Path, stored: str) -> None:
+    """A matching MD5 settles a small file without a request; what says nothing is asked for its own time."""
+    stamp = datetime(2026, 1, 1, tzinfo=UTC)
+    memory = Storage(MemoryBackend("store"))
+    await memory.write_bytes("f", b"content", WriteOptions(modified=stamp))
+    async with Storage(LocalSettings(root=tmp_path).backend("disk")) as disk:
+        await disk.write_bytes(
+            "f", b"CONTENT" if stored == "other content" else b"content", WriteOptions(modified=stamp)
+        )
+        etag = "opaque-1" if stored == "opaque" else hashlib.md5(b"content", usedforsecurity=False).hexdigest()
+        store = Uploads(memory.backend, {"f": etag})
+        for ours, theirs in ((Storage(store), disk), (disk, Storage(store))):
+            store.asked = 0
+            _, outcomes = await run(ours, theirs)
+            assert outcomes["f"].reason == "unchanged"
+            assert store.asked == (0 if stored == "md5" else 1)
+        later = stamp + timedelta(hours=1)
+        await memory.write_bytes("f", b"content", WriteOptions(modified=later))
+        if stored != "md5":
+            _, outcomes = await run(Storage(store), disk)
+            assert outcomes["f"].reason == "modification time differs"
 
 
 async def test_never_deletes_unless_told() -> None:

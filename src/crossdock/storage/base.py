@@ -82,6 +82,8 @@ class Capabilities:
     """An open stream cannot change under its reader; otherwise the source is looked at again at the end."""
     digests: frozenset[str] = frozenset()
     """Algorithms that `Writer.commit` has the endpoint verify."""
+    hashes: frozenset[str] = frozenset()
+    """Algorithms of `Backend.digest`: content that is hashed where it lies, without crossing a network."""
     mtime_precision: timedelta | None = None
     """None: modification times are not kept."""
     lists_mtime: bool = True
@@ -221,6 +223,10 @@ class Backend(ABC):
     async def remove_dir(self, path: str) -> None:
         """Remove an empty folder; what is missing is already removed. Not empty: `PermissionDenied`."""
         raise self._unsupported("rmdir", path)
+
+    async def digest(self, path: str, algorithm: str) -> str:
+        """The digest of a small file's content, as lower-case hex, for an algorithm of `capabilities.hashes`."""
+        raise self._unsupported("hash", path)
 
     async def discard(self, checkpoint: bytes) -> None:
         """Remove what a suspended or killed attempt left behind; what is gone is already removed."""

@@ -91,6 +91,9 @@ class Layer(Backend):
     async def remove_dir(self, path: str) -> None:
         await self._call("rmdir", path, lambda: self.inner.remove_dir(path), repeatable=True)
 
+    async def digest(self, path: str, algorithm: str) -> str:
+        return await self._call("hash", path, lambda: self.inner.digest(path, algorithm), repeatable=True)
+
     async def discard(self, checkpoint: bytes) -> None:
         await self._call("discard", "", lambda: self.inner.discard(checkpoint), repeatable=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
 import re
 import time
@@ -45,6 +46,7 @@ class LocalBackend(Backend):
             create_new=True,
             read_offset=True,
             resume_write=True,
+            hashes=frozenset(("md5", "sha256")),
             mtime_precision=timedelta(microseconds=1),
             max_connections=_THREADS,
         )
@@ -128,6 +130,14 @@ class LocalBackend(Backend):
 
     async def remove_dir(self, path: str) -> None:
         await self.run(self.tree.remove_dir, path)
+
+    async def digest(self, path: str, algorithm: str) -> str:
+        return await self.run(self._digest, path, algorithm)
+
+    def _digest(self, path: str, algorithm: str) -> str:
+        descriptor, _ = self.tree.open_file(path)
+        with self.tree.told("hash", path), os.fdopen(descriptor, "rb", buffering=0) as file:
+            return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
     async def discard(self, checkpoint: bytes) -> None:
         await self.run(self.tree.delete, staged_path(checkpoint), "discard")

@@ -260,6 +260,12 @@ class Storage:
     async def remove_dir(self, path: str) -> None:
         await self.backend.remove_dir(self.checked(path, "rmdir"))
 
+    async def digest(self, path: str, algorithm: str) -> str:
+        path = self.checked(path, "hash")
+        if algorithm not in self.capabilities.hashes:
+            raise self._unsupported(f"hash with {algorithm}", path)
+        return await self.backend.digest(path, algorithm)
+
     async def discard(self, checkpoint: bytes) -> None:
         await self.backend.discard(checkpoint)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
@@ -15,6 +16,7 @@ from crossdock.errors import (
     NotFound,
     PermissionDenied,
     StorageError,
+    Unsupported,
 )
 from crossdock.storage.base import WriteOptions
 from crossdock.storage.storage import Storage
@@ -89,6 +91,19 @@ class ContractCases(SuiteBase):
         if entry.modified is not None:
             assert entry.modified.utcoffset() == timedelta(0)
             assert abs(entry.modified - before) < timedelta(minutes=10)
+
+    async def test_digest(self, storage: Storage) -> None:
+        """Content is hashed where it lies by exactly the algorithms that are declared."""
+        await storage.write_bytes("name", content(300_000))
+        for algorithm in ("md5", "sha256"):
+            if algorithm in storage.capabilities.hashes:
+                expected = hashlib.new(algorithm, content(300_000)).hexdigest()
+                assert await storage.digest("name", algorithm) == expected
+                with pytest.raises(NotFound):
+                    await storage.digest("missing", algorithm)
+            else:
+                with pytest.raises(Unsupported):
+                    await storage.digest("name", algorithm)
 
     async def test_commit_scan_walk_and_stat_agree(self, storage: Storage) -> None:
         """One file has one fingerprint, whoever reports it: else every poll would take it for a new file."""
