@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
 from typing import Any
 
 import asyncssh
 import pytest
 from asyncssh.encryption import GCMEncryption
 
-from crossdock.storage.sftp import connect, login
-from crossdock.storage.sftp.transport import speed_up
+from crossdock.storage.sftp import SftpSettings, connect, login
+from crossdock.storage.sftp.transport import Inbox, speed_up
 from crossdock.storage.storage import Storage
 from tests.servers import OpenSSH
 from tests.storage.sftp_fake_server import FakeSftp, serving
@@ -152,3 +153,46 @@ async def test_another_signature_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
             assert not speed_up(connection._ssh)
         assert speed_up(connection._ssh)
         storage.backend.pool.release(connection)  # type: ignore[attr-defined]
+
+
+def test_the_inbox_is_taken_from_like_bytes() -> None:
+    """Whatever is appended and taken, in whatever pieces: the same bytes as slicing a `bytes` gives."""
+    draw = random.Random(20261121)
+    inbox: Any = Inbox(b"start")
+    plain = b"start"
+    for _ in range(5000):
+        if draw.random() < 0.4:
+            more = draw.randbytes(draw.randrange(300))
+            inbox += more
+            plain += more
+        take = draw.randrange(200)
+        assert len(inbox) == len(plain)
+        if len(plain) >= take:
+            assert inbox[:take] == plain[:take]
+            assert inbox[take // 2 : take] == plain[take // 2 : take]
+            inbox, plain = inbox[take:], plain[take:]
+        assert bool(inbox) is bool(plain)
+
+
+async def test_reading_goes_on_over_new_keys(openssh: OpenSSH) -> None:
+    """New keys every 256 KiB, both ways: every byte the same, and the shorter way is taken again after each."""
+    data = random.Random(7).randbytes(3_000_000)
+    (openssh.folder / "rekeyed").write_bytes(data)
+    settings = SftpSettings.model_validate(
+        {
+            "host": openssh.host,
+            "port": openssh.port,
+            "user": openssh.user,
+            "private_key": f"file:{openssh.key}",
+            "host_key": openssh.fingerprint,
+        }
+    )
+    async with Storage(settings.backend("partner")) as storage:
+        connection = await storage.backend.pool.acquire()  # type: ignore[attr-defined]
+        connection._ssh._rekey_bytes = 256 * 1024
+        await storage.write_bytes("rekeyed.2", data)
+        storage.backend.pool.release(connection)  # type: ignore[attr-defined]
+        assert await storage.read_bytes("rekeyed") == data
+        assert (openssh.folder / "rekeyed.2").read_bytes() == data
+        await storage.stat("rekeyed")
+        assert type(connection._ssh._recv_encryption).__name__ == "_Opener"
