@@ -45,8 +45,8 @@ class _S3Suite(StorageSuite):
         async with Storage(Retry(inner, AT_ONCE)) as storage:
             yield storage
 
-    async def test_a_file_replaced_under_the_reader(self, storage: Storage) -> None:
-        """All ranges are of one version: the stream is whole, or it is `SourceChanged`."""
+    async def test_all_ranges_are_of_one_version(self, storage: Storage) -> None:
+        """Replaced under the reader, a version is read to its end; where nothing keeps it, that is `SourceChanged`."""
         data = content(self.large_size)
         await storage.write_bytes("name", data)
         found = b""
