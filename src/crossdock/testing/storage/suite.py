@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from crossdock.testing.storage.base import FolderPeer, Peer
+from crossdock.testing.storage.conflicts import ConflictCases, CopyCases
 from crossdock.testing.storage.contract import ContractCases, FolderCases, RenameCases
 from crossdock.testing.storage.names import NameCases
 from crossdock.testing.storage.reads import ConcurrencyCases, ReadCases, SizeCases
-from crossdock.testing.storage.writes import ConflictCases, CopyCases, ResumeCases, WriteCases
+from crossdock.testing.storage.resume import ResumeCases
+from crossdock.testing.storage.writes import WriteCases
 
 __all__ = ["FolderPeer", "Peer", "StorageSuite"]
 
