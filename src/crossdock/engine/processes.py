@@ -69,6 +69,8 @@ class Pool:
         self._children: list[_Child] = []
         self._pending: dict[int, _Pending] = {}
         self._count = 0
+        # Made once here, so that the libraries behind them are loaded before the fork and not in every child.
+        source(), target()
         gc.freeze()
         for _ in range(processes):
             ours, theirs = socket.socketpair()
