@@ -23,7 +23,7 @@ What every backend promises (`crossdock.testing.StorageSuite` holds each line):
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
@@ -83,7 +83,7 @@ class Capabilities:
     digests: frozenset[str] = frozenset()
     """Algorithms that `Writer.commit` has the endpoint verify."""
     hashes: frozenset[str] = frozenset()
-    """Algorithms of `Backend.digest`: content that is hashed where it lies, without crossing a network."""
+    """Algorithms of `Backend.digests`: content that is hashed where it lies, without crossing a network."""
     mtime_precision: timedelta | None = None
     """None: modification times are not kept."""
     lists_mtime: bool = True
@@ -104,6 +104,10 @@ class WriteOptions:
     attributes: Mapping[str, str] = field(default_factory=dict)
     resume: bytes | None = None
     """A `Writer.checkpoint()` of an earlier attempt at the same path: go on at `Writer.offset`."""
+    attempt: str | None = None
+    """12 hex digits, never used before, that name what is staged: `Backend.leftover` finds it by them after a crash."""
+    staged: Callable[[bytes], Awaitable[None]] | None = None
+    """Awaited with a token for `Backend.discard` as soon as something is staged that `attempt` does not name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,13 +228,24 @@ class Backend(ABC):
         """Remove an empty folder; what is missing is already removed. Not empty: `PermissionDenied`."""
         raise self._unsupported("rmdir", path)
 
-    async def digest(self, path: str, algorithm: str) -> str:
-        """The digest of a small file's content, as lower-case hex, for an algorithm of `capabilities.hashes`."""
-        raise self._unsupported("hash", path)
+    async def digests(self, paths: Sequence[str], algorithm: str) -> list[str]:
+        """Digests of small files' content, as lower-case hex, for an algorithm of `capabilities.hashes`.
+
+        One call for many files: each is too little work for a thread of its own. Fails as a whole.
+        """
+        raise self._unsupported("hash", paths[0])
 
     async def discard(self, checkpoint: bytes) -> None:
         """Remove what a suspended or killed attempt left behind; what is gone is already removed."""
         raise self._unsupported("discard", "")
+
+    def leftover(self, path: str, attempt: str) -> bytes | None:
+        """The token of what a killed attempt (`WriteOptions.attempt`) may have staged. None: its name does not tell."""
+        return None
+
+    async def is_staged(self, checkpoint: bytes) -> bool | None:
+        """Whether what the token names is still there, that is unpublished. None: being gone proves nothing."""
+        return None
 
     def error(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
@@ -91,11 +91,17 @@ class Layer(Backend):
     async def remove_dir(self, path: str) -> None:
         await self._call("rmdir", path, lambda: self.inner.remove_dir(path), repeatable=True)
 
-    async def digest(self, path: str, algorithm: str) -> str:
-        return await self._call("hash", path, lambda: self.inner.digest(path, algorithm), repeatable=True)
+    async def digests(self, paths: Sequence[str], algorithm: str) -> list[str]:
+        return await self._call("hash", paths[0], lambda: self.inner.digests(paths, algorithm), repeatable=True)
 
     async def discard(self, checkpoint: bytes) -> None:
         await self._call("discard", "", lambda: self.inner.discard(checkpoint), repeatable=True)
+
+    def leftover(self, path: str, attempt: str) -> bytes | None:
+        return self.inner.leftover(path, attempt)
+
+    async def is_staged(self, checkpoint: bytes) -> bool | None:
+        return await self._call("stat", "", lambda: self.inner.is_staged(checkpoint), repeatable=True)
 
 
 class LayeredReader(Reader):

@@ -12,7 +12,7 @@ from urllib.parse import SplitResult
 from crossdock.errors import AlreadyExists, NotADirectory, NotAFile, NotFound, PermissionDenied, SourceChanged
 from crossdock.storage.base import Backend, Capabilities, Entry, Reader, WriteOptions, Writer
 from crossdock.storage.settings import EndpointSettings
-from crossdock.storage.staging import StagedWriter, Stored, staged_path
+from crossdock.storage.staging import StagedWriter, Stored, staged_path, token_of
 
 __all__ = ["MemoryBackend", "MemorySettings"]
 
@@ -154,6 +154,12 @@ class MemoryBackend(Backend):
 
     async def discard(self, checkpoint: bytes) -> None:
         self._staged.pop(staged_path(checkpoint), None)
+
+    def leftover(self, path: str, attempt: str) -> bytes | None:
+        return token_of(path, attempt)
+
+    async def is_staged(self, checkpoint: bytes) -> bool | None:
+        return staged_path(checkpoint) in self._staged
 
 
 class _MemoryReader(Reader):

@@ -15,10 +15,19 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from crossdock.errors import IntegrityError, NotFound, StorageError
+from crossdock.errors import AlreadyExists, IntegrityError, NotFound, StorageError
 from crossdock.storage.base import Entry, Expect, WriteOptions, Writer
 
-__all__ = ["StagedWriter", "Stored", "is_temporary", "publish_by_swap", "staged_path", "temporary_path"]
+__all__ = [
+    "StagedWriter",
+    "Stored",
+    "is_temporary",
+    "publish_by_swap",
+    "staged_path",
+    "temporary_path",
+    "token_of",
+    "undo_swap",
+]
 
 # 38 bytes: fits every file system's limit of 255 whatever the length of the final name.
 _TEMPORARY = re.compile(r"\.crossdock-[0-9a-f]{8}-[0-9a-f]{12}\.(?:part|old)")
@@ -51,7 +60,7 @@ class StagedWriter(Writer):
     def __init__(self, endpoint: str, path: str, options: WriteOptions) -> None:
         self.endpoint, self.path, self.options = endpoint, path, options
         if options.resume is None:
-            self.attempt = secrets.token_hex(6)
+            self.attempt = options.attempt or secrets.token_hex(6)
         else:
             token = json.loads(options.resume)
             self.attempt, self.offset = str(token["attempt"]), int(token["offset"])
@@ -102,7 +111,7 @@ class StagedWriter(Writer):
         safe = self._safe_size()
         if self._ended or not safe:
             return None
-        return json.dumps({"path": self.path, "attempt": self.attempt, "offset": safe}).encode()
+        return token_of(self.path, self.attempt, safe)
 
     def _safe_size(self) -> int:
         """How many bytes the endpoint has acknowledged; 0: nothing to resume from."""
@@ -119,6 +128,11 @@ class StagedWriter(Writer):
         return IntegrityError(
             f"write {self.endpoint}:{self.path}: {reason}; nothing was published", hint="run it again"
         )
+
+
+def token_of(path: str, attempt: str, offset: int = 0) -> bytes:
+    """What `Backend.discard` and `WriteOptions.resume` take."""
+    return json.dumps({"path": path, "attempt": attempt, "offset": offset}).encode()
 
 
 def staged_path(checkpoint: bytes) -> str:
@@ -151,3 +165,18 @@ async def publish_by_swap(
         await rename(aside, path)
         raise
     await remove(aside)
+
+
+async def undo_swap(
+    rename: Callable[[str, str], Awaitable[None]], remove: Callable[[str], Awaitable[None]], checkpoint: bytes
+) -> None:
+    """Mend a swap that a killed attempt left half done: the old file comes back, unless the new one took its place."""
+    token = json.loads(checkpoint)
+    path = str(token["path"])
+    aside = temporary_path(path, str(token["attempt"]), "old")
+    try:
+        await rename(aside, path)
+    except NotFound:
+        return
+    except AlreadyExists:
+        await remove(aside)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -260,14 +260,26 @@ class Storage:
     async def remove_dir(self, path: str) -> None:
         await self.backend.remove_dir(self.checked(path, "rmdir"))
 
-    async def digest(self, path: str, algorithm: str) -> str:
-        path = self.checked(path, "hash")
+    async def digests(self, paths: Sequence[str], algorithm: str) -> list[str]:
+        """Digests of small files' content, as lower-case hex; raises if any of them cannot be had.
+
+        Quickest where the files of one folder stand together.
+        """
+        paths = [self.checked(path, "hash") for path in paths]
+        if not paths:
+            return []
         if algorithm not in self.capabilities.hashes:
-            raise self._unsupported(f"hash with {algorithm}", path)
-        return await self.backend.digest(path, algorithm)
+            raise self._unsupported(f"hash with {algorithm}", paths[0])
+        return await self.backend.digests(paths, algorithm)
 
     async def discard(self, checkpoint: bytes) -> None:
         await self.backend.discard(checkpoint)
+
+    def leftover(self, path: str, attempt: str) -> bytes | None:
+        return self.backend.leftover(self.checked(path, "discard"), attempt)
+
+    async def is_staged(self, checkpoint: bytes) -> bool | None:
+        return await self.backend.is_staged(checkpoint)
 
     def _unsupported(self, operation: str, path: str) -> StorageError:
         return self.backend.error(Unsupported, operation, path, "this endpoint cannot do that")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from crossdock.storage.base import Entry, Expect, Reader, WriteOptions, Writer
 from crossdock.storage.storage import Storage
 from crossdock.transfer.pipe import DEPTH, Tally, pipe
 
-__all__ = ["CopyOptions", "Receipt", "copy"]
+__all__ = ["CopyOptions", "Receipt", "Staged", "copy"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,19 @@ class CopyOptions:
     depth: int = DEPTH
     resume: bytes | None = None
     """The checkpoint of an earlier attempt at the same source (same fingerprint) and target."""
+    attempt: str | None = None
+    """See `WriteOptions.attempt`: for callers who have to clean up after a process that was killed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """What a crash from now on would leave at the target; a ledger records it."""
+
+    token: bytes | None
+    """For `Backend.discard`. None: nothing is left but what `CopyOptions.attempt` names."""
+    size: int | None = None
+    sha256: str | None = None
+    """Known once every byte was taken: what comes next makes the file visible under its final name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,17 +103,20 @@ async def copy(
     options: CopyOptions | None = None,
     progress: Callable[[int], None] | None = None,
     on_checkpoint: Callable[[bytes], None] | None = None,
+    on_staged: Callable[[Staged], Awaitable[None]] | None = None,
 ) -> Receipt:
     """Move one file, once. Either it is at `to` in full when this returns, or nothing of it is there.
 
     `pin`: the entry as it was listed; if the file is no longer that one, `SourceChanged`. `progress` is called with
     the number of bytes that each chunk added. `on_checkpoint`: if the attempt fails on a retryable error and the
     target can resume, what is staged is kept, and its token handed over; the caller resumes it or discards it.
+    `on_staged` is awaited last before the file is published, and when something is staged that `attempt` does not name;
+    if it raises, nothing is published. A copy by the store itself has no such moment.
 
     Raises `Truncated`, `IntegrityError`, `SourceChanged`, `Conflict`, and what the endpoints raise.
     """
     options = options or CopyOptions()
-    attempt = _Attempt(source, path, target, to, options, progress or (lambda _: None), on_checkpoint)
+    attempt = _Attempt(source, path, target, to, options, progress or (lambda _: None), on_checkpoint, on_staged)
     if source.backend is target.backend and path == to:
         raise Conflict(f"copy {attempt.names}: the target is the source itself")
     if options.server_side and target.can_server_copy(source):
@@ -119,9 +135,11 @@ class _Attempt:
         options: CopyOptions,
         progress: Callable[[int], None],
         on_checkpoint: Callable[[bytes], None] | None,
+        on_staged: Callable[[Staged], Awaitable[None]] | None,
     ) -> None:
         self.source, self.path, self.target, self.to = source, path, target, to
-        self.options, self.progress, self.on_checkpoint = options, progress, on_checkpoint
+        self.options, self.progress = options, progress
+        self.on_checkpoint, self.on_staged = on_checkpoint, on_staged
         self.started = time.monotonic()
         self.notes: list[str] = []
 
@@ -140,6 +158,8 @@ class _Attempt:
         try:
             await self._move(reader, writer, tally)
             digest = await tally.sha256()
+            if self.on_staged is not None:
+                await self.on_staged(Staged(token=writer.checkpoint(), size=tally.size, sha256=digest))
             stored = await writer.commit(Expect(size=tally.size, digests={"sha256": digest}))
         except AlreadyExists as error:
             await writer.abort()
@@ -160,6 +180,8 @@ class _Attempt:
             overwrite=not self._decides,
             attributes={**entry.attributes, **self.options.attributes},
             resume=self.options.resume,
+            attempt=self.options.attempt,
+            staged=self._staged,
         )
         if options.resume is not None:
             try:
@@ -167,6 +189,10 @@ class _Attempt:
             except NotFound:
                 self.notes.append("what was staged is gone; started from the first byte")
         return await self.target.begin_write(self.to, replace(options, resume=None))
+
+    async def _staged(self, token: bytes) -> None:
+        if self.on_staged is not None:
+            await self.on_staged(Staged(token=token))
 
     @property
     def _decides(self) -> bool:

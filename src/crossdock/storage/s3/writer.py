@@ -6,6 +6,7 @@ import asyncio
 import json
 import secrets
 from dataclasses import replace
+from typing import Any
 
 from crossdock.errors import AlreadyExists, IntegrityError, InvalidPath, NotFound, Unsupported
 from crossdock.storage.base import Entry, Expect, WriteOptions, Writer
@@ -74,7 +75,8 @@ class S3Writer(Writer):
         self.path, self.options, self.size = path, options, 0
         self._calls, self._key = calls, key
         self._plan = PartPlan(options.size, settings.part_size, uniform=settings.uniform_parts)
-        self._upload = Upload(calls, path, key, secrets.token_hex(8), create_new=not options.overwrite)
+        attempt = options.attempt or secrets.token_hex(8)
+        self._upload = Upload(calls, path, key, attempt, create_new=not options.overwrite)
         self._buffer = _Buffer()
         self._slots = asyncio.Semaphore(settings.part_concurrency)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -131,6 +133,8 @@ class S3Writer(Writer):
         upload = self._upload
         if upload.id is None:
             await upload.start(self._calls.object_headers(self.path, self.options, upload.attempt))
+            if self.options.staged is not None:
+                await self.options.staged(self._token([]))
         await self._slots.acquire()
         if self._failure is not None:
             self._slots.release()
@@ -218,12 +222,15 @@ class S3Writer(Writer):
             parts.append([part.number, part.etag, part.size, part.sha256])
         if self._ended or upload.id is None or not parts:
             return None
+        return self._token(parts)
+
+    def _token(self, parts: list[list[Any]]) -> bytes:
         token = {
             "bucket": self._calls.settings.bucket,
             "key": self._key,
             "path": self.path,
-            "upload": upload.id,
-            "attempt": upload.attempt,
+            "upload": self._upload.id,
+            "attempt": self._upload.attempt,
             "part_size": self._plan.part_size(1),
             "parts": parts,
         }

@@ -28,7 +28,7 @@ from crossdock.storage.sftp.pool import Pool, leave, pool_for
 from crossdock.storage.sftp.reader import open_reader
 from crossdock.storage.sftp.wire import Session, Status, checked
 from crossdock.storage.sftp.writer import SftpWriter
-from crossdock.storage.staging import publish_by_swap, staged_path
+from crossdock.storage.staging import publish_by_swap, staged_path, token_of, undo_swap
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -215,6 +215,18 @@ class SftpBackend(Backend):
 
     async def discard(self, checkpoint: bytes) -> None:
         await self._remove(staged_path(checkpoint), "discard")
+        if not self.posix_rename:
+            await undo_swap(self.rename, self.delete, checkpoint)
+
+    def leftover(self, path: str, attempt: str) -> bytes | None:
+        return token_of(path, attempt) if self.capabilities.resume_write else None
+
+    async def is_staged(self, checkpoint: bytes) -> bool | None:
+        try:
+            await self.stat(staged_path(checkpoint))
+        except NotFound:
+            return False
+        return True
 
     # -- changing names -------------------------------------------------------------------------------------------
 
