@@ -1,0 +1,97 @@
+"""The endpoints of one run: each opened once, when it is first needed, and left alone for a while when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from crossdock.errors import AuthenticationFailed, ConnectionFailed, CrossdockError, StorageError
+from crossdock.storage.storage import Storage
+
+__all__ = ["Endpoints"]
+
+_FAILURES = 3
+"""Lost connections in a row after which an endpoint is left alone."""
+_PAUSE = 15.0
+_LONGEST = 600.0
+_LOCKED_OUT = 900.0
+"""Seconds without an attempt after a refused login: accounts get locked."""
+
+
+@dataclass(slots=True)
+class _Breaker:
+    failures: int = 0
+    closed_until: float = 0.0
+    reason: str = ""
+
+
+class Endpoints:
+    """`new` makes a storage, not yet opened, by an endpoint's name; it raises `ConfigError` for an unknown one."""
+
+    def __init__(self, new: Callable[[str], Storage], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._new, self._clock = new, clock
+        self._open: dict[str, Storage] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._breakers: dict[str, _Breaker] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close what was opened. Safe to repeat."""
+        opened, self._open = list(self._open.values()), {}
+        await asyncio.gather(*(storage.close() for storage in opened))
+
+    async def storage(self, name: str) -> Storage:
+        """The open storage. Raises what opening it raises; asking again tries again."""
+        found = self._open.get(name)
+        if found is not None:
+            return found
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            if name not in self._open:
+                storage = self._new(name)
+                try:
+                    self._open[name] = await storage.__aenter__()
+                except CrossdockError as error:
+                    self.failed(name, error)
+                    raise
+            return self._open[name]
+
+    def pause(self, *names: str) -> tuple[float, str]:
+        """Seconds for which one of these endpoints is to be left alone, and why; 0 when all may be used."""
+        now = self._clock()
+        waits = [
+            (breaker.closed_until - now, breaker.reason) for name in names if (breaker := self._breakers.get(name))
+        ]
+        return max(((wait, why) for wait, why in waits if wait > 0), default=(0.0, ""))
+
+    def failed(self, name: str, error: CrossdockError) -> bool:
+        """Note that an operation failed. True if it was the endpoint's fault, not the file's."""
+        if not isinstance(error, (ConnectionFailed, AuthenticationFailed)):
+            return False
+        if isinstance(error, StorageError) and error.endpoint not in (name, ""):
+            return False
+        breaker = self._breakers.setdefault(name, _Breaker())
+        breaker.failures += 1
+        if isinstance(error, AuthenticationFailed):
+            pause = _LOCKED_OUT
+        elif breaker.failures >= _FAILURES:
+            pause = min(_LONGEST, _PAUSE * 2.0 ** (breaker.failures - _FAILURES))
+        else:
+            return True
+        breaker.closed_until = self._clock() + pause
+        breaker.reason = f"{name} is left alone after: {error}"
+        return True
+
+    def worked(self, name: str) -> None:
+        """Note that an operation succeeded."""
+        self._breakers.pop(name, None)

@@ -1,0 +1,219 @@
+"""(rules, entry) → destinations. Pure: no I/O; a user's own callable is called, and is meant to be pure as well."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from crossdock.errors import ConfigError, shown
+from crossdock.flows.filters import compile_glob
+from crossdock.flows.flow import Destination, Flow, Place, Rule
+from crossdock.storage.base import Entry
+
+__all__ = ["DATES", "WORDS", "Routed", "Routes", "Template", "parse_place"]
+
+WORDS = ("path", "folder", "name", "stem", "suffix")
+"""What every template may say: `a/b.tar.gz` has the folder `a`, the name `b.tar.gz`, the stem `b.tar`, the suffix `.gz`."""
+DATES = ("now", "modified")
+"""Times of a template: `{now:%Y/%m/%d}`, `{modified:%Y%m%d@Europe/London}`; in UTC unless a zone follows the @."""
+
+_WORD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+
+
+def parse_place(text: str) -> Place:
+    """`name:path`. Raises `ValueError`."""
+    name, colon, path = text.partition(":")
+    if not colon or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise ValueError(f"write a place as endpoint:path, not {text!r}")
+    return Place(name, path.removeprefix("/"))
+
+
+@dataclass(frozen=True)
+class Template:
+    """Text with words in braces; `{{` and `}}` are braces themselves. Raises `ValueError` for what cannot be read.
+
+    A word that stands for nothing takes its slash with it, so that `{folder}/{name}` of a file at the top is its name.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        for word, date in self._dates:
+            zone = date.rpartition("@")[2] if "@" in date else "UTC"
+            if word not in DATES:
+                raise ValueError(f"only {' and '.join(DATES)} take a format: {{{word}:…}} in {self.text!r}")
+            try:
+                ZoneInfo(zone)
+            except (OSError, ValueError) as error:
+                raise ValueError(f"no time zone is called {zone!r} (in {self.text!r})") from error
+
+    @cached_property
+    def _parts(self) -> list[tuple[str, str]]:
+        """(literal, word) pairs; the word is "" after the last literal."""
+        found: list[tuple[str, str]] = []
+        literal, at = "", 0
+        for match in _WORD.finditer(self.text):
+            literal += self.text[at : match.start()]
+            at = match.end()
+            if match[0] in ("{{", "}}"):
+                literal += match[0][0]
+            elif match[1]:
+                found.append((literal, match[1]))
+                literal = ""
+            else:
+                raise ValueError(f"a brace by itself in {self.text!r}; write {{{{ or }}}} for the character")
+        return [*found, (literal + self.text[at:], "")]
+
+    @property
+    def _dates(self) -> list[tuple[str, str]]:
+        split = [word.partition(":") for _, word in self._parts]
+        return [(word, date) for word, colon, date in split if colon]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The words that it uses."""
+        return frozenset(word.partition(":")[0] for _, word in self._parts if word)
+
+    def fill(self, values: Mapping[str, Any]) -> str:
+        """`values`: text by word, and aware times for `DATES`. Raises `ValueError` for a word without a value."""
+        found = ""
+        swallow = False
+        for literal, word in self._parts:
+            if swallow and literal.startswith("/"):
+                literal = literal[1:]
+            found += literal
+            if not word:
+                break
+            value = self._value(word, values)
+            swallow = not value and (not found or found.endswith("/"))
+            found += value
+        return found.lstrip("/")
+
+    def _value(self, word: str, values: Mapping[str, Any]) -> str:
+        name, _, date = word.partition(":")
+        value = values.get(name)
+        if name in DATES and isinstance(value, datetime):
+            written, _, zone = date.rpartition("@") if "@" in date else (date, "", "UTC")
+            return value.astimezone(ZoneInfo(zone)).strftime(written or "%Y-%m-%d")
+        if value is None:
+            if name in values:
+                raise ValueError(f"{{{name}}} is not known for this file (in {self.text!r})")
+            raise ValueError(f"{{{name}}} means nothing in {self.text!r}; write one of {', '.join(sorted(values))}")
+        return str(value)
+
+
+def words_of(path: str) -> dict[str, str]:
+    """The `WORDS` of a path."""
+    folder, _, name = path.rpartition("/")
+    stem, dot, suffix = name.rpartition(".")
+    if not stem:
+        stem, dot, suffix = name, "", ""
+    return {"path": path, "folder": folder, "name": name, "stem": stem, "suffix": dot + suffix}
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Where one file goes."""
+
+    rule: Rule | None
+    """None: no rule matches."""
+    places: tuple[Place, ...]
+    reason: str
+
+
+class Routes:
+    """A flow's rules, compiled. Raises `ValueError` that names the rule for a pattern or template that is wrong."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        self._patterns = [self._compiled(rule) for rule in flow.rules]
+        self._templates = [
+            [(to.endpoint, self._template(rule, to, pattern)) for to in rule.to]
+            for rule, pattern in zip(flow.rules, self._patterns, strict=True)
+        ]
+
+    @staticmethod
+    def _compiled(rule: Rule) -> re.Pattern[str] | None:
+        try:
+            if rule.regex is not None:
+                return re.compile(rule.regex)
+            return compile_glob(rule.glob) if rule.glob is not None else None
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ValueError(f"rule {rule.name}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"rule {rule.name}: {error}") from error
+
+    @staticmethod
+    def _template(rule: Rule, to: Destination, pattern: re.Pattern[str] | None) -> Template:
+        text = to.template
+        if not text or text.endswith("/"):
+            text += "{path}"
+        try:
+            template = Template(text)
+        except ValueError as error:
+            raise ValueError(f"rule {rule.name}: {error}") from error
+        groups = set(pattern.groupindex) if pattern else set()
+        unknown = template.names - {*WORDS, *DATES, *groups}
+        if unknown:
+            known = ", ".join(sorted({*WORDS, *DATES, *groups}))
+            raise ValueError(f"rule {rule.name}: {{{min(unknown)}}} means nothing in {str(to)!r}; write one of {known}")
+        return template
+
+    def route(self, entry: Entry, now: datetime) -> Routed:
+        """`entry.path` is below the flow's source. Raises `ConfigError` if a user's own rule fails."""
+        for rule, pattern, templates in zip(self.flow.rules, self._patterns, self._templates, strict=True):
+            match = pattern.fullmatch(entry.path) if pattern is not None else None
+            if pattern is not None and match is None:
+                continue
+            how = "takes every file" if pattern is None else f"matches {rule.regex if rule.regex else rule.glob}"
+            reason = f"rule {rule.name} {how}"
+            if rule.call is not None:
+                places = self._called(rule, entry)
+            else:
+                groups = match.groupdict("") if match is not None and rule.regex is not None else {}
+                values = {"now": now, "modified": entry.modified, **words_of(entry.path), **groups}
+                places = tuple(Place(endpoint, self._filled(rule, to, values)) for endpoint, to in templates)
+            return Routed(rule, places, reason if places else f"{reason} and sends it nowhere")
+        return Routed(None, (), "no rule matches")
+
+    @staticmethod
+    def _filled(rule: Rule, template: Template, values: Mapping[str, Any]) -> str:
+        try:
+            return template.fill(values)
+        except ValueError as error:
+            raise ConfigError(f"rule {rule.name}: {error}", hint="choose words that every file has") from error
+
+    @staticmethod
+    def _called(rule: Rule, entry: Entry) -> tuple[Place, ...]:
+        assert rule.call is not None
+        try:
+            found = rule.call(entry)
+            written: Iterable[str] = () if found is None else (found,) if isinstance(found, str) else found
+            return tuple(parse_place(str(text)) for text in written)
+        except Exception as error:
+            # Somebody else's code may raise anything; it must not end the run of other files.
+            raise ConfigError(
+                f"rule {rule.name}: {rule.call_name} failed for {shown(entry.path)}: {type(error).__name__}: {error}",
+                hint="mend the function; it takes an entry and returns 'endpoint:path', several of them, or None",
+            ) from error
+
+    def failures(self, now: datetime | None = None) -> Sequence[tuple[int, str]]:
+        """What the flow's own tests say: (index of the test, what it expected and what came out)."""
+        found = []
+        for index, test in enumerate(self.flow.tests):
+            entry = Entry(path=test.file, size=0, modified=now or datetime.now(UTC))
+            try:
+                routed = self.route(entry, now or datetime.now(UTC))
+            except ConfigError as error:
+                found.append((index, error.message))
+                continue
+            got = tuple(str(place) for place in routed.places)
+            if got != test.to:
+                expected, came = " and ".join(test.to) or "nowhere", " and ".join(got) or "nowhere"
+                found.append((index, f"{test.file} was to go to {expected}, and goes to {came} ({routed.reason})"))
+        return found
