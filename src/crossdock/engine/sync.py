@@ -8,15 +8,17 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol, Self
+from functools import partial
+from typing import Any, Literal, Protocol, TypeGuard
 
 from crossdock.engine.attempts import deliver
-from crossdock.errors import Conflict, CrossdockError, NotFound, shown
-from crossdock.flows.compare import UNSURE, difference
+from crossdock.engine.merge import merged
+from crossdock.errors import Conflict, CrossdockError, shown
+from crossdock.flows.compare import UNSURE, Comparison
 from crossdock.flows.filters import Filters
 from crossdock.storage.base import Entry
 from crossdock.storage.retry import RetryPolicy
@@ -30,6 +32,8 @@ __all__ = ["Courier", "Outcome", "Summary", "SyncOptions", "sync"]
 _MD5 = re.compile("[0-9a-f]{32}")
 _SMALL = 1024 * 1024
 """Bytes that are read and hashed faster than a store answers a question about them."""
+_BATCH = 100
+"""Small files that are hashed in one call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,11 +138,9 @@ async def sync(
     return await run.run()
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    name: str
-    source: Entry | None
-    target: Entry | None
+_Job = Callable[[], Awaitable[None]]
+_Work = asyncio.Queue[_Job | None]
+_Unsure = tuple[str, Entry, Entry]
 
 
 class _Run:
@@ -161,11 +163,13 @@ class _Run:
         self.surplus: list[str] = []
         self._report = report
         self._courier = courier or self._deliver
+        self._comparison = Comparison(source.capabilities, target.capabilities)
+        self._filtered = options.filters != Filters()
 
     async def run(self) -> Summary:
         started = time.monotonic()
         self._refuse_overlap()
-        work: asyncio.Queue[Callable[[], Awaitable[None]] | None] = asyncio.Queue(self.options.transfers * 4)
+        work: _Work = asyncio.Queue(self.options.transfers * 4)
 
         async def work_off() -> None:
             while (job := await work.get()) is not None:
@@ -194,66 +198,67 @@ class _Run:
                 hint="choose a target outside the source",
             )
 
-    async def _decide(self, work: asyncio.Queue[Callable[[], Awaitable[None]] | None]) -> None:
-        async with aclosing(self._pairs()) as pages:
-            async for pairs in pages:
-                for pair in pairs:
-                    job = self._job(pair)
-                    if job is not None:
-                        await work.put(job)
+    async def _decide(self, work: _Work) -> None:
+        """Fill the queue. The digests of one page are taken while the next one is listed and compared."""
+        taking: asyncio.Task[list[_Unsure]] | None = None
+        try:
+            async with aclosing(merged(self.source, self.folder, self.target, self.to)) as pages:
+                async for pairs in pages:
+                    unsure: list[_Unsure] = []
+                    for name, entry, there in pairs:
+                        job = self._job(name, entry, there, unsure)
+                        if job is not None:
+                            await work.put(job)
+                    if taking is not None:
+                        await self._look_closer_at(await taking, work)
+                    taking = asyncio.create_task(self._not_same_by_etag(unsure)) if unsure else None
+            if taking is not None:
+                await self._look_closer_at(await taking, work)
+        finally:
+            if taking is not None:
+                taking.cancel()
+                await asyncio.gather(taking, return_exceptions=True)
         for _ in range(self.options.transfers):
             await work.put(None)
 
-    async def _pairs(self) -> AsyncGenerator[list[_Pair]]:
-        """Both trees merged by name, in code-point order, many pairs at a time."""
-        async with (
-            _Side(self.source, self.folder, missing_is_empty=False) as ours,
-            _Side(self.target, self.to, missing_is_empty=True) as theirs,
-        ):
-            await _both(ours.more(), theirs.more())
-            while ours.page or theirs.page:
-                pairs: list[_Pair] = []
-                # A side is asked for more as soon as it runs out: only then is the other's next name decided.
-                while (ours.page or ours.ended) and (theirs.page or theirs.ended) and (ours.page or theirs.page):
-                    if not theirs.page or (ours.page and ours.name < theirs.name):
-                        pairs.append(_Pair(ours.name, ours.take(), None))
-                    elif not ours.page or theirs.name < ours.name:
-                        pairs.append(_Pair(theirs.name, None, theirs.take()))
-                    else:
-                        pairs.append(_Pair(ours.name, ours.take(), theirs.take()))
-                yield pairs
-                await _both(ours.more(), theirs.more())
-
-    def _job(self, pair: _Pair) -> Callable[[], Awaitable[None]] | None:
-        """What is to be done about a pair, if it needs a worker; the rest is settled at once."""
-        entry, there = pair.source, pair.target
+    def _job(self, name: str, entry: Entry | None, there: Entry | None, unsure: list[_Unsure]) -> _Job | None:
+        """What is to be done about a pair, if it needs a worker; the rest is settled at once, or left to `unsure`."""
         if entry is None:
             assert there is not None
             self.held += 1
-            if self.options.delete and self.options.filters.verdict(there, self.now, path=pair.name) is None:
-                self.surplus.append(pair.name)
+            if self.options.delete and self._verdict(there, name) is None:
+                self.surplus.append(name)
             return None
         self.found += 1
         self.held += there is not None
         if entry.kind != "file":
-            self._skip(pair.name, "a link is not followed" if entry.kind == "link" else "not a regular file")
+            self._skip(name, "a link is not followed" if entry.kind == "link" else "not a regular file")
             return None
-        verdict = self.options.filters.verdict(entry, self.now, path=pair.name)
-        if verdict is not None:
-            self._skip(pair.name, verdict, entry.size)
+        if self._filtered and (verdict := self._verdict(entry, name)) is not None:
+            self._skip(name, verdict, entry.size)
             return None
         if there is None:
-            return lambda: self._move(pair.name, entry, "new")
+            return lambda: self._move(name, entry, "new")
         if there.kind != "file":
-            self._skip(pair.name, f"the target has a {there.kind} of this name")
+            self._skip(name, f"the target has a {there.kind} of this name")
             return None
-        reason = difference(entry, there, self.source.capabilities, self.target.capabilities)
+        reason = self._comparison.difference(entry, there)
         if reason is None and not self.options.checksum:
-            self._skip(pair.name, "unchanged", entry.size)
+            self._skip(name, "unchanged", entry.size)
             return None
         if reason not in (None, UNSURE):
-            return lambda: self._move(pair.name, entry, reason)
-        return lambda: self._look_closer(pair.name, entry, there)
+            return lambda: self._move(name, entry, reason)
+        if self.options.checksum:
+            return lambda: self._look_closer(name, entry, there)
+        unsure.append((name, entry, there))
+        return None
+
+    def _verdict(self, entry: Entry, name: str) -> str | None:
+        return self.options.filters.verdict(entry, self.now, path=name)
+
+    async def _look_closer_at(self, unsure: list[_Unsure], work: _Work) -> None:
+        for one in unsure:
+            await work.put(partial(self._look_closer, *one))
 
     def _skip(self, name: str, reason: str, size: int | None = None) -> None:
         self._tell(Outcome(path=name, action="skip", reason=reason, size=size))
@@ -262,17 +267,33 @@ class _Run:
         self.summary.count(outcome)
         self._report(outcome)
 
-    async def _same_by_etag(self, entry: Entry, there: Entry) -> bool:
-        """An etag that is the MD5 of a small file at hand settles it without a request; any other etag says nothing."""
-        for listed, holder, held in ((entry, self.target, there), (there, self.source, entry)):
-            if (
-                listed.etag is not None
-                and _MD5.fullmatch(listed.etag)
-                and "md5" in holder.capabilities.hashes
-                and (held.size or 0) <= _SMALL
-            ):
-                return await holder.digest(held.path, "md5") == listed.etag
-        return False
+    async def _not_same_by_etag(self, unsure: list[_Unsure]) -> list[_Unsure]:
+        """Settles without a request where an etag is the MD5 of a small file at hand; any other etag says nothing."""
+        left: list[_Unsure] = []
+        at_target: list[tuple[_Unsure, str, Entry]] = []
+        at_source: list[tuple[_Unsure, str, Entry]] = []
+        for one in unsure:
+            _, entry, there = one
+            if _is_md5(entry.etag) and _may_hash(self.target, there):
+                at_target.append((one, entry.etag, there))
+            elif _is_md5(there.etag) and _may_hash(self.source, entry):
+                at_source.append((one, there.etag, entry))
+            else:
+                left.append(one)
+        for holder, asked in ((self.target, at_target), (self.source, at_source)):
+            for start in range(0, len(asked), _BATCH):
+                batch = asked[start : start + _BATCH]
+                try:
+                    digests = await holder.digests([held.path for _, _, held in batch], "md5")
+                except CrossdockError:
+                    # Looked at one by one, the file that cannot be hashed fails alone.
+                    digests = [""] * len(batch)
+                for (one, etag, _), digest in zip(batch, digests, strict=True):
+                    if digest == etag:
+                        self._skip(one[0], "unchanged", one[1].size)
+                    else:
+                        left.append(one)
+        return left
 
     async def _look_closer(self, name: str, entry: Entry, there: Entry) -> None:
         """Settle by the files' own times or content what the listings could not."""
@@ -280,14 +301,12 @@ class _Run:
             if self.options.checksum:
                 mine, theirs = await asyncio.gather(_digest(self.source, entry), _digest(self.target, there))
                 reason = None if mine == theirs else "content differs"
-            elif await self._same_by_etag(entry, there):
-                reason = None
             else:
                 if not self.source.capabilities.lists_mtime:
                     entry = await self.source.stat(entry.path)
                 if not self.target.capabilities.lists_mtime:
                     there = await self.target.stat(there.path)
-                reason = difference(entry, there, self.source.capabilities, self.target.capabilities)
+                reason = self._comparison.difference(entry, there)
                 reason = "modification time differs" if reason == UNSURE else reason
         except CrossdockError as error:
             self._tell(Outcome(path=name, action="fail", reason="could not be compared", error=error))
@@ -363,52 +382,12 @@ def _below(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-class _Side:
-    """One tree, a page at a time. `page` is in descending order, so that `take` is a pop."""
-
-    def __init__(self, storage: Storage, folder: str, *, missing_is_empty: bool) -> None:
-        self._pages = storage.walk_pages(folder)
-        self._missing_is_empty = missing_is_empty
-        self._skip = len(folder) + 1 if folder else 0
-        self.page: list[Entry] = []
-        self.ended = False
-        self.name = ""
-        """Of the next entry, relative to the folder."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._pages.aclose()
-
-    async def more(self) -> None:
-        """Get the next page, if this one is used up."""
-        while not self.page and not self.ended:
-            try:
-                page = await anext(self._pages, None)
-            except NotFound:
-                if not self._missing_is_empty:
-                    raise
-                page = None
-            self.ended = page is None
-            self.page = page[::-1] if page else []
-        self._look()
-
-    def take(self) -> Entry:
-        entry = self.page.pop()
-        self._look()
-        return entry
-
-    def _look(self) -> None:
-        if self.page:
-            self.name = self.page[-1].path[self._skip :]
+def _is_md5(etag: str | None) -> TypeGuard[str]:
+    return etag is not None and _MD5.fullmatch(etag) is not None
 
 
-async def _both(ours: Coroutine[Any, Any, None], theirs: Coroutine[Any, Any, None]) -> None:
-    """Side by side; both have ended when this returns or raises."""
-    for result in await asyncio.gather(ours, theirs, return_exceptions=True):
-        if isinstance(result, BaseException):
-            raise result
+def _may_hash(storage: Storage, entry: Entry) -> bool:
+    return (entry.size or 0) <= _SMALL and "md5" in storage.capabilities.hashes
 
 
 async def _digest(storage: Storage, entry: Entry) -> str:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
 import os
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 from urllib.parse import SplitResult, unquote
@@ -20,15 +18,15 @@ from pydantic import BeforeValidator, Field
 
 from crossdock.errors import NotFound, SourceChanged, Truncated, shown
 from crossdock.storage.base import Backend, Capabilities, Entry, Reader, WriteOptions, Writer
+from crossdock.storage.local_listing import Listing, Walk
 from crossdock.storage.local_tree import Tree, nanoseconds
 from crossdock.storage.settings import EndpointSettings, FilePath, query_of
-from crossdock.storage.staging import StagedWriter, Stored, staged_path
+from crossdock.storage.staging import StagedWriter, Stored, staged_path, token_of
 
 __all__ = ["LocalBackend", "LocalSettings"]
 
 T = TypeVar("T")
 _CHUNK = 1024 * 1024
-_PAGE = 500
 _THREADS = 16
 
 
@@ -46,6 +44,7 @@ class LocalBackend(Backend):
             create_new=True,
             read_offset=True,
             resume_write=True,
+            recursive_scan=True,
             hashes=frozenset(("md5", "sha256")),
             mtime_precision=timedelta(microseconds=1),
             max_connections=_THREADS,
@@ -53,47 +52,52 @@ class LocalBackend(Backend):
         self.store = "local"
         self.tree = Tree(endpoint, root, file_mode=file_mode, dir_mode=dir_mode, fsync=fsync)
         self._pool: ThreadPoolExecutor | None = None
+        self._scanner: ThreadPoolExecutor | None = None
 
     async def open(self) -> None:
         await self.run(self.tree.check_root)
 
     async def close(self) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            await asyncio.to_thread(pool.shutdown)
+        pools, self._pool, self._scanner = (self._pool, self._scanner), None, None
+        for pool in pools:
+            if pool is not None:
+                await asyncio.to_thread(pool.shutdown)
 
     async def run(self, work: Callable[..., T], *arguments: object) -> T:
-        """Call `work` in a thread. If the caller is cancelled, that is heard once the thread is done.
-
-        A thread cannot be stopped; were it left running, it could make what the caller then cleans up.
-        """
+        """Call `work` in a thread. If the caller is cancelled, that is heard once the thread is done."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"crossdock-{self.endpoint}")
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            while not future.done():
-                try:
-                    await asyncio.wait([future])
-                except asyncio.CancelledError:
-                    continue
-            future.exception()  # seen: nobody is left to tell
-            raise
+        return await _heard_out(self._pool, work, *arguments)
+
+    async def _scan(self, work: Callable[..., T], *arguments: object) -> T:
+        """Like `run`, for what looks at many files in one call: one such call at a time, the others wait.
+
+        System calls of a microsecond in several threads cost more in handing the interpreter's lock to and fro than
+        they take: 100,000 files were listed in 2.6 s by eight threads, and in 0.6 s by one.
+        """
+        if self._scanner is None:
+            self._scanner = ThreadPoolExecutor(1, thread_name_prefix=f"crossdock-scan-{self.endpoint}")
+        return await _heard_out(self._scanner, work, *arguments)
 
     async def stat(self, path: str) -> Entry:
         return await self.run(self.tree.stat, path)
 
     async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
         if recursive:
-            raise self._unsupported("list recursively", path)
-        listing = _Listing(self.tree, path)
+            walk = Walk(self.tree, path)
+            try:
+                while (found := await self._scan(walk.page)) is not None:
+                    if found:
+                        yield found
+            finally:
+                await self._scan(walk.close)
+            return
+        listing = Listing(self.tree, path)
         try:
-            while page := await self.run(listing.page):
+            while page := await self._scan(listing.page):
                 yield page
         finally:
-            if listing.descriptor is not None:
-                await self.run(listing.close)
+            await self._scan(listing.close)
 
     async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
         reader = _LocalReader(self, path, offset)
@@ -131,56 +135,36 @@ class LocalBackend(Backend):
     async def remove_dir(self, path: str) -> None:
         await self.run(self.tree.remove_dir, path)
 
-    async def digest(self, path: str, algorithm: str) -> str:
-        return await self.run(self._digest, path, algorithm)
-
-    def _digest(self, path: str, algorithm: str) -> str:
-        descriptor, _ = self.tree.open_file(path)
-        with self.tree.told("hash", path), os.fdopen(descriptor, "rb", buffering=0) as file:
-            return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+    async def digests(self, paths: Sequence[str], algorithm: str) -> list[str]:
+        return await self._scan(self.tree.digests, paths, algorithm)
 
     async def discard(self, checkpoint: bytes) -> None:
         await self.run(self.tree.delete, staged_path(checkpoint), "discard")
 
+    def leftover(self, path: str, attempt: str) -> bytes | None:
+        return token_of(path, attempt)
 
-class _Listing:
-    """A folder read page by page, in threads."""
-
-    def __init__(self, tree: Tree, path: str) -> None:
-        self._tree, self._path = tree, path
-        self._prefix = f"{path}/" if path else ""
-        self._names: Iterator[os.DirEntry[str]] | None = None
-        self.descriptor: int | None = None
-
-    def page(self) -> list[Entry]:
-        """The next few hundred entries; [] at the end."""
-        with self._tree.told("list", self._path):
-            if self._names is None:
-                self._open()
-            found: list[Entry] = []
-            while not found and (names := list(islice(self._names or (), _PAGE))):
-                for name in names:
-                    try:
-                        status = name.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue  # deleted since its name was read
-                    found.append(self._tree.entry(self._prefix + name.name, status))
-            return found
-
-    def _open(self) -> None:
-        folder = self._tree.folder(self._path, "list")
+    async def is_staged(self, checkpoint: bytes) -> bool | None:
         try:
-            self.descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
-        finally:
-            os.close(folder)
-        self._names = os.scandir(self.descriptor)
+            await self.stat(staged_path(checkpoint))
+        except NotFound:
+            return False
+        return True
 
-    def close(self) -> None:
-        if self._names is not None:
-            self._names.close()  # type: ignore[attr-defined]
-        if self.descriptor is not None:
-            os.close(self.descriptor)
-            self.descriptor = None
+
+async def _heard_out(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: object) -> T:
+    """A thread cannot be stopped; were it left running, it could make what a cancelled caller then cleans up."""
+    future = asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError:
+                continue
+        future.exception()  # seen: nobody is left to tell
+        raise
 
 
 class _LocalReader(Reader):

@@ -7,11 +7,13 @@ the walk goes on is refused too; checking the name beforehand cannot promise tha
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 
 from crossdock.errors import (
@@ -33,6 +35,7 @@ __all__ = ["Tree", "nanoseconds", "utc"]
 
 # O_PATH needs only search permission on the folder; elsewhere than Linux, read permission is needed as well.
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+_CHUNK = 1024 * 1024
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _NOT_KEPT = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EOVERFLOW})
@@ -64,7 +67,8 @@ _ERRORS: dict[int, tuple[type[StorageError], str, str | None]] = {
 def utc(nanoseconds: int) -> datetime | None:
     """Nanoseconds since 1970 as a time, cut to microseconds; None outside of the years 1 to 9999."""
     try:
-        return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+        seconds, rest = divmod(nanoseconds, 1_000_000_000)
+        return _EPOCH + timedelta(0, seconds, rest // 1000)
     except OverflowError:
         return None
 
@@ -250,17 +254,46 @@ class Tree:
     def open_file(self, path: str) -> tuple[int, os.stat_result]:
         """A descriptor for reading, which can never block: fifos, devices and sockets are `NotAFile`."""
         with self.parent(path, "read") as (folder, name):
-            # Looked at before it is opened: opening a device can act on it (rewind a tape).
-            self._check_file(os.lstat(name, dir_fd=folder), "read", path)
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-            descriptor = os.open(name, flags, dir_fd=folder)
-            try:
-                status = os.fstat(descriptor)
-                self._check_file(status, "read", path)
-            except BaseException:
-                os.close(descriptor)
-                raise
-            return descriptor, status
+            return self._open_in(folder, name, "read", path)
+
+    def _open_in(self, folder: int, name: str, operation: str, path: str) -> tuple[int, os.stat_result]:
+        # Looked at before it is opened: opening a device can act on it (rewind a tape).
+        self._check_file(os.lstat(name, dir_fd=folder), operation, path)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        descriptor = os.open(name, flags, dir_fd=folder)
+        try:
+            status = os.fstat(descriptor)
+            self._check_file(status, operation, path)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor, status
+
+    def digests(self, paths: Sequence[str], algorithm: str) -> list[str]:
+        """The digest of each file's content, as lower-case hex. Files of one folder should stand together."""
+        found: list[str] = []
+        for _, group in groupby(paths, key=lambda path: path.rpartition("/")[0]):
+            siblings = list(group)
+            with self.parent(siblings[0], "hash") as (folder, _):
+                for path in siblings:
+                    name = path.rpartition("/")[2]
+                    self._parts(name or ".", "hash", path)
+                    with self.told("hash", path):
+                        found.append(self._digest(folder, name, path, algorithm))
+        return found
+
+    def _digest(self, folder: int, name: str, path: str, algorithm: str) -> str:
+        descriptor, status = self._open_in(folder, name, "hash", path)
+        try:
+            digest = hashlib.new(algorithm, usedforsecurity=False)
+            size = status.st_size + 1
+            while data := os.read(descriptor, min(size, _CHUNK)):
+                digest.update(data)
+                if len(data) < min(size, _CHUNK):
+                    break  # a file's end: only there is less read than was asked for
+            return digest.hexdigest()
+        finally:
+            os.close(descriptor)
 
     def _check_file(self, status: os.stat_result, operation: str, path: str) -> None:
         if stat.S_ISLNK(status.st_mode):

@@ -94,16 +94,19 @@ class ContractCases(SuiteBase):
 
     async def test_digest(self, storage: Storage) -> None:
         """Content is hashed where it lies by exactly the algorithms that are declared."""
-        await storage.write_bytes("name", content(300_000))
+        held = {"name": content(300_000), "folder/a": b"", "folder/b": content(17), "other/a": content(1_048_576)}
+        for path, data in held.items():
+            await storage.write_bytes(path, data)
         for algorithm in ("md5", "sha256"):
             if algorithm in storage.capabilities.hashes:
-                expected = hashlib.new(algorithm, content(300_000)).hexdigest()
-                assert await storage.digest("name", algorithm) == expected
+                expected = [hashlib.new(algorithm, data).hexdigest() for data in held.values()]
+                assert await storage.digests(list(held), algorithm) == expected
+                assert await storage.digests([], algorithm) == []
                 with pytest.raises(NotFound):
-                    await storage.digest("missing", algorithm)
+                    await storage.digests(["name", "folder/a", "folder/missing"], algorithm)
             else:
                 with pytest.raises(Unsupported):
-                    await storage.digest("name", algorithm)
+                    await storage.digests(["name"], algorithm)
 
     async def test_commit_scan_walk_and_stat_agree(self, storage: Storage) -> None:
         """One file has one fingerprint, whoever reports it: else every poll would take it for a new file."""
