@@ -14,6 +14,7 @@ What every ledger promises (`crossdock.testing.LedgerSuite` holds each line):
 - A call that returned is durable; a call that raised `LedgerUnavailable` may be repeated, and changed nothing or, if
   the connection was lost while committing, all of it.
 - A transfer's identity is (flow, source endpoint, path, fingerprint, target endpoint, path): adding it again finds it.
+  Once an action of ours took the file away (`done(gone=True)`), a file that comes back is new, at every destination.
 - `claim` is one statement. It gives a `Lease`: the time-limited right to one attempt, with a fence that only grows.
   Every write under a lease carries the fence; when somebody else was given the transfer since, `LeaseLost`.
 - A lease that ended is claimed by the next who asks (a rescue). After `max_rescues` of those the transfer fails: what
@@ -21,6 +22,7 @@ What every ledger promises (`crossdock.testing.LedgerSuite` holds each line):
 - At most one transfer at a time is running towards one place (target endpoint and path).
 - Who waited longest is claimed first: by the time since which it may be claimed, then in the order of adding.
 - Every change of state is a row of the history: when, who, from, to, why.
+- A mark is made once: of all who make the same one, exactly one is told that it is new.
 - Times are the ledger's own. A clock that jumps back never ends a lease early; one that jumps forward may, and then
   the fence stops the late worker.
 
@@ -45,6 +47,7 @@ __all__ = [
     "Event",
     "Lease",
     "Ledger",
+    "Mark",
     "Planned",
     "Query",
     "Sighting",
@@ -134,6 +137,8 @@ class Transfer:
     changed: datetime
     changed_by: str
     added: datetime
+    gone: bool = False
+    """An action took the file away, for this transfer or for a sibling: the identity is free, the source not ours."""
 
     @property
     def identity(self) -> tuple[str, str, str, str, str, str]:
@@ -180,6 +185,17 @@ class Sighting:
     """Equal sightings in a row."""
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """That something of a flow was done, or is to be done: a tick that was taken, an archived file that expires."""
+
+    key: str
+    at: datetime
+    """When it was made."""
+    due: datetime | None
+    value: Mapping[str, Any]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
     """What `Ledger.find` looks for; all given conditions must hold."""
@@ -204,6 +220,9 @@ class Query:
 
 class Ledger(ABC):
     """See the module's promises. Every method may raise `LedgerUnavailable`; those that take a lease, `LeaseLost`."""
+
+    id: str = ""
+    """16 hex digits, made at random with the schema: this ledger among all others. "" before it is open."""
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -266,8 +285,11 @@ class Ledger(ABC):
         """The bytes are safe. `owed`: actions follow, under the same lease; otherwise it is done at once."""
 
     @abstractmethod
-    async def done(self, lease: Lease, why: str = "") -> None:
-        """Nothing is owed any more; only after `delivered`."""
+    async def done(self, lease: Lease, why: str = "", *, gone: bool = False) -> None:
+        """Nothing is owed any more; only after `delivered`.
+
+        `gone`: our action took the file away. The siblings, unless they are pending or running, are then gone as well.
+        """
 
     @abstractmethod
     async def retry_in(self, lease: Lease, seconds: float, error: str) -> None:
@@ -295,7 +317,8 @@ class Ledger(ABC):
     async def requeue(self, ids: Iterable[int], *, who: str, why: str) -> list[int]:
         """Try now, with attempts counted anew: failed, cancelled and skipped → pending; what waits, waits no more.
 
-        A delivered transfer stays delivered: its actions are tried now. Running and done ones are left as they are.
+        A delivered transfer stays delivered: its actions are tried now. Left as they are: those that run or are done,
+        and those that ended and whose file our action took away.
         """
 
     @abstractmethod
@@ -313,6 +336,13 @@ class Ledger(ABC):
         """One transfer."""
 
     @abstractmethod
+    async def siblings(self, id: int) -> list[Transfer]:
+        """The flow's transfers of the same file (source, path, fingerprint), in the order of adding.
+
+        Itself included; the others only if they are not gone. Nothing for an id that is not there.
+        """
+
+    @abstractmethod
     async def find(self, query: Query) -> list[Transfer]:
         """The newest first, at most `query.limit`."""
 
@@ -328,6 +358,27 @@ class Ledger(ABC):
     def export(self) -> AsyncGenerator[str]:
         """Every transfer with its history as one line of JSON (a ledger restored from nothing sends again)."""
 
+    # Marks: things of a flow that are done once, by whichever worker is first, or are due later
+
+    @abstractmethod
+    async def mark(
+        self, flow: str, kind: str, key: str, *, due: datetime | None = None, value: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Make it, and say whether it is new; one that is there stays as it is.
+
+        `due` is aware, `value` fit for JSON, `key` not empty (`ValueError`).
+        """
+
+    @abstractmethod
+    async def marks(
+        self, flow: str, kind: str, *, due_before: datetime | None = None, limit: int = 1000, after: str | None = None
+    ) -> list[Mark]:
+        """In the order of their keys; `after` a key: the next page. `due_before`: only those that are due by then."""
+
+    @abstractmethod
+    async def unmark(self, flow: str, kind: str, keys: Iterable[str]) -> None:
+        """Drop them, all or none. Those that are not there are no mistake."""
+
     # Keeping it small
 
     @abstractmethod
@@ -335,5 +386,6 @@ class Ledger(ABC):
         """Drop transfers that ended (done, skipped, cancelled) so long ago, and say how many; failed ones are kept.
 
         Where the source is listed, only what is gone from it for as long: else the next poll would send it again.
+        Marks as old are dropped too, but never one that has a time when it is due: that takes `unmark`.
         At least two days (`ValueError`).
         """

@@ -81,7 +81,7 @@ class PostgresLedger(SqlLedger):
             )
             try:
                 async with pool.acquire() as connection:
-                    await self._migrate(connection)
+                    self.id = await self._migrate(connection)
             except BaseException:
                 await pool.close()
                 raise
@@ -92,7 +92,8 @@ class PostgresLedger(SqlLedger):
         if pool is not None:
             await pool.close()
 
-    async def _migrate(self, connection: Any) -> None:
+    async def _migrate(self, connection: Any) -> str:
+        """Bring the schema up to date, and tell the ledger's id."""
         scripts = migrations("postgres")
         async with connection.transaction():
             # Two that open a new ledger at once take turns; the number is arbitrary.
@@ -112,6 +113,7 @@ class PostgresLedger(SqlLedger):
                 if version > known:
                     await connection.execute(script)
                     await connection.execute("INSERT INTO migrations VALUES ($1, now())", version)
+            return str(await connection.fetchval(_QUERIES["identity"]))
 
     @asynccontextmanager
     async def _reported(self, operation: str) -> AsyncGenerator[None]:

@@ -18,6 +18,7 @@ from crossdock.ledger.base import (
     Event,
     Lease,
     Ledger,
+    Mark,
     Planned,
     Query,
     Sighting,
@@ -29,11 +30,13 @@ from crossdock.ledger.rows import (
     as_event,
     as_json,
     as_lease,
+    as_mark,
     as_sighting,
     as_transfer,
     moment,
     new_row,
     restored,
+    seconds,
     stored,
 )
 from crossdock.storage.base import Entry
@@ -163,8 +166,8 @@ class SqlLedger(Ledger):
     async def delivered(self, lease: Lease, receipt: Mapping[str, Any], *, owed: bool = True) -> None:
         await self._under("delivered" if owed else "delivered and done", lease, receipt=json.dumps(receipt))
 
-    async def done(self, lease: Lease, why: str = "") -> None:
-        await self._under("done", lease, why=stored(why))
+    async def done(self, lease: Lease, why: str = "", *, gone: bool = False) -> None:
+        await self._under("done and gone" if gone else "done", lease, why=stored(why))
 
     async def retry_in(self, lease: Lease, seconds: float, error: str) -> None:
         await self._under("retry", lease, seconds=float(seconds), error=stored(error))
@@ -202,6 +205,9 @@ class SqlLedger(Ledger):
     async def get(self, id: int) -> Transfer | None:
         rows = await self._rows("get", {"id": id})
         return as_transfer(rows[0]) if rows else None
+
+    async def siblings(self, id: int) -> list[Transfer]:
+        return [as_transfer(row) for row in await self._rows("siblings", {"id": id})]
 
     async def find(self, query: Query) -> list[Transfer]:
         params: dict[str, Any] = {"limit": max(query.limit, 0)}
@@ -248,15 +254,46 @@ class SqlLedger(Ledger):
             for row, events in zip(rows, histories, strict=True):
                 yield as_json(as_transfer(row), [as_event(event) for event in events])
 
+    # Marks
+
+    async def mark(
+        self, flow: str, kind: str, key: str, *, due: datetime | None = None, value: Mapping[str, Any] | None = None
+    ) -> bool:
+        if not key:
+            raise ValueError(f"mark {kind} of flow {flow} in {self.where}: its key is empty")
+        params = {
+            "flow": stored(flow),
+            "kind": stored(kind),
+            "key": stored(key),
+            "due": None if due is None else seconds(due),
+            "value": json.dumps({} if value is None else dict(value)),
+        }
+        return bool(await self._rows("mark", params))
+
+    async def marks(
+        self, flow: str, kind: str, *, due_before: datetime | None = None, limit: int = 1000, after: str | None = None
+    ) -> list[Mark]:
+        params = {"flow": stored(flow), "kind": stored(kind), "after": stored(after or ""), "limit": max(limit, 0)}
+        if due_before is None:
+            rows = await self._rows("marks", params)
+        else:
+            rows = await self._rows("due marks", {**params, "due_before": seconds(due_before)})
+        return [as_mark(row) for row in rows]
+
+    async def unmark(self, flow: str, kind: str, keys: Iterable[str]) -> None:
+        place = {"flow": stored(flow), "kind": stored(kind)}
+        await self._each("unmark", [{**place, "key": stored(key)} for key in keys])
+
     # Keeping it small
 
     async def prune(self, older_than: timedelta = RETENTION) -> int:
         if older_than < _EARLIEST:
             raise ValueError(f"prune {self.where}: {older_than} is too short; at least {_EARLIEST.days} days")
-        seconds = older_than.total_seconds()
-        await self._rows("prune sightings", {"seconds": seconds})
+        age = {"seconds": older_than.total_seconds()}
+        await self._rows("prune sightings", age)
+        await self._rows("prune marks", age)
         dropped = after = 0
-        while rows := await self._rows("prune", {"seconds": seconds, "limit": _BATCH, "after": after}):
+        while rows := await self._rows("prune", {**age, "limit": _BATCH, "after": after}):
             dropped += len(rows)
             after = max(row["id"] for row in rows)
         return dropped

@@ -8,10 +8,22 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from crossdock.ledger.base import Event, Lease, Planned, Sighting, State, Transfer
+from crossdock.ledger.base import Event, Lease, Mark, Planned, Sighting, State, Transfer
 from crossdock.storage.base import Entry
 
-__all__ = ["as_event", "as_json", "as_lease", "as_sighting", "as_transfer", "moment", "new_row", "restored", "stored"]
+__all__ = [
+    "as_event",
+    "as_json",
+    "as_lease",
+    "as_mark",
+    "as_sighting",
+    "as_transfer",
+    "moment",
+    "new_row",
+    "restored",
+    "seconds",
+    "stored",
+]
 
 _UNSTORABLE = re.compile("[\\\\\x00\ud800-\udfff]")
 _STORED = re.compile(r"\\(\\|u[0-9a-f]{4})")
@@ -38,6 +50,13 @@ def _optional(text: str | None) -> str | None:
 def moment(seconds: float) -> datetime:
     """Seconds since 1970 as an aware time."""
     return datetime.fromtimestamp(seconds, UTC)
+
+
+def seconds(moment: datetime) -> float:
+    """The inverse of `moment`. Raises `ValueError` for a time without a zone."""
+    if moment.tzinfo is None:
+        raise ValueError(f"time {moment.isoformat()}: it has no zone, as datetime.now(UTC) has")
+    return moment.timestamp()
 
 
 def new_row(planned: Planned, who: str) -> dict[str, Any]:
@@ -91,6 +110,7 @@ def as_transfer(row: Row) -> Transfer:
         changed=moment(row["changed_at"]),
         changed_by=restored(row["changed_by"]),
         added=moment(row["added_at"]),
+        gone=bool(row["gone"]),
     )
 
 
@@ -108,6 +128,11 @@ def as_event(row: Row) -> Event:
 def as_sighting(row: Row) -> Sighting:
     first, last = moment(row["first_seen"]), moment(row["last_seen"])
     return Sighting(restored(row["path"]), restored(row["fingerprint"]), first, last, row["times"])
+
+
+def as_mark(row: Row) -> Mark:
+    due = None if row["due"] is None else moment(row["due"])
+    return Mark(restored(row["key"]), moment(row["at"]), due, json.loads(row["value"]))
 
 
 def as_json(transfer: Transfer, history: Sequence[Event]) -> str:
@@ -129,6 +154,7 @@ def as_json(transfer: Transfer, history: Sequence[Event]) -> str:
         "rescues": transfer.rescues,
         "error": transfer.error,
         "receipt": transfer.receipt,
+        "gone": transfer.gone or None,
         "added": transfer.added.isoformat(),
         "changed": transfer.changed.isoformat(),
         "history": [

@@ -20,7 +20,7 @@ from crossdock.ledger.writer import Connection, Writer
 __all__ = ["SqliteLedger"]
 
 _QUERIES = load("sqlite")
-_READS = frozenset({"get", "history", "page", "counts"})
+_READS = frozenset({"identity", "get", "siblings", "history", "page", "counts", "marks", "due marks"})
 
 
 class SqliteLedger(SqlLedger):
@@ -52,6 +52,11 @@ class SqliteLedger(SqlLedger):
             writer = Writer(self._connect, self._translate, f"ledger {self.where}")
             await writer.start()
             self._writer = writer
+            try:
+                self.id = (await self._rows("identity", {}))[0]["id"]
+            except BaseException:
+                await self.close()
+                raise
 
     async def close(self) -> None:
         writer, self._writer = self._writer, None

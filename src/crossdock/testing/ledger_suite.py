@@ -7,13 +7,26 @@ import pytest
 from crossdock.ledger.base import Ledger
 from crossdock.testing.ledger.base import LedgerClock
 from crossdock.testing.ledger.claims import AddCases, ClaimCases
+from crossdock.testing.ledger.gone import GoneCases, MarkCases, SiblingCases
 from crossdock.testing.ledger.leases import HandCases, LeaseCases
 from crossdock.testing.ledger.looking import LookCases, PollCases, PruneCases, TwoCases
 
 __all__ = ["LedgerClock", "LedgerSuite"]
 
 
-class LedgerSuite(AddCases, ClaimCases, LeaseCases, HandCases, LookCases, PollCases, PruneCases, TwoCases):
+class LedgerSuite(
+    AddCases,
+    ClaimCases,
+    LeaseCases,
+    HandCases,
+    GoneCases,
+    SiblingCases,
+    LookCases,
+    PollCases,
+    PruneCases,
+    MarkCases,
+    TwoCases,
+):
     """Inherit it and supply `ledger`, open and empty; `clock`, which moves its time; and `second`, the same ledger
     opened once more, unless it lives in one process's memory.
     """

@@ -1,17 +1,20 @@
 -- Queries that both databases understand. `:now` is the ledger's clock. One statement each; names start a query.
 
+-- name: identity
+SELECT id FROM ledger
+
 -- name: add
 INSERT INTO transfers (flow, source, path, fingerprint, target, target_path, name, size, modified, etag, version,
                        state, ready_at, why, changed_by, changed_at, added_at, seen_at)
 VALUES (:flow, :source, :path, :fingerprint, :target, :target_path, :name, :size, :modified, :etag, :version,
         'pending', :now + :delay, :why, :who, :now, :now, :now)
-ON CONFLICT (flow, source, path, fingerprint, target, target_path) DO NOTHING
+ON CONFLICT (flow, source, path, fingerprint, target, target_path) WHERE gone = 0 DO NOTHING
 RETURNING id
 
 -- name: known
 SELECT id FROM transfers
 WHERE flow = :flow AND source = :source AND path = :path AND fingerprint = :fingerprint
-  AND target = :target AND target_path = :target_path
+  AND target = :target AND target_path = :target_path AND gone = 0
 
 -- name: see
 INSERT INTO sightings AS s (flow, source, path, fingerprint, first_seen, last_seen, times)
@@ -99,7 +102,7 @@ RETURNING id
 UPDATE transfers
 SET state = CASE WHEN state = 'delivered' THEN state ELSE 'pending' END, ready_at = :now, attempts = 0,
     owed_attempts = 0, rescues = 0, fence = fence + 1, changed_at = :now, changed_by = :who, why = :why
-WHERE id = :id AND owner IS NULL AND state <> 'done'
+WHERE id = :id AND owner IS NULL AND state <> 'done' AND (gone = 0 OR state = 'delivered')
 RETURNING id
 
 -- name: skip
@@ -114,12 +117,20 @@ SET state = 'skipped', ready_at = NULL, changed_at = :now, changed_by = :who, wh
 WHERE state = 'pending' AND id IN (
     SELECT o.id FROM transfers AS t JOIN transfers AS o
         ON o.flow = t.flow AND o.source = t.source AND o.path = t.path
-        AND o.target = t.target AND o.target_path = t.target_path AND o.id < t.id
+        AND o.target = t.target AND o.target_path = t.target_path AND o.id < t.id AND o.gone = 0
     WHERE t.id = :id)
 RETURNING id
 
 -- name: get
 SELECT * FROM transfers WHERE id = :id
+
+-- name: siblings
+SELECT * FROM transfers WHERE id IN (
+    SELECT id FROM transfers WHERE id = :id
+    UNION SELECT o.id FROM transfers AS t JOIN transfers AS o
+        ON o.flow = t.flow AND o.source = t.source AND o.path = t.path AND o.fingerprint = t.fingerprint AND o.gone = 0
+    WHERE t.id = :id)
+ORDER BY id
 
 -- name: history
 SELECT at, who, was, state, why FROM events WHERE transfer = :id ORDER BY id
@@ -134,9 +145,32 @@ SELECT flow, state, count(*) AS number FROM transfers GROUP BY flow, state
 DELETE FROM transfers WHERE id IN (
     SELECT t.id FROM transfers AS t LEFT JOIN looks AS l ON l.flow = t.flow AND l.source = t.source
     WHERE t.id > :after AND t.ready_at IS NULL AND t.state <> 'failed' AND t.changed_at < :now - :seconds
-      AND (l.completed_at IS NULL OR t.seen_at < l.completed_at - :seconds)
+      AND (l.completed_at IS NULL OR t.gone = 1 OR t.seen_at < l.completed_at - :seconds)
     ORDER BY t.id LIMIT :limit)
 RETURNING id
 
 -- name: prune sightings
 DELETE FROM sightings WHERE last_seen < :now - :seconds RETURNING path
+
+-- name: mark
+INSERT INTO marks (flow, kind, key, at, due, value) VALUES (:flow, :kind, :key, :now, :due, :value)
+ON CONFLICT (flow, kind, key) DO NOTHING
+RETURNING key
+
+-- name: marks
+SELECT key, at, due, value FROM marks
+WHERE flow = :flow AND kind = :kind AND key > :after
+ORDER BY key LIMIT :limit
+
+-- What is due is looked for by its time, not among all keys in their order.
+
+-- name: due marks
+WITH due AS MATERIALIZED (
+    SELECT key, at, due, value FROM marks WHERE flow = :flow AND kind = :kind AND due < :due_before)
+SELECT key, at, due, value FROM due WHERE key > :after ORDER BY key LIMIT :limit
+
+-- name: unmark
+DELETE FROM marks WHERE flow = :flow AND kind = :kind AND key = :key
+
+-- name: prune marks
+DELETE FROM marks WHERE at < :now - :seconds AND due IS NULL RETURNING key

@@ -48,11 +48,25 @@ RETURNING *
 SELECT f.number, min(t.seen_at) < :now - :fresh AS stale
 FROM unnest(CAST(:paths AS text[]), CAST(:fingerprints AS text[])) WITH ORDINALITY AS f (path, fingerprint, number)
 JOIN transfers AS t
-    ON t.flow = :flow AND t.source = :source AND t.path = f.path AND t.fingerprint = f.fingerprint
+    ON t.flow = :flow AND t.source = :source AND t.path = f.path AND t.fingerprint = f.fingerprint AND t.gone = 0
 GROUP BY f.number
 
 -- name: seen
 UPDATE transfers AS t SET seen_at = :now
 FROM unnest(CAST(:paths AS text[]), CAST(:fingerprints AS text[])) AS f (path, fingerprint)
 WHERE t.flow = :flow AND t.source = :source AND t.path = f.path AND t.fingerprint = f.fingerprint
-  AND t.seen_at < :now - :fresh
+  AND t.gone = 0 AND t.seen_at < :now - :fresh
+
+-- Siblings that end at the same time lock all rows of their file in one order: neither waits for the other for ever.
+
+-- name: done and gone
+WITH file AS MATERIALIZED (
+    SELECT o.id FROM transfers AS t JOIN transfers AS o
+        ON o.flow = t.flow AND o.source = t.source AND o.path = t.path AND o.fingerprint = t.fingerprint AND o.gone = 0
+    WHERE t.id = :id ORDER BY o.id FOR UPDATE OF o)
+UPDATE transfers
+SET state = 'done', gone = 1, owner = NULL, ready_at = NULL, error = NULL, changed_at = :now, changed_by = owner,
+    why = :why
+WHERE id = :id AND fence = :fence AND state = 'delivered' AND owner IS NOT NULL
+  AND (SELECT count(*) FROM file) >= 0
+RETURNING id

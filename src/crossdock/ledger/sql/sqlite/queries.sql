@@ -44,8 +44,15 @@ RETURNING *
 
 -- name: known file
 SELECT max(id) AS id, min(seen_at) AS seen_at FROM transfers
-WHERE flow = :flow AND source = :source AND path = :path AND fingerprint = :fingerprint
+WHERE flow = :flow AND source = :source AND path = :path AND fingerprint = :fingerprint AND gone = 0
 
 -- name: seen
 UPDATE transfers SET seen_at = :now
-WHERE flow = :flow AND source = :source AND path = :path AND fingerprint = :fingerprint
+WHERE flow = :flow AND source = :source AND path = :path AND fingerprint = :fingerprint AND gone = 0
+
+-- name: done and gone
+UPDATE transfers
+SET state = 'done', gone = 1, owner = NULL, ready_at = NULL, error = NULL, changed_at = :now, changed_by = owner,
+    why = :why
+WHERE id = :id AND fence = :fence AND state = 'delivered' AND owner IS NOT NULL
+RETURNING id

@@ -1,0 +1,353 @@
+"""What follows a delivery: siblings, files that an action took away; and marks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from crossdock.errors import LeaseLost, LedgerError
+from crossdock.ledger.base import Ledger, Mark, Query, State
+from crossdock.testing.ledger.base import (
+    DAY,
+    MODIFIED,
+    ODD_NAMES,
+    RECEIPT,
+    LedgerClock,
+    add,
+    bring_to,
+    claim_one,
+    entry,
+    got,
+    listing,
+    planned,
+    unknown,
+)
+
+_DUE = datetime(2031, 5, 1, 12, 0, 0, 250000, tzinfo=UTC)
+
+
+async def take_away(ledger: Ledger, path: str = "outbox/a.csv", **more: str) -> int:
+    """One transfer whose actions archived its file."""
+    (id,) = await add(ledger, path, **more)
+    lease = await claim_one(ledger)
+    assert lease.id == id
+    await ledger.delivered(lease, RECEIPT)
+    await ledger.done(lease, "archived", gone=True)
+    return id
+
+
+class GoneCases:
+    async def test_a_file_that_was_taken_away_is_new_again(self, ledger: Ledger) -> None:
+        """Archived, then moved back as it was: unknown, and a transfer of its own; the old one is history."""
+        old = await take_away(ledger)
+        found = await got(ledger, old)
+        assert (found.state, found.gone, found.owner, found.ready) == (State.DONE, True, None, None)
+        assert (await ledger.history(old))[-1].why == "archived"
+        assert await unknown(ledger, [entry()]) == ["outbox/a.csv"]
+        (new,) = await ledger.add([planned()], who="poll")
+        assert new.new
+        assert new.id != old
+        assert await unknown(ledger, [entry()]) == []
+        (again,) = await ledger.add([planned()], who="poll")
+        assert (again.id, again.new) == (new.id, False)
+        assert not (await got(ledger, new.id)).gone
+        assert [each.id for each in await ledger.find(Query())] == [new.id, old]
+
+    async def test_taken_away_again_and_again(self, ledger: Ledger) -> None:
+        """As often as it is moved back."""
+        ids = [await take_away(ledger) for _ in range(3)]
+        assert len(set(ids)) == 3
+        assert await unknown(ledger, [entry()]) == ["outbox/a.csv"]
+
+    async def test_what_is_only_done_stays_known(self, ledger: Ledger) -> None:
+        """Without `gone` nothing becomes free."""
+        id = await bring_to(ledger, State.DELIVERED)
+        await ledger.done(await claim_one(ledger))
+        assert not (await got(ledger, id)).gone
+        assert await unknown(ledger, [entry()]) == []
+
+    async def test_it_is_gone_for_every_destination(self, ledger: Ledger) -> None:
+        """The siblings of the one whose action it was: one of them done, one skipped, one still with its actions."""
+        ids = await add(ledger)
+        for target in ("staging", "vault", "mirror"):
+            ids += await add(ledger, target=target)
+        await ledger.skip(ids[3:], who="me", why="not there")
+        leases = {lease.id: lease for lease in await ledger.claim("w1", limit=9)}
+        await ledger.delivered(leases[ids[0]], RECEIPT, owed=False)
+        for id in ids[1:3]:
+            await ledger.delivered(leases[id], RECEIPT)
+        await ledger.done(leases[ids[1]], gone=True)
+        assert [(await got(ledger, id)).gone for id in ids] == [True] * 4
+        assert (await got(ledger, ids[2])).state is State.DELIVERED
+        assert await unknown(ledger, [entry()]) == ["outbox/a.csv"]
+        await ledger.done(leases[ids[2]], "told")
+        assert (await got(ledger, ids[2])).gone
+        added = await ledger.add([planned(), planned(target="staging"), planned(target="vault")], who="poll")
+        assert [each.new for each in added] == [True] * 3
+
+    async def test_what_is_still_to_be_moved_is_not_gone(self, ledger: Ledger) -> None:
+        """A sibling that is pending or running keeps its identity, and can be finished."""
+        (first,) = await add(ledger)
+        pending, running = [(await add(ledger, target=target))[0] for target in ("staging", "vault")]
+        leases = {lease.id: lease for lease in await ledger.claim("w1", limit=9)}
+        await ledger.released(leases[pending], "shutting down")
+        await ledger.delivered(leases[first], RECEIPT)
+        await ledger.done(leases[first], gone=True)
+        assert [(await got(ledger, id)).gone for id in (first, pending, running)] == [True, False, False]
+        await ledger.delivered(leases[running], RECEIPT, owed=False)
+        (again,) = await ledger.add([planned(target="vault")], who="poll")
+        assert (again.id, again.new) == (running, False)
+
+    async def test_others_are_not_gone(self, ledger: Ledger) -> None:
+        """Another flow, source, path, and another file of the same name."""
+        others = await add(ledger, flow="copies")
+        others += await add(ledger, source="shop")
+        others += await add(ledger, "outbox/b.csv")
+        others += [each.id for each in await ledger.add([planned(entry=entry(size=6))], who="poll")]
+        await ledger.skip(others, who="me", why="no")
+        await take_away(ledger)
+        assert [(await got(ledger, id)).gone for id in others] == [False] * 4
+        assert await unknown(ledger, [entry("outbox/b.csv"), entry(size=6)]) == []
+        assert await unknown(ledger, [entry()], flow="copies") == []
+
+    async def test_a_lost_lease_takes_nothing_away(self, ledger: Ledger, clock: LedgerClock) -> None:
+        """Nor does one that is not delivered: neither it nor a sibling is gone."""
+        (id,) = await add(ledger)
+        (sibling,) = await add(ledger, target="staging")
+        await ledger.skip([sibling], who="me", why="no")
+        lease = await claim_one(ledger, lease=60)
+        with pytest.raises(LedgerError):
+            await ledger.done(lease, gone=True)
+        await ledger.delivered(lease, RECEIPT)
+        await clock.move(61)
+        other = await claim_one(ledger, "w2")
+        with pytest.raises(LeaseLost):
+            await ledger.done(lease, gone=True)
+        assert [(await got(ledger, each)).gone for each in (id, sibling)] == [False, False]
+        await ledger.done(other, gone=True)
+        assert [(await got(ledger, each)).gone for each in (id, sibling)] == [True, True]
+
+    async def test_siblings_that_end_at_once(self, ledger: Ledger) -> None:
+        """Both may have done the same action: neither is refused, and neither waits for the other."""
+        for turn in range(10):
+            targets = ["a", "b", "c", "d"]
+            ids = [(await add(ledger, f"f{turn}", target=target))[0] for target in targets]
+            leases = await ledger.claim("w1", limit=9)
+            assert len(leases) == 4
+            await asyncio.gather(*(ledger.delivered(lease, RECEIPT) for lease in leases))
+            await asyncio.gather(*(ledger.done(lease, gone=True) for lease in leases[:: -1 if turn % 2 else 1]))
+            found = [await got(ledger, id) for id in ids]
+            assert [(each.state, each.gone) for each in found] == [(State.DONE, True)] * 4
+
+    async def test_what_is_gone_is_not_requeued(self, ledger: Ledger) -> None:
+        """There is nothing to send; but what is owed can be tried at once."""
+        (skipped,) = await add(ledger, target="staging")
+        await ledger.skip([skipped], who="me", why="no")
+        (owing,) = await add(ledger, target="vault")
+        lease = await claim_one(ledger)
+        await ledger.delivered(lease, RECEIPT)
+        await take_away(ledger)
+        await ledger.retry_in(lease, 1000, "webhook refused")
+        assert await ledger.requeue([skipped, owing], who="me", why="again") == [owing]
+        assert (await claim_one(ledger)).id == owing
+        assert (await got(ledger, skipped)).state is State.SKIPPED
+
+    async def test_what_is_gone_supersedes_nothing(self, ledger: Ledger) -> None:
+        """Of one destination, only what is pending now is skipped for the newer."""
+        gone = await take_away(ledger)
+        old = (await add(ledger))[0]
+        (new,) = [each.id for each in await ledger.add([planned(entry=entry(size=6))], who="poll")]
+        assert await ledger.supersede(new, who="poll") == [old]
+        assert (await got(ledger, gone)).state is State.DONE
+
+    async def test_what_is_gone_is_pruned_however_the_source_is_listed(
+        self, ledger: Ledger, clock: LedgerClock
+    ) -> None:
+        """It protects nothing from being sent again, even if nobody listed for a year."""
+        assert await unknown(ledger, [entry()]) == ["outbox/a.csv"]
+        old = await take_away(ledger)
+        kept = await bring_to(ledger, State.DONE, "b")
+        assert await unknown(ledger, [entry("b")]) == []
+        await clock.move(365 * DAY)
+        assert await ledger.prune() == 1
+        assert await ledger.get(old) is None
+        assert await ledger.get(kept) is not None
+
+    async def test_export_says_what_is_gone(self, ledger: Ledger) -> None:
+        """And nothing of the kind for the others."""
+        await take_away(ledger)
+        await add(ledger, "b")
+        found = [json.loads(line) async for line in ledger.export()]
+        assert [each.get("gone") for each in found] == [True, None]
+
+
+class SiblingCases:
+    async def test_siblings_are_of_one_file(self, ledger: Ledger) -> None:
+        """All destinations in the order of adding, itself included; no other flow, source, path or fingerprint."""
+        ids = await add(ledger)
+        ids += await add(ledger, target="staging")
+        await add(ledger, flow="copies")
+        await add(ledger, source="shop")
+        await add(ledger, "outbox/b.csv")
+        await ledger.add([planned(entry=entry(modified=MODIFIED + timedelta(seconds=1)))], who="poll")
+        ids += await add(ledger, target_path="elsewhere")
+        for id in ids:
+            found = await ledger.siblings(id)
+            assert [each.id for each in found] == ids
+            assert found == [await got(ledger, each) for each in ids]
+
+    async def test_siblings_in_every_state(self, ledger: Ledger) -> None:
+        """Whoever is the last to be delivered sees that it is."""
+        ids = {}
+        for state in State:
+            (ids[state],) = await add(ledger, target=state)
+        await ledger.cancel([ids[State.CANCELLED]], who="me", why="no")
+        await ledger.skip([ids[State.SKIPPED]], who="me", why="no")
+        leases = {lease.id: lease for lease in await ledger.claim("w1", limit=9)}
+        await ledger.released(leases[ids[State.PENDING]], "stopping")
+        await ledger.delivered(leases[ids[State.DELIVERED]], RECEIPT)
+        await ledger.delivered(leases[ids[State.DONE]], RECEIPT, owed=False)
+        await ledger.failed(leases[ids[State.FAILED]], "no such bucket")
+        assert {each.state: each.id for each in await ledger.siblings(ids[State.DELIVERED])} == ids
+
+    async def test_what_is_gone_is_no_sibling(self, ledger: Ledger) -> None:
+        """A file that came back has siblings of its own; asked for by id, what is gone is still one of its own."""
+        old = await take_away(ledger)
+        new = (await add(ledger))[0]
+        assert [each.id for each in await ledger.siblings(new)] == [new]
+        assert [each.id for each in await ledger.siblings(old)] == [old, new]
+
+    async def test_nothing_has_no_siblings(self, ledger: Ledger) -> None:
+        """Of an id that is not there."""
+        await add(ledger)
+        assert await ledger.siblings(10**9) == []
+
+
+class MarkCases:
+    async def test_a_ledger_has_an_id(self, ledger: Ledger, second: Ledger | None) -> None:
+        """Sixteen hex digits, the same for whoever opens it, and the next time."""
+        assert re.fullmatch(r"[0-9a-f]{16}", ledger.id)
+        if second is not None:
+            assert second.id == ledger.id
+            await second.close()
+            await second.open()
+            assert second.id == ledger.id
+
+    async def test_a_mark_is_made_once(self, ledger: Ledger, clock: LedgerClock) -> None:
+        """The first is new; the others change nothing of it."""
+        assert await ledger.mark("statements", "tick", "06:00", value={"by": "one", "odd": ["\udcff", None, 1.5]})
+        (made,) = await ledger.marks("statements", "tick")
+        await clock.move(10)
+        assert not await ledger.mark("statements", "tick", "06:00", due=_DUE, value={"by": "two"})
+        assert await ledger.marks("statements", "tick") == [made]
+        assert made == Mark("06:00", made.at, None, {"by": "one", "odd": ["\udcff", None, 1.5]})
+        assert made.at.utcoffset() == timedelta(0)
+
+    async def test_a_mark_keeps_when_it_is_due(self, ledger: Ledger) -> None:
+        """To the microsecond, whatever the zone; and an empty value is nothing."""
+        zone = _DUE.astimezone().tzinfo
+        assert await ledger.mark("statements", "archive", "a", due=_DUE.astimezone(zone))
+        (found,) = await ledger.marks("statements", "archive")
+        assert (found.due, found.value) == (_DUE, {})
+
+    async def test_marks_are_of_a_flow_and_a_kind(self, ledger: Ledger) -> None:
+        """The same key elsewhere is another mark."""
+        for flow, kind in (("statements", "tick"), ("statements", "late"), ("copies", "tick")):
+            assert await ledger.mark(flow, kind, "06:00", value={"of": f"{flow} {kind}"})
+        (found,) = await ledger.marks("copies", "tick")
+        assert found.value == {"of": "copies tick"}
+        await ledger.unmark("copies", "tick", ["06:00"])
+        assert await ledger.marks("copies", "tick") == []
+        assert len(await ledger.marks("statements", "tick")) == len(await ledger.marks("statements", "late")) == 1
+        assert await ledger.marks("copies", "none") == []
+
+    @pytest.mark.parametrize("name", ODD_NAMES, ids=range(len(ODD_NAMES)))
+    async def test_paths_are_keys(self, ledger: Ledger, name: str) -> None:
+        """Any bytes of a name: as they were, found by them, dropped by them."""
+        assert await ledger.mark("statements", "archive", name)
+        assert not await ledger.mark("statements", "archive", name)
+        assert [each.key for each in await ledger.marks("statements", "archive")] == [name]
+        assert await ledger.marks("statements", "archive", after=name) == []
+        await ledger.unmark("statements", "archive", [name])
+        assert await ledger.marks("statements", "archive") == []
+
+    async def test_marks_in_pages(self, ledger: Ledger) -> None:
+        """In the order of their keys, each once, with and without a time."""
+        names = [*ODD_NAMES, *(f"f{number:02d}" for number in range(30))]
+        for name in names:
+            await ledger.mark("statements", "archive", name, due=_DUE)
+        for due_before in (None, _DUE + timedelta(seconds=1)):
+            found: list[str] = []
+            while page := await ledger.marks(
+                "statements", "archive", due_before=due_before, limit=7, after=found[-1] if found else None
+            ):
+                assert len(page) <= 7
+                found += [each.key for each in page]
+            assert sorted(found) == sorted(names)
+            plain = [name for name in found if name.startswith("f")]
+            assert plain == sorted(plain)
+        assert await ledger.marks("statements", "archive", limit=0) == []
+
+    async def test_what_is_due(self, ledger: Ledger) -> None:
+        """Before a time, not at it; what has no time is never due."""
+        for key, due in (("b", _DUE), ("a", _DUE - timedelta(days=1)), ("c", _DUE + timedelta(days=1)), ("d", None)):
+            await ledger.mark("statements", "archive", key, due=due)
+        day, moment = timedelta(days=1), timedelta(milliseconds=1)
+        for until, keys in ((_DUE - day, ""), (_DUE, "a"), (_DUE + moment, "ab"), (_DUE + 9 * day, "abc")):
+            found = await ledger.marks("statements", "archive", due_before=until)
+            assert [each.key for each in found] == list(keys)
+
+    async def test_a_time_without_a_zone_is_refused(self, ledger: Ledger) -> None:
+        """It would be hours early or late; so is a key that says nothing."""
+        naive = _DUE.replace(tzinfo=None)
+        with pytest.raises(ValueError, match="zone"):
+            await ledger.mark("statements", "archive", "a", due=naive)
+        with pytest.raises(ValueError, match="zone"):
+            await ledger.marks("statements", "archive", due_before=naive)
+        with pytest.raises(ValueError, match="empty"):
+            await ledger.mark("statements", "archive", "")
+        assert await ledger.marks("statements", "archive") == []
+
+    async def test_unmarking_frees_the_key(self, ledger: Ledger) -> None:
+        """Only those that were named; what is not there is no mistake."""
+        for key in "abc":
+            await ledger.mark("statements", "archive", key)
+        await ledger.unmark("statements", "archive", ["a", "never made", "c"])
+        await ledger.unmark("statements", "archive", [])
+        assert [each.key for each in await ledger.marks("statements", "archive")] == ["b"]
+        assert await ledger.mark("statements", "archive", "a")
+
+    async def test_two_make_one_mark(self, ledger: Ledger, second: Ledger | None) -> None:
+        """Of all who try at the same time, exactly one is told that it is new."""
+        both = [ledger, second or ledger]
+        for turn in range(20):
+            answers = await asyncio.gather(
+                *(both[number % 2].mark("statements", "tick", f"{turn}", value={"by": number}) for number in range(8))
+            )
+            assert sum(answers) == 1
+            found = {each.key: each.value for each in await ledger.marks("statements", "tick")}
+            assert found[f"{turn}"] == {"by": answers.index(True)}
+
+    async def test_old_marks_are_pruned(self, ledger: Ledger, clock: LedgerClock) -> None:
+        """But none that says when it is due, past or future: somebody still owes something to it."""
+        await ledger.mark("statements", "tick", "old")
+        (made,) = await ledger.marks("statements", "tick")
+        await ledger.mark("statements", "archive", "past", due=made.at + timedelta(days=1))
+        await ledger.mark("statements", "archive", "future", due=made.at + timedelta(days=100))
+        await clock.move(31 * DAY)
+        await ledger.mark("statements", "tick", "young")
+        assert await ledger.prune() == 0
+        assert [each.key for each in await ledger.marks("statements", "tick")] == ["young"]
+        assert [each.key for each in await ledger.marks("statements", "archive")] == ["future", "past"]
+
+    async def test_marks_leave_transfers_alone(self, ledger: Ledger) -> None:
+        """They are known neither as files nor as work."""
+        await ledger.mark("statements", "archive", "outbox/a.csv", due=MODIFIED)
+        assert await unknown(ledger, [entry()]) == ["outbox/a.csv"]
+        assert await ledger.claim("w1", flows=["statements"]) == []
+        assert await ledger.find(Query()) == []
+        assert [found async for found in ledger.unknown("statements", "bank", listing([]))] == []
