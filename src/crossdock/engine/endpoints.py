@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from crossdock.errors import AuthenticationFailed, ConnectionFailed, CrossdockError, StorageError
+from crossdock.errors import AuthenticationFailed, ConnectionFailed, CrossdockError
 from crossdock.storage.storage import Storage
 
 __all__ = ["Endpoints"]
@@ -78,7 +78,7 @@ class Endpoints:
         """Note that an operation failed. True if it was the endpoint's fault, not the file's."""
         if not isinstance(error, (ConnectionFailed, AuthenticationFailed)):
             return False
-        if isinstance(error, StorageError) and error.endpoint not in (name, ""):
+        if error.endpoint not in (name, ""):
             return False
         breaker = self._breakers.setdefault(name, _Breaker())
         breaker.failures += 1

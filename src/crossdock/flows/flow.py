@@ -120,7 +120,7 @@ class Settle:
     marker: str | None = None
     """Template of a name beside the file that says it is finished: "{name}.done", "{stem}.ok"."""
     manifest: str | None = None
-    """Template of a file that lists finished names, one per line, optionally with a SHA-256 before or after."""
+    """Template of a file beside them that lists finished names, one per line; lines of `sha256sum` will do."""
     temporary: tuple[str, ...] = ("*.part", "*.partial", "*.tmp", "*.temp", "*.filepart", "*.crdownload", "*~", ".~*")
     """Globs of names that senders use while they write: never taken."""
 

@@ -18,7 +18,7 @@ from crossdock.storage.base import Entry
 __all__ = ["DATES", "WORDS", "Routed", "Routes", "Template", "parse_place"]
 
 WORDS = ("path", "folder", "name", "stem", "suffix")
-"""What every template may say: `a/b.tar.gz` has the folder `a`, the name `b.tar.gz`, the stem `b.tar`, the suffix `.gz`."""
+"""Of every template: `a/b.tar.gz` has the folder `a`, the name `b.tar.gz`, the stem `b.tar` and the suffix `.gz`."""
 DATES = ("now", "modified")
 """Times of a template: `{now:%Y/%m/%d}`, `{modified:%Y%m%d@Europe/London}`; in UTC unless a zone follows the @."""
 
@@ -78,6 +78,21 @@ class Template:
     def names(self) -> frozenset[str]:
         """The words that it uses."""
         return frozenset(word.partition(":")[0] for _, word in self._parts if word)
+
+    @property
+    def literal(self) -> str:
+        """All that is not a word."""
+        return "".join(literal for literal, _ in self._parts)
+
+    def pattern(self, word: str) -> str:
+        """A regular expression of what it makes, each word standing for `word`, or with its slash for nothing."""
+        found, before = "", False
+        for literal, name in self._parts:
+            slash = literal.startswith("/")
+            found += (f"(?:{word}/)?" if slash else word) if before else literal[:slash]
+            found += re.escape(literal[slash:])
+            before = bool(name)
+        return found
 
     def fill(self, values: Mapping[str, Any]) -> str:
         """`values`: text by word, and aware times for `DATES`. Raises `ValueError` for a word without a value."""

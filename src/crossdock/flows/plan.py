@@ -1,0 +1,233 @@
+"""(flow, entry, what the ledger and the listing know) → a decision, with its reason. Pure: no I/O, no clock."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Literal, Protocol
+
+from crossdock.flows.filters import compile_glob
+from crossdock.flows.flow import Flow, Place, Rule
+from crossdock.flows.route import Routes, Template, words_of
+from crossdock.storage.base import Entry
+
+__all__ = ["Beside", "Decision", "Planner", "Seen", "ordered", "without_clashes"]
+
+Verdict = Literal["move", "settle", "skip", "unmatched", "clash"]
+
+_SAME_TIME = timedelta(seconds=2)
+"""A marker may look that much older than its file: FAT and FTP keep two-second times."""
+
+
+class Seen(Protocol):
+    """`ledger.Sighting`, as far as a decision needs it."""
+
+    @property
+    def first_seen(self) -> datetime: ...
+    @property
+    def last_seen(self) -> datetime: ...
+    @property
+    def count(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is to become of one file."""
+
+    entry: Entry
+    """Its path is below the flow's source."""
+    verdict: Verdict
+    """settle: not yet; skip: never; unmatched: no rule takes it; clash: another file of this run goes to its place."""
+    reason: str
+    places: tuple[Place, ...] = ()
+    rule: Rule | None = None
+    due: float | None = None
+    """settle: seconds until another look can change the verdict, if waiting alone can."""
+
+
+@dataclass(slots=True)
+class Beside:
+    """What a listing showed besides the files: markers with their times, and names that manifests list."""
+
+    markers: dict[str, datetime | None] = field(default_factory=dict)
+    listed: set[str] = field(default_factory=set)
+
+
+class Planner:
+    """A flow's rules and conditions, compiled. Raises `ValueError` for what is wrong in them."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow, self.routes = flow, Routes(flow)
+        settle = flow.settle
+        self._temporary = [compile_glob(pattern) for pattern in settle.temporary]
+        self._marker = _named("settle.marker", settle.marker)
+        self._manifest = _named("settle.manifest", settle.manifest)
+        self._archive = _archive_pattern(flow.after.archive)
+
+    @cached_property
+    def prefix(self) -> str:
+        """What stands before every path of the source at its endpoint."""
+        return f"{self.flow.source.path}/" if self.flow.source.path else ""
+
+    def below(self, entry: Entry) -> Entry:
+        """The entry with its path below the source."""
+        return replace(entry, path=entry.path[len(self.prefix) :]) if self.prefix else entry
+
+    # What stands beside the files
+
+    @property
+    def looks_beside(self) -> bool:
+        return self._marker is not None or self._manifest is not None
+
+    def is_marker(self, path: str) -> bool:
+        return self._marker is not None and self._marker[1].fullmatch(path.rpartition("/")[2]) is not None
+
+    def is_manifest(self, path: str) -> bool:
+        return self._manifest is not None and self._manifest[1].fullmatch(path.rpartition("/")[2]) is not None
+
+    @staticmethod
+    def names_listed(manifest: str, text: str) -> Iterable[str]:
+        """The paths below the source that a manifest at this path lists."""
+        folder, slash, _ = manifest.rpartition("/")
+        for line in text.splitlines():
+            name = re.sub(r"\A[0-9a-fA-F]{32,128}[ \t]+\*?", "", line.strip())
+            if name and not name.startswith("#"):
+                yield f"{folder}{slash}{name.removeprefix('./')}"
+
+    # Deciding
+
+    def by_name(self, path: str) -> str | None:
+        """Why a path below the source is never taken; None if it may be."""
+        if not path or path.endswith("/"):
+            return "it stands for a folder"
+        if self._archive is not None and self._archive.match(path):
+            return "it lies in the flow's own archive"
+        if self.is_marker(path):
+            return "it is a marker of another file"
+        if self.is_manifest(path):
+            return "it is a manifest"
+        for pattern in self._temporary:
+            if pattern.match(path):
+                return "its sender uses such names while it writes (settle.temporary)"
+        return self.flow.filters.name_verdict(path)
+
+    def skipped(self, entry: Entry, now: datetime) -> str | None:
+        """Why a file is not taken, now; `entry.path` is below the source."""
+        if entry.kind != "file":
+            return f"not a file but a {entry.kind}" if entry.kind != "other" else "not a regular file"
+        return self.by_name(entry.path) or self.flow.filters.verdict(entry, now)
+
+    def decide(self, entry: Entry, seen: Seen, beside: Beside, now: datetime) -> Decision:
+        """For a file that is not skipped and that the ledger does not know."""
+        waits = self._waits(entry, seen, beside)
+        routed = self.routes.route(entry, now)
+        if not routed.places:
+            verdict: Verdict = "skip" if routed.rule is not None else "unmatched"
+            return Decision(entry, verdict, routed.reason, (), routed.rule)
+        if waits is not None:
+            return Decision(entry, "settle", waits[0], routed.places, routed.rule, waits[1])
+        return Decision(entry, "move", routed.reason, routed.places, routed.rule)
+
+    def _waits(self, entry: Entry, seen: Seen, beside: Beside) -> tuple[str, float | None] | None:
+        """Why it is not finished, and in how many seconds it may be."""
+        settle = self.flow.settle
+        if entry.size is not None and entry.size < settle.min_size:
+            return f"{entry.size} bytes, smaller than settle.min_size ({settle.min_size})", None
+        if self._marker is not None:
+            wanted = _beside(self._marker[0], entry.path)
+            if wanted not in beside.markers:
+                return f"there is no {wanted}", None
+            marked = beside.markers[wanted]
+            if marked is not None and entry.modified is not None and marked < entry.modified - _SAME_TIME:
+                return f"{wanted} is older than the file", None
+        if self._manifest is not None and entry.path not in beside.listed:
+            return "no manifest lists it", None
+        quiet = (seen.last_seen - seen.first_seen).total_seconds()
+        if quiet < settle.seconds:
+            return f"unchanged for {quiet:.0f} of {settle.seconds:g} s", settle.seconds - quiet
+        if seen.count < settle.sightings:
+            return f"seen unchanged {seen.count} of {settle.sightings} times", 0.0
+        return None
+
+
+def ordered(decisions: Iterable[Decision], flow: Flow) -> tuple[list[Decision], int]:
+    """Those to move, in the flow's order, within its caps; and how many wait for another run because of the caps."""
+
+    def age(decision: Decision) -> tuple[float, str]:
+        modified = decision.entry.modified
+        return (modified.timestamp() if modified else 0.0, decision.entry.path)
+
+    found = list(decisions)
+    if flow.order == "name":
+        found.sort(key=lambda decision: decision.entry.path)
+    else:
+        found.sort(key=age, reverse=flow.order == "newest")
+    taken, size = 0, 0
+    for decision in found:
+        size += decision.entry.size or 0
+        over = flow.max_bytes is not None and size > flow.max_bytes and taken > 0
+        if over or (flow.max_files is not None and taken >= flow.max_files):
+            break
+        taken += 1
+    return found[:taken], len(found) - taken
+
+
+def without_clashes(decisions: Sequence[Decision]) -> list[Decision]:
+    """Of files that go to one and the same place, none is moved: either would replace the other in silence."""
+    users: dict[Place, list[Decision]] = {}
+    for decision in decisions:
+        for place in decision.places:
+            users.setdefault(place, []).append(decision)
+    clashing: dict[int, tuple[Place, Decision]] = {}
+    for place, several in users.items():
+        for decision in several if len(several) > 1 else ():
+            other = next((one for one in several if one is not decision), decision)
+            clashing[id(decision)] = (place, other)
+    found = []
+    for decision in decisions:
+        clash = clashing.get(id(decision))
+        if clash is not None:
+            place, other = clash
+            reason = f"{other.entry.path} goes to {place} as well" if other is not decision else f"twice to {place}"
+            decision = replace(decision, verdict="clash", reason=reason)
+        found.append(decision)
+    return found
+
+
+def _named(key: str, text: str | None) -> tuple[Template, re.Pattern[str]] | None:
+    """A template of a name beside a file, and the pattern of all names that it makes. Raises `ValueError`."""
+    if text is None:
+        return None
+    template = Template(text)
+    unknown = template.names - set(words_of("x"))
+    if unknown:
+        raise ValueError(
+            f"{key}: {{{min(unknown)}}} means nothing in {text!r}; write one of {', '.join(words_of('x'))}"
+        )
+    return template, re.compile(template.pattern(r"[^/]*").rpartition("/")[2], re.DOTALL)
+
+
+def _beside(template: Template, path: str) -> str:
+    words = words_of(path)
+    found = template.fill(words)
+    if template.names & {"path", "folder"} or not words["folder"]:
+        return found
+    return f"{words['folder']}/{found}"
+
+
+def _archive_pattern(archive: str | None) -> re.Pattern[str] | None:
+    """Matches every path, below the source, at which archived files may lie. Raises `ValueError`."""
+    if archive is None:
+        return None
+    template = Template(archive)
+    if not template.names:
+        folder = archive.strip("/")
+        if not folder:
+            raise ValueError("after.archive: the folder has no name")
+        return re.compile(re.escape(folder) + r"(?:/|\Z)")
+    if not template.literal.strip("/"):
+        raise ValueError(f"after.archive: nothing tells {archive!r} from a file that is still to be sent; add a folder")
+    return re.compile(rf"(?:{template.pattern('.*')})\Z", re.DOTALL)
