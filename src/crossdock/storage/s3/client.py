@@ -23,18 +23,25 @@ from yarl import URL
 from crossdock.errors import ConfigError, ProtocolViolation
 from crossdock.storage.base import Backend
 from crossdock.storage.retry import RetryPolicy
+from crossdock.storage.s3.bulk import Bulk, BulkResponse
 from crossdock.storage.s3.credentials import CredentialSource, Keys
 from crossdock.storage.s3.faults import Place, failure, refusal_of, refused
 from crossdock.storage.s3.settings import S3Settings, amazon_url
 from crossdock.storage.s3.wire import parse_xml, quoted
 
-__all__ = ["Answer", "Body", "Client", "Request"]
+__all__ = ["Answer", "Body", "Client", "Request", "Response"]
+
+Response = aiohttp.ClientResponse | BulkResponse
+"""An answer with its body still to be read: `status`, `headers`, `content.iter_any()`, `release()`, `close()`."""
 
 LARGEST_ANSWER = 16 * 1024 * 1024
 """Bytes of XML that are read at most."""
 _OFF_THE_LOOP = 64 * 1024
 """Bytes; hashing more than this takes long enough to be worth a thread."""
 _PIECE = 1024 * 1024
+_LARGE = 1024 * 1024
+"""Bytes; from here on a body is worth a thread and a connection for such bodies."""
+_MOST_LARGE = 16
 _READ_BUFFER = 256 * 1024
 _NOTHING = hashlib.sha256(b"").hexdigest()
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
@@ -77,6 +84,12 @@ class Request:
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Body | None = None
+    expected: int = 0
+    """Bytes that the answer's body may have; the caller has room for them."""
+
+    @property
+    def large(self) -> bool:
+        return max(self.expected, self.body.size if self.body else 0) >= _LARGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +141,7 @@ class Client:
         self.endpoint = backend.endpoint
         self.credentials = CredentialSource(settings, backend.error)
         self._session: aiohttp.ClientSession | None = None
+        self._bulk: Bulk | None = None
         self._signer: tuple[Keys, _Signer] | None = None
         self._proxies: dict[str, str] = {}
 
@@ -140,7 +154,18 @@ class Client:
             self.service = amazon_url(self.region)
         self._proxies = getproxies()
         settings = self.settings
-        connector = aiohttp.TCPConnector(limit=settings.max_connections, ssl=await asyncio.to_thread(self._tls))
+        tls = await asyncio.to_thread(self._tls)
+        # One account's connections, in two pools.
+        large = min(settings.max_connections // 4, _MOST_LARGE)
+        connector = aiohttp.TCPConnector(limit=settings.max_connections - large, ssl=tls)
+        if large:
+            self._bulk = Bulk(
+                self.service,
+                tls if isinstance(tls, ssl.SSLContext) else None,
+                limit=large,
+                timeout=settings.timeout,
+                connect_timeout=settings.connect_timeout,
+            )
         self._session = aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,
@@ -161,6 +186,9 @@ class Client:
 
     async def close(self) -> None:
         session, self._session = self._session, None
+        bulk, self._bulk = self._bulk, None
+        if bulk is not None:
+            bulk.close()
         if session is not None:
             await session.close()
 
@@ -184,7 +212,7 @@ class Client:
         )
         return f"{base}{quoted(request.key)}{'?' if query else ''}{query}"
 
-    async def send(self, request: Request) -> aiohttp.ClientResponse:
+    async def send(self, request: Request) -> Response:
         """One try, up to the answer's headers; no redirect is followed. The caller closes or releases the answer."""
         if self._session is None:
             raise RuntimeError("the backend is not open")
@@ -193,6 +221,10 @@ class Client:
         host = urlsplit(url)
         proxy = None if proxy_bypass(host.hostname or "") else self._proxies.get(host.scheme)
         try:
+            if request.large and self._bulk is not None and not proxy:
+                return await self._bulk.request(
+                    request.method, url, headers, request.body.chunks if request.body else ()
+                )
             response = await self._session.request(
                 request.method,
                 URL(url, encoded=True),
@@ -222,9 +254,7 @@ class Client:
         self._signer[1].add_auth(draft)
         return dict(draft.headers.items())
 
-    async def stream(
-        self, request: Request, *, allow: Collection[str] = ()
-    ) -> tuple[aiohttp.ClientResponse | None, Answer]:
+    async def stream(self, request: Request, *, allow: Collection[str] = ()) -> tuple[Response | None, Answer]:
         """One try at an answer to be streamed: (the open response, its head), or (None, an allowed refusal)."""
         for renewed in (False, True):
             response = await self.send(request)
@@ -239,7 +269,7 @@ class Client:
                 break
         raise refused(self.place(request), refusal)
 
-    async def body(self, request: Request, response: aiohttp.ClientResponse) -> bytes:
+    async def body(self, request: Request, response: Response) -> bytes:
         """The rest of an answer, and the end of it. Raises `ProtocolViolation` above 16 MiB."""
         chunks: list[bytes] = []
         size = 0

@@ -30,9 +30,21 @@ from crossdock.errors import (
 )
 from crossdock.storage.s3.wire import parse_http_date, parse_xml, texts
 
-__all__ = ["Place", "Refusal", "changed", "failure", "refusal_of", "refused"]
+__all__ = ["NotHttp", "Place", "Refusal", "Unreachable", "changed", "failure", "refusal_of", "refused"]
 
 _LONGEST = 300
+
+
+class Unreachable(OSError):
+    """No connection came about, for the reason given."""
+
+    def __init__(self, os_error: OSError) -> None:
+        super().__init__(os_error.errno, os_error.strerror)
+        self.os_error = os_error
+
+
+class NotHttp(OSError):
+    """An answer that is no HTTP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,21 +270,23 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def failure(place: Place, error: Exception) -> StorageError:
-    """The error of a request without an answer: `error` is aiohttp's, or a `TimeoutError` or `OSError`."""
+    """The error of a request without an answer: aiohttp's, one of those above, a `TimeoutError` or an `OSError`."""
     kind: type[StorageError] = ConnectionFailed
     hint: str | None = None
     if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError, ssl.SSLError)):
         kind, hint = AuthenticationFailed, "set 'ca_file' to the authority that signed the server's certificate"
         reason = f"TLS with {place.service} failed: {_words(error)}"
-    elif isinstance(error, aiohttp.ConnectionTimeoutError):
+    elif isinstance(error, aiohttp.ConnectionTimeoutError) or (
+        isinstance(error, Unreachable) and isinstance(error.os_error, TimeoutError)
+    ):
         kind, hint = TimedOut, "check 'endpoint_url', the proxy and the firewall"
         reason = f"no connection to {place.service} in time"
     elif isinstance(error, TimeoutError):
         kind, reason = TimedOut, f"{place.service} went silent"
-    elif isinstance(error, aiohttp.ClientConnectorError):
+    elif isinstance(error, (aiohttp.ClientConnectorError, Unreachable)):
         hint = "check 'endpoint_url' and the network"
         reason = f"cannot connect to {place.service}: {error.os_error.strerror or type(error.os_error).__name__}"
-    elif isinstance(error, (aiohttp.ClientResponseError, aiohttp.InvalidURL)):
+    elif isinstance(error, (aiohttp.ClientResponseError, aiohttp.InvalidURL, NotHttp)):
         kind, reason = ProtocolViolation, f"{place.service} does not speak HTTP: {_words(error)}"
     else:
         reason = f"the connection to {place.service} broke: {_words(error)}"

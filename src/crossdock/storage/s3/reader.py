@@ -12,7 +12,7 @@ import aiohttp
 from crossdock.errors import ConnectionFailed, CrossdockError
 from crossdock.storage.base import Entry, Reader
 from crossdock.storage.s3.calls import Calls, entry_of
-from crossdock.storage.s3.client import Answer, Request
+from crossdock.storage.s3.client import Answer, Request, Response
 from crossdock.storage.s3.faults import changed, failure
 from crossdock.storage.s3.wire import VERSION
 
@@ -99,11 +99,13 @@ class S3Reader(Reader):
         if end > start:
             headers["range"] = f"bytes={start}-{end - 1}"
         query = {"versionId": self._version} if self._version else {}
-        return self._calls.request(
+        found = self._calls.request(
             "GET", "read", self._path, "s3:GetObject", key=self._key, query=query, headers=headers
         )
+        # The first answer, which tells what there is, may be of any length.
+        return replace(found, expected=end - start) if self._begun else found
 
-    async def get(self, start: int, end: int) -> tuple[aiohttp.ClientResponse | None, Answer, Request]:
+    async def get(self, start: int, end: int) -> tuple[Response | None, Answer, Request]:
         """Ask for a range. No response: there are no bytes there. Raises `SourceChanged`."""
         request = self._request(start, end)
         response, head = await self._calls.client.stream(request, allow=("PreconditionFailed", "InvalidRange"))
@@ -137,7 +139,7 @@ class S3Reader(Reader):
         for each in ranges:
             await each.close()
 
-    async def part_of(self, start: int, end: int) -> tuple[aiohttp.ClientResponse, Request]:
+    async def part_of(self, start: int, end: int) -> tuple[Response, Request]:
         """A later range of the object that was opened. Raises `ProtocolViolation` if another one comes."""
         response, head, request = await self.get(start, end)
         if response is None:
@@ -174,7 +176,7 @@ class S3Reader(Reader):
 class _Range:
     """Bytes `at` to `end`, fetched ahead of their reader, and again from where they broke off."""
 
-    def __init__(self, reader: S3Reader, at: int, end: int, response: aiohttp.ClientResponse | None = None) -> None:
+    def __init__(self, reader: S3Reader, at: int, end: int, response: Response | None = None) -> None:
         self._reader, self._at, self._end, self._response = reader, at, end, response
         self._chunks: deque[bytes] = deque()
         self._held = 0
