@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Literal, Protocol
 
+from crossdock.errors import ConfigError
 from crossdock.flows.filters import compile_glob
 from crossdock.flows.flow import Flow, Place, Rule
 from crossdock.flows.route import Routes, Template, words_of
@@ -16,7 +17,7 @@ from crossdock.storage.base import Entry
 
 __all__ = ["Beside", "Decision", "Planner", "Seen", "ordered", "without_clashes"]
 
-Verdict = Literal["move", "settle", "skip", "unmatched", "clash"]
+Verdict = Literal["move", "settle", "skip", "unmatched", "clash", "fail"]
 
 _SAME_TIME = timedelta(seconds=2)
 """A marker may look that much older than its file: FAT and FTP keep two-second times."""
@@ -40,7 +41,8 @@ class Decision:
     entry: Entry
     """Its path is below the flow's source."""
     verdict: Verdict
-    """settle: not yet; skip: never; unmatched: no rule takes it; clash: another file of this run goes to its place."""
+    """settle: not yet; skip: never; unmatched: no rule takes it; clash: another file goes to its place; fail: a rule
+    broke."""
     reason: str
     places: tuple[Place, ...] = ()
     rule: Rule | None = None
@@ -75,6 +77,10 @@ class Planner:
     def below(self, entry: Entry) -> Entry:
         """The entry with its path below the source."""
         return replace(entry, path=entry.path[len(self.prefix) :]) if self.prefix else entry
+
+    def above(self, entry: Entry) -> Entry:
+        """The opposite of `below`."""
+        return replace(entry, path=self.prefix + entry.path) if self.prefix else entry
 
     # What stands beside the files
 
@@ -123,7 +129,10 @@ class Planner:
     def decide(self, entry: Entry, seen: Seen, beside: Beside, now: datetime) -> Decision:
         """For a file that is not skipped and that the ledger does not know."""
         waits = self._waits(entry, seen, beside)
-        routed = self.routes.route(entry, now)
+        try:
+            routed = self.routes.route(entry, now)
+        except ConfigError as error:
+            return Decision(entry, "fail", error.message)
         if not routed.places:
             verdict: Verdict = "skip" if routed.rule is not None else "unmatched"
             return Decision(entry, verdict, routed.reason, (), routed.rule)

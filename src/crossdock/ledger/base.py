@@ -296,8 +296,11 @@ class Ledger(ABC):
         """The attempt failed; another may be made `seconds` from now. A delivered transfer stays delivered."""
 
     @abstractmethod
-    async def released(self, lease: Lease, why: str) -> None:
-        """Give it back untried (a worker that shuts down): it may be claimed at once, and no attempt is counted."""
+    async def released(self, lease: Lease, why: str, *, seconds: float = 0.0) -> None:
+        """Give it back untried (a worker that shuts down, an endpoint that is down): no attempt is counted.
+
+        It may be claimed again `seconds` from now.
+        """
 
     @abstractmethod
     async def failed(self, lease: Lease, error: str) -> None:

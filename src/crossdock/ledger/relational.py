@@ -172,8 +172,8 @@ class SqlLedger(Ledger):
     async def retry_in(self, lease: Lease, seconds: float, error: str) -> None:
         await self._under("retry", lease, seconds=float(seconds), error=stored(error))
 
-    async def released(self, lease: Lease, why: str) -> None:
-        await self._under("released", lease, why=stored(why))
+    async def released(self, lease: Lease, why: str, *, seconds: float = 0.0) -> None:
+        await self._under("released", lease, why=stored(why), seconds=float(seconds))
 
     async def failed(self, lease: Lease, error: str) -> None:
         await self._under("failed", lease, error=stored(error))

@@ -74,7 +74,7 @@ RETURNING id
 UPDATE transfers
 SET attempts = CASE WHEN state = 'running' THEN attempts - 1 ELSE attempts END,
     owed_attempts = CASE WHEN state = 'running' THEN owed_attempts ELSE owed_attempts - 1 END,
-    state = CASE WHEN state = 'running' THEN 'pending' ELSE state END, owner = NULL, ready_at = :now,
+    state = CASE WHEN state = 'running' THEN 'pending' ELSE state END, owner = NULL, ready_at = :now + :seconds,
     changed_at = :now, changed_by = owner, why = :why
 WHERE id = :id AND fence = :fence AND owner IS NOT NULL
 RETURNING id
