@@ -1,0 +1,154 @@
+"""One look at a flow's source: what is there, what of it is new, and what is to become of each new file.
+
+The difference between the listing and the ledger is what counts, never "newer than the last run". A listing that fails
+says nothing: what it showed before is not acted upon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from crossdock.errors import NotFound
+from crossdock.flows.flow import Flow
+from crossdock.flows.plan import Beside, Decision, Planner, ordered, without_clashes
+from crossdock.ledger.base import Ledger, Planned
+from crossdock.storage.base import Entry
+from crossdock.storage.storage import Storage
+
+__all__ = ["Discovery", "add", "look"]
+
+_BATCH = 500
+
+
+@dataclass(slots=True)
+class Discovery:
+    """What one look at a source found. Memory: the files that the ledger does not know."""
+
+    flow: str
+    listed: int = 0
+    skipped: int = 0
+    """Left out by name, kind, age or size."""
+    new: list[Decision] = field(default_factory=list)
+    """Every file that the ledger does not know. Those to move come first, in the flow's order."""
+    waiting: int = 0
+    """Files to move that the flow's caps leave for another run."""
+    added: list[int] = field(default_factory=list)
+    """Ids of the transfers that were added."""
+
+    @property
+    def moves(self) -> list[Decision]:
+        return [decision for decision in self.new if decision.verdict == "move"]
+
+    @property
+    def due(self) -> float | None:
+        """Seconds until a file that settles may be finished, if waiting alone can do it."""
+        return min((each.due for each in self.new if each.due is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Once:
+    """A file that nobody has to watch."""
+
+    first_seen: datetime
+    last_seen: datetime
+    count: int = 1
+
+
+async def look(
+    planner: Planner, storage: Storage, ledger: Ledger, now: datetime, *, only: Iterable[str] | None = None
+) -> Discovery:
+    """List the source (or, of it, `only` these paths of the endpoint) and decide. Notes sightings; adds no transfer.
+
+    Raises what the listing raises.
+    """
+    found = Discovery(planner.flow.name)
+    beside = Beside()
+    manifests: list[Entry] = []
+    flow = planner.flow
+
+    async def candidates() -> AsyncGenerator[Entry]:
+        async with aclosing(_named(planner, storage, only) if only is not None else _walked(planner, storage)) as all_:
+            async for entry in all_:
+                found.listed += 1
+                below = planner.below(entry)
+                if planner.looks_beside:
+                    if planner.is_marker(below.path):
+                        beside.markers[below.path] = below.modified
+                    elif planner.is_manifest(below.path):
+                        manifests.append(entry)
+                if planner.skipped(below, now) is None:
+                    yield entry
+                else:
+                    found.skipped += 1
+
+    listed = candidates()
+    unknown = ledger.unknown(flow.name, flow.source.endpoint, listed) if only is None else listed
+    entries = [entry async for entry in unknown]
+    for manifest in manifests:
+        text = (await storage.read_bytes(manifest.path)).decode("utf-8", "surrogateescape")
+        beside.listed.update(planner.names_listed(planner.below(manifest).path, text))
+    decisions: list[Decision] = []
+    for start in range(0, len(entries), _BATCH):
+        batch = entries[start : start + _BATCH]
+        for entry, seen in zip(batch, await _sightings(flow, ledger, batch, now), strict=True):
+            decisions.append(planner.decide(planner.below(entry), seen, beside, now))
+    decisions = without_clashes(decisions)
+    moves, found.waiting = ordered((each for each in decisions if each.verdict == "move"), flow)
+    found.new = moves + [each for each in decisions if each.verdict != "move"]
+    return found
+
+
+async def add(planner: Planner, found: Discovery, ledger: Ledger, *, who: str) -> list[int]:
+    """Record a transfer for each destination of each file to move, in order. Durable once this returns."""
+    flow = planner.flow
+    planned = [
+        Planned(
+            flow=flow.name,
+            source=flow.source.endpoint,
+            entry=planner.above(decision.entry),
+            target=place.endpoint,
+            target_path=place.path,
+            why=decision.reason,
+        )
+        for decision in found.moves
+        for place in decision.places
+    ]
+    for start in range(0, len(planned), _BATCH):
+        batch = planned[start : start + _BATCH]
+        added = await ledger.add(batch, who=who)
+        found.added += [each.id for each in added if each.new]
+    if planned and _watches(flow):
+        await ledger.forget(flow.name, flow.source.endpoint, {each.entry.path for each in planned})
+    return found.added
+
+
+async def _walked(planner: Planner, storage: Storage) -> AsyncGenerator[Entry]:
+    async with aclosing(storage.walk_pages(planner.flow.source.path)) as pages:
+        async for page in pages:
+            for entry in page:
+                yield entry
+
+
+async def _named(planner: Planner, storage: Storage, paths: Iterable[str]) -> AsyncGenerator[Entry]:
+    for path in paths:
+        if not path.startswith(planner.prefix):
+            continue
+        try:
+            entry = await storage.stat(path)
+        except NotFound:
+            continue
+        yield entry
+
+
+def _watches(flow: Flow) -> bool:
+    return flow.settle.sightings > 1 or flow.settle.seconds > 0
+
+
+async def _sightings(flow: Flow, ledger: Ledger, batch: Sequence[Entry], now: datetime) -> Sequence[_Once]:
+    if not _watches(flow):
+        return [_Once(now, now)] * len(batch)
+    seen = await ledger.see(flow.name, flow.source.endpoint, batch)
+    return [_Once(each.first_seen, each.last_seen, each.count) for each in seen]
