@@ -102,7 +102,7 @@ flow: 3
         "Next: write 'password: env:PARTNER_PASSWORD' and export it, or 'password: file:PATH' of a file with mode 600",
         "8: endpoints.lake.type: unknown type 's4'. Next: write one of local, memory, s3, sftp",
         "9: endpoints.x: must be a mapping of settings. Next: write {type: sftp, host: …}",
-        "10: flow: unknown key. Next: write one of endpoints",
+        "10: flow: unknown key. Next: did you mean 'flows'?",
     ]
     assert "hunter2" not in "".join(found)
 

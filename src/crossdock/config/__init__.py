@@ -1,0 +1,10 @@
+"""The user's file and what is written on the command line → endpoints, flows, the ledger, locations.
+
+`load()` reads the file and reports every mistake in it at once; `rehearse()` runs what a file can only show when it is
+run: the user's own functions are imported, the rules' tests are tried.
+"""
+
+from crossdock.config.config import DEFAULT_FILE, VARIABLE, Config, Location, Mistakes
+from crossdock.config.reading import load
+
+__all__ = ["DEFAULT_FILE", "VARIABLE", "Config", "Location", "Mistakes", "load"]

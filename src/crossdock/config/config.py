@@ -1,0 +1,170 @@
+"""What the user's file says, as data, and locations as they are written: `name:path`, a URL, a local path."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crossdock.errors import ConfigError, shown
+
+if TYPE_CHECKING:
+    from crossdock.config.mistakes import Report
+    from crossdock.flows.flow import Flow
+    from crossdock.ledger.base import Ledger
+    from crossdock.storage.settings import EndpointSettings
+
+__all__ = ["DEFAULT_FILE", "VARIABLE", "Config", "Location", "Mistakes"]
+
+DEFAULT_FILE = "crossdock.yaml"
+VARIABLE = "CROSSDOCK_CONFIG"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+class Mistakes(ConfigError):
+    """All that is wrong with one file; `mistakes` has each by itself."""
+
+    def __init__(self, file: str, mistakes: list[ConfigError]) -> None:
+        super().__init__("\n".join(str(mistake) for mistake in mistakes), file=None)
+        self.file, self.mistakes = file, mistakes
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """An endpoint and a path at it."""
+
+    name: str
+    """The endpoint's name, as messages show it."""
+    settings: EndpointSettings
+    path: str
+    """Relative to the endpoint's root; "" is the root itself."""
+    folder: bool
+    """A folder was meant: the path was written with a trailing slash, or is the root."""
+
+    def shown(self, path: str | None = None) -> str:
+        """How to write this location, or another path at its endpoint, on a command line."""
+        path = self.path if path is None else path
+        if self.settings.type == "local" and self.name.startswith("/"):
+            return shown(f"{self.name.rstrip('/')}/{path}".rstrip("/") or "/")
+        slash = "/" if "://" in self.name else ":"
+        return f"{self.name}{slash}{shown(path)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the user's file says; `file` is None without one."""
+
+    file: Path | None
+    endpoints: Mapping[str, EndpointSettings]
+    unusable: Mapping[str, ConfigError]
+    """Endpoints that are well written but need a package which is not installed."""
+    flows: Mapping[str, Flow] = field(default_factory=dict)
+    ledger: str | None = None
+    """An absolute path, or a postgresql:// URL whose password is a reference; None: the default (see `new_ledger`)."""
+    warnings: tuple[ConfigError, ...] = ()
+    """What is not wrong, but probably not meant."""
+    report: Report | None = field(default=None, repr=False, compare=False)
+    """Knows the line of every key, for mistakes that are found later."""
+
+    @property
+    def folder(self) -> Path:
+        """What relative paths start from: the folder of the file, else the working folder."""
+        return self.file.parent if self.file else Path()
+
+    def new_ledger(self, written: str | None = None) -> Ledger:
+        """The ledger, not yet opened: `written` (as for `--ledger`, relative to the working folder), else the file's,
+        else `crossdock.db` beside the file. Raises `ConfigError`."""
+        from crossdock.config.ledgers import new_ledger
+
+        return new_ledger(written) if written else new_ledger(self.ledger, folder=self.folder)
+
+    def flow(self, name: str) -> Flow:
+        """A flow by its name. Raises `ConfigError`."""
+        if name in self.flows:
+            return self.flows[name]
+        where = self.file.name if self.file else f"no {DEFAULT_FILE} here"
+        near = difflib.get_close_matches(name, self.flows, 1)
+        if near:
+            hint = f"did you mean {near[0]}?"
+        elif self.flows:
+            hint = f"write one of {', '.join(sorted(self.flows))}"
+        else:
+            hint = f"add it to 'flows:' in {DEFAULT_FILE}, or pass --config FILE"
+        raise ConfigError(f"no flow is called {name!r} ({where})", hint=hint)
+
+    def endpoint(self, name: str) -> EndpointSettings:
+        """The settings of a named endpoint. Raises `ConfigError`."""
+        if name in self.unusable:
+            raise self.unusable[name]
+        try:
+            return self.endpoints[name]
+        except KeyError:
+            raise self._unknown(name) from None
+
+    def locate(self, text: str) -> Location:
+        """A location as it is written: `name:path`, a URL, else a local path. Raises `ConfigError`.
+
+        A local path is below the working folder, or absolute; links in its folders are followed, as the shell does.
+        """
+        name, colon, path = text.partition(":")
+        if colon and (name in self.endpoints or name in self.unusable):
+            path = path[1:] if path.startswith("/") else path
+            return _location(name, self.endpoint(name), path)
+        url = _URL.match(text)
+        if url:
+            from crossdock.storage.registry import parse_url
+
+            settings, path = parse_url(text)
+            return _location(str(settings.root) if settings.type == "local" else _url_name(text), settings, path)
+        if colon and _NAME.fullmatch(name) and not os.path.lexists(text):
+            raise self._unknown(name)
+        return _local(text)
+
+    def _unknown(self, name: str) -> ConfigError:
+        known = [*self.endpoints, *self.unusable]
+        where = self.file.name if self.file else f"no {DEFAULT_FILE} here"
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"write ./{name}:… for a local file of that name"
+        if near:
+            hint = f"did you mean {near[0]}? " + hint[0].upper() + hint[1:]
+        elif known:
+            hint = f"write one of {', '.join(sorted(known))}; {hint}"
+        else:
+            hint = f"add {name} to 'endpoints:' in {DEFAULT_FILE}, or pass --config FILE; {hint}"
+        return ConfigError(f"no endpoint is called {name!r} ({where})", hint=hint)
+
+
+def _location(name: str, settings: EndpointSettings, path: str) -> Location:
+    folder = not path or path.endswith("/")
+    return Location(name, settings, path.removesuffix("/"), folder)
+
+
+def _url_name(url: str) -> str:
+    """The part of a URL that names the endpoint."""
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    login = "/~" if parts.scheme == "sftp" and (parts.path + "/").startswith("/~/") else ""
+    return f"{parts.scheme}://{parts.netloc}{login}"
+
+
+def _local(text: str) -> Location:
+    """Root: the deepest folder that exists above the name, links resolved; path: the rest."""
+    from crossdock.storage.registry import settings_class
+
+    if not text:
+        raise ConfigError("an empty path", hint="write . for the working folder")
+    folder = text.endswith("/") or text.rpartition("/")[2] in (".", "..")
+    path = Path(text).absolute()
+    follow = folder or (path.is_symlink() and path.is_dir())
+    path = path.resolve() if follow else path.parent.resolve() / path.name
+    root = path.parent
+    while not root.is_dir():
+        root = root.parent
+    rest = "" if path == root else str(path.relative_to(root))
+    return Location(str(root), settings_class("local").model_validate({"root": root}), rest, folder or not rest)

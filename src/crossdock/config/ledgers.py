@@ -1,0 +1,84 @@
+"""Where the ledger is: `ledger:` in the user's file, `--ledger` on a command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+from crossdock.errors import ConfigError
+
+if TYPE_CHECKING:
+    from crossdock.config.mistakes import Report
+    from crossdock.ledger.base import Ledger
+
+__all__ = ["DEFAULT_LEDGER", "new_ledger", "read"]
+
+DEFAULT_LEDGER = "crossdock.db"
+"""Beside the configuration."""
+_SCHEMES = ("postgresql", "postgres")
+
+
+def read(value: Any, report: Report, folder: Path) -> str | None:
+    """The value of `ledger:`; a relative path starts at the folder of the file."""
+    if not isinstance(value, str) or not value.strip():
+        report.mistake(("ledger",), "must be a path or a postgresql:// URL", f"write ledger: {DEFAULT_LEDGER}")
+        return None
+    try:
+        return _checked(value, folder)
+    except ConfigError as error:
+        report.mistake(("ledger",), error.message, error.hint)
+        return None
+
+
+def _checked(value: str, folder: Path) -> str:
+    scheme, separator, _ = value.partition("://")
+    if not separator:
+        path = Path(value.removeprefix("file:")).expanduser()
+        return str(path if path.is_absolute() else folder / path)
+    if scheme not in _SCHEMES:
+        hint = "write a path for SQLite, or postgresql://user@host/database"
+        raise ConfigError(f"no ledger is of the kind {scheme}://", hint=hint)
+    parts = urlsplit(value)
+    password = dict(parse_qsl(parts.query)).get("password", "")
+    if parts.password is not None or (password and not password.startswith(("env:", "file:"))):
+        raise ConfigError(
+            "a secret may not be written into this file",
+            hint="write postgresql://user@host/database?password=env:NAME and export it",
+        )
+    return value
+
+
+def new_ledger(written: str | None, *, folder: Path | None = None) -> Ledger:
+    """The ledger that `written` names, not yet opened; None: `crossdock.db` in `folder` (the working folder).
+
+    `password=env:NAME` or `password=file:PATH` in a URL's query is resolved here. Raises `ConfigError`.
+    """
+    folder = folder or Path()
+    value = _checked(written or DEFAULT_LEDGER, folder)
+    if "://" not in value:
+        from crossdock.ledger.sqlite import SqliteLedger
+
+        return SqliteLedger(value)
+    try:
+        from crossdock.ledger.postgres import PostgresLedger
+    except ModuleNotFoundError as error:
+        hint = "pip install 'crossdock[postgres]'"
+        raise ConfigError(f"a PostgreSQL ledger needs the package {error.name}", hint=hint) from error
+    return PostgresLedger(_with_password(value, folder))
+
+
+def _with_password(url: str, folder: Path) -> str:
+    from crossdock.storage.settings import Secret
+
+    parts = urlsplit(url)
+    query = [(key, value) for key, value in parse_qsl(parts.query) if key != "password"]
+    reference = dict(parse_qsl(parts.query)).get("password")
+    if reference is None:
+        return url
+    secret = quote(Secret(reference, folder).reveal(), safe="")
+    user, at, host = parts.netloc.rpartition("@")
+    netloc = f"{user}:{secret}@{host}" if at else host
+    if not at:
+        query.append(("password", Secret(reference, folder).reveal()))
+    return parts._replace(netloc=netloc, query=urlencode(query)).geturl()

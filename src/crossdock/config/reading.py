@@ -1,0 +1,150 @@
+"""The user's file → `Config`.
+
+The file is YAML (1.2's plain rules: `no` is a word, `022` is 22), JSON or TOML. Every mistake in it is reported at
+once, each with file, line, key and what to write instead. Secrets come by reference only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crossdock.config.config import DEFAULT_FILE, VARIABLE, Config, Mistakes
+from crossdock.errors import ConfigError
+
+if TYPE_CHECKING:
+    from crossdock.documents import Document
+    from crossdock.flows.flow import Flow
+    from crossdock.storage.settings import EndpointSettings
+
+__all__ = ["load"]
+
+_KEYS = ("endpoints", "flows", "ledger")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def load(explicit: Path | None = None, *, folder: Path | None = None) -> Config:
+    """The configuration: `explicit`, else $CROSSDOCK_CONFIG, else crossdock.yaml in `folder` (the working folder).
+
+    The last may be absent. Raises `Mistakes` with everything that is wrong in the file.
+    """
+    named = explicit or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+    file = named or (folder or Path()) / DEFAULT_FILE
+    try:
+        raw = file.read_bytes()
+    except FileNotFoundError:
+        if named is None:
+            return Config(None, {}, {})
+        raise ConfigError("there is no such file", file=str(file), hint="check --config and CROSSDOCK_CONFIG") from None
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", file=str(file)) from error
+    from crossdock.documents import parse
+
+    document = parse(raw, str(file))
+    return _Reading(document, file.resolve()).config()
+
+
+class _Reading:
+    """One pass over a parsed file, collecting mistakes."""
+
+    def __init__(self, document: Document, file: Path) -> None:
+        from crossdock.config.mistakes import Report
+
+        self.document, self.file = document, file
+        self.report = Report(document)
+        self.endpoints: dict[str, EndpointSettings] = {}
+        self.unusable: dict[str, ConfigError] = {}
+        self.types: dict[str, str | None] = {}
+        """Of every endpoint that is named, the wrong ones included, so that flows are not blamed for them."""
+        self.flows: dict[str, Flow] = {}
+
+    def config(self) -> Config:
+        data = self.document.data
+        ledger: str | None = None
+        if data is None:
+            data = {}
+        if isinstance(data, dict):
+            from crossdock.config.mistakes import instead
+
+            for key in data:
+                if key not in _KEYS:
+                    self.report.mistake((key,), "unknown key", instead(str(key), _KEYS))
+            self._endpoints(data.get("endpoints"))
+            if data.get("ledger") is not None:
+                from crossdock.config.ledgers import read
+
+                ledger = read(data["ledger"], self.report, self.file.parent)
+            if data.get("flows") is not None:
+                self._flows(data["flows"])
+        else:
+            self.report.mistake((), "the file must be a mapping", "start it with 'endpoints:'")
+        if self.report.mistakes:
+            raise Mistakes(self.document.file, sorted(self.report.mistakes, key=lambda mistake: mistake.line or 0))
+        return Config(
+            self.file, self.endpoints, self.unusable, self.flows, ledger, tuple(self.report.warnings), self.report
+        )
+
+    def _flows(self, found: Any) -> None:
+        from crossdock.config.building import Builder
+
+        if not isinstance(found, dict):
+            self.report.mistake(("flows",), "must be a mapping of names to flows", "write 'name: {source: …}' below it")
+            return
+        builder = Builder(self.report, self.types, self.file.parent)
+        for name, data in found.items():
+            key = ("flows", name)
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                self.report.mistake(key, "not a name for a flow", "use letters, digits, '-', '_' and '.'")
+            elif not isinstance(data, dict):
+                self.report.mistake(key, "must be a mapping", "write {source: name:folder, to: name:}")
+            else:
+                flow = builder.build(name, data)
+                if flow is not None:
+                    self.flows[name] = flow
+
+    def _endpoints(self, found: Any) -> None:
+        if found is None:
+            return
+        if not isinstance(found, dict):
+            hint = "write 'name: {type: …}' below it"
+            self.report.mistake(("endpoints",), "must be a mapping of names to settings", hint)
+            return
+        for name, data in found.items():
+            key = ("endpoints", name)
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                self.report.mistake(key, "not a name for an endpoint", "use letters, digits, '-', '_' and '.'")
+            elif not isinstance(data, dict):
+                self.types[name] = None
+                self.report.mistake(key, "must be a mapping of settings", "write {type: sftp, host: …}")
+            else:
+                self._endpoint(name, data)
+
+    def _endpoint(self, name: str, data: dict[Any, Any]) -> None:
+        from pydantic import ValidationError
+
+        from crossdock.config.mistakes import instead
+        from crossdock.storage.registry import backend_types, settings_class
+
+        key = ("endpoints", name)
+        known = sorted(backend_types())
+        kind = data.get("type")
+        self.types[name] = kind if kind in known else None
+        if kind is None:
+            self.report.mistake(key, "its type is missing", f"add 'type:' with one of {', '.join(known)}")
+            return
+        if kind not in known:
+            self.report.mistake((*key, "type"), f"unknown type {kind!r}", instead(str(kind), known))
+            return
+        try:
+            model = settings_class(kind)
+        except ConfigError as error:
+            self.unusable[name] = error
+            return
+        try:
+            self.endpoints[name] = model.model_validate(data, context={"folder": self.file.parent})
+        except ValidationError as error:
+            self.report.invalid(key, model, error.errors(include_url=False, include_input=False))
+        except ConfigError as error:
+            self.report.mistake(key, error.message, error.hint)

@@ -1,0 +1,59 @@
+"""The user's own functions in rules: `python:module.function`."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crossdock.errors import ConfigError
+from crossdock.storage.base import Entry
+
+__all__ = ["PREFIX", "PythonRouter"]
+
+PREFIX = "python:"
+_NAMES = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)[.:]([A-Za-z_]\w*)")
+
+
+@dataclass(frozen=True, slots=True)
+class PythonRouter:
+    """A function that is imported when it is first called, with `folder` at the end of Python's path.
+
+    It is given the entry (`entry.path` is below the flow's source) and returns `name:path`, several of them, or None
+    for nowhere. Raises `ConfigError` if it cannot be imported.
+    """
+
+    written: str
+    module: str
+    function: str
+    folder: Path
+
+    @classmethod
+    def parse(cls, written: str, folder: Path) -> PythonRouter:
+        """`python:module.function` or `python:module:function`. Raises `ValueError`."""
+        found = _NAMES.fullmatch(written.removeprefix(PREFIX))
+        if not found:
+            raise ValueError("not the name of a function")
+        return cls(written, found[1], found[2], folder)
+
+    def __call__(self, entry: Entry) -> str | Iterable[str] | None:
+        answer: str | Iterable[str] | None = self.resolve()(entry)
+        return answer
+
+    def resolve(self) -> Any:
+        """The function itself."""
+        if str(self.folder) not in sys.path:
+            sys.path.append(str(self.folder))
+        try:
+            function = getattr(importlib.import_module(self.module), self.function)
+        except Exception as error:  # noqa: BLE001 - a module may raise anything as it is imported
+            reason = f"{type(error).__name__}: {error}"
+            hint = f"write {self.module.replace('.', '/')}.py beside the configuration, with a function {self.function}"
+            raise ConfigError(f"{self.written} cannot be imported: {reason}", hint=hint) from error
+        if not callable(function):
+            raise ConfigError(f"{self.written} is not a function", hint="name a function that takes an entry")
+        return function
