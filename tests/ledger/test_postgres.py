@@ -13,7 +13,8 @@ import pytest
 from crossdock.errors import LedgerError, LedgerUnavailable
 from crossdock.ledger.base import Query, State
 from crossdock.ledger.postgres import PostgresLedger
-from crossdock.testing.ledger.base import RECEIPT, add, claim_one, planned
+from crossdock.ledger.queries import migrations
+from crossdock.testing.ledger.base import RECEIPT, add, claim_one, got, planned
 from tests.servers import Postgres
 from tests.servers.server import LOOPBACK, free_ports
 
@@ -63,6 +64,55 @@ async def test_a_newer_schema_is_refused(postgres: Postgres, schema: str, raw: A
     await raw.execute(f"INSERT INTO {schema}.migrations VALUES (999, now())")
     with pytest.raises(LedgerError, match="version 999"):
         await PostgresLedger(postgres.dsn, schema=schema).open()
+
+
+async def test_an_older_ledger_is_brought_up_to_date(postgres: Postgres, schema: str, raw: Any) -> None:
+    """By all who open it at once; with what it held, and all that is new works."""
+    await raw.execute(f"CREATE SCHEMA {schema}; SET search_path TO {schema}")
+    await raw.execute("CREATE TABLE migrations (version INTEGER PRIMARY KEY, at TIMESTAMPTZ NOT NULL)")
+    await raw.execute(migrations("postgres")[1])
+    await raw.execute("INSERT INTO migrations VALUES (1, now())")
+    await raw.execute(
+        "INSERT INTO transfers (flow, source, path, fingerprint, target, target_path, name, state, ready_at, "
+        "receipt, why, changed_by, changed_at, added_at, seen_at) VALUES "
+        "('statements', 'bank', 'waits', 'f1', 'lake', 'in/waits', 'waits', 'pending', 1, NULL, '', 'poll', 1, 1, 1), "
+        "('statements', 'bank', 'done', 'f2', 'lake', 'in/done', 'done', 'done', NULL, '{}', '', 'w1', 1, 1, 1)"
+    )
+    ledgers = [PostgresLedger(postgres.dsn, schema=schema, connections=1) for _ in range(4)]
+    await asyncio.gather(*(ledger.open() for ledger in ledgers))
+    assert len({ledger.id for ledger in ledgers}) == 1
+    found = await ledgers[0].find(Query())
+    assert [(each.entry.path, each.state, each.gone) for each in found] == [
+        ("done", State.DONE, False),
+        ("waits", State.PENDING, False),
+    ]
+    lease = await claim_one(ledgers[1])
+    await ledgers[1].delivered(lease, RECEIPT)
+    await ledgers[1].done(lease, gone=True)
+    assert [each.gone for each in await ledgers[2].find(Query())] == [False, True]
+    assert await ledgers[3].mark("statements", "tick", "06:00")
+    assert await raw.fetchval("SELECT max(version) FROM migrations") == max(migrations("postgres"))
+    await asyncio.gather(*(ledger.close() for ledger in ledgers))
+
+
+async def test_siblings_of_many_hosts_end_at_once(postgres: Postgres, schema: str, raw: Any) -> None:
+    """Whoever ends first waits for the file's rows, in their order: no deadlock that the server must break."""
+    async with PostgresLedger(postgres.dsn, schema=schema) as ledger:
+        ids = [(await add(ledger, target=target))[0] for target in "abc"]
+        leases = await ledger.claim("w1", limit=3)
+        await asyncio.gather(*(ledger.delivered(lease, RECEIPT) for lease in leases))
+        # Held by another session until both of the others wait.
+        await raw.execute(f"BEGIN; SELECT id FROM {schema}.transfers WHERE id = {ids[0]} FOR UPDATE")
+        ending = [asyncio.create_task(ledger.done(lease, gone=True)) for lease in (leases[2], leases[1])]
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%FOR UPDATE OF o%'"
+        )
+        while await raw.fetchval(waiting) < 2:
+            await asyncio.sleep(0)
+        await raw.execute("ROLLBACK")
+        await asyncio.gather(*ending)
+        assert [(await got(ledger, id)).state for id in ids] == [State.DELIVERED, State.DONE, State.DONE]
+        assert [(await got(ledger, id)).gone for id in ids] == [True, True, True]
 
 
 async def test_no_server(schema: str) -> None:
@@ -116,6 +166,8 @@ async def test_invariants_hold_against_any_writer(postgres: Postgres, schema: st
         f"state = 'failed', ready_at = NULL WHERE id = {second}",
         f"owner = NULL WHERE id = {first}",
         f"flow = 'copies' WHERE id = {first}",
+        f"gone = 1 WHERE id = {second}",
+        f"gone = 2, state = 'skipped', ready_at = NULL WHERE id = {second}",
     ):
         with pytest.raises(asyncpg.IntegrityConstraintViolationError):
             await raw.execute(f"UPDATE {schema}.transfers SET {change}")

@@ -77,7 +77,9 @@ async def test_the_nth_statement_fails(tmp_path: Path, code: int) -> None:
             assert len(leases) == 3
             await call(lambda leases=leases: ledger.staged(leases[0], b"x"))
             await call(lambda leases=leases: ledger.delivered(leases[0], RECEIPT))
-            await call(lambda leases=leases: ledger.done(leases[0]))
+            await call(lambda leases=leases: ledger.done(leases[0], gone=True))
+            assert await call(lambda at=at: ledger.mark("statements", "tick", f"{at}"))
+            await call(lambda at=at: ledger.unmark("statements", "tick", [f"{at - 1}", "none"]))
             await call(lambda leases=leases: ledger.retry_in(leases[1], 10**6, "busy"))
             await call(lambda leases=leases: ledger.failed(leases[2], "gone"))
             failures += failed
@@ -94,8 +96,9 @@ async def test_the_nth_statement_fails(tmp_path: Path, code: int) -> None:
 async def snapshot(path: Path) -> list[Any]:
     connection = sqlite3.connect(path)
     try:
-        found = connection.execute("SELECT id, state, fence, checkpoint FROM transfers ORDER BY id DESC LIMIT 9")
-        return [*found.fetchall(), connection.execute("SELECT max(id) FROM events").fetchone()]
+        found = connection.execute("SELECT id, state, gone, fence, checkpoint FROM transfers ORDER BY id DESC LIMIT 9")
+        rest = connection.execute("SELECT (SELECT max(id) FROM events), (SELECT group_concat(key) FROM marks)")
+        return [*found.fetchall(), rest.fetchone()]
     finally:
         connection.close()
 

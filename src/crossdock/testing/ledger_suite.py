@@ -7,9 +7,10 @@ import pytest
 from crossdock.ledger.base import Ledger
 from crossdock.testing.ledger.base import LedgerClock
 from crossdock.testing.ledger.claims import AddCases, ClaimCases
-from crossdock.testing.ledger.gone import GoneCases, MarkCases, SiblingCases
+from crossdock.testing.ledger.gone import GoneCases, SiblingCases
 from crossdock.testing.ledger.leases import HandCases, LeaseCases
 from crossdock.testing.ledger.looking import LookCases, PollCases, PruneCases, TwoCases
+from crossdock.testing.ledger.marks import MarkCases
 
 __all__ = ["LedgerClock", "LedgerSuite"]
 

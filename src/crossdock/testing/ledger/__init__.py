@@ -3,4 +3,6 @@
 import pytest
 
 # Before they are imported: asserts of an inherited suite explain themselves only if they are rewritten.
-pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in ("base", "claims", "gone", "leases", "looking")))
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{part}" for part in ("base", "claims", "gone", "leases", "looking", "marks"))
+)
