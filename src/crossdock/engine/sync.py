@@ -51,9 +51,9 @@ class SyncOptions:
     policy: RetryPolicy = field(default_factory=RetryPolicy)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What became of one file, and why."""
+    """What became of one file, and why. Never changed once it is made; `frozen` would cost more than all else here."""
 
     path: str
     """Relative to the synced folder."""

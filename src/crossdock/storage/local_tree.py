@@ -29,7 +29,7 @@ from crossdock.errors import (
     Throttled,
     Unsupported,
 )
-from crossdock.storage.base import Entry
+from crossdock.storage.base import Entry, Kind
 
 __all__ = ["Tree", "nanoseconds", "utc"]
 
@@ -39,6 +39,7 @@ _CHUNK = 1024 * 1024
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _NOT_KEPT = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EOVERFLOW})
+_KINDS: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "link"}
 _LINK = "a symbolic link is in the way, and links are not followed"
 
 _ERRORS: dict[int, tuple[type[StorageError], str, str | None]] = {
@@ -233,12 +234,9 @@ class Tree:
             os.close(folder)
 
     def entry(self, path: str, status: os.stat_result) -> Entry:
-        mode, modified = status.st_mode, utc(status.st_mtime_ns)
-        if stat.S_ISREG(mode):
-            return Entry(path=path, size=status.st_size, modified=modified)
-        if stat.S_ISDIR(mode):
-            return Entry(path=path, kind="dir", modified=modified)
-        return Entry(path=path, kind="link" if stat.S_ISLNK(mode) else "other", modified=modified)
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "other")
+        size = status.st_size if kind == "file" else None
+        return Entry(path=path, kind=kind, size=size, modified=utc(status.st_mtime_ns))
 
     def stat(self, path: str) -> Entry:
         if not path:

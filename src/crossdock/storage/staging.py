@@ -19,6 +19,7 @@ from crossdock.errors import AlreadyExists, IntegrityError, NotFound, StorageErr
 from crossdock.storage.base import Entry, Expect, WriteOptions, Writer
 
 __all__ = [
+    "TEMPORARY_MARK",
     "StagedWriter",
     "Stored",
     "is_temporary",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 # 38 bytes: fits every file system's limit of 255 whatever the length of the final name.
+TEMPORARY_MARK = ".crossdock-"
+"""In every temporary's path; to look for it is cheaper than to ask `is_temporary`."""
 _TEMPORARY = re.compile(r"\.crossdock-[0-9a-f]{8}-[0-9a-f]{12}\.(?:part|old)")
 
 
@@ -42,7 +45,7 @@ def temporary_path(path: str, attempt: str, suffix: str = "part") -> str:
 
 def is_temporary(path: str) -> bool:
     """True for the names that `temporary_path` makes."""
-    return ".crossdock-" in path and _TEMPORARY.fullmatch(path.rpartition("/")[2]) is not None
+    return TEMPORARY_MARK in path and _TEMPORARY.fullmatch(path.rpartition("/")[2]) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from crossdock.errors import (
     Unsupported,
 )
 from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader, WriteOptions, Writer
-from crossdock.storage.staging import is_temporary
+from crossdock.storage.staging import TEMPORARY_MARK, is_temporary
 
 __all__ = ["Storage"]
 
@@ -132,7 +132,7 @@ class Storage:
                             hint="set 'listing: folders' at this endpoint",
                         )
                     last = entry.path
-                yield [entry for entry in page if not is_temporary(entry.path)]
+                yield _without_temporaries(page)
 
     async def _walk_folders(self, path: str) -> AsyncGenerator[list[Entry]]:
         ahead: deque[tuple[str, asyncio.Task[list[Entry]]]] = deque()
@@ -145,7 +145,7 @@ class Storage:
             found: list[Entry] = []
             async with aclosing(self.backend.scan(folder)) as pages:
                 async for page in pages:
-                    found += [entry for entry in page if not is_temporary(entry.path)]
+                    found += _without_temporaries(page)
             found.sort(key=order, reverse=True)
             return found
 
@@ -283,3 +283,7 @@ class Storage:
 
     def _unsupported(self, operation: str, path: str) -> StorageError:
         return self.backend.error(Unsupported, operation, path, "this endpoint cannot do that")
+
+
+def _without_temporaries(page: list[Entry]) -> list[Entry]:
+    return [entry for entry in page if TEMPORARY_MARK not in entry.path or not is_temporary(entry.path)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from crossdock.storage.base import Entry, Kind
@@ -21,6 +22,10 @@ __all__ = ["MISSING", "kind_of_mode", "listed"]
 MISSING = (codec.NO_SUCH_FILE, 10)
 """Status codes that say that a name is not there; 10 is of a later version (no such path)."""
 _KINDS: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "link"}
+_TYPE, _FILE = 0o170000, stat.S_IFREG
+_SELF_AND_PARENT = (b".", b"..")
+_SLASH = ord("/")
+"""A number: bytes are looked up in bytes seven times as slowly."""
 _LETTERS: dict[bytes, Kind] = {b"-": "file", b"d": "dir", b"l": "link"}
 
 
@@ -42,12 +47,17 @@ async def listed(
     encoding = backend.settings.encoding
     asked: list[tuple[int, Future[Reply]]] = []
     for raw, longname, attrs in found:
-        if raw in (b".", b".."):
+        if raw in _SELF_AND_PARENT:
             continue
-        if not raw or b"/" in raw or b"\0" in raw:
+        if not raw or _SLASH in raw or 0 in raw:
             raise Violation(f"a listing with the name {raw[:100]!r}")
         path = prefix + raw.decode(encoding, "surrogateescape")
-        kind = kind_of_mode(attrs.permissions)
+        size, mode, seconds = attrs
+        if mode is not None and mode & _TYPE == _FILE and seconds is not None:
+            # Nearly all of a long listing, so without a call.
+            entries.append(Entry(path=path, size=size, modified=datetime.fromtimestamp(seconds, UTC)))
+            continue
+        kind = kind_of_mode(mode)
         if kind is None or (follow and kind == "link"):
             how = codec.LSTAT if kind is None and not follow else codec.STAT
             asked.append((len(entries), session.request(how, text(backend.full(path, "list")))))
