@@ -1,4 +1,4 @@
-"""One attempt at moving one file: read → digest → write → look at the source again → verify → publish → receipt."""
+"""One attempt at moving one file: read → transform → digest → write → look at the source again → verify → publish."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from crossdock.errors import (
     AlreadyExists,
@@ -16,14 +16,22 @@ from crossdock.errors import (
     NotFound,
     SourceChanged,
     StorageError,
+    TransformFailed,
     Truncated,
     shown,
 )
 from crossdock.storage.base import Entry, Expect, Reader, WriteOptions, Writer
 from crossdock.storage.storage import Storage
+from crossdock.transfer.chain import Chain
 from crossdock.transfer.pipe import DEPTH, Tally, pipe
 
+if TYPE_CHECKING:
+    from crossdock.transfer.transforms.base import Step
+
 __all__ = ["CopyOptions", "Receipt", "Staged", "copy"]
+
+_OF_THE_BYTES = {"content-type", "content-encoding"}
+"""Attributes that are no longer true of what a transform made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +49,8 @@ class CopyOptions:
     """The checkpoint of an earlier attempt at the same source (same fingerprint) and target."""
     attempt: str | None = None
     """See `WriteOptions.attempt`: for callers who have to clean up after a process that was killed."""
+    transforms: tuple[Step, ...] = ()
+    """What changes in flight, in order. Then no store copies by itself, and an attempt is not resumed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +84,11 @@ class Receipt:
     finished: datetime
     seconds: float
     notes: tuple[str, ...] = ()
+    transforms: tuple[str, ...] = ()
+    """Names of what changed the bytes in flight; `size` and `sha256` are of what is stored."""
+    read_size: int | None = None
+    """Of what was read, if transforms changed it; else it is `size`, and `sha256`."""
+    read_sha256: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """For reports: times in ISO 8601, what is unknown left out."""
@@ -108,18 +123,20 @@ async def copy(
     """Move one file, once. Either it is at `to` in full when this returns, or nothing of it is there.
 
     `pin`: the entry as it was listed; if the file is no longer that one, `SourceChanged`. `progress` is called with
-    the number of bytes that each chunk added. `on_checkpoint`: if the attempt fails on a retryable error and the
-    target can resume, what is staged is kept, and its token handed over; the caller resumes it or discards it.
+    the number of the source's bytes that each chunk added. `on_checkpoint`: if the attempt fails on a retryable error
+    and the target can resume, what is staged is kept, and its token handed over; the caller resumes or discards it.
     `on_staged` is awaited last before the file is published, and when something is staged that `attempt` does not name;
     if it raises, nothing is published. A copy by the store itself has no such moment.
 
-    Raises `Truncated`, `IntegrityError`, `SourceChanged`, `Conflict`, and what the endpoints raise.
+    Raises `Truncated`, `IntegrityError`, `SourceChanged`, `Conflict`, `TransformFailed`, and what the endpoints raise.
     """
     options = options or CopyOptions()
     attempt = _Attempt(source, path, target, to, options, progress or (lambda _: None), on_checkpoint, on_staged)
     if source.backend is target.backend and path == to:
         raise Conflict(f"copy {attempt.names}: the target is the source itself")
-    if options.server_side and target.can_server_copy(source):
+    if any(step.many for step in options.transforms):
+        raise ValueError("a step makes many files of one: see crossdock.transfer.unpack")
+    if options.server_side and not options.transforms and target.can_server_copy(source):
         return await attempt.on_the_server(pin)
     async with source.read(path, pin=pin) as reader:
         return await attempt.stream(reader)
@@ -142,6 +159,8 @@ class _Attempt:
         self.on_checkpoint, self.on_staged = on_checkpoint, on_staged
         self.started = time.monotonic()
         self.notes: list[str] = []
+        self.taken: Tally | None = None
+        """Of the source, where transforms change it."""
 
     @property
     def names(self) -> str:
@@ -153,7 +172,7 @@ class _Attempt:
         try:
             writer = await self._begin(entry)
         except AlreadyExists as error:
-            await pipe(reader, tally.feed, depth=self.options.depth)
+            await self._drain(reader, tally.feed)
             return await self._present(entry, tally, error)
         try:
             await self._move(reader, writer, tally)
@@ -170,16 +189,18 @@ class _Attempt:
         except BaseException:
             await writer.abort()
             raise
-        return self._receipt(entry, stored, tally.size, digest, "stream")
+        return await self._receipt(entry, stored, tally.size, digest, "stream")
 
     async def _begin(self, entry: Entry) -> Writer:
         await self._look_first()
+        changes = bool(self.options.transforms)
+        kept = {name: text for name, text in entry.attributes.items() if not (changes and name in _OF_THE_BYTES)}
         options = WriteOptions(
-            size=entry.size,
+            size=None if changes else entry.size,
             modified=entry.modified if self.options.keep_modified else None,
             overwrite=not self._decides,
-            attributes={**entry.attributes, **self.options.attributes},
-            resume=self.options.resume,
+            attributes={**kept, **self.options.attributes},
+            resume=None if changes else self.options.resume,
             attempt=self.options.attempt,
             staged=self._staged,
         )
@@ -218,12 +239,39 @@ class _Attempt:
                 skip, chunk = skip - skipped, chunk[skipped:]
             if chunk:
                 await writer.write(chunk)
-                self.progress(len(chunk))
+                if not self.options.transforms:
+                    self.progress(len(chunk))
 
         if skip:
             self.progress(skip)
-        await pipe(reader, take, depth=self.options.depth)
-        await self._check_source(reader, tally.size)
+        await self._drain(reader, take)
+        if not self.options.transforms:
+            await self._check_source(reader, tally.size)
+
+    async def _drain(self, reader: Reader, take: Callable[[bytes], Awaitable[None]]) -> None:
+        """Everything that the reader gives, changed in flight, to `take`."""
+        if not self.options.transforms:
+            await pipe(reader, take, depth=self.options.depth)
+            return
+        self.taken = taken = Tally()
+        chain = Chain(self.options.transforms, f"{self.source.endpoint}:{shown(self.path)}")
+
+        async def feed(chunk: bytes) -> None:
+            await taken.feed(chunk)
+            await chain.feed(chunk, take)
+            self.progress(len(chunk))
+
+        try:
+            await pipe(reader, feed, depth=self.options.depth)
+            # First: transforms are only asked for their judgement of a file that is whole.
+            await self._check_source(reader, taken.size)
+            await chain.finish(take)
+        except TransformFailed as error:
+            if await self._changed(reader, taken.size):
+                raise self._source_changed() from error
+            raise
+        finally:
+            await chain.close()
 
     async def _check_source(self, reader: Reader, size: int) -> None:
         opened = reader.entry
@@ -231,23 +279,30 @@ class _Attempt:
             raise Truncated(
                 f"read {self.source.endpoint}:{shown(self.path)}: the stream ended after {size} of {opened.size} bytes"
             )
-        changed = reader.changed or (opened.size is not None and size > opened.size)
+        if await self._changed(reader, size):
+            raise self._source_changed()
+
+    async def _changed(self, reader: Reader, size: int) -> bool:
+        """The source is no longer the file that was opened, as far as the endpoint tells."""
+        opened = reader.entry
+        changed = bool(reader.changed) or (opened.size is not None and size > opened.size)
         if reader.changed is None and not changed and not self.source.capabilities.pinned_reads:
             try:
                 now = await self.source.stat(self.path)
             except NotFound:
-                changed = True
-            else:
-                changed = now.kind == "file" and now.fingerprint != opened.fingerprint
-        if changed:
-            raise SourceChanged(
-                f"copy {self.names}: the source changed while it was being read; nothing was published",
-                hint="run it again when its sender has finished",
-            )
+                return True
+            return now.kind == "file" and now.fingerprint != opened.fingerprint
+        return changed
+
+    def _source_changed(self) -> SourceChanged:
+        return SourceChanged(
+            f"copy {self.names}: the source changed while it was being read; nothing was published",
+            hint="run it again when its sender has finished",
+        )
 
     async def _give_up(self, writer: Writer, error: CrossdockError) -> None:
         """Clean up, unless the attempt can be resumed and the caller wants to."""
-        keep = self.on_checkpoint is not None and error.retryable
+        keep = self.on_checkpoint is not None and error.retryable and not self.options.transforms
         keep = keep and not isinstance(error, (SourceChanged, IntegrityError, Truncated))
         token = writer.checkpoint() if keep else None
         if token is None or self.on_checkpoint is None:
@@ -275,7 +330,7 @@ class _Attempt:
                 f"copy {self.names}: the target exists with other content", hint="allow overwriting, or move it away"
             ) from error
         self.notes.append("the target already held exactly these bytes")
-        return self._receipt(entry, there, tally.size, digest, "present")
+        return await self._receipt(entry, there, tally.size, digest, "present")
 
     async def on_the_server(self, pin: Entry | None) -> Receipt:
         entry = pin or await self.source.stat(self.path)
@@ -291,9 +346,9 @@ class _Attempt:
         if entry.size is not None and stored.size is not None and entry.size != stored.size:
             raise IntegrityError(f"copy {self.names}: {entry.size} bytes became {stored.size}")
         self.progress(entry.size or 0)
-        return self._receipt(entry, stored, entry.size or 0, stored.digests.get("sha256"), "server")
+        return await self._receipt(entry, stored, entry.size or 0, stored.digests.get("sha256"), "server")
 
-    def _receipt(
+    async def _receipt(
         self, entry: Entry, stored: Entry, size: int, digest: str | None, method: Literal["stream", "server", "present"]
     ) -> Receipt:
         verified: Literal["digest", "size", "none"] = "size" if stored.size == size else "none"
@@ -312,4 +367,7 @@ class _Attempt:
             finished=datetime.now(UTC),
             seconds=time.monotonic() - self.started,
             notes=tuple(self.notes),
+            transforms=tuple(step.name for step in self.options.transforms),
+            read_size=self.taken.size if self.taken is not None else None,
+            read_sha256=await self.taken.sha256() if self.taken is not None else None,
         )

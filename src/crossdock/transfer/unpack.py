@@ -1,0 +1,210 @@
+"""One file into many: an archive is kept on local disk, verified to its last byte, and only then given out."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import IO
+
+from crossdock.errors import CrossdockError, InvalidPath, TransformFailed, shown
+from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader, WriteOptions, Writer
+from crossdock.storage.staging import is_temporary
+from crossdock.storage.storage import Storage
+from crossdock.transfer.copy import CopyOptions, Receipt, Staged, copy
+from crossdock.transfer.transforms.base import Refused, Splitter, Step
+
+__all__ = ["unpack"]
+
+
+async def unpack(
+    source: Storage,
+    path: str,
+    target: Storage,
+    to: str,
+    *,
+    options: CopyOptions,
+    pin: Entry | None = None,
+    progress: Callable[[int], None] | None = None,
+    on_members: Callable[[Sequence[str]], Awaitable[None]] | None = None,
+    on_staged: Callable[[Staged], Awaitable[None]] | None = None,
+) -> list[Receipt]:
+    """Move what is in an archive into the folder `to`, one receipt for each member, in the archive's order.
+
+    `options.transforms` has one step that makes many files; the steps before it change the archive, those after it
+    each member. Nothing is published unless every member was unpacked, changed and found whole. Then each is published
+    in one step, like any other file, one after the other: a connection that fails in the middle leaves the first of
+    them, whole, and calling this again gives the rest (and those again).
+
+    `on_members` is awaited with the targets' paths before the first is written, `on_staged` as by `copy`, for each.
+    A receipt's `source` is `name:path!/member`; `source_entry`, `read_size` and `read_sha256` are the archive's.
+    Local disk: the archive, up to the step's limit. Memory: that of `copy`, and the archive's directory.
+
+    Raises what `copy` raises.
+    """
+    before, step, after = _parted(options.transforms)
+    name = f"{source.endpoint}:{shown(path)}"
+    splitter = step.splitter()
+    inner = replace(options, server_side=False, resume=None)
+    members: Backend | None = None
+    file = await asyncio.to_thread(_spool, splitter, step, name)
+    try:
+        spool = Storage(_Sink("spool", _Spooling(file, splitter.spool_limit, step, name)))
+        first = replace(inner, transforms=before, overwrite=True, attempt=None)
+        whole = await copy(source, path, spool, "archive", pin=pin, options=first, progress=progress)
+        members, names = await asyncio.to_thread(_opened, splitter, file, step, name)
+        archive = Storage(members)
+        places = [f"{to}/{member}" if to else member for member in names]
+        for place in places:
+            _check_place(target, place)
+        each = replace(inner, transforms=after)
+        nowhere = Storage(_Sink("nowhere", None))
+        for member in names:
+            await copy(archive, member, nowhere, member, options=replace(each, overwrite=True, attempt=None))
+        if on_members is not None:
+            await on_members(places)
+        receipts = []
+        for member, place in zip(names, places, strict=True):
+            done = await copy(archive, member, target, place, options=each, on_staged=on_staged)
+            receipts.append(_joined(done, source, path, member, whole, options))
+        return receipts
+    finally:
+        if members is not None:
+            await members.close()
+        file.close()
+
+
+def _parted(steps: Sequence[Step]) -> tuple[tuple[Step, ...], Step, tuple[Step, ...]]:
+    at = [number for number, step in enumerate(steps) if step.many]
+    if len(at) != 1:
+        raise ValueError("exactly one step makes many files of one")
+    return tuple(steps[: at[0]]), steps[at[0]], tuple(steps[at[0] + 1 :])
+
+
+def _spool(splitter: Splitter, step: Step, name: str) -> IO[bytes]:
+    """A file without a name: nothing is left of it, however this process ends."""
+    try:
+        return tempfile.TemporaryFile(dir=splitter.spool_folder)
+    except OSError as error:
+        raise _failed(
+            step, name, f"no temporary file: {error.strerror}", "write a folder with space at 'spool'"
+        ) from error
+
+
+def _opened(splitter: Splitter, file: IO[bytes], step: Step, name: str) -> tuple[Backend, Sequence[str]]:
+    try:
+        members, names = splitter.open(file, name)
+        if not names:
+            raise Refused("no file is in it", hint="ask its sender")
+    except CrossdockError:
+        raise
+    except Exception as error:
+        # As for transforms: whatever a splitter raises, this file is not to be published.
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise _failed(step, name, reason, getattr(error, "hint", None)) from error
+    return members, names
+
+
+def _failed(step: Step, name: str, reason: str, hint: str | None) -> TransformFailed:
+    return TransformFailed(f"transform {step.name} of {name}: {reason}; nothing was published", hint=hint)
+
+
+def _check_place(target: Storage, place: str) -> None:
+    """Raises `InvalidPath` before the first member is published, not at the one that cannot be."""
+    if is_temporary(place):
+        raise target.backend.error(
+            InvalidPath,
+            "write",
+            place,
+            "the name is reserved for crossdock's own temporaries",
+            hint="rename the member",
+        )
+    target.checked(place, "write")
+
+
+def _joined(done: Receipt, source: Storage, path: str, member: str, whole: Receipt, options: CopyOptions) -> Receipt:
+    return replace(
+        done,
+        source=f"{source.endpoint}:{path}!/{member}",
+        source_entry=whole.source_entry,
+        transforms=tuple(step.name for step in options.transforms),
+        read_size=whole.size if whole.read_size is None else whole.read_size,
+        read_sha256=whole.read_sha256 or whole.sha256,
+    )
+
+
+class _Spooling:
+    """The temporary file, up to its limit. Writes happen in threads."""
+
+    def __init__(self, file: IO[bytes], limit: int, step: Step, name: str) -> None:
+        self._file, self._limit, self._step, self._name = file, limit, step, name
+        self._size = 0
+
+    async def write(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > self._limit:
+            raise _failed(
+                self._step,
+                self._name,
+                f"the archive is over {self._limit} bytes",
+                "raise the option max_archive if that is right",
+            )
+        await asyncio.to_thread(self._append, data)
+
+    def _append(self, data: bytes) -> None:
+        try:
+            self._file.write(data)
+            self._file.flush()
+        except OSError as error:
+            raise _failed(
+                self._step, self._name, f"local disk: {error.strerror}", "write a folder with space at 'spool'"
+            ) from error
+
+
+class _Sink(Backend):
+    """Takes files, into a temporary one or nowhere, and has none to show."""
+
+    def __init__(self, endpoint: str, spooling: _Spooling | None) -> None:
+        self.endpoint = endpoint
+        self.capabilities = Capabilities()
+        self._spooling = spooling
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def stat(self, path: str) -> Entry:
+        raise self._unsupported("stat", path)
+
+    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
+        raise self._unsupported("list", path)
+        yield []
+
+    async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
+        raise self._unsupported("read", path)
+
+    async def begin_write(self, path: str, options: WriteOptions) -> Writer:
+        return _SinkWriter(path, self._spooling)
+
+    async def delete(self, path: str) -> None:
+        raise self._unsupported("delete", path)
+
+
+class _SinkWriter(Writer):
+    def __init__(self, path: str, spooling: _Spooling | None) -> None:
+        self._path, self._spooling = path, spooling
+        self._size = 0
+
+    async def write(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._spooling is not None:
+            await self._spooling.write(data)
+
+    async def commit(self, expect: Expect) -> Entry:
+        return Entry(path=self._path, size=self._size)
+
+    async def abort(self) -> None:
+        pass
