@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rm": ("crossdock.cli.change:rm", "Remove files, or folders with all that is in them."),
     "mkdir": ("crossdock.cli.change:mkdir", "Make folders."),
     "sync": ("crossdock.cli.sync:sync", "Bring what is new or changed from one folder to another."),
+    "run": ("crossdock.cli.run:run", "Run the flows of the configuration, once or until stopped."),
     "doctor": ("crossdock.cli.doctor:doctor", "Connect to an endpoint, probe what it can do, and say what to mend."),
     "trust": ("crossdock.cli.trust:trust", "Show the host keys that an SSH server offers, to pin them."),
     "check": ("crossdock.cli.check:check", "Check the configuration and report every mistake in it."),

@@ -1,0 +1,88 @@
+"""What the commands on flows share: the ledger of the configuration, and an engine over it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from crossdock.errors import ConfigError
+
+if TYPE_CHECKING:
+    from crossdock.cli.session import Session
+    from crossdock.config import Config
+    from crossdock.engine.delivery import Delivery
+    from crossdock.engine.engine import Engine
+    from crossdock.ledger.base import Ledger
+    from crossdock.storage.storage import Storage
+
+__all__ = ["delivery_json", "flows_of", "ledger_option", "opened_engine", "opened_ledger"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def ledger_option(function: F) -> F:
+    """`--ledger`, as the parameter `ledger`."""
+    help_ = "The ledger: a file, or a postgresql:// URL; else the configuration's, else crossdock.db beside it."
+    return click.option("--ledger", metavar="FILE|URL", help=help_)(function)
+
+
+def flows_of(config: Config, names: Iterable[str]) -> list[str]:
+    """The flows that were named, each checked; all of them if none was. Raises `ConfigError`."""
+    found = [config.flow(name).name for name in names]
+    if not found and not config.flows:
+        where = config.file.name if config.file else "the configuration"
+        raise ConfigError(f"{where} has no flows", hint="add one below 'flows:', or pass --config FILE")
+    return found or list(config.flows)
+
+
+@asynccontextmanager
+async def opened_ledger(session: Session, ledger: str | None) -> AsyncIterator[Ledger]:
+    """Closed when the block ends."""
+    async with session.config.new_ledger(ledger) as found:
+        yield found
+
+
+@asynccontextmanager
+async def opened_engine(session: Session, ledger: str | None, **options: Any) -> AsyncIterator[Engine]:
+    """An engine over all flows of the configuration; `options` are those of `Engine`."""
+    from crossdock.engine.engine import Engine
+    from crossdock.storage.registry import new_storage
+
+    config = session.config
+    flows_of(config, ())
+
+    def storage(name: str) -> Storage:
+        return new_storage(name, config.endpoint(name))
+
+    async with (
+        opened_ledger(session, ledger) as found,
+        Engine(config.flows.values(), storage, found, **options) as engine,
+    ):
+        yield engine
+
+
+def delivery_json(delivery: Delivery) -> dict[str, Any]:
+    """One attempt, for `--json`."""
+    transfer = delivery.transfer
+    found: dict[str, Any] = {
+        "transfer": transfer.id,
+        "flow": transfer.flow,
+        "source": f"{transfer.source}:{transfer.entry.path}",
+        "target": f"{transfer.target}:{transfer.target_path}",
+        "what": delivery.what,
+        "reason": delivery.reason,
+    }
+    receipt = delivery.receipt or {}
+    found |= {key: receipt[key] for key in ("size", "sha256", "verified") if key in receipt}
+    if "target" in receipt:
+        found["target"] = receipt["target"]
+    if delivery.seconds:
+        found["seconds"] = delivery.seconds
+    if delivery.again_in is not None:
+        found["again_in"] = round(delivery.again_in, 1)
+    if delivery.error is not None:
+        found |= {"error": str(delivery.error), "kind": type(delivery.error).__name__}
+    return found

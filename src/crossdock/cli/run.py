@@ -1,0 +1,199 @@
+"""run: do what the flows say, once or for as long as the program runs."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from crossdock.cli import exits
+from crossdock.cli.engine import delivery_json, flows_of, ledger_option, opened_engine
+from crossdock.cli.main import complain
+from crossdock.cli.options import DURATION
+from crossdock.cli.output import count, emit, human_size, human_time
+from crossdock.cli.progress import Progress, display
+from crossdock.cli.session import Session, common
+from crossdock.errors import ConfigError, CrossdockError, shown
+
+if TYPE_CHECKING:
+    from crossdock.engine.delivery import Delivery
+    from crossdock.engine.discovery import Discovery
+    from crossdock.engine.engine import Summary
+    from crossdock.ledger.base import Transfer
+
+__all__ = ["run"]
+
+
+@click.command()
+@click.argument("flows", metavar="[FLOW]...", nargs=-1)
+@click.option("--once", is_flag=True, help="Look once, move what is there, and end.")
+@click.option(
+    "--patience",
+    type=DURATION,
+    default="5s",
+    show_default=True,
+    help="With --once: how long to wait for files to settle.",
+)
+@click.option(
+    "--transfers", metavar="N", type=click.IntRange(1, 1024), default=16, show_default=True, help="Files at once."
+)
+@click.option(
+    "--grace",
+    type=DURATION,
+    default="30s",
+    show_default=True,
+    help="How long transfers under way may take to end after SIGTERM.",
+)
+@ledger_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON line per attempt on stdout, and a summary.")
+@common
+@click.pass_obj
+def run(session: Session, /, flows: tuple[str, ...], **options: Any) -> int:
+    """Run the flows by their triggers (all of them, or those named) until SIGTERM or Ctrl-C; with --once, one time.
+
+    What was delivered is in the ledger and is never sent again, however often this is run and wherever it was stopped.
+    SIGHUP reads the configuration again; if it is wrong, the old one stays.
+    """
+    flows_of(session.config, flows)
+    command = _Once(session, flows, options) if options["once"] else _Daemon(session, flows, options)
+    return session.run(command.run)
+
+
+class _Command:
+    def __init__(self, session: Session, flows: tuple[str, ...], options: dict[str, Any]) -> None:
+        self.session, self.flows, self.options = session, flows, options
+
+    def tell(self, delivery: Delivery) -> None:
+        """One line per attempt: JSON for scripts, else what a human has to know."""
+        if self.options["as_json"]:
+            emit(delivery_json(delivery))
+            return
+        transfer = delivery.transfer
+        name = f"{transfer.flow}: {transfer.source}:{shown(transfer.entry.path)}"
+        if delivery.what in ("failed", "lost"):
+            click.echo(f"{name}: {delivery.what}: {shown(delivery.reason)}", err=True)
+            if delivery.error is not None and delivery.error.hint:
+                click.echo(f"Next: {shown(delivery.error.hint)}", err=True)
+        elif delivery.what == "retry":
+            error = str(delivery.error) if delivery.error is not None else delivery.reason
+            again = human_time(delivery.again_in or 0.0)
+            click.echo(f"{name}: again in {again}: {shown(error)}", err=True)
+
+
+class _Once(_Command):
+    async def run(self) -> int:
+        progress = Progress()
+
+        def moved(transfer: Transfer, size: int) -> None:
+            progress.moved(_name(transfer), size, transfer.entry.size)
+
+        def ended(delivery: Delivery) -> None:
+            progress.ended(_name(delivery.transfer), failed=delivery.what != "delivered")
+            self.tell(delivery)
+
+        async with opened_engine(
+            self.session,
+            self.options["ledger"],
+            transfers=self.options["transfers"],
+            report=ended,
+            progress=moved,
+        ) as engine:
+            names = flows_of(self.session.config, self.flows)
+            loop = asyncio.get_running_loop()
+            started = loop.time()
+            with display(progress, wanted=not self.session.quiet):
+                summary = await engine.run_once(names, patience=self.options["patience"])
+            return self._finish(summary, len(names), loop.time() - started)
+
+    def _finish(self, summary: Summary, flows: int, seconds: float) -> int:
+        if self.options["as_json"]:
+            emit({"summary": _summary_json(summary, seconds)})
+        for name, error in summary.errors.items():
+            click.echo(f"crossdock: flow {name}:", err=True)
+            complain(error)
+        self.session.say(_summary(summary, seconds))
+        if summary.errors and flows == 1 and not summary.delivered:
+            return exits.code_of(next(iter(summary.errors.values())))
+        return exits.OK if summary.good else exits.SOME
+
+
+class _Daemon(_Command):
+    """Runs until it is told to stop; a reload is a stop and a start with what the file says by then."""
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+        stop, over = asyncio.Event(), False
+
+        def end() -> None:
+            nonlocal over
+            if over:
+                task.cancel()
+            over = True
+            self.session.say("stopping; once more to break off what is under way")
+            stop.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, end)
+        loop.add_signal_handler(signal.SIGHUP, stop.set)
+        while not over:
+            stop.clear()
+            async with opened_engine(
+                self.session, self.options["ledger"], transfers=self.options["transfers"], report=self.tell
+            ) as engine:
+                names = flows_of(self.session.config, self.flows)
+                self.session.say(f"running {', '.join(names)}; Ctrl-C or SIGTERM ends it")
+                await engine.serve(stop, names, looked=self._looked, grace=self.options["grace"])
+            if not over:
+                self._reload()
+        return exits.OK
+
+    def _reload(self) -> None:
+        old = self.session.config
+        del self.session.config
+        try:
+            flows_of(self.session.config, self.flows)
+        except ConfigError as error:
+            complain(error)
+            self.session.say("the configuration stays as it was")
+            self.session.config = old
+        else:
+            self.session.say("the configuration was read again")
+
+    def _looked(self, flow: str, found: Discovery | CrossdockError) -> None:
+        if isinstance(found, CrossdockError):
+            click.echo(f"crossdock: flow {flow}:", err=True)
+            complain(found)
+        elif found.added:
+            self.session.say(f"{flow}: {count(len(found.added), 'transfer')} to do")
+
+
+def _name(transfer: Transfer) -> str:
+    return f"{transfer.source}:{transfer.entry.path} → {transfer.target}"
+
+
+def _summary(summary: Summary, seconds: float) -> str:
+    done = f"{count(summary.delivered, 'transfer')} delivered, {human_size(summary.size)}, in {human_time(seconds)}"
+    more = [
+        (summary.followed, "finished"),
+        (summary.skipped, "skipped"),
+        (summary.failed, "failed"),
+        (summary.waiting, "to be tried again"),
+        (summary.settling, "settling"),
+        (summary.unmatched, "matched by no rule"),
+        (summary.clashes, "not moved because of a rule"),
+        (summary.removed, "removed from the archive"),
+        (summary.lost, "lost to another worker"),
+    ]
+    return "; ".join([done, *(f"{number:,} {what}" for number, what in more if number)]) + "."
+
+
+def _summary_json(summary: Summary, seconds: float) -> dict[str, Any]:
+    keys = ("listed", "found", "delivered", "followed", "skipped", "failed", "waiting", "lost", "size", "settling")
+    found: dict[str, Any] = {key: getattr(summary, key) for key in (*keys, "unmatched", "clashes", "removed")}
+    found["seconds"] = round(seconds, 3)
+    found["errors"] = {name: str(error) for name, error in summary.errors.items()}
+    return found

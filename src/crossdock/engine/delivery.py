@@ -1,0 +1,321 @@
+"""One attempt at one transfer, under its lease: recover or copy, record, then do what follows.
+
+The steps are those of the protocol that the crash test kills at: R4 the source is opened as it was listed, R5 bytes are
+staged, R7 what is staged is recorded, R8 and R9 it is published and looked at, R10 that is recorded, R11 the source is
+dealt with, R12 the end is recorded. (R0 to R2 are the discovery's, R3 is the claim.)
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol
+
+from crossdock.engine.endpoints import Endpoints
+from crossdock.engine.recovery import Record, attempt_id, recovered, sweep
+from crossdock.engine.verdicts import backoff, judge
+from crossdock.errors import Conflict, CrossdockError, LedgerError, StorageError
+from crossdock.flows.flow import Flow
+from crossdock.flows.plan import Planner
+from crossdock.ledger.base import Lease, Ledger, State, Transfer
+from crossdock.storage.storage import Storage
+from crossdock.transfer.copy import CopyOptions, Receipt, Staged, copy
+
+__all__ = ["Courier", "Delivery", "Follow", "Step", "owes"]
+
+Step = Callable[[str], None]
+"""Called with "R7:before", "R7:after", …: where the crash test strikes."""
+
+_VERSIONS = 1000
+_PAUSE = 15.0
+
+
+class Follow(Protocol):
+    """Does all that a flow owes after a delivery: what was done, in words, and whether the source is gone by it."""
+
+    async def __call__(self, lease: Lease, receipt: Mapping[str, Any]) -> tuple[str, bool]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What became of one attempt."""
+
+    transfer: Transfer
+    what: Literal["delivered", "followed", "skipped", "failed", "retry", "lost"]
+    """followed: only what was owed was done, the bytes had been delivered before. lost: somebody else has the lease."""
+    reason: str = ""
+    receipt: Mapping[str, Any] | None = None
+    error: CrossdockError | None = None
+    seconds: float = 0.0
+    again_in: float | None = None
+    """retry: seconds until the next attempt."""
+
+
+def owes(flow: Flow) -> bool:
+    """Whether something follows a delivery."""
+    after = flow.after
+    told = [*(each.on for each in flow.webhooks), *(each.on for each in flow.mails)]
+    return bool(after.takes_source or after.tag or after.marker or any("delivered" in on for on in told))
+
+
+class Courier:
+    """Makes attempts. `progress(transfer, size)`: bytes that one moved; negative when they do not count after all."""
+
+    def __init__(
+        self,
+        flows: Mapping[str, Planner],
+        endpoints: Endpoints,
+        ledger: Ledger,
+        follow: Mapping[str, Follow],
+        *,
+        progress: Callable[[Transfer, int], None] | None = None,
+        step: Step | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._flows, self._endpoints, self._ledger, self._follow = flows, endpoints, ledger, follow
+        self._progress = progress or (lambda transfer, size: None)
+        self._step = step or (lambda name: None)
+        self._clock = clock
+
+    async def attempt(self, lease: Lease) -> Delivery:
+        """Whatever becomes of the file is recorded, and told. Raises what the ledger raises, `LeaseLost` above all."""
+        started = time.monotonic()
+        planner = self._flows[lease.transfer.flow]
+        attempt = _Attempt(self, planner, lease)
+        what: Literal["delivered", "followed"] = "followed"
+        receipt = lease.transfer.receipt
+        if lease.transfer.state is State.RUNNING:
+            wait, why = self._endpoints.pause(lease.transfer.source, lease.transfer.target)
+            if wait:
+                await self._ledger.released(lease, why, seconds=wait)
+                return Delivery(transfer=lease.transfer, what="retry", reason=why, again_in=wait)
+            try:
+                receipt = await attempt.deliver()
+            except LedgerError:
+                raise
+            except CrossdockError as error:
+                return await attempt.failed(error, time.monotonic() - started)
+            what = "delivered"
+            self._step("R10:before")
+            await self._ledger.delivered(lease, receipt, owed=owes(planner.flow))
+            self._step("R10:after")
+        seconds = time.monotonic() - started
+        done = Delivery(transfer=lease.transfer, what=what, receipt=receipt, seconds=seconds)
+        if not owes(planner.flow):
+            if what == "followed":
+                await self._ledger.done(lease, "the flow asks for nothing more")
+            return done
+        try:
+            self._step("R11:before")
+            words, gone = await self._follow[planner.flow.name](lease, receipt or {})
+            self._step("R11:after")
+        except LedgerError:
+            raise
+        except CrossdockError as error:
+            number = lease.attempt if lease.transfer.state is State.DELIVERED else 1
+            again = backoff(planner.flow.retry, number, error, random.uniform)
+            await self._ledger.retry_in(lease, again, str(error))
+            reason = "delivered; what follows is tried again"
+            return Delivery(
+                transfer=lease.transfer, what="retry", reason=reason, receipt=receipt, error=error, again_in=again
+            )
+        self._step("R12:before")
+        await self._ledger.done(lease, words, gone=gone)
+        self._step("R12:after")
+        return Delivery(transfer=lease.transfer, what=what, reason=words, receipt=receipt, seconds=seconds)
+
+
+class _Attempt:
+    """Moves the bytes of one transfer."""
+
+    def __init__(self, courier: Courier, planner: Planner, lease: Lease) -> None:
+        self._courier, self._planner, self._lease, self.transfer = courier, planner, lease, lease.transfer
+        self._ledger, self._endpoints, self._step = courier._ledger, courier._endpoints, courier._step
+        self._record = Record.load(lease.transfer.checkpoint)
+        self._moved = 0
+        self._suspended: bytes | None = None
+
+    async def deliver(self) -> Mapping[str, Any]:
+        transfer, flow = self.transfer, self._planner.flow
+        source = await self._endpoints.storage(transfer.source)
+        target = await self._endpoints.storage(transfer.target)
+        if transfer.entry.version is not None:
+            await self._ledger.supersede(transfer.id, who=self._lease.transfer.owner or "")
+        known = await self._look_back(source, target)
+        if known is not None:
+            return known
+        resume = None
+        if self._record is not None and self._record.resumable:
+            resume = self._record.token
+        self._step("R4:before")
+        if source.backend.store is not None and target.can_server_copy(source):
+            # No step lies between the store's copy and its being visible: the lease is looked at before.
+            await self._ledger.heartbeat(self._lease)
+        async for to, overwrite in self._places(target):
+            options = CopyOptions(
+                overwrite=overwrite,
+                resume=resume,
+                attempt=attempt_id(self._ledger.id, transfer.id, self._lease.fence),
+            )
+            try:
+                receipt = await self._copy(source, target, to, options)
+            except Conflict:
+                if flow.on_conflict != "version":
+                    raise
+                continue
+            self._step("R9:after")
+            self._endpoints.worked(transfer.source)
+            self._endpoints.worked(transfer.target)
+            return receipt.as_json()
+        raise Conflict(
+            f"deliver {transfer.target}:{transfer.target_path}: {_VERSIONS} versions of it exist",
+            hint="move some of them away, or choose another on_conflict",
+        )
+
+    async def _look_back(self, source: Storage, target: Storage) -> Mapping[str, Any] | None:
+        """After a crash: what had been published already, and what has to be swept away."""
+        transfer = self.transfer
+        if not transfer.rescues and (self._record is None or self._record.resumable):
+            return None
+        receipt = await recovered(transfer, self._record, target)
+        if receipt is None and target.can_server_copy(source):
+            receipt = await self._copied_before(target)
+        await sweep(self._lease, self._record, target, self._ledger.id)
+        if self._record is not None:
+            self._record = None
+            await self._ledger.staged(self._lease, None)
+        return receipt
+
+    async def _copied_before(self, target: Storage) -> Mapping[str, Any] | None:
+        """A copy by the store itself leaves the same etag."""
+        entry = self.transfer.entry
+        if entry.etag is None or not await target.exists(self.transfer.target_path):
+            return None
+        there = await target.stat(self.transfer.target_path)
+        if (there.etag, there.size) != (entry.etag, entry.size):
+            return None
+        receipt = Receipt(
+            source=f"{self.transfer.source}:{entry.path}",
+            target=f"{target.endpoint}:{there.path}",
+            size=entry.size or 0,
+            sha256=there.digests.get("sha256"),
+            method="present",
+            verified="size",
+            atomic=True,
+            source_entry=entry,
+            target_entry=there,
+            finished=self._courier._clock(),
+            seconds=0.0,
+            notes=("the target held the same object",),
+        )
+        return receipt.as_json()
+
+    async def _places(self, target: Storage) -> AsyncIterator[tuple[str, bool]]:
+        """The paths to try, each with whether a file there may be replaced."""
+        to, mode = self.transfer.target_path, self._planner.flow.on_conflict
+        if mode != "version":
+            yield to, mode == "overwrite"
+            return
+        for number in range(_VERSIONS):
+            name = _version(to, number)
+            if not await target.exists(name):
+                yield name, False
+
+    async def _copy(self, source: Storage, target: Storage, to: str, options: CopyOptions) -> Receipt:
+        async def staged(found: Staged) -> None:
+            record = Record(to=to, token=found.token, size=found.size, sha256=found.sha256)
+            self._step("R7:before")
+            await self._ledger.staged(self._lease, record.dump())
+            self._record = record
+            self._step("R7:after")
+
+        def keep(token: bytes) -> None:
+            self._suspended = token
+            self._record = Record(to=to, token=token, resumable=True)
+
+        def count(size: int) -> None:
+            self._moved += size
+            self._courier._progress(self.transfer, size)
+            self._step("R5:chunk")
+
+        return await copy(
+            source,
+            self.transfer.entry.path,
+            target,
+            to,
+            pin=self.transfer.entry,
+            options=options,
+            progress=count,
+            on_checkpoint=keep if target.capabilities.resume_write else None,
+            on_staged=staged,
+        )
+
+    async def failed(self, error: CrossdockError, seconds: float) -> Delivery:
+        """Record what the failure means."""
+        transfer, flow = self.transfer, self._planner.flow
+        if self._moved:
+            self._courier._progress(transfer, -self._moved)
+        at_source = False
+        if isinstance(error, StorageError) and error.endpoint == transfer.source:
+            at_source = transfer.source != transfer.target or error.path == transfer.entry.path
+        pause = None
+        for name in (transfer.source, transfer.target):
+            if self._endpoints.failed(name, error):
+                pause = self._endpoints.pause(name)[0] or _PAUSE
+        age = (self._courier._clock() - transfer.added).total_seconds()
+        verdict = judge(
+            error,
+            flow.retry,
+            attempt=self._lease.attempt,
+            age=age,
+            on_conflict=flow.on_conflict,
+            at_source=at_source,
+            pause=pause,
+        )
+        kept = self._record if verdict.what in ("retry", "pause") else None
+        if self._suspended is not None and kept is None:
+            await self._discard(error)
+        if kept != Record.load(transfer.checkpoint) or (kept is None and self._record is not None):
+            await self._ledger.staged(self._lease, None if kept is None else kept.dump())
+        match verdict.what:
+            case "retry":
+                await self._ledger.retry_in(self._lease, verdict.seconds, verdict.reason)
+            case "pause":
+                await self._ledger.released(self._lease, verdict.reason, seconds=verdict.seconds)
+            case "skip":
+                await self._ledger.skipped(self._lease, verdict.reason)
+            case "fail":
+                await self._ledger.failed(self._lease, verdict.reason)
+        what: Literal["skipped", "failed", "retry"] = "retry"
+        if verdict.what in ("skip", "fail"):
+            what = "skipped" if verdict.what == "skip" else "failed"
+        return Delivery(
+            transfer=transfer,
+            what=what,
+            reason=verdict.reason,
+            error=error,
+            seconds=seconds,
+            again_in=verdict.seconds if what == "retry" else None,
+        )
+
+    async def _discard(self, error: CrossdockError) -> None:
+        assert self._suspended is not None
+        try:
+            target = await self._endpoints.storage(self.transfer.target)
+            await target.discard(self._suspended)
+        except CrossdockError as failed:
+            error.add_note(f"what was staged could not be removed: {failed}")
+
+
+def _version(path: str, number: int) -> str:
+    """report.csv, report~1.csv, report~2.csv."""
+    if not number:
+        return path
+    folder, slash, name = path.rpartition("/")
+    stem, dot, suffix = name.rpartition(".")
+    if not stem:
+        stem, dot, suffix = name, "", ""
+    return f"{folder}{slash}{stem}~{number}{dot}{suffix}"

@@ -1,0 +1,381 @@
+"""The engine: looks at sources, works the ledger off, and does so for as long as it is asked to.
+
+Whoever runs flows (the command line, a daemon, a function in a cloud, a scheduler's task, the gateway) calls
+`discover`, `notice`, `run_once` or `serve`; there is no second engine. All state is in the ledger: any number of
+engines may work on one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+from crossdock.engine.actions import Actions
+from crossdock.engine.delivery import Courier, Delivery, Step
+from crossdock.engine.discovery import Discovery, add, look
+from crossdock.engine.endpoints import Endpoints
+from crossdock.engine.triggers import ticks
+from crossdock.engine.watch import watch
+from crossdock.engine.worker import Worker
+from crossdock.errors import ConfigError, ConnectionFailed, CrossdockError, LedgerError
+from crossdock.flows.flow import Flow
+from crossdock.flows.plan import Planner
+from crossdock.ledger.base import LEASE, Ledger, Transfer
+from crossdock.storage.storage import Storage
+
+__all__ = ["Engine", "EventSource", "FileEvent", "LeftAlone", "Summary"]
+
+log = logging.getLogger("crossdock.engine")
+
+PATIENCE = 5.0
+"""Seconds that `run_once` waits for files to settle."""
+GRACE = 30.0
+"""Seconds that a stopped engine waits for the transfers under way; then they are broken off, and left to the next."""
+_SWEEP = 3600.0
+_SOONEST = 1.0
+_KEEP_LOOKING = 60.0
+"""Seconds for which a poll looks again at files that settle, or ten times the flow's own `settle`."""
+
+
+class LeftAlone(ConnectionFailed):
+    """The endpoint failed lately, and is not asked before `retry_after` seconds are over."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileEvent:
+    """Somebody says that there is a file."""
+
+    endpoint: str
+    path: str
+    acknowledge: Callable[[], None] = lambda: None
+    """Called once every transfer that follows from it is recorded; an event without it comes again."""
+
+
+class EventSource(Protocol):
+    """Where events come from: a queue, a notification, a gateway's upload."""
+
+    def events(self) -> AsyncIterator[FileEvent]: ...
+
+
+@dataclass(slots=True)
+class Summary:
+    """What one run did."""
+
+    listed: int = 0
+    found: int = 0
+    """Transfers added."""
+    delivered: int = 0
+    followed: int = 0
+    skipped: int = 0
+    failed: int = 0
+    waiting: int = 0
+    """Attempts that failed and are made again later."""
+    lost: int = 0
+    size: int = 0
+    """Bytes delivered."""
+    settling: int = 0
+    unmatched: int = 0
+    clashes: int = 0
+    removed: int = 0
+    """Archived files whose time was over."""
+    errors: dict[str, CrossdockError] = field(default_factory=dict)
+    """Flow → why its source could not be listed, or its archive kept."""
+
+    @property
+    def good(self) -> bool:
+        """Nothing failed, and nothing waits because something failed."""
+        return not (self.failed or self.waiting or self.clashes or self.errors)
+
+    def count(self, delivery: Delivery) -> None:
+        match delivery.what:
+            case "delivered":
+                self.delivered += 1
+                self.size += int((delivery.receipt or {}).get("size") or 0)
+            case "followed":
+                self.followed += 1
+            case "skipped":
+                self.skipped += 1
+            case "failed":
+                self.failed += 1
+            case "retry":
+                self.waiting += 1
+            case "lost":
+                self.lost += 1
+
+
+class Engine:
+    """Runs flows. `new_storage` makes an unopened storage by endpoint name. The ledger is open, and the caller's.
+
+    `async with Engine(…) as engine:` closes the endpoints that it opened.
+    """
+
+    def __init__(
+        self,
+        flows: Iterable[Flow],
+        new_storage: Callable[[str], Storage],
+        ledger: Ledger,
+        *,
+        owner: str | None = None,
+        transfers: int = 16,
+        lease: float = LEASE,
+        report: Callable[[Delivery], None] = lambda delivery: None,
+        progress: Callable[[Transfer, int], None] | None = None,
+        step: Step = lambda name: None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.planners: Mapping[str, Planner] = {flow.name: _planner(flow) for flow in flows}
+        self.ledger, self.clock = ledger, clock
+        self.owner = owner or f"{socket.gethostname()}:{os.getpid()}"
+        self.endpoints = Endpoints(new_storage)
+        self._actions = {
+            name: Actions(planner.flow, self.endpoints, ledger, clock=clock) for name, planner in self.planners.items()
+        }
+        self._courier = Courier(
+            self.planners,
+            self.endpoints,
+            ledger,
+            {name: actions.follow for name, actions in self._actions.items()},
+            progress=progress,
+            step=step,
+            clock=clock,
+        )
+        self._transfers, self._lease, self._report, self._step = transfers, lease, report, step
+        self._swept: dict[str, float] = {}
+
+    async def __aenter__(self) -> Engine:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.endpoints.close()
+
+    def planner(self, flow: str) -> Planner:
+        """Raises `ConfigError` for a flow that is not known."""
+        try:
+            return self.planners[flow]
+        except KeyError:
+            known = ", ".join(sorted(self.planners)) or "none"
+            raise ConfigError(f"no flow is called {flow!r}", hint=f"write one of: {known}") from None
+
+    async def look(self, flow: str, *, only: Iterable[str] | None = None) -> Discovery:
+        """List a flow's source and decide; only sightings are recorded. Raises what the listing raises."""
+        planner = self.planner(flow)
+        source = planner.flow.source.endpoint
+        wait, why = self.endpoints.pause(source)
+        if wait:
+            raise LeftAlone(why, operation="list", endpoint=source, path=planner.flow.source.path, retry_after=wait)
+        try:
+            storage = await self.endpoints.storage(source)
+            found = await look(planner, storage, self.ledger, self.clock(), only=only)
+        except LedgerError:
+            raise
+        except CrossdockError as error:
+            self.endpoints.failed(source, error)
+            raise
+        self.endpoints.worked(source)
+        return found
+
+    async def discover(self, flow: str, *, only: Iterable[str] | None = None) -> Discovery:
+        """`look`, and add what is new to the ledger."""
+        self._step("R0:after")
+        found = await self.look(flow, only=only)
+        self._step("R1:before")
+        await add(self.planner(flow), found, self.ledger, who=self.owner)
+        self._step("R1:after")
+        return found
+
+    async def notice(self, event: FileEvent) -> list[int]:
+        """Add what follows from an event, in every flow that it concerns; then it is acknowledged. The new ids."""
+        added: list[int] = []
+        for name, planner in self.planners.items():
+            if planner.flow.source.endpoint == event.endpoint and event.path.startswith(planner.prefix):
+                added += (await self.discover(name, only=[event.path])).added
+        self._step("R2:before")
+        event.acknowledge()
+        self._step("R2:after")
+        return added
+
+    def worker(self, flows: Iterable[str], *, report: Callable[[Delivery], None] | None = None) -> Worker:
+        """A worker on the flows' transfers, for callers that only work off what others discover."""
+        return Worker(
+            self.ledger,
+            self._courier,
+            flows,
+            owner=self.owner,
+            transfers=self._transfers,
+            lease=self._lease,
+            report=report or self._report,
+            step=self._step,
+        )
+
+    async def run_once(self, flows: Iterable[str] | None = None, *, patience: float = PATIENCE) -> Summary:
+        """Look at every source and work off what the ledger holds for these flows (all of them by default).
+
+        Files that settle are looked at again as long as that takes no more than `patience` seconds in all. A source
+        that cannot be listed does not stop the other flows. Raises what the ledger raises.
+        """
+        names = list(self.planners if flows is None else flows)
+        summary = Summary()
+
+        def report(delivery: Delivery) -> None:
+            summary.count(delivery)
+            self._report(delivery)
+
+        loop = asyncio.get_running_loop()
+        until = loop.time() + patience
+        looking = {name: self.planner(name) for name in names}
+        settling: dict[str, int] = {}
+        while True:
+            found = await self._discover_all(list(looking), summary)
+            settling |= {one.flow: sum(each.verdict == "settle" for each in one.new) for one in found}
+            await self.worker(names, report=report).run(until_idle=True)
+            dues = {one.flow: one.due for one in found if one.due is not None}
+            now = loop.time()
+            looking = {name: self.planner(name) for name, due in dues.items() if now + due <= until}
+            if not looking:
+                break
+            await asyncio.sleep(max(0.05, min(dues[name] for name in looking)))
+        summary.settling = sum(settling.values())
+        for name in names:
+            try:
+                summary.removed += await self._actions[name].sweep()
+            except LedgerError:
+                raise
+            except CrossdockError as error:
+                summary.errors.setdefault(name, error)
+        return summary
+
+    async def _discover_all(self, names: list[str], summary: Summary) -> list[Discovery]:
+        async def one(name: str) -> Discovery | None:
+            try:
+                found = await self.discover(name)
+            except LedgerError:
+                raise
+            except CrossdockError as error:
+                summary.errors[name] = error
+                return None
+            summary.errors.pop(name, None)
+            return found
+
+        first = not summary.listed
+        everything = [found for found in await asyncio.gather(*(one(name) for name in names)) if found is not None]
+        for found in everything:
+            summary.found += len(found.added)
+            if first:
+                summary.listed += found.listed
+                summary.unmatched += sum(each.verdict == "unmatched" for each in found.new)
+                summary.clashes += sum(each.verdict in ("clash", "fail") for each in found.new)
+        return everything
+
+    async def serve(
+        self,
+        stop: asyncio.Event,
+        flows: Iterable[str] | None = None,
+        *,
+        sources: Iterable[EventSource] = (),
+        looked: Callable[[str, Discovery | CrossdockError], None] = lambda flow, found: None,
+        grace: float = GRACE,
+    ) -> None:
+        """Run the flows by their triggers until `stop` is set; then finish what is under way, for `grace` seconds.
+
+        `looked` is told of every look at a source. Raises what the ledger raises.
+        """
+        names = list(self.planners if flows is None else flows)
+        worker = self.worker(names)
+        tasks = [asyncio.create_task(self._hear(source, worker)) for source in sources]
+        for name in names:
+            lock = asyncio.Lock()
+            tasks.append(asyncio.create_task(self._tick(name, lock, worker, looked)))
+            if self.planner(name).flow.trigger.watch:
+                tasks.append(asyncio.create_task(self._watch(name, lock, worker, looked)))
+        stopped = asyncio.create_task(stop.wait())
+        working = asyncio.create_task(worker.run())
+        try:
+            pending = {*tasks, working, stopped}
+            while not stopped.done():
+                ended, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    task.result()
+            worker.stop()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await working
+        finally:
+            for task in (*tasks, working, stopped):
+                task.cancel()
+            await asyncio.gather(*tasks, working, stopped, return_exceptions=True)
+
+    async def _hear(self, source: EventSource, worker: Worker) -> None:
+        async for event in source.events():
+            try:
+                if await self.notice(event):
+                    worker.wake()
+            except LedgerError:
+                raise
+            except CrossdockError as error:
+                # Not acknowledged: it comes again.
+                log.warning("the event for %s:%s: %s", event.endpoint, event.path, error)
+
+    async def _tick(
+        self,
+        name: str,
+        lock: asyncio.Lock,
+        worker: Worker,
+        looked: Callable[[str, Discovery | CrossdockError], None],
+    ) -> None:
+        async for _ in ticks(self.planner(name).flow, self.ledger, self.clock):
+            async with lock:
+                await self._poll(name, worker, looked)
+
+    async def _watch(
+        self,
+        name: str,
+        lock: asyncio.Lock,
+        worker: Worker,
+        looked: Callable[[str, Discovery | CrossdockError], None],
+    ) -> None:
+        storage = await self.endpoints.storage(self.planner(name).flow.source.endpoint)
+        async for _ in watch(storage.backend.address(self.planner(name).flow.source.path)):
+            async with lock:
+                await self._poll(name, worker, looked)
+
+    async def _poll(self, name: str, worker: Worker, looked: Callable[[str, Discovery | CrossdockError], None]) -> None:
+        """Look; look again while files settle; remove what was archived long enough ago."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + max(_KEEP_LOOKING, 10 * self.planner(name).flow.settle.seconds)
+        while True:
+            try:
+                found = await self.discover(name)
+            except LedgerError:
+                raise
+            except CrossdockError as error:
+                log.warning("flow %s: %s", name, error)
+                looked(name, error)
+                return
+            looked(name, found)
+            if found.added:
+                worker.wake()
+            if found.due is None or loop.time() + found.due > until:
+                break
+            await asyncio.sleep(max(_SOONEST, found.due))
+        if loop.time() - self._swept.get(name, -_SWEEP) >= _SWEEP:
+            self._swept[name] = loop.time()
+            try:
+                await self._actions[name].sweep()
+            except LedgerError:
+                raise
+            except CrossdockError as error:
+                log.warning("flow %s: %s", name, error)
+
+
+def _planner(flow: Flow) -> Planner:
+    try:
+        return Planner(flow)
+    except ValueError as error:
+        raise ConfigError(f"flow {flow.name}: {error}") from error

@@ -1,0 +1,120 @@
+"""What an attempt that did not live to tell has left, and whether its file was published.
+
+Before a file is published the ledger holds what was staged, its size and its digest (`Record`). After a crash:
+
+- the final name holds exactly these bytes: it was published (or is there anyway); what is staged is removed;
+- what was staged is still there: it was not published, is removed, and the file is sent again;
+- what was staged is gone, though only publishing removes it: it was published, and taken or replaced since;
+- the endpoint cannot tell: the file is sent again.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from crossdock.errors import NotFound, PermissionDenied, Unsupported
+from crossdock.ledger.base import Lease, Transfer
+from crossdock.storage.base import Entry
+from crossdock.storage.storage import Storage
+from crossdock.transfer.pipe import Tally, pipe
+
+__all__ = ["Record", "attempt_id", "recovered", "sweep"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What the ledger keeps of an attempt under way (`Transfer.checkpoint`)."""
+
+    to: str
+    """The path at the target; not the transfer's own where the flow keeps versions."""
+    token: bytes | None = None
+    """For `Storage.discard`, and to resume from."""
+    size: int | None = None
+    sha256: str | None = None
+    """Known: all bytes were taken, and publishing was next."""
+    read_size: int | None = None
+    resumable: bool = False
+    """The attempt failed in peace: the next one goes on where it stopped."""
+
+    def dump(self) -> bytes:
+        token = None if self.token is None else base64.b64encode(self.token).decode()
+        found = {"to": self.to, "token": token, "size": self.size, "sha256": self.sha256, "resumable": self.resumable}
+        return json.dumps({key: value for key, value in found.items() if value is not None}).encode()
+
+    @classmethod
+    def load(cls, data: bytes | None) -> Record | None:
+        if data is None:
+            return None
+        found = json.loads(data)
+        token = found.pop("token", None)
+        return cls(token=None if token is None else base64.b64decode(token), **found)
+
+
+def attempt_id(ledger: str, transfer: int, fence: int) -> str:
+    """12 hex digits that name what this attempt stages: known to whoever has the ledger, used by nobody else."""
+    return hashlib.sha256(f"{ledger}:{transfer}:{fence}".encode()).hexdigest()[:12]
+
+
+async def recovered(transfer: Transfer, record: Record | None, target: Storage) -> Mapping[str, Any] | None:
+    """The receipt, if an earlier attempt had published before it was killed; None: the file is to be sent."""
+    if record is None or record.sha256 is None:
+        return None
+    try:
+        there: Entry | None = await target.stat(record.to)
+    except NotFound:
+        there = None
+    except (PermissionDenied, Unsupported):
+        return None
+    if there is not None and there.size in (None, record.size) and await _sha256(target, there) == record.sha256:
+        return _receipt(
+            transfer, record, target, there, "the attempt that published it was killed before it could say so"
+        )
+    if record.token is not None and await target.is_staged(record.token) is False:
+        note = "it was published by an attempt that was killed, and was taken or replaced since"
+        return _receipt(transfer, record, target, there, note)
+    return None
+
+
+async def sweep(lease: Lease, record: Record | None, target: Storage, ledger: str) -> None:
+    """Remove what attempts that were killed have staged; a late worker that is still at it finds nothing to publish."""
+    transfer = lease.transfer
+    tokens = [] if record is None or record.token is None else [record.token]
+    path = transfer.target_path if record is None else record.to
+    for fence in range(max(1, lease.fence - transfer.rescues), lease.fence):
+        token = target.leftover(path, attempt_id(ledger, transfer.id, fence))
+        if token is not None:
+            tokens.append(token)
+    for token in tokens:
+        await target.discard(token)
+
+
+async def _sha256(storage: Storage, entry: Entry) -> str | None:
+    if entry.kind != "file":
+        return None
+    if "sha256" in entry.digests:
+        return entry.digests["sha256"]
+    tally = Tally()
+    async with storage.read(entry.path) as reader:
+        await pipe(reader, tally.feed)
+    return await tally.sha256()
+
+
+def _receipt(transfer: Transfer, record: Record, target: Storage, there: Entry | None, note: str) -> Mapping[str, Any]:
+    found: dict[str, Any] = {
+        "source": f"{transfer.source}:{transfer.entry.path}",
+        "target": f"{target.endpoint}:{record.to}",
+        "size": record.size,
+        "sha256": record.sha256,
+        "method": "recovered",
+        "verified": "digest" if there is not None and there.size == record.size else "none",
+        "atomic": target.capabilities.atomic_write,
+        "finished": datetime.now(UTC).isoformat(),
+        "notes": [note],
+    }
+    return found

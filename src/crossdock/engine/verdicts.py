@@ -1,0 +1,72 @@
+"""One table: what the failure of an attempt means for its transfer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from crossdock.errors import (
+    AuthenticationFailed,
+    Conflict,
+    CrossdockError,
+    NoSpace,
+    NotFound,
+    SourceChanged,
+)
+from crossdock.flows.flow import OnConflict, Retry
+
+__all__ = ["Verdict", "backoff", "judge"]
+
+_SLOWLY = 60.0
+"""Seconds at least before a full disk or quota is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """retry: after `seconds`, and the attempt counts; pause: the same, but it was not the file's fault and does not."""
+
+    what: Literal["retry", "pause", "skip", "fail"]
+    reason: str
+    seconds: float = 0.0
+
+
+def backoff(retry: Retry, attempt: int, error: CrossdockError, draw: Callable[[float, float], float]) -> float:
+    """Full jitter: seconds before the attempt that follows number `attempt` (1 is the first)."""
+    wait = draw(0, min(retry.longest, retry.base * 2.0 ** min(attempt - 1, 60)))
+    floor = _SLOWLY if isinstance(error, NoSpace) else 0.0
+    return max(wait, floor, error.retry_after or 0.0)
+
+
+def judge(
+    error: CrossdockError,
+    retry: Retry,
+    *,
+    attempt: int,
+    age: float,
+    on_conflict: OnConflict,
+    at_source: bool,
+    pause: float | None = None,
+    draw: Callable[[float, float], float] = random.uniform,
+) -> Verdict:
+    """`attempt`: which one failed, from 1. `age`: seconds since the transfer was added. `at_source`: who said it.
+
+    `pause`: the endpoint itself failed and is to be left alone for so many seconds.
+    """
+    reason = str(error)
+    if isinstance(error, NotFound) and at_source:
+        return Verdict("skip", "the source is gone: its owner took it back")
+    if isinstance(error, SourceChanged):
+        return Verdict("skip", "the source changed: what is there now is a file of its own, and settles anew")
+    if isinstance(error, Conflict) and on_conflict == "skip":
+        return Verdict("skip", "the target exists with other content (on_conflict: skip)")
+    if age > retry.give_up:
+        return Verdict("fail", f"{reason} (given up after {age:.0f} s)")
+    if pause is not None:
+        return Verdict("pause", reason, pause + draw(0, retry.base))
+    if not error.retryable or isinstance(error, AuthenticationFailed):
+        return Verdict("fail", reason)
+    if attempt >= retry.attempts:
+        return Verdict("fail", f"{reason} (attempt {attempt} of {retry.attempts})")
+    return Verdict("retry", reason, backoff(retry, attempt, error, draw))
