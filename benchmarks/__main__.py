@@ -15,14 +15,15 @@ from pathlib import Path
 
 from tests.servers import Missing
 
-from benchmarks import profiling, report
+from benchmarks import ledger, profiling, report
 from benchmarks.bed import Bed
-from benchmarks.items import FULL, ITEMS, QUICK, Item
+from benchmarks.items import FULL, ITEMS, QUICK, Item, Scale
 from benchmarks.measure import INTERVAL, measure
-from benchmarks.report import Result, Run
+from benchmarks.report import Outcome, Result, Run
 from benchmarks.tools import BEST, Tool, machine, tools
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/performance.md"
+_NAMES = [*(item.name for item in ITEMS), ledger.NAME]
 _PATIENCE = 1
 """A tool that failed so often at an item gets no more turns at it."""
 
@@ -31,17 +32,26 @@ def main() -> int:
     parser = _parser()
     arguments = parser.parse_intermixed_args()
     named = [*arguments.names, *arguments.only]
-    unknown = sorted(set(named) - {item.name for item in ITEMS})
+    unknown = sorted(set(named) - set(_NAMES))
     if unknown:
-        parser.error(f"no item is called {', '.join(unknown)}; there are {', '.join(item.name for item in ITEMS)}")
+        parser.error(f"no item is called {', '.join(unknown)}; there are {', '.join(_NAMES)}")
     items = [item for item in ITEMS if not named or item.name in named]
+    profiles = arguments.verb == "profile"
+    if profiles and not items:
+        parser.error(f"{ledger.NAME} has no profile: it is not a command")
+    scale = QUICK if arguments.quick else FULL
     # Ended from outside, the servers and the data must go as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        with Bed(QUICK if arguments.quick else FULL) as bed:
-            if arguments.verb == "profile":
+        # Before the servers run beside it.
+        alone = _ledger(scale, arguments) if not profiles and (not named or ledger.NAME in named) else None
+        if not items:
+            _write(Outcome([_first_fact()], alone), scale, arguments)
+            return 0
+        with Bed(scale) as bed:
+            if profiles:
                 return profiling.profile(bed, items, arguments.flags.split())
-            return _compare(bed, items, arguments)
+            return _compare(bed, items, alone, arguments)
     except Missing as error:
         print(f"cannot measure: {error}", file=sys.stderr)
         return 1
@@ -50,14 +60,13 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    names = ", ".join(item.name for item in ITEMS)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("verb", nargs="?", choices=["compare", "profile"], default="compare")
-    parser.add_argument("names", nargs="*", metavar="ITEM", help=f"of {names}; by default all")
+    parser.add_argument("names", nargs="*", metavar="ITEM", help=f"of {', '.join(_NAMES)}; by default all")
     parser.add_argument("--only", nargs="+", metavar="ITEM", default=[], help="the same")
     parser.add_argument("--tools", nargs="+", metavar="TOOL", help="these tools only")
     parser.add_argument("--runs", type=int, default=3, help="rounds (3)")
-    parser.add_argument("--quick", action="store_true", help="128 MiB, 300 and 3,000 files")
+    parser.add_argument("--quick", action="store_true", help="128 MiB, 300 and 3,000 files, 100,000 rows")
     parser.add_argument("--timeout", type=float, default=900, help="seconds after which a run is ended (900)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample")
     parser.add_argument("--write-docs", action="store_true", help=f"put the tables into docs/{PAGE.name}")
@@ -65,13 +74,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _compare(bed: Bed, items: Sequence[Item], arguments: argparse.Namespace) -> int:
+def _ledger(scale: Scale, arguments: argparse.Namespace) -> ledger.Found:
+    found = ledger.measure(scale.rows, arguments.runs)
+    print("\n".join([f"{ledger.NAME}: {found.where}", *ledger.table(found), ""]), flush=True)
+    return found
+
+
+def _compare(bed: Bed, items: Sequence[Item], alone: ledger.Found | None, arguments: argparse.Namespace) -> int:
     found, missing = tools(bed)
     if arguments.tools:
         found = [tool for tool in found if tool.name in arguments.tools]
     facts = _facts(bed, found, arguments.runs)
     print("\n".join([*facts, *(f"missing: {name}: {why}" for name, why in missing.items())]), flush=True)
-    results: list[Result] = []
+    outcome = Outcome(facts, alone, flags=BEST, missing=missing)
+    results = outcome.results
     for kind in dict.fromkeys(item.kind for item in items):
         same = [item for item in items if item.kind == kind]
         bed.prepare(same)
@@ -80,12 +96,18 @@ def _compare(bed: Bed, items: Sequence[Item], arguments: argparse.Namespace) -> 
             lines = [f"\n{item.name}: {item.title(bed.scale)}", *report.table(results[-1], bed.scale)]
             print("\n".join([*lines, *report.problems(results[-1])]), flush=True)
             if arguments.json:
-                report.write_json(arguments.json, results, facts)
+                report.write_json(arguments.json, outcome)
         bed.discard(kind)
     print("\n".join(["", *report.summary(results, bed.scale)]))
-    if arguments.write_docs:
-        report.write_into(PAGE, report.page(results, bed.scale, facts, BEST, missing))
+    _write(outcome, bed.scale, arguments)
     return int(any(result.runs and not result.good("crossdock") for result in results))
+
+
+def _write(outcome: Outcome, scale: Scale, arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        report.write_json(arguments.json, outcome)
+    if arguments.write_docs:
+        report.write_into(PAGE, report.page(outcome, scale))
 
 
 def _measure(bed: Bed, item: Item, found: Sequence[Tool], rounds: int, timeout: float) -> Result:
@@ -122,10 +144,14 @@ def _last_lines(said: str) -> str:
     return " / ".join(said.splitlines()[-3:])[-500:]
 
 
+def _first_fact() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d}; {', '.join(machine())}; load before the run {os.getloadavg()[0]:.1f}"
+
+
 def _facts(bed: Bed, found: Sequence[Tool], rounds: int) -> list[str]:
     versions = dict.fromkeys(tool.version for tool in found)
     return [
-        f"{datetime.now(UTC):%Y-%m-%d}; {', '.join(machine())}; load before the run {os.getloadavg()[0]:.1f}",
+        _first_fact(),
         f"servers and tools on the same machine, over loopback; OpenSSH sshd ({bed.sshd.version}), "
         f"S3 by Ceph's gateway with objects in memory ({bed.ceph.version}), "
         f"files {'in memory (tmpfs)' if bed.memory else 'on disk'}",

@@ -20,6 +20,8 @@ class Scale:
     """How many files of `SMALL_SIZE`."""
     again: int
     """How many files in the tree that is synced again."""
+    rows: int
+    """Of the largest ledger."""
 
     def words(self, kind: Kind) -> str:
         big = f"{self.big >> 30} GiB" if self.big >> 30 else f"{self.big >> 20} MiB"
@@ -28,8 +30,8 @@ class Scale:
         ]
 
 
-FULL = Scale(1 << 30, 2_000, 100_000)
-QUICK = Scale(128 << 20, 300, 3_000)
+FULL = Scale(1 << 30, 2_000, 100_000, 1_000_000)
+QUICK = Scale(128 << 20, 300, 3_000, 100_000)
 SMALL_SIZE = 10 << 10
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import ledger
 from benchmarks.items import SMALL_SIZE, Item, Scale
 from benchmarks.measure import Sample
 
@@ -62,6 +63,19 @@ class Result:
             "item": asdict(self.item),
             "runs": {name: [r and asdict(r) for r in runs] for name, runs in self.runs.items()},
         }
+
+
+@dataclass(slots=True)
+class Outcome:
+    """All that a run of the harness found."""
+
+    facts: Sequence[str]
+    ledger: ledger.Found | None = None
+    results: list[Result] = field(default_factory=list)
+    flags: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Of rclone-best, by item."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Tool → why it is not there."""
 
 
 def rate(item: Item, scale: Scale, seconds: float) -> str:
@@ -139,24 +153,21 @@ def summary(results: Sequence[Result], scale: Scale) -> list[str]:
     return lines
 
 
-def page(
-    results: Sequence[Result],
-    scale: Scale,
-    facts: Sequence[str],
-    flags: Mapping[str, Sequence[str]],
-    missing: Mapping[str, str],
-) -> str:
+def page(outcome: Outcome, scale: Scale) -> str:
     """What stands between the markers of docs/performance.md."""
-    lines = [*(f"- {fact}" for fact in facts), ""]
-    lines += [f"- Not measured: {name}: {reason}" for name, reason in missing.items()]
-    lines += ["", "### Aims", "", *summary(results, scale), ""]
-    for result in results:
+    lines = [*(f"- {fact}" for fact in outcome.facts), ""]
+    lines += [f"- Not measured: {name}: {reason}" for name, reason in outcome.missing.items()]
+    if outcome.results:
+        lines += ["", "### Aims", "", *summary(outcome.results, scale), ""]
+    for result in outcome.results:
         lines += [f"### {result.item.title(scale)}", "", *table(result, scale), ""]
-        if result.item.name in flags and "rclone-best" in result.runs:
-            lines += [f"rclone-best: `{' '.join(flags[result.item.name])}`", ""]
+        if result.item.name in outcome.flags and "rclone-best" in result.runs:
+            lines += [f"rclone-best: `{' '.join(outcome.flags[result.item.name])}`", ""]
         lines += [f"- {problem}" for problem in problems(result)]
         if lines[-1]:
             lines.append("")
+    if outcome.ledger is not None:
+        lines += ["### The ledger", "", f"{outcome.ledger.where}.", "", *ledger.table(outcome.ledger), ""]
     return "\n".join(lines)
 
 
@@ -170,6 +181,11 @@ def write_into(document: Path, text: str) -> None:
     document.write_text(f"{head}{BEGIN}\n{text.strip()}\n{END}{foot}")
 
 
-def write_json(file: Path, results: Sequence[Result], facts: Sequence[str]) -> None:
-    content = {"facts": list(facts), "size of a small file": SMALL_SIZE, "results": [one.as_json() for one in results]}
+def write_json(file: Path, outcome: Outcome) -> None:
+    content = {
+        "facts": list(outcome.facts),
+        "size of a small file": SMALL_SIZE,
+        "results": [one.as_json() for one in outcome.results],
+        "ledger": outcome.ledger and asdict(outcome.ledger),
+    }
     file.write_text(json.dumps(content, indent=1) + "\n")

@@ -126,6 +126,17 @@ class GoneCases:
         await ledger.done(other, gone=True)
         assert [(await got(ledger, each)).gone for each in (id, sibling)] == [True, True]
 
+    async def test_what_is_done_is_not_taken_away_later(self, ledger: Ledger) -> None:
+        """The lease ended with `done`."""
+        (id,) = await add(ledger)
+        lease = await claim_one(ledger)
+        await ledger.delivered(lease, RECEIPT)
+        await ledger.done(lease, "tagged")
+        with pytest.raises(LeaseLost):
+            await ledger.done(lease, gone=True)
+        found = await got(ledger, id)
+        assert (found.gone, found.why) == (False, "tagged")
+
     async def test_siblings_that_end_at_once(self, ledger: Ledger) -> None:
         """Both may have done the same action: neither is refused, and neither waits for the other."""
         for turn in range(10):
