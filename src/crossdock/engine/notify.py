@@ -93,7 +93,7 @@ async def send(to: Webhook | Mail, notice: Notice) -> None:
         await asyncio.to_thread(send_mail, to, notice)
         return
     try:
-        from crossdock.engine.webhooks import post  # noqa: PLC0415 - an extra brings the HTTP client
+        from crossdock.engine.webhooks import post
     except ImportError as error:
         raise ConfigError("webhooks need an HTTP client", hint="pip install 'crossdock[notify]'") from error
     await post(to, notice)
@@ -135,12 +135,12 @@ def send_mail(mail: Mail, notice: Notice) -> None:
             hint="check the user and password" if isinstance(error, smtplib.SMTPAuthenticationError) else None,
         ) from error
     except (smtplib.SMTPException, OSError) as error:
-        raise NotificationFailed(f"{place}: {error or type(error).__name__}", retryable=True) from error
+        raise NotificationFailed(f"{place}: {str(error) or type(error).__name__}", retryable=True) from error
     if refused:
         # Some have it: sending it to all again would be a nuisance.
-        error = _refused(place, refused)
-        error.retryable = False
-        raise error
+        failure = _refused(place, refused)
+        failure.retryable = False
+        raise failure
 
 
 def _message(mail: Mail, notice: Notice) -> EmailMessage:

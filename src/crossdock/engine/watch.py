@@ -22,9 +22,7 @@ _AGAIN = 60.0
 """Seconds until a folder that cannot be watched (missing, too many watches) is tried again."""
 
 
-async def watch(
-    path: str | Path, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-) -> AsyncGenerator[None]:
+async def watch(path: str | Path, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> AsyncGenerator[None]:
     """Yields once when the watch stands, and after changes below `path`. Ends only when it is closed.
 
     What goes wrong is logged and tried again; until then there are no hints, and `every` finds the files. Raises

@@ -151,7 +151,7 @@ async def post(
             hint="the receiver needs a certificate of a public authority for this name",
         ) from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise NotificationFailed(f"{where}: {error or 'no answer in time'}", retryable=True) from error
+        raise NotificationFailed(f"{where}: {str(error) or 'no answer in time'}", retryable=True) from error
     if 200 <= status < 300:
         return
     if 300 <= status < 400:
@@ -181,7 +181,9 @@ def _address(webhook: Webhook) -> tuple[URL, str]:
     if webhook.allow_private:
         return url, where
     if url.scheme != "https":
-        raise ConfigError(f"{where}: not encrypted", hint="write https://, or 'allow_private: true' for one of your own")
+        raise ConfigError(
+            f"{where}: not encrypted", hint="write https://, or 'allow_private: true' for one of your own"
+        )
     try:
         # The client does not resolve what is an address already.
         literal = str(ipaddress.ip_address(host))

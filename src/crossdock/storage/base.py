@@ -81,6 +81,9 @@ class Capabilities:
     recursive_scan: bool = False
     """`scan(recursive=True)` yields all files below, in ascending order of their paths' code points."""
     server_copy: bool = False
+    pinned_delete: bool = False
+    """`delete_pinned` and its look at the file are one round trip apart at most."""
+    tags: bool = False
     pinned_reads: bool = False
     """An open stream cannot change under its reader; otherwise the source is looked at again at the end."""
     digests: frozenset[str] = frozenset()
@@ -230,6 +233,14 @@ class Backend(ABC):
     async def remove_dir(self, path: str) -> None:
         """Remove an empty folder; what is missing is already removed. Not empty: `PermissionDenied`."""
         raise self._unsupported("rmdir", path)
+
+    async def delete_pinned(self, path: str, pin: Entry) -> None:
+        """Remove a file if it still is that entry (`SourceChanged`); what is missing is already deleted."""
+        raise self._unsupported("delete a pinned file", path)
+
+    async def set_tags(self, path: str, tags: Mapping[str, str], *, pin: Entry) -> None:
+        """Add tags to those of a file, if it still is that entry (`SourceChanged`)."""
+        raise self._unsupported("tag", path)
 
     async def digests(self, paths: Sequence[str], algorithm: str) -> list[str]:
         """Digests of small files' content, as lower-case hex, for an algorithm of `capabilities.hashes`.

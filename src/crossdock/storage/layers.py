@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
@@ -90,6 +90,12 @@ class Layer(Backend):
 
     async def remove_dir(self, path: str) -> None:
         await self._call("rmdir", path, lambda: self.inner.remove_dir(path), repeatable=True)
+
+    async def delete_pinned(self, path: str, pin: Entry) -> None:
+        await self._call("delete", path, lambda: self.inner.delete_pinned(path, pin), repeatable=True)
+
+    async def set_tags(self, path: str, tags: Mapping[str, str], *, pin: Entry) -> None:
+        await self._call("tag", path, lambda: self.inner.set_tags(path, tags, pin=pin), repeatable=True)
 
     async def digests(self, paths: Sequence[str], algorithm: str) -> list[str]:
         return await self._call("hash", paths[0], lambda: self.inner.digests(paths, algorithm), repeatable=True)

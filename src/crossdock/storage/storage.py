@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -259,6 +259,18 @@ class Storage:
 
     async def remove_dir(self, path: str) -> None:
         await self.backend.remove_dir(self.checked(path, "rmdir"))
+
+    async def delete_pinned(self, path: str, pin: Entry) -> None:
+        path = self.checked(path, "delete")
+        if not self.capabilities.pinned_delete:
+            raise self._unsupported("delete a pinned file", path)
+        await self.backend.delete_pinned(path, pin)
+
+    async def set_tags(self, path: str, tags: Mapping[str, str], *, pin: Entry) -> None:
+        path = self.checked(path, "tag")
+        if not self.capabilities.tags:
+            raise self._unsupported("tag", path)
+        await self.backend.set_tags(path, tags, pin=pin)
 
     async def digests(self, paths: Sequence[str], algorithm: str) -> list[str]:
         """Digests of small files' content, as lower-case hex; raises if any of them cannot be had.

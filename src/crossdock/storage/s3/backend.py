@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -14,7 +14,7 @@ from crossdock.errors import (
     Unsupported,
 )
 from crossdock.storage.base import Backend, Capabilities, Entry, Reader, WriteOptions, Writer
-from crossdock.storage.s3 import listing, probe
+from crossdock.storage.s3 import listing, pinned, probe
 from crossdock.storage.s3.calls import Calls, entry_of
 from crossdock.storage.s3.client import Client
 from crossdock.storage.s3.copying import Copy
@@ -46,6 +46,8 @@ class S3Backend(Backend):
             resume_write=True,
             recursive_scan=settings.listing == "flat",
             server_copy=True,
+            pinned_delete=True,
+            tags=True,
             pinned_reads=True,
             lists_mtime=False,
             mtime_precision=timedelta(microseconds=1),
@@ -146,6 +148,12 @@ class S3Backend(Backend):
         if answer.code == "PreconditionFailed":
             request = self.calls.request("DELETE", "rename", path, "s3:DeleteObject", key=key)
             raise changed(self.client.place(request), "a newer object has come; it stays, the older one was copied")
+
+    async def delete_pinned(self, path: str, pin: Entry) -> None:
+        await pinned.delete_pinned(self.calls, path, pin)
+
+    async def set_tags(self, path: str, tags: Mapping[str, str], *, pin: Entry) -> None:
+        await pinned.set_tags(self.calls, path, tags, pin)
 
     async def discard(self, checkpoint: bytes) -> None:
         token = json.loads(checkpoint)

@@ -1,4 +1,4 @@
-"""Several attempts at one name, and copies within a store: whole versions only, and only where allowed."""
+"""Several attempts at one name, copies within a store, and what is done to a pinned file only."""
 
 from __future__ import annotations
 
@@ -205,3 +205,38 @@ class CopyCases(SuiteBase):
         await self.holds(storage, peer, "to", OLD)
         await storage.server_copy(storage, "from", "to")
         await self.holds(storage, peer, "to", NEW)
+
+
+class PinnedCases(SuiteBase):
+    async def test_delete_pinned(self, storage: Storage, peer: Peer | None) -> None:
+        """What is pinned goes, what is not there is gone, and a newer file stays: SourceChanged."""
+        pin = await storage.write_bytes("name", OLD)
+        if not storage.capabilities.pinned_delete:
+            await unsupported(storage.delete_pinned("name", pin))
+            await self.holds(storage, peer, "name", OLD)
+            return
+        await storage.write_bytes("name", NEW)
+        with pytest.raises(SourceChanged):
+            await storage.delete_pinned("name", pin)
+        await self.holds(storage, peer, "name", NEW)
+        pin = await storage.stat("name")
+        for _ in range(2):
+            await storage.delete_pinned("name", pin)
+            assert await self.names(storage, peer) == set()
+
+    async def test_set_tags(self, storage: Storage, peer: Peer | None) -> None:
+        """Tags leave the bytes alone, may be set again, and are not set on a newer file: SourceChanged."""
+        pin = await storage.write_bytes("name", OLD)
+        if not storage.capabilities.tags:
+            await unsupported(storage.set_tags("name", {"a": "1"}, pin=pin))
+            return
+        for tags in ({"a": "1"}, {"a": "2", "b": "x y/z+ü"}):
+            await storage.set_tags("name", tags, pin=pin)
+        await self.holds(storage, peer, "name", OLD)
+        assert (await storage.stat("name")).fingerprint == pin.fingerprint
+        await storage.write_bytes("name", NEW)
+        with pytest.raises(SourceChanged):
+            await storage.set_tags("name", {"c": "3"}, pin=pin)
+        with pytest.raises(NotFound):
+            await storage.set_tags("missing", {"c": "3"}, pin=pin)
+        await self.holds(storage, peer, "name", NEW)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from crossdock.testing.storage.base import FolderPeer, Peer
-from crossdock.testing.storage.conflicts import ConflictCases, CopyCases
+from crossdock.testing.storage.conflicts import ConflictCases, CopyCases, PinnedCases
 from crossdock.testing.storage.contract import ContractCases, FolderCases, RenameCases
 from crossdock.testing.storage.names import NameCases
 from crossdock.testing.storage.reads import ConcurrencyCases, ReadCases, SizeCases
@@ -21,6 +21,7 @@ class StorageSuite(
     ConflictCases,
     ResumeCases,
     CopyCases,
+    PinnedCases,
     ReadCases,
     SizeCases,
     ConcurrencyCases,

@@ -1,0 +1,151 @@
+"""What a flow owes after a delivery: a marker file, the source's archive, removal or tags, and notices.
+
+The order: what the target's readers wait for, then the source, then the notices. Everything may be cut off anywhere and
+done again. The source is dealt with once all destinations have the file (`engine.disposal`); whoever of several workers
+comes last does it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from crossdock.engine import notify
+from crossdock.engine.disposal import Disposal
+from crossdock.engine.endpoints import Endpoints
+from crossdock.engine.notify import Notice
+from crossdock.engine.outbox import Outbox, Send
+from crossdock.errors import ConfigError, shown
+from crossdock.flows.flow import Flow
+from crossdock.flows.route import Template, words_of
+from crossdock.ledger.base import Lease, Ledger, State, Transfer
+
+__all__ = ["Actions"]
+
+log = logging.getLogger("crossdock.engine")
+
+_ARRIVED = frozenset({State.DELIVERED, State.DONE, State.SKIPPED})
+
+
+class Actions:
+    """Of one flow. Raises `ValueError` for a template that cannot be read."""
+
+    def __init__(
+        self,
+        flow: Flow,
+        endpoints: Endpoints,
+        ledger: Ledger,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        send: Send = notify.send,
+    ) -> None:
+        self._flow, self._endpoints, self._ledger, self._clock = flow, endpoints, ledger, clock
+        self._marker = Template(flow.after.marker) if flow.after.marker else None
+        self._disposal = Disposal(flow, endpoints, ledger, clock)
+        self.outbox = Outbox(flow, ledger, clock=clock, send=send)
+
+    async def follow(self, lease: Lease, receipt: Mapping[str, Any]) -> tuple[str, bool]:
+        """All that is owed for a delivered transfer: what was done, in words, and whether the source is gone.
+
+        Called with the lease in state delivered; safe to repeat. Raises `CrossdockError`: try again later.
+        """
+        words = []
+        if self._marker is not None:
+            words.append(await self._mark(lease.transfer, receipt, self._marker))
+        gone = False
+        if self._flow.after.takes_source or self._flow.after.tag:
+            siblings = await self._ledger.siblings(lease.id)
+            missing = [one for one in siblings if one.id != lease.id and one.state not in _ARRIVED]
+            if missing:
+                words.append(f"the source waits for {', '.join(_place(one) for one in missing)}")
+            else:
+                said, gone = await self._disposal.dispose(lease, receipt, siblings)
+                words.append(said)
+        if self.outbox.wanted("delivered"):
+            words += await self.outbox.tell(self._delivered(lease.transfer, receipt))
+        return "; ".join(words), gone
+
+    async def failed(self, transfer: Transfer, error: str) -> None:
+        """Tell who wants to know that a transfer failed for good. Call it before that is recorded: nothing is lost."""
+        if self.outbox.wanted("failed"):
+            text = f"{shown(transfer.entry.path)} did not reach {_place(transfer)}: {error}"
+            id = f"{self._ledger.id}-{transfer.id}-failed-{transfer.fence}"
+            data = {**_about(transfer), "error": error, "attempts": transfer.attempts}
+            await self.outbox.tell(
+                Notice(id=id, kind="failed", flow=self._flow.name, at=self._clock(), text=text, data=data)
+            )
+
+    async def sweep(self) -> int:
+        """Remove archived files whose time is over, and send notices that are waiting; how many files were removed.
+
+        An endpoint that does not answer is left for the next sweep. Raises `LedgerError`.
+        """
+        removed = await self._disposal.expire()
+        await self.outbox.flush()
+        return removed
+
+    async def _mark(self, transfer: Transfer, receipt: Mapping[str, Any], template: Template) -> str:
+        delivered = _delivered_path(transfer, receipt)
+        folder, slash, _ = delivered.rpartition("/")
+        values = {
+            **words_of(delivered),
+            "now": _finished(receipt) or self._clock(),
+            "modified": transfer.entry.modified,
+        }
+        try:
+            name = template.fill(values)
+        except ValueError as error:
+            raise ConfigError(f"after.marker: {error}", hint="choose words that every file has") from error
+        path = name if template.names & {"path", "folder"} else f"{folder}{slash}{name}"
+        storage = await self._endpoints.storage(transfer.target)
+        await storage.write_bytes(path, b"")
+        return f"marked by {transfer.target}:{shown(path)}"
+
+    def _delivered(self, transfer: Transfer, receipt: Mapping[str, Any]) -> Notice:
+        path = _delivered_path(transfer, receipt)
+        proof = {name: receipt[name] for name in ("size", "sha256", "verified") if receipt.get(name) is not None}
+        return Notice(
+            id=f"{self._ledger.id}-{transfer.id}",
+            kind="delivered",
+            flow=self._flow.name,
+            at=_finished(receipt) or transfer.changed,
+            text=f"{shown(transfer.entry.path)} reached {transfer.target}:{shown(path)}",
+            data={**_about(transfer), "target_path": _text(path), **proof},
+        )
+
+
+def _about(transfer: Transfer) -> dict[str, Any]:
+    return {
+        "transfer": transfer.id,
+        "source": transfer.source,
+        "source_path": _text(transfer.entry.path),
+        "target": transfer.target,
+        "target_path": _text(transfer.target_path),
+    }
+
+
+def _text(path: str) -> str:
+    """Fit for others' JSON: bytes that are not UTF-8 are written as "\\udc.." escapes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return shown(path)
+    return path
+
+
+def _place(transfer: Transfer) -> str:
+    return f"{transfer.target}:{shown(transfer.target_path)}"
+
+
+def _finished(receipt: Mapping[str, Any]) -> datetime | None:
+    found = receipt.get("finished")
+    return datetime.fromisoformat(found) if isinstance(found, str) else None
+
+
+def _delivered_path(transfer: Transfer, receipt: Mapping[str, Any]) -> str:
+    """Where it lies: a conflict may have given it another name than was planned."""
+    found = receipt.get("target_entry")
+    path = found.get("path") if isinstance(found, Mapping) else None
+    return path if isinstance(path, str) and path else transfer.target_path

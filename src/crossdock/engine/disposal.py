@@ -1,0 +1,327 @@
+"""What becomes of a source file that every destination has: archived, removed, or tagged.
+
+A file is touched only while it still is the one that was delivered; a newer one under its name is left alone, and if it
+comes in the very moment of the move, it is put back. An archived file never replaces another: "b~1.csv". Its age counts
+from our own move, kept as a mark in the ledger.
+
+After a crash the same is done again. Where the source is gone by then, it lies in the archive under the name that we
+would choose, or its owner has taken it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from crossdock.engine.endpoints import Endpoints
+from crossdock.errors import (
+    AlreadyExists,
+    ConfigError,
+    CrossdockError,
+    NotFound,
+    PermissionDenied,
+    SourceChanged,
+    StorageError,
+    Unsupported,
+    shown,
+)
+from crossdock.flows.flow import Flow
+from crossdock.flows.route import Template, words_of
+from crossdock.ledger.base import Lease, Ledger, Mark, State, Transfer
+from crossdock.storage.base import Entry, WriteOptions
+from crossdock.storage.staging import temporary_path
+from crossdock.storage.storage import Storage
+
+__all__ = ["ARCHIVED", "Disposal", "is_still"]
+
+log = logging.getLogger("crossdock.engine")
+
+ARCHIVED = "archive"
+"""The kind of the ledger's marks: one for each archived file that is to be removed some day."""
+_NEWER = "the source holds a newer file, which is left alone"
+_SUFFIXES = 9
+"""Names tried after a clash, before one that nothing else has."""
+_PAGE = 500
+
+
+class Disposal:
+    """Of one flow. Raises `ValueError` for an archive's template that cannot be read."""
+
+    def __init__(self, flow: Flow, endpoints: Endpoints, ledger: Ledger, clock: Callable[[], datetime]) -> None:
+        self._flow, self._endpoints, self._ledger, self._clock = flow, endpoints, ledger, clock
+        self._template = Template(flow.after.archive) if flow.after.archive else None
+
+    async def dispose(self, lease: Lease, receipt: Mapping[str, Any], siblings: Sequence[Transfer]) -> tuple[str, bool]:
+        """What was done, in words, and whether the source is gone. Safe to repeat. Raises `CrossdockError`."""
+        transfer, after = lease.transfer, self._flow.after
+        storage = await self._endpoints.storage(transfer.source)
+        meant = _read_entry(receipt) or transfer.entry
+        work = _Work(self, storage, transfer, meant, receipt, min(one.id for one in siblings) if siblings else lease.id)
+        try:
+            now = await storage.stat(transfer.entry.path)
+        except NotFound:
+            return await work.taken() or "the source was gone", after.takes_source
+        if now.kind != "file" or not is_still(meant, now, storage):
+            taken = await work.taken()
+            return (f"{taken}; {_NEWER}", True) if taken else (_NEWER, False)
+        try:
+            if after.archive is not None:
+                return await work.archive(now, again=transfer.state is State.DELIVERED)
+            if after.delete:
+                return await work.delete(now)
+            await storage.set_tags(transfer.entry.path, after.tag, pin=now)
+        except SourceChanged:
+            return _NEWER, False
+        return f"tagged {', '.join(sorted(after.tag))}", False
+
+    def archive_paths(self, transfer: Transfer, at: datetime, first: int) -> Iterator[str]:
+        """Where the file may be archived, the best name first. Raises `ConfigError`."""
+        assert self._template is not None and self._flow.after.archive is not None
+        root = f"{self._flow.source.path}/" if self._flow.source.path else ""
+        below = transfer.entry.path.removeprefix(root)
+        if self._template.names:
+            values = {**words_of(below), "now": at, "modified": transfer.entry.modified}
+            try:
+                found = self._template.fill(values)
+            except ValueError as error:
+                raise ConfigError(f"after.archive: {error}", hint="choose words that every file has") from error
+        else:
+            found = f"{self._flow.after.archive.strip('/')}/{below}"
+        yield root + found
+        words = words_of(found)
+        folder = f"{words['folder']}/" if words["folder"] else ""
+        for suffix in (*range(1, _SUFFIXES + 1), f"t{first}"):
+            yield f"{root}{folder}{words['stem']}~{suffix}{words['suffix']}"
+
+    async def note(self, transfer: Transfer, archived: Entry) -> None:
+        """Record when an archived file is to be removed; never, if the flow keeps them."""
+        keep = self._flow.after.keep
+        if keep is not None:
+            value = {"endpoint": transfer.source, "size": archived.size, "fingerprint": archived.fingerprint}
+            due = self._clock() + timedelta(seconds=keep)
+            await self._ledger.mark(self._flow.name, ARCHIVED, archived.path, due=due, value=value)
+
+    async def expire(self) -> int:
+        """Remove what is due. An endpoint that fails is left for the next time. Raises `LedgerError`."""
+        removed, after, down = 0, "", set[str]()
+        now = self._clock()
+        while page := await self._ledger.marks(
+            self._flow.name, ARCHIVED, due_before=now, limit=_PAGE, after=after or None
+        ):
+            after = page[-1].key
+            ended = []
+            for mark in page:
+                endpoint = str(mark.value.get("endpoint", ""))
+                if endpoint in down or self._endpoints.pause(endpoint)[0]:
+                    continue
+                try:
+                    removed += await self._remove(mark, endpoint)
+                except CrossdockError as error:
+                    log.warning("flow %s: an archived file stays for now: %s", self._flow.name, error)
+                    if error.retryable or not isinstance(error, StorageError):
+                        self._endpoints.failed(endpoint, error)
+                        down.add(endpoint)
+                    continue
+                ended.append(mark.key)
+            await self._ledger.unmark(self._flow.name, ARCHIVED, ended)
+        return removed
+
+    async def _remove(self, mark: Mark, endpoint: str) -> bool:
+        storage = await self._endpoints.storage(endpoint)
+        try:
+            now = await storage.stat(mark.key)
+        except NotFound:
+            return False
+        if now.kind != "file" or (now.size, now.fingerprint) != (mark.value["size"], mark.value["fingerprint"]):
+            log.info("%s:%s is not what was archived, it stays", endpoint, shown(mark.key))
+            return False
+        if storage.capabilities.pinned_delete:
+            try:
+                await storage.delete_pinned(mark.key, now)
+            except SourceChanged:
+                return False
+        else:
+            await storage.delete(mark.key)
+        return True
+
+
+class _Work:
+    """One source file."""
+
+    def __init__(
+        self,
+        disposal: Disposal,
+        storage: Storage,
+        transfer: Transfer,
+        meant: Entry,
+        receipt: Mapping[str, Any],
+        first: int,
+    ) -> None:
+        self._disposal, self._storage, self._transfer, self._meant = disposal, storage, transfer, meant
+        self._path = transfer.entry.path
+        finished = receipt.get("finished")
+        self._at = datetime.fromisoformat(finished) if isinstance(finished, str) else transfer.changed
+        self._first = first
+        identity = f"{transfer.flow}\n{transfer.source}\n{self._path}\n{transfer.fingerprint}"
+        digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()
+        self._aside = temporary_path(self._path, digest[:12], "old")
+
+    @property
+    def _names(self) -> Iterator[str]:
+        return self._disposal.archive_paths(self._transfer, self._at, self._first)
+
+    async def taken(self) -> str:
+        """What our own hand, before a crash or for a sibling, did to a source that is not there. "": nothing."""
+        after = self._disposal._flow.after
+        if after.archive is not None:
+            for path in self._names:
+                try:
+                    there = await self._storage.stat(path)
+                except NotFound:
+                    continue
+                if self._was_moved(there):
+                    await self._disposal.note(self._transfer, there)
+                    return f"archived as {shown(path)}"
+        elif after.delete and await self.clear_aside():
+            return "removed the source"
+        return ""
+
+    def _was_moved(self, there: Entry) -> bool:
+        """Whether an archived file is ours. A copy within a store may have lost everything but its size."""
+        if there.kind != "file" or there.size != self._meant.size:
+            return False
+        if self._meant.etag is None or self._meant.etag == there.etag:
+            return self._meant.etag is not None or there.modified == self._meant.modified
+        return there.modified is not None and (
+            there.modified == self._meant.modified or there.modified >= self._at - timedelta(seconds=1)
+        )
+
+    async def archive(self, now: Entry, *, again: bool) -> tuple[str, bool]:
+        copies = not self._storage.capabilities.directories and self._storage.can_server_copy(self._storage)
+        for path in self._names:
+            try:
+                if copies:
+                    return await self._copied(path, now, again), True
+                archived = await self._moved(path)
+            except AlreadyExists:
+                continue
+            except NotFound:
+                # Another worker, or the owner, was faster.
+                return await self.taken() or "the source was gone", True
+            if archived is None:
+                return _NEWER, False
+            await self._disposal.note(self._transfer, archived)
+            return f"archived as {shown(path)}", True
+        raise self._storage.backend.error(
+            AlreadyExists, "archive", self._path, "every name for it is taken", hint="tidy the archive up"
+        )
+
+    async def _moved(self, path: str) -> Entry | None:
+        """By a rename. None: a newer file had come, and was put back."""
+        await self._storage.rename(self._path, path)
+        there = await self._storage.stat(path)
+        if is_still(self._meant, there, self._storage):
+            return there
+        try:
+            await self._storage.rename(path, self._path)
+        except AlreadyExists:
+            log.warning(
+                "%s:%s was replaced twice while it was archived; the version between lies at %s",
+                self._storage.endpoint,
+                shown(self._path),
+                shown(path),
+            )
+        return None
+
+    async def _copied(self, path: str, now: Entry, again: bool) -> str:
+        """By a copy within the store and a delete, both of exactly this object. Raises `SourceChanged`: not copied."""
+        create = self._storage.capabilities.create_new
+        there = None
+        if again or not create:
+            try:
+                there = await self._storage.stat(path)
+            except NotFound:
+                pass
+            if there is not None and not (again and self._was_moved(there)):
+                raise self._storage.backend.error(AlreadyExists, "archive", path, "the name is taken")
+        if there is None:
+            options = WriteOptions(overwrite=not create)
+            await self._storage.server_copy(self._storage, self._path, path, options, pin=now)
+        words = f"archived as {shown(path)}"
+        try:
+            if self._storage.capabilities.pinned_delete:
+                await self._storage.delete_pinned(self._path, now)
+            else:
+                await self._storage.delete(self._path)
+        except SourceChanged:
+            words += f"; {_NEWER}"
+        await self._disposal.note(self._transfer, await self._storage.stat(path))
+        return words
+
+    async def delete(self, now: Entry) -> tuple[str, bool]:
+        if self._storage.capabilities.pinned_delete:
+            await self._storage.delete_pinned(self._path, now)
+            return "removed the source", True
+        try:
+            # Between a look and a removal a newer file may come; a rename takes exactly one, to be looked at in peace.
+            await self._set_aside()
+        except (PermissionDenied, Unsupported):
+            await self._storage.delete(self._path)
+            return "removed the source", True
+        except NotFound:
+            return await self.taken() or "the source was gone", True
+        return ("removed the source", True) if await self.clear_aside() else (_NEWER, False)
+
+    async def _set_aside(self) -> None:
+        try:
+            await self._storage.rename(self._path, self._aside)
+        except AlreadyExists:
+            await self.clear_aside()
+            await self._storage.rename(self._path, self._aside)
+
+    async def clear_aside(self) -> bool:
+        """Remove what was set aside, or put it back if it is something else. True if it was removed."""
+        try:
+            there = await self._storage.stat(self._aside)
+        except NotFound:
+            return False
+        if not is_still(self._meant, there, self._storage):
+            try:
+                await self._storage.rename(self._aside, self._path)
+            except AlreadyExists:
+                # A still newer one has its name, as if it had been overwritten.
+                await self._storage.delete(self._aside)
+            return False
+        await self._storage.delete(self._aside)
+        return True
+
+
+def is_still(meant: Entry, now: Entry, storage: Storage) -> bool:
+    """Whether a file is the one that is meant, by all that both entries tell; if that is nothing, it is not."""
+    told: list[tuple[object, object]] = [
+        (meant.version, now.version),
+        (meant.etag, now.etag),
+        (meant.size, now.size),
+    ]
+    if meant.etag is None and now.etag is None and storage.capabilities.lists_mtime:
+        told.append((meant.modified, now.modified))
+    known = [(old, new) for old, new in told if old is not None and new is not None]
+    return bool(known) and all(old == new for old, new in known)
+
+
+def _read_entry(receipt: Mapping[str, Any]) -> Entry | None:
+    """The source as it was opened, from a receipt."""
+    found = receipt.get("source_entry")
+    if not isinstance(found, Mapping) or "path" not in found:
+        return None
+    modified = found.get("modified")
+    return Entry(
+        path=found["path"],
+        size=found.get("size"),
+        modified=datetime.fromisoformat(modified) if isinstance(modified, str) else None,
+        etag=found.get("etag"),
+        version=found.get("version"),
+    )

@@ -1,0 +1,141 @@
+"""Notices on their way out: sent at once, and kept in the ledger for as long as nobody takes them.
+
+A notice is at-least-once: after a crash between sending and recording it goes out again, with the same id. A receiver
+that is down neither holds up transfers nor is asked for each of them: its notices wait for the next `flush`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from crossdock.engine import notify
+from crossdock.engine.notify import Notice, channel_of
+from crossdock.errors import CrossdockError
+from crossdock.flows.flow import Flow, Mail, Webhook
+from crossdock.ledger.base import Ledger, Mark
+
+__all__ = ["OUTBOX", "Outbox", "Send"]
+
+log = logging.getLogger("crossdock.engine")
+
+Send = Callable[["Webhook | Mail", Notice], Awaitable[None]]
+
+OUTBOX = "outbox"
+"""The kind of the ledger's marks: one for each notice and receiver that is still to be told."""
+_SENDING = "outbox.sending"
+"""Made by who sends one, so that two processes do not send it at once."""
+_ABANDONED = timedelta(minutes=10)
+"""Whoever made such a mark so long ago is dead."""
+_GIVE_UP = timedelta(days=3)
+_PAGE = 100
+_PAUSE = 15.0
+"""Seconds that a receiver is left alone after a failure; twice as many after each further one."""
+_LONGEST_PAUSE = 900.0
+
+Fate = Literal["taken", "later", "never"]
+_SAID: dict[Fate, str] = {"taken": "was told", "later": "is told later", "never": "was not told"}
+
+
+class Outbox:
+    """The webhooks and mails of one flow."""
+
+    def __init__(
+        self,
+        flow: Flow,
+        ledger: Ledger,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        send: Send = notify.send,
+    ) -> None:
+        self._flow, self._ledger, self._clock, self._send = flow, ledger, clock, send
+        receivers: list[Webhook | Mail] = [*flow.webhooks, *flow.mails]
+        self._receivers = {channel_of(to): to for to in receivers}
+        self._paused: dict[str, tuple[datetime, float]] = {}
+        """Receiver → until when it is left alone, and for how many seconds that was."""
+
+    def wanted(self, kind: notify.Kind) -> list[str]:
+        """Who wants to be told of it."""
+        return [channel for channel, to in self._receivers.items() if kind in to.on]
+
+    async def tell(self, notice: Notice) -> list[str]:
+        """Send it, or keep it for `flush`; in words, what became of it for each receiver. Raises `LedgerError`."""
+        words = []
+        for channel in self.wanted(notice.kind):
+            fate: Fate = "later"
+            why = ""
+            if not self._is_paused(channel):
+                fate, why = await self._try(channel, notice)
+            if fate == "later":
+                await self._keep(channel, notice)
+            words.append(f"{self._name(channel)} {_SAID[fate]}{why}")
+        return words
+
+    async def put(self, notice: Notice) -> None:
+        """Keep it for `flush`: durable when this returns."""
+        for channel in self.wanted(notice.kind):
+            await self._keep(channel, notice)
+
+    async def flush(self) -> int:
+        """Send what is kept, and say how many were taken. Raises `LedgerError`."""
+        sent, after, now = 0, "", self._clock()
+        stuck = await self._ledger.marks(self._flow.name, _SENDING)
+        await self._ledger.unmark(self._flow.name, _SENDING, [mark.key for mark in stuck if now - mark.at > _ABANDONED])
+        while page := await self._ledger.marks(
+            self._flow.name, OUTBOX, due_before=now, limit=_PAGE, after=after or None
+        ):
+            after = page[-1].key
+            for mark in page:
+                channel = mark.key.partition(" ")[0]
+                if channel in self._receivers and self._is_paused(channel):
+                    continue
+                if await self._ledger.mark(self._flow.name, _SENDING, mark.key):
+                    try:
+                        sent += await self._again(channel, mark)
+                    finally:
+                        await self._ledger.unmark(self._flow.name, _SENDING, [mark.key])
+        return sent
+
+    async def _again(self, channel: str, mark: Mark) -> bool:
+        """True if it was taken now. What is settled, either way, is kept no longer."""
+        notice = Notice.from_json(mark.value)
+        known = channel in self._receivers
+        fate, why = await self._try(channel, notice) if known else ("never", ": it is no longer in the flow")
+        if fate == "later" and self._clock() - notice.at > _GIVE_UP:
+            fate, why = "never", f": nobody took it for {_GIVE_UP.days} days"
+        if fate == "later":
+            return False
+        if fate == "never":
+            log.error("flow %s: %s: the notice %s is dropped%s", self._flow.name, channel, notice.id, why)
+        await self._ledger.unmark(self._flow.name, OUTBOX, [mark.key])
+        return fate == "taken"
+
+    async def _try(self, channel: str, notice: Notice) -> tuple[Fate, str]:
+        """What became of it, and why not."""
+        try:
+            await self._send(self._receivers[channel], notice)
+        except CrossdockError as error:
+            if not error.retryable:
+                log.error("flow %s: %s", self._flow.name, error)
+                return "never", f": {error}"
+            doubled = min(2 * self._paused[channel][1], _LONGEST_PAUSE) if channel in self._paused else _PAUSE
+            wait = max(doubled, error.retry_after or 0.0)
+            self._paused[channel] = (self._clock() + timedelta(seconds=wait), doubled)
+            log.warning("flow %s: again in %.0f s or later: %s", self._flow.name, wait, error)
+            return "later", ""
+        self._paused.pop(channel, None)
+        return "taken", ""
+
+    async def _keep(self, channel: str, notice: Notice) -> None:
+        await self._ledger.mark(
+            self._flow.name, OUTBOX, f"{channel} {notice.id}", due=self._clock(), value=notice.as_json()
+        )
+
+    def _is_paused(self, channel: str) -> bool:
+        return self._paused.get(channel, (self._clock(), 0.0))[0] > self._clock()
+
+    def _name(self, channel: str) -> str:
+        to = self._receivers[channel]
+        return "the webhook" if isinstance(to, Webhook) else f"{', '.join(to.to)} by mail"
