@@ -129,6 +129,9 @@ class SftpSettings(EndpointSettings):
         return found, path
 
     def backend(self, name: str) -> SftpBackend:
-        from crossdock.storage.sftp.backend import SftpBackend
+        from crossdock.storage.sftp.loading import ldconfig_only
+
+        with ldconfig_only():
+            from crossdock.storage.sftp.backend import SftpBackend
 
         return SftpBackend(name, self)
