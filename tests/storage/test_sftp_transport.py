@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from typing import Any
 
 import asyncssh
 import pytest
+from asyncssh.crypto.cipher import GCMCipher
 from asyncssh.encryption import GCMEncryption
 
 from crossdock.storage.sftp import SftpSettings, connect, login
-from crossdock.storage.sftp.transport import Inbox, speed_up
+from crossdock.storage.sftp.codec import text
+from crossdock.storage.sftp.transport import Receiver, speed_up
 from crossdock.storage.storage import Storage
 from tests.servers import OpenSSH
 from tests.storage.sftp_fake_server import FakeSftp, serving
@@ -155,23 +158,128 @@ async def test_another_signature_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
         storage.backend.pool.release(connection)  # type: ignore[attr-defined]
 
 
-def test_the_inbox_is_taken_from_like_bytes() -> None:
-    """Whatever is appended and taken, in whatever pieces: the same bytes as slicing a `bytes` gives."""
-    draw = random.Random(20261121)
-    inbox: Any = Inbox(b"start")
-    plain = b"start"
-    for _ in range(5000):
-        if draw.random() < 0.4:
-            more = draw.randbytes(draw.randrange(300))
-            inbox += more
-            plain += more
-        take = draw.randrange(200)
-        assert len(inbox) == len(plain)
-        if len(plain) >= take:
-            assert inbox[:take] == plain[:take]
-            assert inbox[take // 2 : take] == plain[take // 2 : take]
-            inbox, plain = inbox[take:], plain[take:]
-        assert bool(inbox) is bool(plain)
+class _Ssh:
+    """As much of asyncssh's connection as a receiver touches; takes packets that are passed on as asyncssh does."""
+
+    def __init__(self, cipher: GCMCipher) -> None:
+        self._recv_encryption = GCMEncryption(cipher)
+        self._recv_blocksize, self._recv_macsize, self._recv_seq, self._pktlen = 16, 16, 0, 0
+        self._decompressor = None
+        self._transport = object()
+        self._inpbuf = b""
+        self._recv_handler = self._recv_pkthdr
+        self._channels: dict[int, Any] = {}
+        self.others: list[bytes] = []
+        self.busy = False
+
+    def _reset_keepalive_timer(self) -> None:
+        pass
+
+    def data_received(self, data: bytes) -> None:
+        self._inpbuf += data
+        while self._inpbuf and self._recv_handler():
+            pass
+
+    def _recv_pkthdr(self) -> bool:
+        if len(self._inpbuf) < self._recv_blocksize:
+            return False
+        self._packet, self._inpbuf = self._inpbuf[:16], self._inpbuf[16:]
+        self._pktlen = int.from_bytes(self._packet[:4], "big")
+        self._recv_handler = self._recv_packet
+        return True
+
+    def _recv_packet(self) -> bool:
+        size = 4 + self._pktlen + 16 - 16
+        if len(self._inpbuf) < size:
+            return False
+        rest, mac, self._inpbuf = self._inpbuf[: size - 16], self._inpbuf[size - 16 : size], self._inpbuf[size:]
+        plain = self._recv_encryption.decrypt_packet(0, self._packet, rest, 4, mac)
+        assert plain is not None
+        self.others.append(plain[1 : -plain[0]])
+        self._recv_handler = self._waiting if self.busy else self._recv_pkthdr
+        return not self.busy
+
+    def _waiting(self) -> bool:
+        return False
+
+    def go_on(self) -> None:
+        self.busy = False
+        if self._recv_handler == self._waiting:
+            self._recv_handler = self._recv_pkthdr
+        self.data_received(b"")
+
+
+class _ReceivingChannel:
+    def __init__(self) -> None:
+        self._recv_window = self._init_recv_window = 100_000
+        self._recv_state = self._send_state = "open"
+        self._recv_paused, self._encoding, self._session = False, None, self
+        self.data, self.adjusted = b"", 0
+
+    def data_received(self, data: Any, datatype: None) -> None:
+        self.data += data
+
+    def send_packet(self, kind: int, adjust: bytes) -> None:
+        assert kind == 93
+        self.adjusted += int.from_bytes(adjust, "big")
+
+
+@pytest.mark.parametrize("most", [1, 30, 1000, 500_000])
+def test_packets_cut_anywhere(most: int) -> None:
+    """Data goes to its channel, every other packet to asyncssh, whatever the pieces, also while asyncssh is busy."""
+    draw = random.Random(most)
+    key, iv = draw.randbytes(16), draw.randbytes(12)
+    ours, theirs = GCMCipher("aes128-gcm", key, iv), GCMCipher("aes128-gcm", key, iv)
+    ssh, channel = _Ssh(ours), _ReceivingChannel()
+    ssh._channels[7] = channel
+    receiver = Receiver(ssh)
+    stream, data, others = b"", b"", []
+    for _ in range(40 if most == 1 else 400):
+        body = draw.randbytes(draw.choice((1, 20, 5000)))
+        if draw.random() < 0.8:
+            payload, data = b"\x5e" + (7).to_bytes(4, "big") + text(body), data + body
+        else:
+            # An ignored packet, data with another length inside, data of a channel that is not there.
+            payload = draw.choice((b"\x02" + text(body), b"\x5e\0\0\0\x07" + body, b"\x5e\0\0\0\x08" + text(body)))
+            others.append(payload)
+        padding = 4 + -(5 + len(payload) + 4) % 16
+        packet = bytes((padding,)) + payload + bytes(padding)
+        stream += b"".join(theirs.encrypt_and_sign(len(packet).to_bytes(4, "big"), packet))
+    at = 0
+    while at < len(stream):
+        ssh.busy = ssh.busy or draw.random() < 0.05
+        room = receiver.get_buffer(-1)
+        assert len(room) >= 128 * 1024
+        size = min(draw.randint(1, most), len(stream) - at, len(room))
+        room[:size] = stream[at : at + size]
+        receiver.buffer_updated(size)
+        at += size
+        if draw.random() < 0.3:
+            ssh.go_on()
+    ssh.go_on()
+    late = [packet for packet in ssh.others if packet.startswith(b"\x5e\0\0\0\x07") and packet not in others]
+    assert sorted(packet for packet in ssh.others if packet not in late) == sorted(others)
+    assert len(channel.data) + sum(len(packet) - 9 for packet in late) == len(data)
+    assert receiver.opened > 20 and channel._recv_window == 100_000 + channel.adjusted - len(channel.data)
+    if not late:
+        assert channel.data == data
+
+
+def test_under_uvloop(openssh: OpenSSH) -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def work() -> int:
+        async with Storage(connect_settings(openssh).backend("server")) as storage:
+            await storage.write_bytes("uvloop.bin", DATA)
+            assert await storage.read_bytes("uvloop.bin") == DATA
+            await storage.delete("uvloop.bin")
+            connection = await storage.backend.pool.acquire()  # type: ignore[attr-defined]
+            storage.backend.pool.release(connection)  # type: ignore[attr-defined]
+            opened: int = connection._ssh._transport.get_protocol().opened
+            return opened
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(work()) > len(DATA) // (32 * 1024)
 
 
 async def test_reading_goes_on_over_new_keys(openssh: OpenSSH) -> None:
@@ -194,5 +302,8 @@ async def test_reading_goes_on_over_new_keys(openssh: OpenSSH) -> None:
         storage.backend.pool.release(connection)  # type: ignore[attr-defined]
         assert await storage.read_bytes("rekeyed") == data
         assert (openssh.folder / "rekeyed.2").read_bytes() == data
-        await storage.stat("rekeyed")
-        assert type(connection._ssh._recv_encryption).__name__ == "_Opener"
+        receiver = connection._ssh._transport.get_protocol()
+        assert isinstance(receiver, Receiver)
+        before = receiver.opened
+        assert await storage.read_bytes("rekeyed") == data
+        assert receiver.opened - before > len(data) // (32 * 1024)

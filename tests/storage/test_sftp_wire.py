@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import time
 
 import pytest
@@ -10,7 +12,7 @@ from crossdock.errors import CrossdockError, NotFound, ProtocolViolation
 from crossdock.storage.base import Entry
 from crossdock.storage.sftp import codec as c
 from crossdock.storage.sftp.codec import U32, Violation, text
-from crossdock.storage.sftp.wire import Session
+from crossdock.storage.sftp.wire import Session, Silent
 from crossdock.storage.storage import Storage
 from tests.storage.sftp_fake_server import FakeSftp, serving, status
 
@@ -165,6 +167,47 @@ async def test_replies_in_any_order_and_any_cut() -> None:
         session.data_received(stream[at : at + 1], None)
     assert [(await future)[1] for future in futures] == [bytes([n]) * n for n in range(20)]
     session.fail(Violation("end"))
+
+
+@pytest.mark.parametrize("cut", [1, 3, 5, 7, 11, 13, 17, 1000])
+async def test_data_that_comes_in_pieces_is_joined(cut: int) -> None:
+    """DATA between other replies, in pieces of up to `cut` bytes (and views of them): each goes to its request."""
+    draw = random.Random(cut)
+    session = Session(60)
+    session.connection_made(_Channel())
+    stream, expected = b"", []
+    for number in range(1, 200):
+        session.request(c.READ, b"")
+        body = draw.randbytes(draw.choice((0, 1, 9, 40, 700)))
+        data = draw.random() < 0.7
+        expected.append((c.DATA, body) if data else (c.HANDLE, text(body)))
+        stream += U32.pack(9 + len(body)) + bytes((expected[-1][0],)) + U32.pack(number) + text(body)
+    futures = dict(session._pending)
+    at = 0
+    while at < len(stream):
+        size = draw.randint(1, cut)
+        session.data_received(memoryview(stream[at : at + size]), None)
+        at += size
+    assert [await futures[number] for number in range(1, 200)] == expected
+    assert not session._pending and not session._buffer
+
+
+@pytest.mark.parametrize("length", [0, 99, 101, 2**32 - 1])
+async def test_data_in_pieces_of_another_length_than_announced(length: int) -> None:
+    session = Session(60)
+    session.connection_made(_Channel())
+    future = session.request(c.READ, b"")
+    session.data_received(U32.pack(9 + 100) + bytes((c.DATA,)) + U32.pack(1) + U32.pack(length) + bytes(50), None)
+    assert isinstance(future.exception(), Violation)
+
+
+async def test_silence_in_the_middle_of_data() -> None:
+    session = Session(0.05)
+    session.connection_made(_Channel())
+    future = session.request(c.READ, b"")
+    session.data_received(U32.pack(9 + 100) + bytes((c.DATA,)) + U32.pack(1) + U32.pack(100) + bytes(50), None)
+    with pytest.raises(Silent):
+        await asyncio.wait_for(future, 5)
 
 
 def test_100_000_names_are_parsed_fast() -> None:

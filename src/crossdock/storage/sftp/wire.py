@@ -7,6 +7,7 @@ stream: its late reply is dropped by id, and a handle that arrives for nobody is
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import asyncssh
 
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.codec import OFFSET_LENGTH, U32, Attrs, Violation, text
+from crossdock.storage.sftp.transport import Outlet, outlet
 
 __all__ = ["Lost", "Reply", "Session", "Silent", "Status", "checked", "handle_of"]
 
@@ -25,6 +27,9 @@ _SMALLEST_LIMIT, _LARGEST_LIMIT = 4096, 255 * 1024
 DEFAULT_REQUEST = 32 * 1024
 """What every server must take (draft-ietf-secsh-filexfer-02 §3)."""
 _FLUSH_AT = 64 * 1024
+_HEAD = struct.Struct(">IBI")
+_DATA_HEAD = 13
+"""Bytes before the data in a DATA packet: length, type, id, length of the data."""
 _REPLIES = frozenset((codec.STATUS, codec.HANDLE, codec.DATA, codec.NAME, codec.ATTRS, codec.EXTENDED_REPLY))
 
 
@@ -75,9 +80,13 @@ class Session(asyncssh.SSHClientSession[bytes]):
         self._chan: Any = None
         self._pending: dict[int, asyncio.Future[Reply]] = {}
         self._last_id = 0
+        self._outlet: Outlet | None = None
         self._buffer = bytearray()
         self._missing = 4
-        self._out: list[bytes] = []
+        self._rest = 0
+        self._pieces: list[bytes | memoryview] = []
+        self._owner: asyncio.Future[Reply] | None = None
+        self._out: list[bytes | memoryview] = []
         self._out_size = 0
         self._flushing = False
         self._paused: asyncio.Event = asyncio.Event()
@@ -99,6 +108,7 @@ class Session(asyncssh.SSHClientSession[bytes]):
 
     def connection_made(self, chan: Any) -> None:
         self._chan = chan
+        self._outlet = outlet(chan)
         chan.set_write_buffer_limits(high=2 << 20, low=1 << 20)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -114,42 +124,82 @@ class Session(asyncssh.SSHClientSession[bytes]):
     def resume_writing(self) -> None:
         self._paused.set()
 
-    def data_received(self, data: bytes, datatype: int | None) -> None:
+    def data_received(self, data: bytes | memoryview, datatype: int | None) -> None:
         if datatype is not None or self.failure is not None:
             return
         self._heard = self._loop.time()
-        buffer = self._buffer
-        buffer += data
-        if len(buffer) < self._missing:
-            return
-        at, total = 0, len(buffer)
+        if self._rest:
+            size = len(data)
+            if size < self._rest:
+                self._pieces.append(data)
+                self._rest -= size
+                return
+            view = memoryview(data)
+            self._complete(view[: self._rest])
+            if size == self._rest:
+                self._rest = 0
+                return
+            data, self._rest = view[self._rest :], 0
+        view, buffer = memoryview(data), self._buffer
+        if buffer:
+            buffer += view
+            if len(buffer) < self._missing:
+                return
+            view, self._buffer = memoryview(buffer), bytearray()
         try:
-            with memoryview(buffer) as view:
-                while total - at >= 4:
-                    length = U32.unpack_from(buffer, at)[0]
-                    if not 5 <= length <= _LONGEST_PACKET:
-                        raise _too_long(length, bytes(view[at : at + 64]))
-                    if total - at - 4 < length:
-                        self._missing = length + 4
-                        break
-                    self._packet(buffer[at + 4], view[at + 5 : at + 4 + length])
-                    at += 4 + length
-                else:
-                    self._missing = 4
+            self._packets(view)
         except Violation as error:
             self.fail(error)
-            return
-        del buffer[:at]
+
+    def _packets(self, view: memoryview) -> None:
+        """Take out every whole packet, and keep what is left."""
+        at, total = 0, len(view)
+        self._missing = 4
+        while total - at >= 4:
+            length = U32.unpack_from(view, at)[0]
+            if not 5 <= length <= _LONGEST_PACKET:
+                raise _too_long(length, bytes(view[at : at + 64]))
+            end = at + 4 + length
+            if end > total:
+                if total - at >= _DATA_HEAD and view[at + 4] == codec.DATA and self._version is None:
+                    self._begin(view[at:], end - total)
+                    return
+                data = total - at < 5 or view[at + 4] == codec.DATA
+                self._missing = min(length + 4, _DATA_HEAD) if data else length + 4
+                break
+            self._packet(view[at + 4], view[at + 5 : end])
+            at = end
+        if at < total:
+            self._buffer = bytearray(view[at:])
+
+    def _begin(self, view: memoryview, rest: int) -> None:
+        """Data of which the beginning is here: what comes is collected, and joined once."""
+        _, _, reply_id = _HEAD.unpack_from(view)
+        if U32.unpack_from(view, 9)[0] != len(view) + rest - _DATA_HEAD:
+            raise _other_length()
+        self._owner = self._pending.pop(reply_id, None)
+        if self._owner is None:
+            raise _unasked(reply_id)
+        self._pieces.append(view[_DATA_HEAD:])
+        self._rest = rest
+
+    def _complete(self, last: memoryview) -> None:
+        owner, self._owner = self._owner, None
+        self._pieces.append(last)
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        if owner is not None and not owner.done():
+            owner.set_result((codec.DATA, data))
 
     def _packet(self, kind: int, body: memoryview) -> None:
         if kind in _REPLIES and self._version is None:
             data = kind == codec.DATA
             if data and (len(body) < 8 or U32.unpack_from(body, 4)[0] != len(body) - 8):
-                raise Violation("data of another length than announced")
+                raise _other_length()
             reply_id = U32.unpack_from(body)[0]
             future = self._pending.pop(reply_id, None)
             if future is None:
-                raise Violation(f"a reply to request {reply_id}, which is not open")
+                raise _unasked(reply_id)
             if not future.done():
                 future.set_result((kind, bytes(body[8:] if data else body[4:])))
         elif kind == codec.VERSION and self._version is not None:
@@ -164,7 +214,7 @@ class Session(asyncssh.SSHClientSession[bytes]):
     async def start(self) -> None:
         """Agree on version 3, learn the extensions and limits. Raises `Violation`, `Lost`."""
         waiting = self._version = self._loop.create_future()
-        self._chan.write(U32.pack(5) + bytes((codec.INIT,)) + U32.pack(3))
+        self._send([_HEAD.pack(5, codec.INIT, 3)])
         self._guard()
         version, self.extensions = codec.parse_version(await waiting)
         if version != 3:
@@ -183,7 +233,7 @@ class Session(asyncssh.SSHClientSession[bytes]):
     def alive(self) -> bool:
         return self.failure is None
 
-    def request(self, kind: int, *parts: bytes) -> asyncio.Future[Reply]:
+    def request(self, kind: int, *parts: bytes | memoryview) -> asyncio.Future[Reply]:
         """Send; the future holds the reply, `Lost` or `Violation`. Cancel it to drop the reply."""
         future: asyncio.Future[Reply] = self._loop.create_future()
         if self.failure is not None:
@@ -198,7 +248,7 @@ class Session(asyncssh.SSHClientSession[bytes]):
                 self._guard()
         self._pending[number] = future
         length = 5 + sum(map(len, parts))
-        self._out += (U32.pack(length), bytes((kind,)), U32.pack(number), *parts)
+        self._out += (_HEAD.pack(length, kind, number), *parts)
         self._out_size += length
         if self._out_size >= _FLUSH_AT:
             self._flush()
@@ -213,8 +263,9 @@ class Session(asyncssh.SSHClientSession[bytes]):
     def read(self, handle: bytes, offset: int, length: int) -> asyncio.Future[Reply]:
         return self.request(codec.READ, handle, OFFSET_LENGTH.pack(offset, length))
 
-    def write(self, handle: bytes, offset: int, data: bytes) -> asyncio.Future[Reply]:
-        return self.request(codec.WRITE, handle, OFFSET_LENGTH.pack(offset, len(data)), data)
+    def write(self, handle: bytes, offset: int, size: int, *parts: bytes | memoryview) -> asyncio.Future[Reply]:
+        """`size` bytes, in as many parts as they come in; they must not change before the reply."""
+        return self.request(codec.WRITE, handle, OFFSET_LENGTH.pack(offset, size), *parts)
 
     async def open(self, path: bytes, flags: int) -> bytes:
         """A file's handle. Cancelled meanwhile, the handle is closed when it arrives."""
@@ -258,13 +309,18 @@ class Session(asyncssh.SSHClientSession[bytes]):
     def _flush(self) -> None:
         self._flushing = False
         if self._out and self.failure is None:
-            data = b"".join(self._out)
-            self._out.clear()
+            out, self._out = self._out, []
             self._out_size = 0
             try:
-                self._chan.write(data)
+                self._send(out)
             except OSError as error:
                 self.fail(Lost(str(error)))
+
+    def _send(self, parts: list[bytes | memoryview]) -> None:
+        if self._outlet is not None:
+            self._outlet.write(parts)
+        else:
+            self._chan.write(b"".join(parts))
 
     def _guard(self) -> None:
         self._watch = self._loop.call_later(self._timeout, self._check)
@@ -272,7 +328,7 @@ class Session(asyncssh.SSHClientSession[bytes]):
     def _check(self) -> None:
         """Silence is no byte heard, and none of ours taken either: a slow upload is not silent."""
         self._watch = None
-        if self.failure is not None or not (self._pending or self._version):
+        if self.failure is not None or not (self._pending or self._owner or self._version):
             return
         queued = self._chan.get_write_buffer_size()
         if queued != self._queued:
@@ -296,7 +352,11 @@ class Session(asyncssh.SSHClientSession[bytes]):
         if self._version is not None:
             _fail(self._version, error)
             self._version = None
+        if self._owner is not None:
+            _fail(self._owner, error)
+            self._owner = None
         self._out.clear()
+        self._pieces.clear()
         self._paused.set()
         if self.on_end is not None:
             self.on_end()
@@ -312,6 +372,14 @@ def _fail(future: asyncio.Future[Any], error: Exception) -> None:
 def _sane_limit(value: int) -> int:
     """0 means that the server does not say; it may also say what we would not allow it."""
     return DEFAULT_REQUEST if value < _SMALLEST_LIMIT else min(value, _LARGEST_LIMIT)
+
+
+def _other_length() -> Violation:
+    return Violation("data of another length than announced")
+
+
+def _unasked(reply_id: int) -> Violation:
+    return Violation(f"a reply to request {reply_id}, which is not open")
 
 
 def _too_long(length: int, start: bytes) -> Violation:

@@ -44,7 +44,7 @@ class SftpWriter(StagedWriter):
         self._connection: Connection | None = None
         self._handle: bytes | None = None
         self._touched = options.resume is not None
-        self._parts: list[bytes] = []
+        self._parts: deque[bytes | memoryview] = deque()
         self._buffered = 0
         self._sent = self._acked = self.offset
         self._queue: deque[tuple[asyncio.Future[Reply], int]] = deque()
@@ -124,20 +124,28 @@ class SftpWriter(StagedWriter):
         """Send full requests; with `whole` also what is left."""
         session = await self._session()
         handle = await self._open()
-        data = b"".join(self._parts) if len(self._parts) != 1 else self._parts[0]
-        self._parts.clear()
-        self._buffered = 0
-        at, total, limit = 0, len(data), self._limit
-        while total - at >= limit or (whole and at < total):
-            part = data if total <= limit else data[at : at + limit]
-            await self._room(len(part))
+        limit = self._limit
+        while self._buffered >= limit or (whole and self._buffered):
+            size = min(limit, self._buffered)
+            await self._room(size)
             await session.writable()
-            self._queue.append((session.write(handle, self._sent, part), len(part)))
-            self._sent += len(part)
-            at += len(part)
-        if at < total:
-            self._parts.append(data[at:] if at else data)
-            self._buffered = total - at
+            parts = self._cut(size)
+            self._queue.append((session.write(handle, self._sent, size, *parts), size))
+            self._sent += size
+            self._buffered -= size
+
+    def _cut(self, size: int) -> list[bytes | memoryview]:
+        """The next `size` bytes, which are there, without copying them."""
+        found: list[bytes | memoryview] = []
+        while size:
+            part = self._parts.popleft()
+            if len(part) > size:
+                view = memoryview(part)
+                self._parts.appendleft(view[size:])
+                part = view[:size]
+            found.append(part)
+            size -= len(part)
+        return found
 
     async def _room(self, needed: int) -> None:
         """Wait until `needed` more bytes fit the window; errors of earlier requests come to light here."""
