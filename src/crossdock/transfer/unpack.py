@@ -47,7 +47,7 @@ async def unpack(
     name = f"{source.endpoint}:{shown(path)}"
     splitter = step.splitter()
     inner = replace(options, server_side=False, resume=None)
-    members: Backend | None = None
+    archive: Storage | None = None
     file = await asyncio.to_thread(_spool, splitter, step, name)
     try:
         spool = Storage(_Sink("spool", _Spooling(file, splitter.spool_limit, step, name)))
@@ -70,8 +70,8 @@ async def unpack(
             receipts.append(_joined(done, source, path, member, whole, options))
         return receipts
     finally:
-        if members is not None:
-            await members.close()
+        if archive is not None:
+            await archive.close()
         file.close()
 
 
@@ -180,7 +180,8 @@ class _Sink(Backend):
         raise self._unsupported("stat", path)
 
     async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
-        raise self._unsupported("list", path)
+        if path:
+            raise self._unsupported("list", path)
         yield []
 
     async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:

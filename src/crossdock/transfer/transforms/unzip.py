@@ -2,8 +2,8 @@
 
 A ZIP's members can only be told for certain by the directory at its end, so that an archive is first kept in a
 temporary file. Archives can lie in many ways, and readers differ in what they then see; whatever is not plain is
-refused: bytes before, between or after what the directory lists, members that overlap, names that differ between the
-directory and the member. Archives inside the archive are files like any other: they are not opened.
+refused: bytes before or after it, members that overlap, names that differ between the directory and the member.
+Archives inside the archive are files like any other: they are not opened.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator
@@ -94,14 +94,14 @@ class Unzip(Splitter):
 
     def open(self, file: IO[bytes], endpoint: str) -> tuple[Backend, Sequence[str]]:
         options = self.options
-        end = _directory(file, options.max_members)
+        end, count = _directory(file, options.max_members)
         try:
             archive = zipfile.ZipFile(file, metadata_encoding=options.names)
         except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError, struct.error) as error:
             raise Refused(f"not a valid ZIP archive: {error}", hint=_HINT) from error
         members = archive.infolist()
-        if len(members) > options.max_members:
-            raise _too_many(options.max_members)
+        if len(members) != count:
+            raise Refused(f"its directory lists {len(members)} members and says {count}", hint=_HINT)
         for member in members:
             _check(member)
         _check_layout(file, members, end)
@@ -121,8 +121,8 @@ def _too_many(limit: int) -> Refused:
     return Refused(f"over {limit} members", hint="raise the option max_members if that is right")
 
 
-def _directory(file: IO[bytes], max_members: int) -> int:
-    """Where the directory starts. Raises `Refused` unless it, its size, and the file's end agree.
+def _directory(file: IO[bytes], max_members: int) -> tuple[int, int]:
+    """Where the directory starts, and its number of members. Raises `Refused` unless all that is said of it agrees.
 
     Looked at before `zipfile` does, which reads the whole directory into memory.
     """
@@ -152,10 +152,10 @@ def _directory(file: IO[bytes], max_members: int) -> int:
         raise _too_many(max_members)
     if start + length != end:
         raise Refused("not a plain ZIP archive: its directory is not where it says", hint=_HINT)
-    return int(start)
+    return int(start), int(count)
 
 
-def _read(file: IO[bytes], at: int, what: struct.Struct) -> tuple[int | bytes, ...] | None:
+def _read(file: IO[bytes], at: int, what: struct.Struct) -> tuple[Any, ...] | None:
     if at < 0:
         return None
     file.seek(at)
@@ -166,7 +166,8 @@ def _read(file: IO[bytes], at: int, what: struct.Struct) -> tuple[int | bytes, .
 def _check(member: zipfile.ZipInfo) -> None:
     """One member by itself: its name, its kind, and how it is packed."""
     name = shown(member.orig_filename)
-    bad = _bad_name(member.orig_filename)
+    # The name is not the original one where an extra field gives it in Unicode, or after a NUL.
+    bad = _bad_name(member.orig_filename) or _bad_name(member.filename)
     if bad is not None:
         raise Refused(f"the member {name} {bad}", hint="have the archive made with plain relative names")
     kind = stat.S_IFMT(member.external_attr >> 16)
@@ -181,7 +182,7 @@ def _check(member: zipfile.ZipInfo) -> None:
     if member.flag_bits & _ENCRYPTED:
         raise Refused(
             f"the member {name} is encrypted",
-            hint="agree on PGP with the sender; passwords of archives are not handled",
+            hint="agree on PGP with its sender: archives' passwords are not handled",
         )
     if member.compress_type not in _METHODS:
         raise Refused(f"the member {name} is packed by method {member.compress_type}, not deflate", hint=_HINT)
@@ -219,22 +220,19 @@ def _check_names(members: Sequence[zipfile.ZipInfo]) -> None:
 
 
 def _check_layout(file: IO[bytes], members: Sequence[zipfile.ZipInfo], end: int) -> None:
-    """Members lie one after the other, from the first byte to the directory; each says the same of itself.
-
-    After a member may come its data descriptor (12 to 24 bytes), and between members padding that aligns them.
-    """
+    """Members lie one after the other, from the first byte to the directory, and each says the same of itself."""
     free = 0
     for member in sorted(members, key=lambda found: found.header_offset):
         at = member.header_offset
         header = _read(file, at, _LOCAL)
         if header is None or header[0] != b"PK\3\4":
             raise Refused(f"the member {shown(member.filename)} is not where the directory says", hint=_HINT)
-        names, extra = int(header[9]), int(header[10])
+        names, extra = header[9], header[10]
         if at < free:
             raise Refused(f"the member {shown(member.filename)} overlaps another", hint=_HINT)
         if free == 0 and at != 0:
             raise Refused("something precedes the archive", hint=_HINT)
-        if int(header[2]) & _ENCRYPTED or header[3] != member.compress_type:
+        if header[2] & _ENCRYPTED or header[3] != member.compress_type:
             raise Refused(f"the member {shown(member.filename)} is not packed as the directory says", hint=_HINT)
         free = at + _LOCAL.size + names + extra + member.compress_size
         if free > end:
