@@ -81,11 +81,22 @@ def _toml_lines(text: str) -> dict[Path, int]:
     """Where tables and keys start; tomllib does not say. Keys of inline tables share the line of their table."""
     lines: dict[Path, int] = {(): 1}
     table: Path = ()
+    last: dict[Path, int] = {}
+    """Index of the last table of each array of tables."""
     for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[+([^\[\]]+)\]", line)
+        header = re.match(r"\s*(\[\[?)([^\[\]]+)\]", line)
         key = re.match(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""", line)
         if header:
-            table = _toml_key(header[1])
+            table = ()
+            *above, name = _toml_key(header[2])
+            for part in above:
+                table = (*table, part)
+                table += (last[table],) if table in last else ()
+            table = (*table, name)
+            lines.setdefault(table, number)
+            if header[1] == "[[":
+                last[table] = last.get(table, -1) + 1
+            table += (last[table],) if table in last else ()
             lines.setdefault(table, number)
         elif key:
             lines.setdefault(table + _toml_key(key[1]), number)

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from crossdock.config import Config, Mistakes, load
 from crossdock.errors import ConfigError
-
-Write = Callable[..., Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Write a configuration and stand beside it."""
-    monkeypatch.chdir(tmp_path)
-
-    def write(text: str, name: str = "crossdock.yaml") -> Path:
-        path = tmp_path / name
-        path.write_text(text)
-        return path
-
-    return write
+from tests.config.conftest import Write
 
 
 def mistakes(path: Path) -> list[str]:

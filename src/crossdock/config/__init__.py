@@ -1,7 +1,7 @@
 """The user's file and what is written on the command line → endpoints, flows, the ledger, locations.
 
-`load()` reads the file and reports every mistake in it at once; `rehearse()` runs what a file can only show when it is
-run: the user's own functions are imported, the rules' tests are tried.
+`load()` reads the file and reports every mistake in it at once. `rehearsal.rehearse()` tries what a file can only show
+when it is run: the user's own functions are imported, the tests of the rules are run.
 """
 
 from crossdock.config.config import DEFAULT_FILE, VARIABLE, Config, Location, Mistakes

@@ -21,7 +21,7 @@ from crossdock.config.models import (
     SettleModel,
     TriggerModel,
 )
-from crossdock.config.routers import PREFIX, PythonRouter
+from crossdock.config.routers import PREFIX, PythonRouter, on_path
 from crossdock.flows.filters import Filters
 from crossdock.flows.filters import Rule as FilterRule
 from crossdock.flows.flow import (
@@ -183,17 +183,23 @@ class Builder:
         return tuple(found)
 
     def _transforms(self, key: Key, written: tuple[str | dict[str, Any], ...]) -> tuple[TransformSpec, ...]:
+        from crossdock.transfer.transforms.registry import transform_names
+        from crossdock.transfer.transforms.registry import written as name_and_options
+
         found: list[TransformSpec] = []
         for at, step in enumerate(written):
-            if isinstance(step, str):
-                found.append(TransformSpec(step))
-                continue
-            name, options = next(iter(step.items()), ("", {}))
-            if len(step) != 1 or not (options is None or isinstance(options, dict)):
+            try:
+                name, options = name_and_options(step)
+            except ValueError:
                 hint = "write 'name', or 'name: {option: value}', each step after a '- '"
                 self._report.mistake((*key, at), "not a transform", hint)
                 continue
-            found.append(TransformSpec(name, options or {}))
+            if name.startswith(PREFIX):
+                on_path(self._folder)
+            elif name not in transform_names():
+                hint = f"{instead(name, transform_names())}; python:module:Class is one of your own"
+                self._report.mistake((*key, at), f"unknown transform {name!r}", hint)
+            found.append(TransformSpec(name, options))
         return tuple(found)
 
     # -- what is taken, and when -----------------------------------------------------------------------------------

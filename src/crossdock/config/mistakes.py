@@ -78,6 +78,8 @@ class Report:
             message, hint = f"unknown value {found!r}", instead(str(found), known)
         elif kind.startswith("bool_"):
             message, hint = "neither true nor false", "write true or false"
+        elif hint is None and message.startswith("write "):
+            message, hint = "cannot be read", message
         self.mistake((*key, *place), message[:1].lower() + message[1:], hint)
 
 
@@ -87,6 +89,8 @@ def written(data: Any, key: Key) -> Key:
     for part in key:
         if isinstance(part, int) and not isinstance(data, list):
             continue
+        if found and not isinstance(data, (dict, list)):
+            break
         found.append(part)
         try:
             data = data[part]

@@ -103,6 +103,19 @@ class _Reading:
                 flow = builder.build(name, data)
                 if flow is not None:
                     self.flows[name] = flow
+        self._meaning()
+
+    def _meaning(self) -> None:
+        from crossdock.config.across import check_across
+        from crossdock.config.checks import check_flow
+
+        sound: dict[str, Flow] = {}
+        for name, flow in self.flows.items():
+            before = len(self.report.mistakes)
+            check_flow(self.report, flow)
+            if len(self.report.mistakes) == before:
+                sound[name] = flow
+        check_across(self.report, sound, self.endpoints)
 
     def _endpoints(self, found: Any) -> None:
         if found is None:

@@ -13,7 +13,7 @@ from typing import Any
 from crossdock.errors import ConfigError
 from crossdock.storage.base import Entry
 
-__all__ = ["PREFIX", "PythonRouter"]
+__all__ = ["PREFIX", "PythonRouter", "on_path"]
 
 PREFIX = "python:"
 _NAMES = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)[.:]([A-Za-z_]\w*)")
@@ -46,14 +46,20 @@ class PythonRouter:
 
     def resolve(self) -> Any:
         """The function itself."""
-        if str(self.folder) not in sys.path:
-            sys.path.append(str(self.folder))
+        on_path(self.folder)
         try:
             function = getattr(importlib.import_module(self.module), self.function)
-        except Exception as error:  # noqa: BLE001 - a module may raise anything as it is imported
+        except Exception as error:
+            # A module may raise anything as it is imported.
             reason = f"{type(error).__name__}: {error}"
             hint = f"write {self.module.replace('.', '/')}.py beside the configuration, with a function {self.function}"
             raise ConfigError(f"{self.written} cannot be imported: {reason}", hint=hint) from error
         if not callable(function):
             raise ConfigError(f"{self.written} is not a function", hint="name a function that takes an entry")
         return function
+
+
+def on_path(folder: Path) -> None:
+    """Let modules in the configuration's folder be imported; installed ones of the same name go first."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))

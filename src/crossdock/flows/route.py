@@ -49,7 +49,7 @@ class Template:
                 raise ValueError(f"only {' and '.join(DATES)} take a format: {{{word}:…}} in {self.text!r}")
             try:
                 ZoneInfo(zone)
-            except (OSError, ValueError) as error:
+            except (KeyError, OSError, ValueError) as error:
                 raise ValueError(f"no time zone is called {zone!r} (in {self.text!r})") from error
 
     @cached_property

@@ -1,0 +1,97 @@
+"""What flows do to each other: loops, files taken from one another, endpoints that nobody uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+
+from crossdock.config.mistakes import Report
+from crossdock.config.taking import Reach, archive_of, root_of
+from crossdock.errors import shown
+from crossdock.flows.flow import Flow
+from crossdock.storage.settings import EndpointSettings
+
+__all__ = ["check_across"]
+
+
+def check_across(report: Report, flows: Mapping[str, Flow], endpoints: Mapping[str, EndpointSettings]) -> None:
+    """Adds to the report what is wrong with flows that are each well by themselves."""
+    roots = {name: root_of(name, settings) for name, settings in endpoints.items()}
+    reaches = {name: Reach(flow, roots) for name, flow in flows.items()}
+    _loops(report, reaches)
+    for one, other in combinations(reaches.values(), 2):
+        if not _same_files(report, one, other):
+            _archive_read(report, one, other)
+            _archive_read(report, other, one)
+    used = {flow.source.endpoint for flow in flows.values()}
+    used |= {to.endpoint for flow in flows.values() for rule in flow.rules for to in rule.to}
+    if not any(rule.call for flow in flows.values() for rule in flow.rules):
+        for name in endpoints:
+            if name not in used:
+                report.warning(("endpoints", name), "no flow uses this endpoint", "remove it if it is not used by hand")
+
+
+def _loops(report: Report, reaches: Mapping[str, Reach]) -> None:
+    """A flow whose files come back to it, directly or through others."""
+    feeds: dict[str, dict[str, str]] = {}
+    for name, writer in reaches.items():
+        found = {other: reader.reads_what(writer) for other, reader in reaches.items()}
+        feeds[name] = {other: path for other, path in found.items() if path is not None}
+    for name, targets in feeds.items():
+        if name in targets:
+            path = shown(targets[name])
+            message = f"the flow takes up what it writes itself, such as {path!r} below its source"
+            folder, slash, _ = path.partition("/")
+            how = f": 'exclude: [{folder}/]'" if slash else " there"
+            hint = f"write to a folder outside the source, or exclude it{how}"
+            report.mistake(("flows", name), message, hint)
+    reported: set[str] = set()
+    for name in feeds:
+        loop = _way_back(name, feeds)
+        if loop is not None and not reported & set(loop):
+            reported |= set(loop)
+            message = f"files go round in a loop: {' → '.join([*loop, name])}"
+            hint = "let one of these flows read a folder that the other does not write, or exclude it there"
+            report.mistake(("flows", max(loop, key=list(reaches).index)), message, hint)
+
+
+def _way_back(start: str, feeds: Mapping[str, Mapping[str, str]]) -> list[str] | None:
+    """The flows of a shortest way from a flow over others back to itself."""
+    waiting = [[start]]
+    seen: set[str] = set()
+    while waiting:
+        way = waiting.pop(0)
+        for following in feeds[way[-1]]:
+            if following == start and len(way) > 1:
+                return way
+            if following not in seen and following != start:
+                seen.add(following)
+                waiting.append([*way, following])
+    return None
+
+
+def _same_files(report: Report, one: Reach, other: Reach) -> bool:
+    """Whether they do what they must not: one takes away what the other takes as well."""
+    taking = next((flow for flow in (one.flow, other.flow) if flow.after.takes_source), None)
+    found = one.shares(other) if taking is not None else None
+    if taking is None or found is None:
+        return False
+    what = "deletes" if taking.after.delete else "archives"
+    message = f"flows {one.flow.name} and {other.flow.name} both take {shown(found)!r}, and {taking.name} {what} it"
+    hint = "make one flow with both destinations, or tell their files apart by 'match', 'include' or 'exclude'"
+    report.mistake(("flows", other.flow.name), message, hint)
+    return True
+
+
+def _archive_read(report: Report, archiving: Reach, reader: Reach) -> None:
+    archive = archiving.flow.after.archive
+    if archive is None or archiving.root is None or reader.root is None:
+        return
+    folder = archiving.root.below(archive.partition("{")[0])
+    if folder != archiving.root and f"{reader.root.path}/".startswith(f"{folder.path}/"):
+        return  # Its source is the archive: that is meant.
+    found = reader.reads_what(archiving, archive_of(archive))
+    if found is not None:
+        message = f"it takes what flow {archiving.flow.name} archives, such as {shown(found)!r}"
+        hint = f"add 'exclude: [{archive.partition('{')[0].strip('/').rpartition('/')[2] or 'archive'}/]'"
+        report.mistake(("flows", reader.flow.name), message, hint)

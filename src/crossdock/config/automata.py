@@ -1,0 +1,285 @@
+"""Regular expressions as automata, to reason about them without running them on anything.
+
+Built from the tree that Python's own parser makes. What an automaton cannot say (a backreference, a lookahead of more
+than one character, a word boundary) is left open: the automaton then matches at least what the pattern matches, and
+says so (`exact` is False).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from re import _constants as code  # type: ignore[attr-defined]
+from re import _parser as parser  # type: ignore[attr-defined]
+from typing import Any
+
+__all__ = ["END", "Automaton", "Test", "TooLarge", "alphabet_of", "compiled", "edges"]
+
+END = ""
+"""Stands for the next character after the last."""
+_STATES = 4000
+_PREFERRED = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./ "
+
+Test = Callable[[str], bool]
+"""Of one character."""
+Guard = Callable[[str, bool], bool]
+"""(next character or END, nothing was read yet) → whether an empty step may be taken."""
+
+
+class TooLarge(Exception):
+    """The pattern would need more states than are worth looking at."""
+
+
+@dataclass(slots=True)
+class Automaton:
+    """Thompson's construction: each state has empty steps and at most one step that reads a character."""
+
+    empty: list[list[tuple[int, Guard | None]]] = field(default_factory=list)
+    reads: dict[int, tuple[Test, int]] = field(default_factory=dict)
+    characters: set[str] = field(default_factory=set)
+    """Those at which its tests may change their answer."""
+    tests: list[Test] = field(default_factory=list)
+    start: frozenset[int] = frozenset()
+    begun: bool = False
+    """Something was read before `start`."""
+    end: int = 0
+    exact: bool = True
+
+    def closure(self, states: frozenset[int], following: str, at_start: bool) -> set[int]:
+        """What is reached from `states` without reading, when `following` is the next character."""
+        found, waiting = set(states), list(states)
+        while waiting:
+            for target, guard in self.empty[waiting.pop()]:
+                if target not in found and (guard is None or guard(following, at_start)):
+                    found.add(target)
+                    waiting.append(target)
+        return found
+
+    def step(self, states: frozenset[int], character: str, at_start: bool) -> frozenset[int]:
+        """The states after one more character."""
+        reached = self.closure(states, character, at_start)
+        return frozenset(
+            self.reads[state][1] for state in reached if state in self.reads and self.reads[state][0](character)
+        )
+
+    def after(self, text: str) -> Automaton:
+        """The automaton of what may follow `text`."""
+        states = self.start
+        for number, character in enumerate(text):
+            states = self.step(states, character, not (number or self.begun))
+        return replace(self, start=states, begun=self.begun or bool(text))
+
+    def accepts(self, states: frozenset[int], at_start: bool) -> bool:
+        """Whether what was read so far is a whole match."""
+        return self.end in self.closure(states, END, at_start)
+
+
+def compiled(pattern: str, *, unroll: int = 1000) -> Automaton:
+    """The automaton of a pattern. `unroll`: bounded repeats with more copies than this are taken as unbounded.
+
+    Raises `re.error`, `TooLarge`.
+    """
+    tree = parser.parse(pattern)
+    builder = _Builder(unroll)
+    automaton = builder.automaton
+    start = builder.state()
+    automaton.start = frozenset((start,))
+    automaton.end = builder.sequence(tree, start, tree.state.flags)
+    return automaton
+
+
+class _Builder:
+    def __init__(self, unroll: int) -> None:
+        self.automaton, self._unroll = Automaton(), unroll
+
+    def state(self) -> int:
+        if len(self.automaton.empty) >= _STATES:
+            raise TooLarge
+        self.automaton.empty.append([])
+        return len(self.automaton.empty) - 1
+
+    def _empty(self, start: int, end: int, guard: Guard | None = None) -> None:
+        self.automaton.empty[start].append((end, guard))
+
+    def _read(self, start: int, test: Test) -> int:
+        end = self.state()
+        self.automaton.reads[start] = (test, end)
+        return end
+
+    def sequence(self, items: Any, start: int, flags: int) -> int:
+        """Adds the items one after another; returns the state after them."""
+        at = start
+        for operation, argument in items:
+            at = self._item(operation, argument, at, flags)
+        return at
+
+    def _item(self, operation: Any, argument: Any, start: int, flags: int) -> int:
+        test = self._test(operation, argument, flags)
+        if test is not None:
+            begin = self.state()
+            self._empty(start, begin)
+            return self._read(begin, test)
+        if operation is code.SUBPATTERN:
+            _, add, remove, inner = argument
+            return self.sequence(inner, start, (flags | add) & ~remove)
+        if operation is code.ATOMIC_GROUP:
+            # An atomic group matches no more than a plain one; globs are written so that it matches no less.
+            return self.sequence(argument, start, flags)
+        if operation is code.BRANCH:
+            end = self.state()
+            for branch in argument[1]:
+                begin = self.state()
+                self._empty(start, begin)
+                self._empty(self.sequence(branch, begin, flags), end)
+            return end
+        if operation in (code.MAX_REPEAT, code.MIN_REPEAT, code.POSSESSIVE_REPEAT):
+            low, high, inner = argument
+            return self._repeat(low, high, inner, start, flags)
+        return self._zero_width(operation, argument, start, flags)
+
+    def _repeat(self, low: int, high: int, inner: Any, start: int, flags: int) -> int:
+        if high is not code.MAXREPEAT and high > self._unroll:
+            low, high = min(low, 1), code.MAXREPEAT
+        at = start
+        for _ in range(low):
+            at = self.sequence(inner, self._after(at), flags)
+        if high is code.MAXREPEAT:
+            begin, end = self.state(), self.state()
+            self._empty(at, begin)
+            self._empty(at, end)
+            last = self.sequence(inner, begin, flags)
+            self._empty(last, begin)
+            self._empty(last, end)
+            return end
+        end = self.state()
+        for _ in range(high - low):
+            self._empty(at, end)
+            at = self.sequence(inner, self._after(at), flags)
+        self._empty(at, end)
+        return end
+
+    def _after(self, state: int) -> int:
+        begin = self.state()
+        self._empty(state, begin)
+        return begin
+
+    def _zero_width(self, operation: Any, argument: Any, start: int, flags: int) -> int:
+        end = self.state()
+        guard = self._guard(operation, argument, flags)
+        self._empty(start, end, guard)
+        if guard is None:
+            self.automaton.exact = False
+            if operation in (code.GROUPREF, code.GROUPREF_EXISTS, code.GROUPREF_IGNORE):
+                self._empty(self._read(end, lambda _: True), end)
+        return end
+
+    def _guard(self, operation: Any, argument: Any, flags: int) -> Guard | None:
+        if operation is code.AT and not flags & re.MULTILINE:
+            if argument in (code.AT_BEGINNING, code.AT_BEGINNING_STRING):
+                return lambda _, at_start: at_start
+            if argument in (code.AT_END, code.AT_END_STRING):
+                return lambda following, _: following == END
+        if operation in (code.ASSERT, code.ASSERT_NOT) and argument[0] == 1 and len(argument[1]) == 1:
+            kind, value = argument[1][0]
+            test = self._test(kind, value, flags)
+            if test is not None:
+                ahead = test
+                if operation is code.ASSERT:
+                    return lambda following, _: following != END and ahead(following)
+                return lambda following, _: following == END or not ahead(following)
+        if operation is code.ASSERT_NOT and not len(argument[1]):
+            return lambda _, __: False
+        return None
+
+    def _test(self, operation: Any, argument: Any, flags: int) -> Test | None:
+        """For what reads exactly one character."""
+        found = self._single(operation, argument, flags)
+        if found is not None:
+            self.automaton.tests.append(found)
+        return found
+
+    def _single(self, operation: Any, argument: Any, flags: int) -> Test | None:
+        if operation is code.ANY:
+            return (lambda _: True) if flags & re.DOTALL else (lambda character: character != "\n")
+        if operation is code.LITERAL:
+            items = [(operation, argument)]
+        elif operation is code.NOT_LITERAL:
+            items = [(code.NEGATE, None), (code.LITERAL, argument)]
+        elif operation is code.IN:
+            items = list(argument)
+        else:
+            return None
+        negated = items[0][0] is code.NEGATE
+        tests = [self._member(kind, value, flags) for kind, value in items if kind is not code.NEGATE]
+        if flags & re.IGNORECASE:
+            tests = [_either_case(test) for test in tests]
+        return lambda character: any(test(character) for test in tests) is not negated
+
+    def _member(self, kind: Any, value: Any, flags: int) -> Test:
+        if kind is code.LITERAL:
+            self._note(value, value)
+            wanted = chr(value)
+            return lambda character: character == wanted
+        if kind is code.RANGE:
+            self._note(*value)
+            low, high = chr(value[0]), chr(value[1])
+            return lambda character: low <= character <= high
+        letter = _CATEGORIES[value]
+        category = re.compile(letter, re.ASCII if flags & re.ASCII else 0)
+        return lambda character: category.match(character) is not None
+
+    def _note(self, low: int, high: int) -> None:
+        near = {chr(point) for point in (low - 1, low, high, high + 1) if 0 <= point <= 0x10FFFF}
+        self.automaton.characters |= near | {c for one in near for c in (one.lower(), one.upper()) if len(c) == 1}
+
+
+def _either_case(test: Test) -> Test:
+    return lambda character: test(character) or test(character.lower()) or test(character.upper())
+
+
+_CATEGORIES = {
+    code.CATEGORY_DIGIT: r"\d",
+    code.CATEGORY_NOT_DIGIT: r"\D",
+    code.CATEGORY_SPACE: r"\s",
+    code.CATEGORY_NOT_SPACE: r"\S",
+    code.CATEGORY_WORD: r"\w",
+    code.CATEGORY_NOT_WORD: r"\W",
+}
+
+
+def alphabet_of(*automata: Automaton) -> list[str]:
+    """One character for each kind that the automata tell apart, readable ones where there is a choice."""
+    characters = dict.fromkeys(_PREFERRED)
+    characters |= dict.fromkeys(chr(point) for point in range(128))
+    characters |= dict.fromkeys("éßΩ٣ 漢\udcff\U0001f600")
+    for automaton in automata:
+        characters |= dict.fromkeys(sorted(automaton.characters))
+    kinds: dict[tuple[bool, ...], str] = {}
+    tests = [test for automaton in automata for test in automaton.tests]
+    for character in characters:
+        kinds.setdefault(tuple(test(character) for test in tests), character)
+    return list(kinds.values())
+
+
+def edges(automaton: Automaton, steps: int) -> Iterator[tuple[int, int, int]]:
+    """(reading state, reading state that can follow it, in how many ways: 1 or 2 for more). Raises `TooLarge`."""
+    for state, (_, target) in automaton.reads.items():
+        ways: dict[int, int] = {}
+        path: set[int] = set()
+        waiting: list[tuple[int, bool]] = [(target, False)]
+        while waiting:
+            at, leaving = waiting.pop()
+            if leaving:
+                path.discard(at)
+                continue
+            steps -= 1
+            if steps < 0:
+                raise TooLarge
+            if at in automaton.reads:
+                ways[at] = min(2, ways.get(at, 0) + 1)
+            path.add(at)
+            waiting.append((at, True))
+            waiting += [(following, False) for following, _ in automaton.empty[at] if following not in path]
+        for following, count in ways.items():
+            yield state, following, count

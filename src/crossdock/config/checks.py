@@ -1,0 +1,127 @@
+"""What one flow's patterns, templates and times mean, beyond their shape."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from crossdock.config.mistakes import Key, Report, instead
+from crossdock.config.patterns import Language, common_path, cost
+from crossdock.flows.flow import Flow, Rule
+from crossdock.flows.route import DATES, WORDS, Template
+from crossdock.flows.schedule import schedule_of
+
+__all__ = ["check_flow", "rule_key"]
+
+_OWN = re.compile(r"\.(?=[*+])")
+
+
+def rule_key(report: Report, flow: Flow, at: int) -> Key:
+    """Where a rule stands: `rules`, or the short form `to`."""
+    data: Any = report.document.data["flows"][flow.name]
+    return ("flows", flow.name, "rules", at) if data.get("rules") is not None else ("flows", flow.name)
+
+
+def check_flow(report: Report, flow: Flow) -> None:
+    """Adds to the report what is wrong in a flow that is well-formed."""
+    key: Key = ("flows", flow.name)
+    for at, rule in enumerate(flow.rules):
+        _rule(report, rule, rule_key(report, flow, at))
+    _reached(report, flow)
+    for name, text in (("marker", flow.settle.marker), ("manifest", flow.settle.manifest)):
+        _beside(report, (*key, "settle", name), text, WORDS)
+    _beside(report, (*key, "after", "marker"), flow.after.marker, WORDS)
+    _beside(report, (*key, "after", "archive"), flow.after.archive, (*WORDS, *DATES))
+    try:
+        schedule_of(flow.trigger)
+    except ValueError as error:
+        reason, _, hint = str(error).partition("; ")
+        report.mistake((*key, "trigger", "cron" if flow.trigger.cron else "every"), reason, hint or _CRON)
+
+
+_CRON = 'write five fields, such as cron: "*/5 6-20 * * 1-5"'
+
+
+def _rule(report: Report, rule: Rule, key: Key) -> None:
+    groups: set[str] = set()
+    if rule.regex is not None:
+        groups = set(re.compile(rule.regex).groupindex)
+        slow = cost(rule.regex)
+        if slow is not None:
+            hint = _quicker(rule.regex)
+            report.mistake((*key, "match", "regex"), f"may take for ever on a long path: {slow}", hint)
+        for word in sorted(groups & {*WORDS, *DATES}):
+            message = f"the group {word!r} has the name of a word that every template knows"
+            report.mistake((*key, "match", "regex"), message, f"call it otherwise: (?P<the_{word}>…)")
+    for number, to in enumerate(rule.to):
+        place = (*key, "to", number)
+        template = _template(report, place, to.template, {*WORDS, *DATES, *groups})
+        if template is not None and not template.names - {"now"} and _several(rule):
+            hint = "write {name} or {path} into it"
+            report.warning(place, f"all files that match go to one and the same place, {to}", hint)
+
+
+def _quicker(regex: str) -> str:
+    if _OWN.search(regex):
+        return "write [^_/]+ for a part that ends at '_' instead of .+, or use match: {glob: '…'}"
+    return "let no repeat stand inside another, or use match: {glob: '…'}"
+
+
+def _several(rule: Rule) -> bool:
+    """More than one path may match."""
+    language = Language.of(regex=rule.regex, glob=rule.glob)
+    first, _ = common_path([language])
+    return first is None or common_path([language], none_of=[Language.of(regex=re.escape(first))]) != (None, True)
+
+
+def _template(report: Report, key: Key, text: str, words: set[str]) -> Template | None:
+    try:
+        template = Template(text)
+    except (KeyError, ValueError) as error:
+        message = str(error.args[0]) if error.args else str(error)
+        reason, _, hint = message.partition("; ")
+        report.mistake(key, reason, hint or "write {now:%Y-%m-%d} or {now:%Y/%m/%d@Europe/London}")
+        return None
+    unknown = sorted(template.names - words)
+    if unknown:
+        report.mistake(key, f"{{{unknown[0]}}} means nothing here", instead(unknown[0], words))
+        return None
+    return template
+
+
+def _beside(report: Report, key: Key, text: str | None, words: tuple[str, ...]) -> None:
+    """A name made from a file's: it must not be that file's own."""
+    if text is None:
+        return
+    template = _template(report, key, text, set(words))
+    if template is not None and template.names and not template.literal.strip("/"):
+        ends = ".done/{path}" if key[-1] == "archive" else "{name}.done"
+        report.mistake(key, f"{text!r} is the name of the file itself", f"write {ends}")
+
+
+def _reached(report: Report, flow: Flow) -> None:
+    """Each rule must be able to decide about some path."""
+    languages = [Language.of(regex=rule.regex, glob=rule.glob) for rule in flow.rules]
+    globs = [rule.pattern for rule in flow.filters.rules if rule.include]
+    included = [Language.any_of(globs)] if globs else []
+    excluded = [Language.of(glob=rule.pattern) for rule in flow.filters.rules if not rule.include]
+    for at, (rule, language) in enumerate(zip(flow.rules, languages, strict=True)):
+        key = rule_key(report, flow, at)
+        if common_path([language]) == (None, True):
+            pattern = rule.regex or rule.glob or ""
+            bare = re.sub(r"\A\^?/+", "", pattern)
+            hint = "paths are written folder/name.csv, from the flow's source on"
+            if bare != pattern and bare:
+                hint = f"paths have no slash at their start: write {bare!r}"
+            report.mistake((*key, "match"), f"no path can match {pattern!r}", hint)
+        elif common_path([language], none_of=languages[:at]) == (None, True):
+            before = next(
+                (one.name for one, other in zip(flow.rules, languages[:at], strict=False)
+                 if common_path([language], none_of=[other]) == (None, True)),
+                "the rules before it together",
+            )  # fmt: skip
+            message = f"rule {rule.name} is never reached: {before} takes every path that it matches"
+            report.mistake(key, message, "put the narrower rule first, or remove one")
+        elif common_path([language, *included], none_of=excluded) == (None, True):
+            message = f"rule {rule.name} matches only paths that 'include' and 'exclude' leave out"
+            report.mistake(key, message, "change the rule, or what is included")

@@ -1,0 +1,265 @@
+"""What patterns of paths can and cannot match, and how long they may take. Nothing of the user's is executed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from crossdock.config.automata import Automaton, TooLarge, alphabet_of, compiled, edges
+from crossdock.flows.filters import compile_glob
+
+__all__ = ["Language", "common_path", "cost"]
+
+_PATH = r"[^/\n]+(?:/[^/\n]+)*"
+"""Without line ends, which are no reason to keep a rule although `.` does not match them."""
+_PRODUCT = 3000
+"""Combined states that are looked at before the answer is 'not known'."""
+_PAIRS = 200_000
+_UNROLL = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """A set of paths: those that a pattern takes."""
+
+    automaton: Automaton | None = None
+    everything: bool = False
+
+    @classmethod
+    def of(cls, *, regex: str | None = None, glob: str | None = None) -> Language:
+        """Of a regular expression over the whole path, of a glob, or of neither: every path."""
+        pattern = compile_glob(glob).pattern if glob is not None else regex
+        if pattern is None:
+            return cls(everything=True)
+        try:
+            return cls(_automaton(pattern))
+        except (TooLarge, RecursionError):
+            return cls()
+
+    @classmethod
+    def any_of(cls, globs: Iterable[str]) -> Language:
+        """Of several globs."""
+        return cls.of(regex="|".join(f"(?:{compile_glob(glob).pattern})" for glob in globs))
+
+    def below(self, folder: str) -> Language:
+        """The rest of those paths that are below a folder ("" is the top)."""
+        if self.automaton is None or not folder:
+            return self
+        return replace(self, automaton=self.automaton.after(f"{folder}/"))
+
+    @property
+    def known(self) -> bool:
+        """The automaton matches exactly what the pattern does."""
+        return self.everything or (self.automaton is not None and self.automaton.exact)
+
+
+@lru_cache(maxsize=512)
+def _automaton(pattern: str) -> Automaton:
+    return compiled(pattern)
+
+
+def common_path(of: Sequence[Language], *, none_of: Sequence[Language] = ()) -> tuple[str | None, bool]:
+    """A shortest path that all of `of` take and none of `none_of` does, and whether the answer is certain.
+
+    (None, True): there is none. (path, True): this one. (path or None, False): not known; the path may be one.
+    """
+    if any(one.everything for one in none_of):
+        return None, True
+    wanted = [_automaton(_PATH), *(one.automaton for one in of if one.automaton is not None)]
+    certain = all(one.known for one in (*of, *none_of))
+    unwanted = [one.automaton for one in none_of if one.automaton is not None and one.automaton.exact]
+    try:
+        found = _shortest(wanted, unwanted)
+    except TooLarge:
+        return None, False
+    return found, certain or found is None
+
+
+def _shortest(wanted: Sequence[Automaton], unwanted: Sequence[Automaton]) -> str | None:
+    automata = [*wanted, *unwanted]
+    letters = alphabet_of(*automata)
+    first = tuple(automaton.start for automaton in automata)
+    if not all(first[: len(wanted)]):
+        return None
+    steps: dict[tuple[int, frozenset[int], str, bool], frozenset[int]] = {}
+
+    def step(number: int, states: frozenset[int], letter: str, begun: bool) -> frozenset[int]:
+        key = (number, states, letter, begun)
+        if key not in steps:
+            steps[key] = automata[number].step(states, letter, not (begun or automata[number].begun))
+        return steps[key]
+
+    queue: deque[tuple[tuple[frozenset[int], ...], str]] = deque([(first, "")])
+    seen = {first}
+    while queue:
+        states, read = queue.popleft()
+        ends = [one.accepts(at, not (read or one.begun)) for one, at in zip(automata, states, strict=True)]
+        if all(ends[: len(wanted)]) and not any(ends[len(wanted) :]):
+            return read
+        for letter in letters:
+            following = tuple(step(number, at, letter, bool(read)) for number, at in enumerate(states))
+            if all(following[: len(wanted)]) and following not in seen:
+                if len(seen) >= _PRODUCT:
+                    raise TooLarge
+                seen.add(following)
+                queue.append((following, read + letter))
+    return None
+
+
+def cost(regex: str) -> str | None:
+    """Why a regular expression may take too long on a path that it does not match; None if it does not.
+
+    After Weideman and others, "Analyzing matching time behavior of backtracking regular expression matchers by using
+    ambiguity of NFA" (2016): exponential if a loop can read the same text in two ways, else polynomial, with one more
+    power for each pair of loops that can hand text on to the other.
+    """
+    try:
+        graph = _Graph(compiled(regex, unroll=_UNROLL))
+        if graph.exponential():
+            return "two repeats, one inside the other, can share the same text out in endless ways"
+        powers = graph.powers()
+    except (TooLarge, RecursionError):
+        return "it is too complex to be judged"
+    return f"{powers} repeats in a row can match the same text" if powers > 3 else None
+
+
+class _Graph:
+    """Which reading state can follow which, and which of them can read a common character."""
+
+    def __init__(self, automaton: Automaton) -> None:
+        self._left = _PAIRS
+        letters = alphabet_of(automaton)
+        self.masks = {
+            state: sum(1 << bit for bit, letter in enumerate(letters) if test(letter))
+            for state, (test, _) in automaton.reads.items()
+        }
+        self.after: dict[int, list[int]] = {state: [] for state in automaton.reads}
+        self.twice: list[tuple[int, int]] = []
+        for state, following, ways in edges(automaton, _PAIRS):
+            self.after[state].append(following)
+            if ways > 1:
+                self.twice.append((state, following))
+        self.loops = list(_loops(self.after))
+
+    def _spend(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise TooLarge
+
+    def exponential(self) -> bool:
+        within = {state: number for number, loop in enumerate(self.loops) for state in loop}
+        if any(a in within and within[a] == within.get(b) for a, b in self.twice):
+            return True
+        return any(self._parts_and_meets(loop) for loop in self.loops)
+
+    def _parts_and_meets(self, loop: frozenset[int]) -> bool:
+        """Two runs through the loop over one text that part and meet again."""
+        before: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        seen = {(state, state) for state in loop}
+        waiting = list(seen)
+        while waiting:
+            pair = waiting.pop()
+            for one in self.after[pair[0]]:
+                for other in self.after[pair[1]]:
+                    self._spend()
+                    if one in loop and other in loop and self.masks[one] & self.masks[other]:
+                        before.setdefault((one, other), []).append(pair)
+                        if (one, other) not in seen:
+                            seen.add((one, other))
+                            waiting.append((one, other))
+        back = {(state, state) for state in loop}
+        waiting = list(back)
+        while waiting:
+            for pair in before.get(waiting.pop(), ()):
+                self._spend()
+                if pair[0] != pair[1]:
+                    return True
+                if pair not in back:
+                    back.add(pair)
+                    waiting.append(pair)
+        return False
+
+    def powers(self) -> int:
+        """The degree of the polynomial: the longest chain of loops, each of which can hand text on to the next."""
+        depth: dict[int, int] = {}
+
+        def longest(number: int) -> int:
+            if number not in depth:
+                others = (other for other in range(len(self.loops)) if other != number)
+                depth[number] = 1 + max((longest(one) for one in others if self._hands_on(number, one)), default=0)
+            return depth[number]
+
+        return max((longest(number) for number in range(len(self.loops))), default=1)
+
+    def _hands_on(self, first: int, second: int) -> bool:
+        """A text that stays in the first loop, leads from it to the second, and stays in the second."""
+        reach = self._reached(self.loops[first])
+        if not reach & self.loops[second]:
+            return False
+        return any(self._triple(a, b, reach) for a in self.loops[first] for b in self.loops[second])
+
+    def _reached(self, states: Iterable[int]) -> frozenset[int]:
+        found, waiting = set(states), list(states)
+        while waiting:
+            for following in self.after[waiting.pop()]:
+                if following not in found:
+                    found.add(following)
+                    waiting.append(following)
+        return frozenset(found)
+
+    def _triple(self, first: int, second: int, reach: frozenset[int]) -> bool:
+        start, goal = (first, first, second), (first, second, second)
+        seen, waiting = {start}, [start]
+        while waiting:
+            a, b, c = waiting.pop()
+            for following in self._triples(a, b, c):
+                if following == goal:
+                    return True
+                if following not in seen and following[1] in reach:
+                    seen.add(following)
+                    waiting.append(following)
+        return False
+
+    def _triples(self, a: int, b: int, c: int) -> Iterator[tuple[int, int, int]]:
+        masks = self.masks
+        for x in self.after[a]:
+            for z in self.after[c]:
+                shared = masks[x] & masks[z]
+                for y in self.after[b] if shared else ():
+                    self._spend()
+                    if shared & masks[y]:
+                        yield x, y, z
+
+
+def _loops(after: dict[int, list[int]]) -> Iterator[frozenset[int]]:
+    """The strongly connected parts that have a cycle (Tarjan's algorithm, without recursion)."""
+    index: dict[int, int] = {}
+    low: dict[int, int] = {}
+    stack: list[int] = []
+    for root in after:
+        if root in index:
+            continue
+        work = [(root, iter(after[root]))]
+        index[root] = low[root] = len(index)
+        stack.append(root)
+        while work:
+            state, following = work[-1]
+            for target in following:
+                if target not in index:
+                    index[target] = low[target] = len(index)
+                    stack.append(target)
+                    work.append((target, iter(after[target])))
+                    break
+                if target in stack:
+                    low[state] = min(low[state], index[target])
+            else:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[state])
+                if low[state] == index[state]:
+                    part = frozenset(stack[stack.index(state) :])
+                    del stack[stack.index(state) :]
+                    if len(part) > 1 or state in after[state]:
+                        yield part

@@ -1,0 +1,159 @@
+"""Which files a flow takes and where it puts them, as sets of paths within a store, to compare flows with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crossdock.config.patterns import Language, common_path
+from crossdock.flows.flow import Flow, Rule
+from crossdock.flows.route import Template
+from crossdock.storage.settings import EndpointSettings
+
+__all__ = ["Reach", "Root", "root_of"]
+
+_NAMES = frozenset({"name", "stem", "suffix"})
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A folder within a store that endpoints may share: equal stores hold the same files."""
+
+    store: tuple[Any, ...]
+    path: str
+    """Without slashes at its ends."""
+
+    def below(self, path: str) -> Root:
+        return Root(self.store, "/".join(part for part in (self.path, path.strip("/")) if part))
+
+
+def root_of(name: str, settings: EndpointSettings) -> Root:
+    """Where an endpoint's paths start. What cannot be told apart here (two accounts at one server) is kept apart."""
+    root, found = str(settings.root), settings
+    if settings.type == "local":
+        return Root(("local",), str(Path(root).resolve()).strip("/"))
+    if settings.type == "memory":
+        return Root(("memory", name), root.strip("/"))
+    get = found.model_dump(exclude={"root"}).get
+    if settings.type == "s3":
+        service = getattr(settings, "service_url", None) or "amazon"
+        return Root(("s3", str(service).lower(), get("bucket")), root.strip("/"))
+    if get("host"):
+        # A path from the login folder and an absolute one cannot be compared.
+        start = "/" if root.startswith("/") else "~"
+        return Root((settings.type, str(get("host")).lower(), get("port"), get("user"), start), root.strip("/"))
+    return Root((settings.type, name), root.strip("/"))
+
+
+class Reach:
+    """A flow's files: those it takes, below `root`, and those it writes."""
+
+    def __init__(self, flow: Flow, roots: Mapping[str, Root]) -> None:
+        self.flow, self._roots = flow, roots
+        source = roots.get(flow.source.endpoint)
+        self.root = source.below(flow.source.path) if source else None
+        includes = [rule.pattern for rule in flow.filters.rules if rule.include]
+        excludes = [rule.pattern for rule in flow.filters.rules if not rule.include] + list(flow.settle.temporary)
+        self._wanted = [Language.any_of(includes)] if includes else []
+        self._unwanted = [Language.of(glob=glob) for glob in excludes]
+        if flow.after.archive is not None:
+            self._unwanted.append(archive_of(flow.after.archive))
+        self._rules = [(rule, Language.of(regex=rule.regex, glob=rule.glob)) for rule in flow.rules]
+
+    def takes(self) -> Iterator[tuple[Rule, list[Language], list[Language]]]:
+        """For each rule that moves files: the rule, sets that all hold its paths, and sets that hold none of them."""
+        for at, (rule, language) in enumerate(self._rules):
+            if rule.to or rule.call is not None:
+                earlier = [one for _, one in self._rules[:at]]
+                yield rule, [language, *self._wanted], [*self._unwanted, *earlier]
+
+    def shares(self, other: Reach) -> str | None:
+        """A path, within the store, that both flows take."""
+        if self.root is None or other.root is None or self.root.store != other.root.store:
+            return None
+        upper, lower = (self, other) if len(self.root.path) <= len(other.root.path) else (other, self)
+        assert upper.root is not None and lower.root is not None
+        folder = _below(upper.root.path, lower.root.path)
+        if folder is None:
+            return None
+        for _, wanted, unwanted in upper.takes():
+            for _, more, less in lower.takes():
+                of = [one.below(folder) for one in wanted] + more
+                found = _common(of, [one.below(folder) for one in unwanted] + less)
+                if found is not None:
+                    return f"{lower.flow.source}/{found}".replace(":/", ":")
+        return None
+
+    def reads_what(self, writer: Reach, written: Language | None = None) -> str | None:
+        """A path below this flow's source that `writer` writes, or that is in `written` below the writer's source."""
+        if self.root is None:
+            return None
+        targets = [(writer.root, written)] if written is not None else writer.targets()
+        for root, language in targets:
+            if root is None or root.store != self.root.store:
+                continue
+            found = self._found_at(root, language)
+            if found is not None:
+                return found
+        return None
+
+    def _found_at(self, root: Root, language: Language) -> str | None:
+        """A path below this flow's source that it takes, of a language of paths below `root`."""
+        assert self.root is not None
+        down, up = _below(root.path, self.root.path), _below(self.root.path, root.path)
+        for _, wanted, unwanted in self.takes():
+            if down is not None:
+                found = _common([language.below(down), *wanted], unwanted)
+            elif up is not None:
+                of = [language, *(one.below(up) for one in wanted)]
+                found = _common(of, [one.below(up) for one in unwanted])
+                found = f"{up}/{found}" if found is not None else None
+            else:
+                return None
+            if found is not None:
+                return found
+        return None
+
+    def targets(self) -> Iterator[tuple[Root | None, Language]]:
+        """Where the rules write: a root, and a language of paths below it."""
+        for rule in self.flow.rules:
+            for to in rule.to:
+                yield self._roots.get(to.endpoint), template_of(to.template)
+
+
+def template_of(text: str) -> Language:
+    """The paths that a template can make. Raises `ValueError`."""
+    return Language.of(regex=_written(Template(text)))
+
+
+def archive_of(text: str) -> Language:
+    """The paths at which archived files lie, below the flow's source. Raises `ValueError`."""
+    template = Template(text)
+    if not template.names:
+        return Language.of(regex=rf"{re.escape(text.strip('/'))}/(?:.|\n)+")
+    return Language.of(regex=_written(template))
+
+
+def _written(template: Template) -> str:
+    one = r"[^/]+" if template.names <= _NAMES else r"(?:.|\n)+"
+    return template.pattern(one)
+
+
+def _below(upper: str, lower: str) -> str | None:
+    """How one gets from a folder down to another; None if that is not below it."""
+    if upper == lower:
+        return ""
+    if not upper:
+        return lower
+    return lower[len(upper) + 1 :] if lower.startswith(f"{upper}/") else None
+
+
+def _common(of: Sequence[Language], none_of: Sequence[Language]) -> str | None:
+    """A common path; what cannot be ruled out counts as one."""
+    found, certain = common_path(of, none_of=none_of)
+    if certain:
+        return found
+    return found or "…"

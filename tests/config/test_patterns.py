@@ -1,0 +1,149 @@
+"""What is said of patterns is true: compared with what Python's `re` does with them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from crossdock.config.automata import TooLarge, compiled
+from crossdock.config.patterns import Language, common_path, cost
+from crossdock.flows.filters import compile_glob
+
+of = Language.of
+
+_ATOMS = ["a", "b", "_", "/", ".", r"\.", r"\d", r"\w", "[ab]", "[^/]", "[^a]", "[a-c]", "1", r"\Z", "^", "$", "(?!a)",
+          "(?=b)"]  # fmt: skip
+_patterns = st.recursive(
+    st.sampled_from(_ATOMS),
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=4).map("".join),
+        st.lists(inner, min_size=1, max_size=3).map(lambda parts: f"(?:{'|'.join(parts)})"),
+        st.builds("(?:{}){}".format, inner, st.sampled_from(["*", "+", "?", "{2}", "{1,3}", "*?"])),
+    ),
+    max_leaves=8,
+)  # fmt: skip
+_paths = st.text("abc_/1.x", max_size=7)
+
+
+def accepts(pattern: str, path: str) -> bool:
+    automaton = compiled(pattern)
+    states = automaton.start
+    for number, character in enumerate(path):
+        states = automaton.step(states, character, not number)
+    return automaton.accepts(states, not path)
+
+
+@settings(max_examples=400, deadline=None)
+@given(_patterns, _paths)
+def test_an_automaton_matches_what_the_pattern_matches(pattern: str, path: str) -> None:
+    try:
+        re.compile(pattern)
+        matched = re.fullmatch(pattern, path) is not None
+        assert accepts(pattern, path) == matched
+    except (re.error, TooLarge):
+        assume(False)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("ab*?/[]!{,}.x", min_size=1, max_size=8), _paths)
+def test_globs_too(glob: str, path: str) -> None:
+    try:
+        pattern = compile_glob(glob)
+    except ValueError:
+        assume(False)
+    assert accepts(pattern.pattern, path) == (pattern.fullmatch(path) is not None)
+
+
+@settings(max_examples=200, deadline=None)
+@given(_patterns, _patterns)
+def test_a_common_path_is_common(one: str, other: str) -> None:
+    try:
+        found, certain = common_path([of(regex=one)], none_of=[of(regex=other)])
+    except re.error:
+        assume(False)
+    if found is not None and certain:
+        assert re.fullmatch(one, found)
+        assert not re.fullmatch(other, found)
+
+
+@pytest.mark.parametrize(
+    ("regex", "path", "matches"),
+    [
+        (r"(?i)INV\d+", "inv7", True),
+        (r"(?i:a)b", "AB", False),
+        (r"(?x) a  b # comment", "ab", True),
+        (r"(?s)a.b", "a\nb", True),
+        (r"a.b", "a\nb", False),
+        (r"(?a)\w+", "é", False),
+        (r"\w+", "é", True),
+        (r"(?>a*)b", "aab", True),
+        (r"a*+b", "aab", True),
+        (r"[^\W\d]+", "ab", True),
+        (r"a{1,600}", "a" * 600, True),
+    ],
+)
+def test_flags_and_forms(regex: str, path: str, matches: bool) -> None:
+    assert accepts(regex, path) is matches
+    assert (re.fullmatch(regex, path) is not None) is matches
+
+
+@pytest.mark.parametrize("regex", [r"(\w)\1", r"(?!ab).*", r"\bx\b", r"(a)?(?(1)b|c)", r"(?m)^a$"])
+def test_what_an_automaton_cannot_say_is_left_open(regex: str) -> None:
+    language = of(regex=regex)
+    assert not language.known
+    assert common_path([of(regex="[abcx]+")], none_of=[language])[1] is False
+
+
+SLOW = [
+    r"(a+)+b", r"(a*)*b", r"(?:a|a)*b", r"(\w+\s?)*b", r"(.*)*b", r"(?:.+/)*b", r"(x+x+)+y", r"(?:a|b|ab)*c",
+    r"(?:a{1,100}){1,100}b", r"([a-z]+.)+[A-Z]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("regex", SLOW)
+def test_patterns_that_take_for_ever_are_found(regex: str) -> None:
+    assert cost(regex)
+
+
+@pytest.mark.parametrize("regex", SLOW[:4])
+def test_and_they_do_take_for_ever(regex: str) -> None:
+    """Each character more doubles the work: 24 of them are more than 1,000 times the work of 12."""
+    script = f"""
+import re, time
+def took(count):
+    started = time.process_time()
+    re.fullmatch({regex!r}, 'a' * count)
+    return time.process_time() - started
+short = max(min(took(12) for _ in range(3)), 1e-6)
+print(took(24) / short)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert float(done.stdout) > 200
+
+
+@pytest.mark.parametrize(
+    "regex",
+    [
+        r"(?P<feed>\w+)_(?P<day>\d{8})\.csv\.pgp", r"(?:[^/]+/)*[^/]+\.csv", r"(\d+\.)+csv", r"(a?)*", r".+_.+_.+\.csv",
+        r"[^_]+_[^_]+_[^_]+_[^_]+\.csv", r"(?i)inv_\d+\.(csv|xml)(\.gz)?", r"[a-f0-9]{64}\.bin", r"(?:.+/)?x", r".*",
+        r"(?:EU|US|APAC)/\d{4}/\d{2}/\d{2}/[\w.-]+\.(?:json|ndjson)", r"(?:(?:a|b)*c)*", "a" * 500,
+    ],
+)  # fmt: skip
+def test_ordinary_patterns_are_fine(regex: str) -> None:
+    assert cost(regex) is None
+
+
+def test_what_is_too_complex_is_not_waved_through() -> None:
+    assert cost("(?:a|b|c|d|ef|g|h|i|j)*" * 30) is not None
+
+
+def test_paths_below_a_folder() -> None:
+    language = of(regex=r"^out/in_\d+\.csv").below("out")
+    assert common_path([language, of(glob="in_*.csv")]) == ("in_0.csv", True)
+    assert common_path([of(regex="out.*").below("in")]) == (None, True)
+    assert common_path([of(regex="^x").below("out")]) == (None, True)
