@@ -59,7 +59,7 @@ async def opened_engine(session: Session, ledger: str | None, **options: Any) ->
 
     async with (
         opened_ledger(session, ledger) as found,
-        Engine(config.flows.values(), storage, found, **options) as engine,
+        Engine(config.flows.values(), storage, found, folder=config.folder, **options) as engine,
     ):
         yield engine
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+from crossdock.engine.actions import Actions
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.recovery import Record, attempt_id, recovered, sweep
 from crossdock.engine.verdicts import backoff, judge
@@ -24,19 +26,16 @@ from crossdock.ledger.base import Lease, Ledger, State, Transfer
 from crossdock.storage.storage import Storage
 from crossdock.transfer.copy import CopyOptions, Receipt, Staged, copy
 
-__all__ = ["Courier", "Delivery", "Follow", "Step", "owes"]
+if TYPE_CHECKING:
+    from crossdock.transfer.transforms.base import Step as TransformStep
+
+__all__ = ["Courier", "Delivery", "Step", "owes"]
 
 Step = Callable[[str], None]
 """Called with "R7:before", "R7:after", …: where the crash test strikes."""
 
 _VERSIONS = 1000
 _PAUSE = 15.0
-
-
-class Follow(Protocol):
-    """Does all that a flow owes after a delivery: what was done, in words, and whether the source is gone by it."""
-
-    async def __call__(self, lease: Lease, receipt: Mapping[str, Any]) -> tuple[str, bool]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,16 +68,28 @@ class Courier:
         flows: Mapping[str, Planner],
         endpoints: Endpoints,
         ledger: Ledger,
-        follow: Mapping[str, Follow],
+        actions: Mapping[str, Actions],
         *,
+        folder: Path | None = None,
         progress: Callable[[Transfer, int], None] | None = None,
         step: Step | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._flows, self._endpoints, self._ledger, self._follow = flows, endpoints, ledger, follow
+        self._flows, self._endpoints, self._ledger, self._actions = flows, endpoints, ledger, actions
         self._progress = progress or (lambda transfer, size: None)
         self._step = step or (lambda name: None)
         self._clock = clock
+        self._folder = folder
+
+    def _transforms(self, planner: Planner, transfer: Transfer) -> tuple[TransformStep, ...]:
+        """Of the rule that takes the file now. Raises `ConfigError`."""
+        routed = planner.routes.route(planner.below(transfer.entry), self._clock())
+        specs = () if routed.rule is None else routed.rule.transforms
+        if not specs:
+            return ()
+        from crossdock.transfer.transforms.registry import steps
+
+        return steps(specs, folder=self._folder)
 
     async def attempt(self, lease: Lease) -> Delivery:
         """Whatever becomes of the file is recorded, and told. Raises what the ledger raises, `LeaseLost` above all."""
@@ -110,7 +121,7 @@ class Courier:
             return done
         try:
             self._step("R11:before")
-            words, gone = await self._follow[planner.flow.name](lease, receipt or {})
+            words, gone = await self._actions[planner.flow.name].follow(lease, receipt or {})
             self._step("R11:after")
         except LedgerError:
             raise
@@ -150,6 +161,7 @@ class _Attempt:
         resume = None
         if self._record is not None and self._record.resumable:
             resume = self._record.token
+        transforms = self._courier._transforms(self._planner, transfer)
         self._step("R4:before")
         if source.backend.store is not None and target.can_server_copy(source):
             # No step lies between the store's copy and its being visible: the lease is looked at before.
@@ -159,9 +171,10 @@ class _Attempt:
                 overwrite=overwrite,
                 resume=resume,
                 attempt=attempt_id(self._ledger.id, transfer.id, self._lease.fence),
+                transforms=transforms,
             )
             try:
-                receipt = await self._copy(source, target, to, options)
+                receipt = await self._move(source, target, to, options)
             except Conflict:
                 if flow.on_conflict != "version":
                     raise
@@ -169,7 +182,7 @@ class _Attempt:
             self._step("R9:after")
             self._endpoints.worked(transfer.source)
             self._endpoints.worked(transfer.target)
-            return receipt.as_json()
+            return receipt
         raise Conflict(
             f"deliver {transfer.target}:{transfer.target_path}: {_VERSIONS} versions of it exist",
             hint="move some of them away, or choose another on_conflict",
@@ -224,9 +237,12 @@ class _Attempt:
             if not await target.exists(name):
                 yield name, False
 
-    async def _copy(self, source: Storage, target: Storage, to: str, options: CopyOptions) -> Receipt:
+    async def _move(self, source: Storage, target: Storage, to: str, options: CopyOptions) -> Mapping[str, Any]:
+        unpacks = any(step.many for step in options.transforms)
+
         async def staged(found: Staged) -> None:
-            record = Record(to=to, token=found.token, size=found.size, sha256=found.sha256)
+            # One of many files proves nothing about the others: without its digest, all are sent again after a crash.
+            record = Record(to=to, token=found.token, size=found.size, sha256=None if unpacks else found.sha256)
             self._step("R7:before")
             await self._ledger.staged(self._lease, record.dump())
             self._record = record
@@ -241,17 +257,26 @@ class _Attempt:
             self._courier._progress(self.transfer, size)
             self._step("R5:chunk")
 
-        return await copy(
+        path, pin = self.transfer.entry.path, self.transfer.entry
+        if unpacks:
+            from crossdock.transfer.unpack import unpack
+
+            receipts = await unpack(
+                source, path, target, to, options=options, pin=pin, progress=count, on_staged=staged
+            )
+            return _unpacked(self.transfer, to, receipts)
+        receipt = await copy(
             source,
-            self.transfer.entry.path,
+            path,
             target,
             to,
-            pin=self.transfer.entry,
+            pin=pin,
             options=options,
             progress=count,
             on_checkpoint=keep if target.capabilities.resume_write else None,
             on_staged=staged,
         )
+        return receipt.as_json()
 
     async def failed(self, error: CrossdockError, seconds: float) -> Delivery:
         """Record what the failure means."""
@@ -288,6 +313,7 @@ class _Attempt:
             case "skip":
                 await self._ledger.skipped(self._lease, verdict.reason)
             case "fail":
+                await self._courier._actions[flow.name].failed(transfer, verdict.reason)
                 await self._ledger.failed(self._lease, verdict.reason)
         what: Literal["skipped", "failed", "retry"] = "retry"
         if verdict.what in ("skip", "fail"):
@@ -308,6 +334,24 @@ class _Attempt:
             await target.discard(self._suspended)
         except CrossdockError as failed:
             error.add_note(f"what was staged could not be removed: {failed}")
+
+
+def _unpacked(transfer: Transfer, to: str, receipts: Sequence[Receipt]) -> Mapping[str, Any]:
+    """One receipt for a folder of files."""
+    members = [{"target": each.target, "size": each.size, "sha256": each.sha256} for each in receipts]
+    found: dict[str, Any] = {
+        "source": f"{transfer.source}:{transfer.entry.path}",
+        "target": f"{transfer.target}:{to}",
+        "size": sum(each.size for each in receipts),
+        "method": "unpacked",
+        "verified": "size" if all(each.verified != "none" for each in receipts) else "none",
+        "atomic": all(each.atomic for each in receipts),
+        "finished": datetime.now(UTC).isoformat(),
+        "members": members,
+    }
+    if receipts:
+        found |= {"read_size": receipts[0].read_size, "read_sha256": receipts[0].read_sha256}
+    return found
 
 
 def _version(path: str, number: int) -> str:

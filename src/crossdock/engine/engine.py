@@ -15,16 +15,19 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
 from crossdock.engine.actions import Actions
 from crossdock.engine.delivery import Courier, Delivery, Step
 from crossdock.engine.discovery import Discovery, add, look
 from crossdock.engine.endpoints import Endpoints
+from crossdock.engine.late import check_late
 from crossdock.engine.triggers import ticks
 from crossdock.engine.watch import watch
 from crossdock.engine.worker import Worker
 from crossdock.errors import ConfigError, ConnectionFailed, CrossdockError, LedgerError
+from crossdock.flows.expect import Late
 from crossdock.flows.flow import Flow
 from crossdock.flows.plan import Planner
 from crossdock.ledger.base import LEASE, Ledger, Transfer
@@ -38,7 +41,8 @@ PATIENCE = 5.0
 """Seconds that `run_once` waits for files to settle."""
 GRACE = 30.0
 """Seconds that a stopped engine waits for the transfers under way; then they are broken off, and left to the next."""
-_SWEEP = 3600.0
+_HOUSE = 60.0
+_PRUNE = 86400.0
 _SOONEST = 1.0
 _KEEP_LOOKING = 60.0
 """Seconds for which a poll looks again at files that settle, or ten times the flow's own `settle`."""
@@ -85,6 +89,8 @@ class Summary:
     clashes: int = 0
     removed: int = 0
     """Archived files whose time was over."""
+    late: list[Late] = field(default_factory=list)
+    """Expected files that have not come, told for the first time."""
     errors: dict[str, CrossdockError] = field(default_factory=dict)
     """Flow → why its source could not be listed, or its archive kept."""
 
@@ -113,6 +119,7 @@ class Summary:
 class Engine:
     """Runs flows. `new_storage` makes an unopened storage by endpoint name. The ledger is open, and the caller's.
 
+    `folder`: what relative paths in transforms' options start from.
     `async with Engine(…) as engine:` closes the endpoints that it opened.
     """
 
@@ -125,6 +132,7 @@ class Engine:
         owner: str | None = None,
         transfers: int = 16,
         lease: float = LEASE,
+        folder: Path | None = None,
         report: Callable[[Delivery], None] = lambda delivery: None,
         progress: Callable[[Transfer, int], None] | None = None,
         step: Step = lambda name: None,
@@ -141,13 +149,13 @@ class Engine:
             self.planners,
             self.endpoints,
             ledger,
-            {name: actions.follow for name, actions in self._actions.items()},
+            self._actions,
+            folder=folder,
             progress=progress,
             step=step,
             clock=clock,
         )
         self._transfers, self._lease, self._report, self._step = transfers, lease, report, step
-        self._swept: dict[str, float] = {}
 
     async def __aenter__(self) -> Engine:
         return self
@@ -212,6 +220,7 @@ class Engine:
             lease=self._lease,
             report=report or self._report,
             step=self._step,
+            usable=lambda name: not self.endpoints.pause(self.planner(name).flow.source.endpoint)[0],
         )
 
     async def run_once(self, flows: Iterable[str] | None = None, *, patience: float = PATIENCE) -> Summary:
@@ -243,12 +252,10 @@ class Engine:
             await asyncio.sleep(max(0.05, min(dues[name] for name in looking)))
         summary.settling = sum(settling.values())
         for name in names:
-            try:
-                summary.removed += await self._actions[name].sweep()
-            except LedgerError:
-                raise
-            except CrossdockError as error:
-                summary.errors.setdefault(name, error)
+            summary.removed += await self._actions[name].sweep()
+            summary.late += await check_late(
+                self.planner(name).flow, self.ledger, self.clock, self._actions[name].outbox
+            )
         return summary
 
     async def _discover_all(self, names: list[str], summary: Summary) -> list[Discovery]:
@@ -289,6 +296,7 @@ class Engine:
         names = list(self.planners if flows is None else flows)
         worker = self.worker(names)
         tasks = [asyncio.create_task(self._hear(source, worker)) for source in sources]
+        tasks.append(asyncio.create_task(self._keep_house(names)))
         for name in names:
             lock = asyncio.Lock()
             tasks.append(asyncio.create_task(self._tick(name, lock, worker, looked)))
@@ -346,7 +354,7 @@ class Engine:
                 await self._poll(name, worker, looked)
 
     async def _poll(self, name: str, worker: Worker, looked: Callable[[str, Discovery | CrossdockError], None]) -> None:
-        """Look; look again while files settle; remove what was archived long enough ago."""
+        """Look, and look again while files settle."""
         loop = asyncio.get_running_loop()
         until = loop.time() + max(_KEEP_LOOKING, 10 * self.planner(name).flow.settle.seconds)
         while True:
@@ -362,16 +370,21 @@ class Engine:
             if found.added:
                 worker.wake()
             if found.due is None or loop.time() + found.due > until:
-                break
+                return
             await asyncio.sleep(max(_SOONEST, found.due))
-        if loop.time() - self._swept.get(name, -_SWEEP) >= _SWEEP:
-            self._swept[name] = loop.time()
-            try:
+
+    async def _keep_house(self, names: Iterable[str]) -> None:
+        """What is due by the clock alone: archived files, notices that wait, late files, old rows of the ledger."""
+        loop = asyncio.get_running_loop()
+        pruned = loop.time()
+        while True:
+            for name in names:
                 await self._actions[name].sweep()
-            except LedgerError:
-                raise
-            except CrossdockError as error:
-                log.warning("flow %s: %s", name, error)
+                await check_late(self.planner(name).flow, self.ledger, self.clock, self._actions[name].outbox)
+            if loop.time() - pruned > _PRUNE:
+                pruned = loop.time()
+                await self.ledger.prune()
+            await asyncio.sleep(_HOUSE)
 
 
 def _planner(flow: Flow) -> Planner:

@@ -21,7 +21,10 @@ _LOOK_AGAIN = 5.0
 
 
 class Worker:
-    """`transfers`: attempts at once. `owner`: how the ledger names this worker. `report`: told every outcome."""
+    """`transfers`: attempts at once. `owner`: how the ledger names this worker. `report`: told every outcome.
+
+    `usable`: whether a flow's transfers may be claimed just now; its source may be down.
+    """
 
     def __init__(
         self,
@@ -34,10 +37,11 @@ class Worker:
         lease: float = LEASE,
         report: Callable[[Delivery], None] = lambda delivery: None,
         step: Callable[[str], None] = lambda name: None,
+        usable: Callable[[str], bool] = lambda flow: True,
     ) -> None:
         self._ledger, self._courier, self._owner = ledger, courier, owner
         self._flows, self._transfers, self._lease = list(flows), transfers, lease
-        self._report, self._step = report, step
+        self._report, self._step, self._usable = report, step, usable
         self._claimed: deque[Lease] = deque()
         self._at_work: dict[int, tuple[Lease, asyncio.Task[object]]] = {}
         self._lost: set[int] = set()
@@ -97,9 +101,8 @@ class Worker:
                 if not self._claimed and not self._stopping:
                     self._change.clear()
                     self._step("R3:before")
-                    found = await self._ledger.claim(
-                        self._owner, limit=self._transfers, lease=self._lease, flows=self._flows
-                    )
+                    flows = [flow for flow in self._flows if self._usable(flow)]
+                    found = await self._ledger.claim(self._owner, limit=self._transfers, lease=self._lease, flows=flows)
                     self._step("R3:after")
                     self._claimed.extend(found)
                 if self._claimed:
