@@ -36,11 +36,13 @@ def on_a_terminal(argv: list[str], folder: Path) -> tuple[int, str]:
 def test_demo(cli: Cli, tmp_path: Path) -> None:
     result = cli("demo", "--keep", "kept")
     assert result.code == 0, result.err
-    assert "15 digests of the sender, the receiver and the receipts agree" in result.out
-    assert "0 files copied, 15 unchanged" in result.out
-    assert contents(tmp_path / "kept/partner") == contents(tmp_path / "kept/received")
-    assert len(contents(tmp_path / "kept/received")) == 15
-    assert (tmp_path / "kept/received/large.bin").stat().st_size == 64 * 1024 * 1024
+    assert "15 digests of the sender, both receivers and the ledger agree" in result.out
+    assert "0 transfers delivered: nothing is moved twice" in result.out
+    assert "0 of 1 files 'end_of_day_*.csv' came by" in result.out
+    archived = contents(tmp_path / "kept/partner/.done")
+    assert contents(tmp_path / "kept/store") == contents(tmp_path / "kept/copy") == archived
+    assert len(archived) == len(contents(tmp_path / "kept/partner")) == 15
+    assert (tmp_path / "kept/store/large.bin").stat().st_size == 64 * 1024 * 1024
     assert cli("demo", "--keep", "kept").code == 2, "never into a folder that exists"
 
 

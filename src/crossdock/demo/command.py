@@ -1,26 +1,33 @@
-"""The command: serve, move, verify, show the receipts, run again."""
+"""The command: serve, run a flow, verify, show what the ledger knows, run again."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
 
+from crossdock.cli.engine import opened_engine
 from crossdock.cli.output import count, human_size, human_time
 from crossdock.cli.progress import Progress, display
-from crossdock.cli.session import Session, common, opened
-from crossdock.config import Config, Location
+from crossdock.cli.session import Session, common
+from crossdock.config import load
 from crossdock.demo.partner import Partner, fill, partner
-from crossdock.engine.sync import Outcome, Summary, sync
+from crossdock.engine.delivery import Delivery
+from crossdock.engine.engine import Summary
 from crossdock.errors import IntegrityError, shown
-from crossdock.storage.registry import settings_class
+from crossdock.ledger.base import Ledger, Query, State, Transfer
 
 __all__ = ["demo"]
+
+_TARGETS = ("store", "copy")
+_HOW_MANY = 1000
 
 
 @click.command()
@@ -28,7 +35,7 @@ __all__ = ["demo"]
 @common
 @click.pass_obj
 def demo(session: Session, keep: str | None) -> None:
-    """Move files off a partner's SFTP server that runs only for this, and prove that every byte arrived.
+    """Run a flow against a partner's SFTP server that runs only for this, and prove that every byte arrived.
 
     The server listens on 127.0.0.1 and is gone when the command ends. Nothing outside of one folder is touched.
     """
@@ -40,95 +47,136 @@ def demo(session: Session, keep: str | None) -> None:
     with nullcontext(keep) if keep is not None else tempfile.TemporaryDirectory(prefix="crossdock-demo-") as folder:
         session.run(lambda: _show(session, Path(folder).resolve()))
         if keep is not None:
-            session.say(f"Kept in {keep}: partner/ (what the server had) and received/ (what arrived).")
+            session.say(f"Kept in {keep}: partner/ (the server), store/ and copy/ (what arrived), crossdock.yaml, .db.")
 
 
 async def _show(session: Session, base: Path) -> None:
-    outbox, received = base / "partner", base / "received"
+    outbox = base / "partner"
     outbox.mkdir()
-    received.mkdir()
+    for name in _TARGETS:
+        (base / name).mkdir()
     number = await asyncio.to_thread(fill, outbox)
+    sent = await asyncio.to_thread(_digests, outbox)
     async with partner(outbox, base) as server:
         _say(1, f"A partner's SFTP server is up on {server.host}:{server.port} with {count(number, 'file')}.")
-        click.echo(f'   It is trusted by its host key alone: host_key: "{server.fingerprint}"')
-        config = _config(server, received)
-        places = config.locate("partner:"), config.locate("store:")
+        click.echo("   crossdock.yaml trusts it by its host key alone, and says what is to become of its files:\n")
+        text = _configuration(server)
+        click.echo("".join(f"     {line}\n" for line in text.splitlines()))
+        (base / "crossdock.yaml").write_text(text, encoding="utf-8")
+        session.config = load(base / "crossdock.yaml")
 
-        _say(2, "crossdock sync partner: store:")
-        first, receipts = await _sync(session, places)
-        click.echo(f"   {count(first.copied, 'file')}, {human_size(first.size)}, in {human_time(first.seconds)}.")
+        _say(2, "crossdock run --once")
+        first = await _run(session)
+        transfers = count(first.delivered, "transfer")
+        click.echo(f"   {transfers}, {human_size(first.size)}: {count(number, 'file')} to {len(_TARGETS)} places each.")
+        if first.delivered != number * len(_TARGETS) or not first.good:
+            raise IntegrityError(f"{first.delivered} transfers were delivered, not {number * len(_TARGETS)}")
 
-        _say(3, "Both folders are read again from outside, with hashlib alone.")
-        await asyncio.to_thread(_verify, outbox, received, receipts, number)
-        click.echo(f"   {count(number, 'digest')} of the sender, the receiver and the receipts agree.")
+        _say(3, "All folders are read again from outside, with hashlib alone.")
+        async with session.config.new_ledger() as ledger:
+            rows = await ledger.find(Query(limit=_HOW_MANY))
+        await asyncio.to_thread(_verify, sent, base, rows)
+        click.echo(f"   {count(number, 'digest')} of the sender, both receivers and the ledger agree;")
+        click.echo("   the partner's files were moved to .done once both places had them.")
 
-        _say(4, "The receipts:")
-        for outcome in receipts:
-            name = shown(outcome.path)
-            name = name if len(name) <= 44 else name[:41] + "…"
-            click.echo(f"   {name:<44} {outcome.size:>10,} B  sha256 {(outcome.sha256 or '')[:16]}…")
+        _say(4, "The ledger's view (crossdock transfers list, crossdock where NAME):")
+        async with session.config.new_ledger() as ledger:
+            await _show_ledger(ledger, rows)
 
-        _say(5, "The same command again:")
-        again, moved = await _sync(session, places)
-        click.echo(f"   {count(again.copied, 'file')} copied, {again.skipped} unchanged: nothing is moved twice.")
-        if moved or again.skipped != number:
-            raise IntegrityError(f"the second run moved {len(moved)} files and skipped {again.skipped} of {number}")
+        _say(5, "A file that the flow expects has not come (crossdock late):")
+        for late in first.late:
+            click.echo(f"   {late}")
+        if not first.late:
+            raise IntegrityError("nothing is late, though the file that is expected never came")
+
+        _say(6, "The same command again:")
+        again = await _run(session)
+        click.echo(f"   {count(again.delivered, 'transfer')} delivered: nothing is moved twice.")
+        if again.delivered or again.found:
+            raise IntegrityError(f"the second run moved {again.delivered} files")
     click.echo(_NEXT)
 
 
 _NEXT = """
 That was all of it. What to try next:
+   crossdock demo --keep demo; cd demo    the same, and a ledger to ask: crossdock where large.bin
    crossdock trust HOST                   the host keys of a server of your own, and the line that pins one
    crossdock doctor sftp://USER@HOST/     what that server is and can do
-   crossdock sync SRC DST --dry-run       what would be moved, and why
-   docs/guide.md                          endpoints by name, in crossdock.yaml"""
+   crossdock sync SRC DST --dry-run       one folder to another, without a flow
+   docs/flows.md                          flows: pull, push, mirror and route, in crossdock.yaml"""
 
 
 def _say(step: int, text: str) -> None:
     click.echo(f"{step}. {text}")
 
 
-def _config(server: Partner, received: Path) -> Config:
-    """What a crossdock.yaml would say."""
-    sftp = {
-        "host": server.host,
-        "port": server.port,
-        "user": server.user,
-        "private_key": f"file:{server.private_key}",
-        "host_key": server.fingerprint,
-        "root": "/",
-    }
-    endpoints = {
-        "partner": settings_class("sftp").model_validate(sftp),
-        "store": settings_class("local").model_validate({"root": received}),
-    }
-    return Config(None, endpoints, {})
+def _configuration(server: Partner) -> str:
+    past = datetime.now(UTC) - timedelta(minutes=1)
+    return f"""\
+endpoints:
+  partner: {{type: sftp, host: {server.host}, port: {server.port}, user: {server.user}, root: /,
+            private_key: "file:{server.private_key.name}", host_key: "{server.fingerprint}"}}
+  store: {{type: local, root: store}}
+  copy: {{type: local, root: copy}}
+flows:
+  pull:
+    source: "partner:"
+    to: ["store:{{path}}", "copy:{{path}}"]
+    after: {{archive: .done, keep: 30d}}
+    expect: {{match: "end_of_day_*.csv", by: "{past:%H:%M}"}}
+"""
 
 
-async def _sync(session: Session, places: tuple[Location, Location]) -> tuple[Summary, list[Outcome]]:
+async def _run(session: Session) -> Summary:
     progress = Progress()
-    outcomes: list[Outcome] = []
 
-    def report(outcome: Outcome) -> None:
-        progress.ended(outcome.path)
-        outcomes.append(outcome)
+    def moved(transfer: Transfer, size: int) -> None:
+        progress.moved(_name(transfer), size, transfer.entry.size)
 
-    with display(progress, wanted=not session.quiet):
-        async with opened(*places) as (source, target):
-            summary = await sync(source, "", target, "", report=report, progress=progress.moved)
-    for outcome in outcomes:
-        if outcome.error is not None:
-            raise outcome.error
-    return summary, [outcome for outcome in outcomes if outcome.action == "copy"]
+    def ended(delivery: Delivery) -> None:
+        progress.ended(_name(delivery.transfer), failed=delivery.what != "delivered")
+        if delivery.error is not None:
+            raise delivery.error
+
+    # What it would warn of is part of the show.
+    logging.getLogger("crossdock.engine").setLevel(logging.ERROR)
+    async with opened_engine(session, None, report=ended, progress=moved) as engine:
+        with display(progress, wanted=not session.quiet):
+            return await engine.run_once()
 
 
-def _verify(sent: Path, received: Path, receipts: Sequence[Outcome], number: int) -> None:
-    """Raises `IntegrityError` unless both trees and the receipts have the same files with the same digests."""
-    by_receipt = {outcome.path: outcome.sha256 for outcome in receipts}
-    ours, theirs = _digests(sent), _digests(received)
-    if not ours == theirs == by_receipt or len(ours) != number:
-        differ = [name for name in ours | theirs if not ours.get(name) == theirs.get(name) == by_receipt.get(name)]
-        raise IntegrityError(f"these files differ: {', '.join(shown(name) for name in sorted(differ))}")
+def _name(transfer: Transfer) -> str:
+    return f"{transfer.entry.path} → {transfer.target}"
+
+
+async def _show_ledger(ledger: Ledger, rows: list[Transfer]) -> None:
+    for row in (row for row in reversed(rows) if row.target == _TARGETS[0]):
+        name = shown(row.entry.path)
+        name = name if len(name) <= 40 else name[:39] + "…"
+        sha256 = str((row.receipt or {}).get("sha256"))[:12]
+        click.echo(f"   {row.id:>3} {row.state:<5} {name:<40} {row.entry.size or 0:>10,} B  sha256 {sha256}…")
+    last = max(rows, key=lambda row: row.entry.size or 0)
+    history = await ledger.history(last.id)
+    click.echo(f"   The history of {shown(last.entry.path)} to {last.target}:")
+    for event in history:
+        after = human_time((event.at - history[0].at).total_seconds())
+        click.echo(f"     after {after:<7} {event.now:<10} {shown(event.why)}")
+
+
+def _verify(sent: Mapping[str, str], base: Path, rows: list[Transfer]) -> None:
+    """Raises `IntegrityError` unless all trees and the ledger have the same files with the same digests."""
+    archive = _digests(base / "partner" / ".done")
+    trees = {"the archive": archive, **{name: _digests(base / name) for name in _TARGETS}}
+    for name in _TARGETS:
+        ours = [row for row in rows if row.target == name and row.state is State.DONE]
+        trees[f"the ledger of {name}"] = {row.entry.path: str((row.receipt or {}).get("sha256")) for row in ours}
+    for name, found in trees.items():
+        differ = [path for path in sent.keys() | found.keys() if sent.get(path) != found.get(path)]
+        if differ:
+            raise IntegrityError(f"{name} differs: {', '.join(shown(path) for path in sorted(differ))}")
+    left = [path for path in _digests(base / "partner") if not path.startswith(".done/")]
+    if left:
+        raise IntegrityError(f"still at the source: {', '.join(shown(path) for path in sorted(left))}")
 
 
 def _digests(folder: Path) -> dict[str, str]:
