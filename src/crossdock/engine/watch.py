@@ -45,12 +45,21 @@ async def watch(path: str | Path, *, sleep: Callable[[float], Awaitable[None]] =
             ignore_permission_denied=True,
         )
         try:
+            folder = await asyncio.to_thread(_identity, path)
             async with aclosing(changes):
                 async for found in changes:
                     # The first answer, even an empty one: what came before the watch stood is not missed.
                     if found or not stands:
                         stands = True
                         yield None
+                    # A folder that is made anew under the same name is not the one that is watched.
+                    if found and await asyncio.to_thread(_identity, path) != folder:
+                        raise FileNotFoundError("the folder was replaced")
         except (OSError, RuntimeError) as error:
             log.warning("cannot watch %s, so it is only looked at from time to time: %s", path, error)
         await sleep(_AGAIN)
+
+
+def _identity(path: str | Path) -> tuple[int, int]:
+    status = Path(path).stat()
+    return status.st_dev, status.st_ino

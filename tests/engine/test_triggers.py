@@ -1,0 +1,199 @@
+"""Ticks: in time, once, and never two runs at once. Hints of a watched folder."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from crossdock.engine.triggers import TICK, ticks
+from crossdock.engine.watch import watch
+from crossdock.flows.flow import Flow, Place, Rule, Trigger
+from crossdock.ledger.sqlite import SqliteLedger
+from tests.engine.clocks import Clock
+
+
+def flow(trigger: Trigger) -> Flow:
+    return Flow(name="statements", source=Place("bank"), rules=(Rule(name="rules[0]"),), trigger=trigger)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path, clock: Clock) -> AsyncIterator[SqliteLedger]:
+    async with SqliteLedger(tmp_path / "crossdock.db", clock=clock.seconds) as ledger:
+        yield ledger
+
+
+async def take(found: AsyncGenerator[datetime], count: int = 1) -> list[str]:
+    return [f"{await anext(found):%d %H:%M:%S}" for _ in range(count)]
+
+
+async def test_every_starts_at_once_and_then_in_time(ledger: SqliteLedger, clock: Clock) -> None:
+    clock.move(61)
+    found = ticks(flow(Trigger(every=300)), ledger, clock, clock.sleep)
+    assert await take(found) == ["20 06:00:00"]
+    assert clock.naps == []
+    assert await take(found, 3) == ["20 06:05:00", "20 06:10:00", "20 06:15:00"]
+    assert clock.now == datetime(2026, 11, 20, 6, 15, tzinfo=UTC)
+    assert max(clock.naps) <= 30
+
+
+async def test_cron_waits_for_its_time_the_first_time_only(ledger: SqliteLedger, clock: Clock) -> None:
+    the_flow = flow(Trigger(cron="0 6,18 * * *", timezone="Europe/Berlin"))
+    assert await take(ticks(the_flow, ledger, clock, clock.sleep)) == ["20 17:00:00"]
+    assert clock.now == datetime(2026, 11, 20, 17, tzinfo=UTC)
+    # The daemon was down for two days: four ticks are one.
+    clock.move(2 * 86400)
+    found = ticks(the_flow, ledger, clock, clock.sleep)
+    assert await take(found) == ["22 17:00:00"]
+    assert clock.now == datetime(2026, 11, 22, 17, tzinfo=UTC)
+    # Restarted with nothing missed.
+    assert await take(ticks(the_flow, ledger, clock, clock.sleep)) == ["23 05:00:00"]
+
+
+async def test_two_schedulers_take_each_tick_once(ledger: SqliteLedger, clock: Clock, tmp_path: Path) -> None:
+    taken: list[datetime] = []
+    end = datetime(2026, 11, 20, 7, tzinfo=UTC)
+
+    async def nap(seconds: float) -> None:
+        # Whoever is to wake first moves the clock.
+        await asyncio.sleep(0)
+        clock.move(min(seconds, 1))
+
+    async def scheduler(own: SqliteLedger) -> None:
+        async for tick in ticks(flow(Trigger(every=60)), own, clock, nap):
+            if clock.now >= end:
+                return
+            taken.append(tick)
+
+    async with SqliteLedger(tmp_path / "crossdock.db", clock=clock.seconds) as other:
+        await asyncio.wait(
+            [asyncio.create_task(scheduler(own)) for own in (ledger, other)], return_when=asyncio.FIRST_COMPLETED
+        )
+    assert len(taken) == len(set(taken)) == 60
+    assert taken == sorted(taken)
+
+
+async def test_runs_that_take_longer_than_the_period(ledger: SqliteLedger, clock: Clock) -> None:
+    """Ticks during a run are one, and it is taken at once after the run."""
+    found = ticks(flow(Trigger(every=60)), ledger, clock, clock.sleep)
+    assert await take(found) == ["20 06:00:00"]
+    clock.move(60 * 5 + 10)
+    clock.naps.clear()
+    assert await take(found) == ["20 06:05:00"]
+    assert clock.naps == []
+    assert await take(found) == ["20 06:06:00"]
+
+
+async def test_jitter_is_bounded(ledger: SqliteLedger, clock: Clock) -> None:
+    the_flow = flow(Trigger(every=600, jitter=60))
+    found = ticks(the_flow, ledger, clock, clock.sleep)
+    for number in range(20):
+        tick = await anext(found)
+        late = (clock.now - tick).total_seconds()
+        assert tick.minute % 10 == 0
+        assert 0 <= late <= 60, number
+    asked: list[tuple[float, float]] = []
+
+    def draw(low: float, high: float) -> float:
+        asked.append((low, high))
+        return high
+
+    found = ticks(the_flow, ledger, clock, clock.sleep, draw=draw)
+    tick = await anext(found)
+    assert (clock.now - tick).total_seconds() == 60
+    assert set(asked) == {(0.0, 60.0)}
+
+
+async def test_a_clock_that_is_set_back_doubles_nothing_and_stops_nothing(ledger: SqliteLedger, clock: Clock) -> None:
+    found = ticks(flow(Trigger(cron="0,30 * * * *")), ledger, clock, clock.sleep)
+    assert await take(found, 2) == ["20 06:30:00", "20 07:00:00"]
+
+    jumps = [-7200.0]
+
+    async def set_back(seconds: float) -> None:
+        if clock.now == datetime(2026, 11, 20, 7, 0, 30, tzinfo=UTC) and jumps:
+            clock.move(jumps.pop())
+        await clock.sleep(seconds)
+
+    found = ticks(flow(Trigger(cron="0,30 * * * *")), ledger, clock, set_back)
+    # 06:30 and 07:00 come again, and are known.
+    assert await take(found, 4) == ["20 05:30:00", "20 06:00:00", "20 07:30:00", "20 08:00:00"]
+
+
+async def test_old_ticks_are_forgotten_but_not_the_last(ledger: SqliteLedger, clock: Clock) -> None:
+    found = ticks(flow(Trigger(every=60)), ledger, clock, clock.sleep)
+    await take(found, 600)
+    marks = await ledger.marks("statements", TICK, limit=1000)
+    assert 100 < len(marks) < 330
+    assert max(mark.key for mark in marks) == "2026-11-20T15:59:00+00:00"
+
+
+async def test_on_demand_there_are_none(ledger: SqliteLedger, clock: Clock) -> None:
+    assert [tick async for tick in ticks(flow(Trigger()), ledger, clock, clock.sleep)] == []
+
+
+async def test_a_watched_folder_gives_hints(tmp_path: Path) -> None:
+    folder = tmp_path / "inbox"
+    (folder / "deep").mkdir(parents=True)
+    hints = watch(folder)
+    try:
+        await asyncio.wait_for(anext(hints), 20)
+        for path in (folder / "a.csv", folder / "deep" / ".hidden~", folder / "node_modules"):
+            path.write_bytes(b"x")
+            await asyncio.wait_for(anext(hints), 20)
+        # No change, no hint.
+        waiting = asyncio.ensure_future(anext(hints))
+        done, _ = await asyncio.wait([waiting], timeout=2.5)
+        assert not done
+        (folder / "deep" / "b.csv").write_bytes(b"y")
+        await asyncio.wait_for(waiting, 20)
+    finally:
+        await hints.aclose()
+
+
+async def test_a_folder_that_is_missing_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder, naps = tmp_path / "inbox", list[float]()
+
+    async def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 2:
+            folder.mkdir()
+
+    hints = watch(folder, sleep=nap)
+    try:
+        with caplog.at_level(logging.WARNING):
+            await asyncio.wait_for(anext(hints), 20)
+    finally:
+        await hints.aclose()
+    assert naps == [60.0, 60.0]
+    assert str(folder) in caplog.text
+
+
+async def test_a_folder_that_is_made_anew_is_watched_again(tmp_path: Path) -> None:
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+
+    async def nap(seconds: float) -> None:
+        assert not (folder / "a.csv").exists()
+
+    hints = watch(folder, sleep=nap)
+    try:
+        await asyncio.wait_for(anext(hints), 20)
+        folder.rename(tmp_path / "old")
+        folder.mkdir()
+        # That the old one went, and that the new one is watched.
+        for _ in range(2):
+            await asyncio.wait_for(anext(hints), 20)
+        (folder / "a.csv").write_bytes(b"x")
+        await asyncio.wait_for(anext(hints), 20)
+    finally:
+        await hints.aclose()
