@@ -1,4 +1,4 @@
-"""Real servers as session fixtures (`openssh`, `ceph`, `moto`, `postgres`), a clean environment, and a summary.
+"""Real servers as session fixtures (`openssh`, `ceph`, `moto`, `postgres`, `gpg`), a clean environment, and a summary.
 
 A server that cannot be had skips its tests and is named in the summary; `CROSSDOCK_REQUIRE=openssh,s3` (or `all`)
 makes that a failure.
@@ -13,10 +13,10 @@ from typing import Any, NoReturn, TypeVar
 
 import pytest
 
-from tests.servers import Ceph, Missing, Moto, OpenSSH, Postgres
+from tests.servers import Ceph, Gpg, Missing, Moto, OpenSSH, Postgres
 from tests.servers.pool import REQUIRE, Pool, parse_required
 
-S = TypeVar("S", OpenSSH, Moto, Postgres)
+S = TypeVar("S", OpenSSH, Moto, Postgres, Gpg)
 POOL = pytest.StashKey[Pool]()
 _STRIPPED = ("AWS_", "CROSSDOCK_")
 
@@ -104,6 +104,12 @@ def moto(pytestconfig: pytest.Config) -> Iterator[Moto]:
 def postgres(pytestconfig: pytest.Config) -> Iterator[Postgres]:
     """PostgreSQL; make schemas with names of your own, the server lives as long as the session."""
     yield from _running(pytestconfig.stash[POOL], Postgres())
+
+
+@pytest.fixture(scope="session")
+def gpg(pytestconfig: pytest.Config) -> Iterator[Gpg]:
+    """GnuPG with a keyring of its own; nothing of the developer's is touched."""
+    yield from _running(pytestconfig.stash[POOL], Gpg())
 
 
 @pytest.fixture(scope="session")

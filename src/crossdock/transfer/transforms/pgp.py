@@ -155,7 +155,7 @@ class _Pgp(Transform):
             return f"import the secret key it is encrypted to: gpg {where}--import KEYFILE"
         if "NO_PUBKEY" in found or "INV_RECP" in found:
             return f"import the public key: gpg {where}--import KEYFILE"
-        if "BAD_PASSPHRASE" in found or "MISSING_PASSPHRASE" in found:
+        if _locked(said):
             return "give the secret key's passphrase by reference: passphrase: env:NAME"
         return "ask its sender, or try gpg by hand on the file"
 
@@ -264,6 +264,18 @@ def _unsigned(said: Sequence[Sequence[str]], accepted: Sequence[str]) -> str | N
     return _several_texts(said)
 
 
+_BAD_PASSPHRASE, _NO_PIN_ENTRY = 11, 85
+"""Codes of libgpg-error, in the low 16 bits; the second: the agent had to ask for a passphrase, and may not."""
+
+
+def _locked(said: Sequence[Sequence[str]]) -> str | None:
+    """Why a secret key that is there could not be used; None: that is not what is wrong."""
+    codes = {int(line[-1]) & 0xFFFF for line in said if line[0] in ("ERROR", "FAILURE") and line[-1].isdigit()}
+    if _BAD_PASSPHRASE in codes:
+        return "the passphrase is wrong"
+    return "the secret key needs a passphrase" if _NO_PIN_ENTRY in codes else None
+
+
 _REASONS = {
     "BADSIG": "its signature is bad: the file was changed",
     "NODATA": "this is not an OpenPGP message, or a part of one",
@@ -274,14 +286,15 @@ _REASONS = {
     "BADMDC": "it was changed after it was encrypted",
     "INV_RECP": "gpg cannot encrypt to this key",
     "INV_SGNR": "gpg cannot sign with this key",
-    "BAD_PASSPHRASE": "the passphrase is wrong",
-    "MISSING_PASSPHRASE": "the secret key needs a passphrase",
 }
 
 
 def _refusal(said: Sequence[Sequence[str]]) -> str | None:
     """In words, why gpg failed, where its status lines tell."""
     found = _words(said)
+    locked = _locked(said)
+    if locked is not None:
+        return locked
     for word, reason in _REASONS.items():
         if word in found and not (word == "NO_SECKEY" and "DECRYPTION_OKAY" in found):
             details = [line[-1] for line in said if line[0] == word and len(line) > 1]

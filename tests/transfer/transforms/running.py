@@ -1,0 +1,63 @@
+"""Running transforms by hand, and through `copy` between real storages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossdock.storage.local import LocalSettings
+from crossdock.storage.memory import MemoryBackend
+from crossdock.storage.registry import new_storage
+from crossdock.storage.storage import Storage
+from crossdock.transfer.transforms import step
+
+SIZES = [1, 7, 1000, 65_536, 10_000_000]
+"""Of the chunks that a file is fed in: borders must not matter."""
+
+
+def run(name: str, data: bytes, options: dict[str, Any] | None = None, *, size: int = 100_000) -> bytes:
+    """What becomes of the data, fed in chunks of `size` bytes."""
+    transform = step(name, options).start()
+    try:
+        made = [whole(transform.feed(data[start : start + size])) for start in range(0, len(data), size)]
+        return b"".join(made) + whole(transform.finish())
+    finally:
+        transform.close()
+
+
+def whole(output: bytes | Iterable[bytes]) -> bytes:
+    """All of what one call gave."""
+    return output if isinstance(output, bytes) else b"".join(output)
+
+
+@asynccontextmanager
+async def target_of(kind: str, tmp_path: Path) -> AsyncIterator[Storage]:
+    """An empty storage of this kind: "local" or "memory"."""
+    if kind == "memory":
+        async with Storage(MemoryBackend("target")) as storage:
+            yield storage
+    else:
+        folder = tmp_path / "target"
+        folder.mkdir()
+        async with new_storage("target", LocalSettings(type="local", root=folder)) as storage:
+            yield storage
+
+
+async def everything(storage: Storage) -> list[str]:
+    """Every name at the endpoint, temporaries included."""
+    found = []
+    folders = [""]
+    while folders:
+        async for entry in storage.scan(folders.pop(), temporaries=True):
+            if entry.kind == "dir":
+                folders.append(entry.path)
+            else:
+                found.append(entry.path)
+    return sorted(found)
+
+
+both = pytest.mark.parametrize("kind", ["local", "memory"])
