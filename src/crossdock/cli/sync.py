@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -90,8 +91,12 @@ def sync(context: click.Context, /, source: str, target: str, **options: Any) ->
         **{name: options[name] for name in ("checksum", "delete", "max_delete", "dry_run", "transfers")},
     )
     reporter = Reporter(session, json=options["as_json"], dry_run=options["dry_run"], file=options["report"])
-    # Forked before the event loop and any thread exist.
-    pool = _pool(ours, theirs, options["processes"], options["bwlimit"], policy) if not options["dry_run"] else None
+    pool = None
+    if options["processes"] > 1 and not options["dry_run"]:
+        # One more lists and compares.
+        ours, theirs = (_shared(location, options["processes"] + 1) for location in (ours, theirs))
+        # Forked before the event loop and any thread exist.
+        pool = _pool(ours, theirs, options["processes"], options["bwlimit"], policy)
 
     async def work() -> int:
         async with AsyncExitStack() as stack:
@@ -118,9 +123,11 @@ def sync(context: click.Context, /, source: str, target: str, **options: Any) ->
     return session.run(work)
 
 
-def _pool(ours: Location, theirs: Location, processes: int, bwlimit: int | None, policy: RetryPolicy) -> Pool | None:
-    if processes == 1:
-        return None
+def _shared(location: Location, processes: int) -> Location:
+    return replace(location, settings=location.settings.shared(processes))
+
+
+def _pool(ours: Location, theirs: Location, processes: int, bwlimit: int | None, policy: RetryPolicy) -> Pool:
     from crossdock.engine.processes import Pool
 
     share = bwlimit / processes if bwlimit else None

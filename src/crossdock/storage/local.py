@@ -172,45 +172,59 @@ class _LocalReader(Reader):
         self._backend, self._path, self._position = backend, path, offset
         self._descriptor: int | None = None
         self._ahead = b""
+        self._at_end = False
 
     def open(self, pin: Entry | None) -> None:
         """Open, look and read the first chunk; a file that fits in it is closed again: one hop."""
         tree = self._backend.tree
-        self._descriptor, status = tree.open_file(self._path)
-        self.entry = tree.entry(self._path, status)
-        if pin is not None and pin.fingerprint != self.entry.fingerprint:
-            raise SourceChanged(
-                f"read {self._backend.endpoint}:{shown(self._path)}: the file is no longer the one that was listed",
-                hint="list it again",
-            )
-        self._ahead = self._next()
+        with tree.parent(self._path, "read") as (folder, name):
+            self._descriptor, status = tree.open_in(folder, name, "read", self._path)
+            self.entry = tree.entry(self._path, status)
+            if pin is not None and pin.fingerprint != self.entry.fingerprint:
+                raise SourceChanged(
+                    f"read {self._backend.endpoint}:{shown(self._path)}: the file is no longer the one that was listed",
+                    hint="list it again",
+                )
+            self._ahead = self._next()
+            if self._at_end:
+                self._look_again(lambda: tree.entry(self._path, os.lstat(name, dir_fd=folder)))
 
     def _next(self) -> bytes:
+        """The next chunk; at the end of the file it is closed."""
         assert self._descriptor is not None
         with self._backend.tree.told("read", self._path):
             # One byte more than is expected, so that the end, or growth, shows at once.
-            expected = max((self.entry.size or 0) - self._position + 1, 4096)
-            data = os.pread(self._descriptor, min(_CHUNK, expected), self._position)
-            if len(data) < min(_CHUNK, expected):
+            left = (self.entry.size or 0) - self._position
+            asked = min(_CHUNK, max(left + 1, 4096))
+            data = os.pread(self._descriptor, asked, self._position)
+            ended = len(data) == left and left < asked
+            if len(data) < asked and not ended:
                 more = os.pread(self._descriptor, _CHUNK, self._position + len(data))
                 data += more
-                if not more:
-                    self._close()
-                    self._look_again()
+                ended = not more
+            if ended:
+                self._at_end = True
+                self._close()
         self._position += len(data)
         return data
 
-    def _look_again(self) -> None:
+    def _go_on(self) -> bytes:
+        data = self._next()
+        if self._at_end:
+            self._look_again(lambda: self._backend.tree.stat(self._path))
+        return data
+
+    def _look_again(self, look: Callable[[], Entry]) -> None:
         try:
-            self.changed = self._backend.tree.stat(self._path).fingerprint != self.entry.fingerprint
-        except NotFound:
+            self.changed = look().fingerprint != self.entry.fingerprint
+        except (NotFound, FileNotFoundError):
             self.changed = True
 
     async def read(self) -> bytes:
         if self._ahead:
             data, self._ahead = self._ahead, b""
             return data
-        if self._descriptor is not None and (data := await self._backend.run(self._next)):
+        if self._descriptor is not None and (data := await self._backend.run(self._go_on)):
             return data
         if self._position < (self.entry.size or 0):
             raise Truncated(

@@ -249,12 +249,8 @@ class Tree:
         with self.parent(path, "stat") as (folder, name):
             return self.entry(path, os.lstat(name, dir_fd=folder))
 
-    def open_file(self, path: str) -> tuple[int, os.stat_result]:
+    def open_in(self, folder: int, name: str, operation: str, path: str) -> tuple[int, os.stat_result]:
         """A descriptor for reading, which can never block: fifos, devices and sockets are `NotAFile`."""
-        with self.parent(path, "read") as (folder, name):
-            return self._open_in(folder, name, "read", path)
-
-    def _open_in(self, folder: int, name: str, operation: str, path: str) -> tuple[int, os.stat_result]:
         # Looked at before it is opened: opening a device can act on it (rewind a tape).
         self._check_file(os.lstat(name, dir_fd=folder), operation, path)
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -281,7 +277,7 @@ class Tree:
         return found
 
     def _digest(self, folder: int, name: str, path: str, algorithm: str) -> str:
-        descriptor, status = self._open_in(folder, name, "hash", path)
+        descriptor, status = self.open_in(folder, name, "hash", path)
         try:
             digest = hashlib.new(algorithm, usedforsecurity=False)
             size = status.st_size + 1

@@ -126,6 +126,10 @@ class EndpointSettings(BaseModel):
         """Streams and operations that may be under way at once over all connections of this account."""
         return 64
 
+    def shared(self, processes: int) -> Self:
+        """The settings for each of several processes, which together take no more than one would."""
+        return self
+
     @classmethod
     @abstractmethod
     def from_url(cls, url: SplitResult) -> tuple[Self, str]:

@@ -128,6 +128,10 @@ class SftpSettings(EndpointSettings):
         )
         return found, path
 
+    def shared(self, processes: int) -> Self:
+        """The account's connections are divided up: servers count them, and each costs both sides a sign-in."""
+        return self.model_copy(update={"max_connections": max(1, self.max_connections // processes)})
+
     def backend(self, name: str) -> SftpBackend:
         from crossdock.storage.sftp.loading import ldconfig_only
 
