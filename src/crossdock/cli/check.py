@@ -1,34 +1,246 @@
-"""check: is the configuration right?"""
+"""check, schema, route: is the configuration right, what may it hold, and what would it do with a name?"""
 
 from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from crossdock.cli import exits
-from crossdock.cli.output import count
-from crossdock.cli.session import Session, common
-from crossdock.errors import ConfigError
+from crossdock.cli.main import complain
+from crossdock.cli.output import count, emit, human_time
+from crossdock.cli.session import Session, common, opened
+from crossdock.errors import ConfigError, CrossdockError, NotFound, shown
 
-__all__ = ["check"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from crossdock.config import Config
+    from crossdock.flows.flow import Flow
+    from crossdock.flows.plan import Planner
+
+__all__ = ["check", "route", "schema"]
 
 
 @click.command()
 @click.argument("file", required=False)
+@click.option("--connect", is_flag=True, help="Also connect to every endpoint and list the flows' sources.")
+@click.option("--json", "as_json", is_flag=True, help="One finding per line.")
 @common
 @click.pass_obj
-def check(session: Session, file: str | None) -> int:
+def check(session: Session, file: str | None, connect: bool, as_json: bool) -> int:
     """Check the configuration and report every mistake in it, with file, line and what to write instead.
 
-    No endpoint is contacted; 'crossdock doctor NAME:' does that.
+    The tests of the rules are run, and for them the user's own functions are imported. No endpoint is contacted without
+    --connect; nothing is written there with it ('crossdock doctor NAME:' also tries that).
     """
     if file is not None:
         session.config_file = file
-    config = session.config
+    report = _Report(session, as_json)
+    try:
+        config = session.config
+    except ConfigError as error:
+        report.mistakes(getattr(error, "mistakes", [error]))
+        return exits.CONFIG
     if config.file is None:
         raise ConfigError("there is no crossdock.yaml here", hint="write one, or pass --config FILE")
-    for name, settings in config.endpoints.items():
-        click.echo(f"{name}: {settings.type}")
-    for name, error in config.unusable.items():
-        click.echo(f"{name}: {error}")
-    session.say(f"{config.file.name}: {count(len(config.endpoints) + len(config.unusable), 'endpoint')}, no mistakes")
-    return exits.CONFIG if config.unusable else exits.OK
+    from crossdock.config.rehearsal import rehearse
+
+    report.endpoints(config)
+    wrong = rehearse(config)
+    report.mistakes(wrong)
+    if wrong:
+        return exits.CONFIG
+    report.flows(config)
+    unreached = session.run(lambda: _connect(config, report)) if connect else 0
+    report.end(config, unreached)
+    if config.unusable:
+        return exits.CONFIG
+    return exits.SOME if unreached else exits.OK
+
+
+class _Report:
+    """Findings as lines for a human, or as JSON."""
+
+    def __init__(self, session: Session, as_json: bool) -> None:
+        self.session, self.as_json = session, as_json
+
+    def mistakes(self, errors: Iterable[ConfigError], kind: str = "mistake") -> None:
+        for error in errors:
+            if self.as_json:
+                emit({"kind": kind, **_error_json(error)})
+            elif kind == "warning":
+                self.session.say(f"crossdock: advice: {shown(error.message)}")
+                self.session.say(f"Next: {shown(error.hint or '')}")
+            else:
+                complain(error)
+
+    def endpoints(self, config: Config) -> None:
+        for name, settings in config.endpoints.items():
+            if self.as_json:
+                emit({"kind": "endpoint", "name": name, "type": settings.type})
+            else:
+                click.echo(f"{name}: {settings.type}")
+        for name, error in config.unusable.items():
+            if self.as_json:
+                emit({"kind": "mistake", "key": f"endpoints.{name}", "message": error.message, "next": error.hint})
+            else:
+                click.echo(f"{name}: {error}")
+
+    def flows(self, config: Config) -> None:
+        for name, flow in config.flows.items():
+            if self.as_json:
+                facts = {"source": str(flow.source), "rules": len(flow.rules), "tests": len(flow.tests)}
+                emit({"kind": "flow", "name": name, **facts})
+            else:
+                targets = dict.fromkeys(to.endpoint for rule in flow.rules for to in rule.to)
+                where = ", ".join([*targets, *(rule.call_name for rule in flow.rules if rule.call)]) or "nowhere"
+                tests = f", {count(len(flow.tests), 'test')} passed" if flow.tests else ""
+                click.echo(f"{name}: {flow.source} → {where} ({count(len(flow.rules), 'rule')}{tests}; {_start(flow)})")
+        self.mistakes(config.warnings, "warning")
+
+    def reached(self, name: str, seconds: float, error: CrossdockError | None) -> None:
+        if self.as_json:
+            found: dict[str, Any] = {"kind": "connection", "name": name, "good": error is None, "seconds": seconds}
+            if error is not None:
+                found |= {"message": error.message, "next": error.hint}
+            emit({key: value for key, value in found.items() if value is not None})
+        else:
+            click.echo(f"{name}: {'answers' if error is None else 'cannot be used'} ({human_time(seconds)})")
+            if error is not None:
+                complain(error)
+
+    def end(self, config: Config, unreached: int) -> None:
+        if self.as_json:
+            return
+        assert config.file is not None
+        parts = [count(len(config.endpoints) + len(config.unusable), "endpoint")]
+        parts += [count(len(config.flows), "flow")] if config.flows else []
+        failed = f"; {count(unreached, 'endpoint')} cannot be used" if unreached else ""
+        self.session.say(f"{config.file.name}: {', '.join(parts)}, no mistakes{failed}")
+
+
+def _error_json(error: ConfigError) -> dict[str, Any]:
+    place = ":".join(str(part) for part in (error.file, error.line) if part is not None)
+    prefix = ": ".join(part for part in (place, error.key) if part)
+    found = {
+        "file": error.file,
+        "line": error.line,
+        "key": error.key or None,
+        "message": error.message.removeprefix(f"{prefix}: "),
+        "next": error.hint,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _start(flow: Flow) -> str:
+    trigger = flow.trigger
+    if trigger.on_demand:
+        return "on demand"
+    parts = [f"every {human_time(trigger.every)}"] if trigger.every else []
+    parts += [f"cron {trigger.cron} {trigger.timezone}"] if trigger.cron else []
+    parts += ["watched"] if trigger.watch else []
+    return ", ".join(parts + ([f"events of {trigger.events}"] if trigger.events else []))
+
+
+async def _connect(config: Config, report: _Report) -> int:
+    """How many endpoints cannot be reached or lack a flow's source."""
+
+    async def one(name: str) -> bool:
+        started = time.monotonic()
+        error: CrossdockError | None = None
+        try:
+            async with opened(config.locate(f"{name}:")) as (storage,):
+                paths = {flow.source.path for flow in config.flows.values() if flow.source.endpoint == name}
+                for path in sorted(paths or {""}):
+                    async with aclosing(storage.scan(path)) as listing:
+                        async for _ in listing:
+                            break
+        except CrossdockError as found:
+            # An object store has no empty folders.
+            whole = isinstance(found, NotFound) and config.endpoints[name].type == "s3" and found.path
+            error = None if whole else found
+        report.reached(name, time.monotonic() - started, error)
+        return error is None
+
+    found = await asyncio.gather(*(one(name) for name in config.endpoints))
+    return found.count(False)
+
+
+@click.command()
+@common
+@click.pass_obj
+def schema(session: Session) -> int:
+    """Write the JSON Schema of the configuration to standard output, for editors that complete and check YAML."""
+    import json
+
+    from crossdock.config.schema import schema as file_schema
+
+    click.echo(json.dumps(file_schema(), indent=2, ensure_ascii=False))
+    return exits.OK
+
+
+@click.command()
+@click.argument("flow")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="One name per line.")
+@common
+@click.pass_obj
+def route(session: Session, flow: str, names: tuple[str, ...], as_json: bool) -> int:
+    """Show which rule of FLOW takes each NAME, where it goes, and why. No endpoint is contacted.
+
+    A NAME is a path below the flow's source, or a whole location at it; '-' reads them from standard input, one a line.
+    Exit code 1 if any of them goes nowhere.
+    """
+    from crossdock.flows.plan import Planner
+
+    planner = Planner(session.config.flow(flow))
+    lost = 0
+    for name in _names(names):
+        found = _routed(planner, name)
+        lost += not found["to"]
+        if as_json:
+            emit(found)
+            continue
+        if not found["to"]:
+            click.echo(f"{shown(name)} → nowhere ({shown(found['reason'])})")
+        for place in found["to"]:
+            click.echo(f"{shown(name)} → {shown(place)} ({shown(found['reason'])})")
+    return exits.SOME if lost else exits.OK
+
+
+def _names(names: tuple[str, ...]) -> Iterator[str]:
+    for name in names:
+        if name == "-":
+            yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
+        else:
+            yield name
+
+
+def _routed(planner: Planner, name: str) -> dict[str, Any]:
+    from datetime import UTC, datetime
+
+    from crossdock.storage.base import Entry
+
+    flow, now = planner.flow, datetime.now(UTC)
+    path = name
+    if name.startswith(f"{flow.source.endpoint}:"):
+        path = name.partition(":")[2].lstrip("/")
+        if not path.startswith(planner.prefix):
+            reason = f"it is not below the flow's source, {flow.source}"
+            return {"name": name, "rule": None, "to": [], "reason": reason}
+        path = path[len(planner.prefix) :]
+    never = planner.by_name(path)
+    if never is not None:
+        return {"name": name, "rule": None, "to": [], "reason": never}
+    routed = planner.routes.route(Entry(path=path, size=0, modified=now), now)
+    return {
+        "name": name,
+        "rule": routed.rule.name if routed.rule is not None else None,
+        "to": [str(place) for place in routed.places],
+        "reason": routed.reason,
+    }

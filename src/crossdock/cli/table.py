@@ -17,4 +17,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("crossdock.cli.doctor:doctor", "Connect to an endpoint, probe what it can do, and say what to mend."),
     "trust": ("crossdock.cli.trust:trust", "Show the host keys that an SSH server offers, to pin them."),
     "check": ("crossdock.cli.check:check", "Check the configuration and report every mistake in it."),
+    "route": ("crossdock.cli.check:route", "Show which rule of a flow takes a name, and where it goes."),
+    "schema": ("crossdock.cli.check:schema", "Write the JSON Schema of the configuration, for editors."),
 }

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from crossdock.ledger.base import Ledger
     from crossdock.storage.settings import EndpointSettings
 
-__all__ = ["DEFAULT_FILE", "VARIABLE", "Config", "Location", "Mistakes"]
+__all__ = ["DEFAULT_FILE", "NAME", "VARIABLE", "Config", "Location", "Mistakes"]
 
 DEFAULT_FILE = "crossdock.yaml"
 VARIABLE = "CROSSDOCK_CONFIG"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+"""Of endpoints and flows."""
+_NAME = re.compile(NAME)
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 

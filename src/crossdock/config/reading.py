@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crossdock.config.config import DEFAULT_FILE, VARIABLE, Config, Mistakes
+from crossdock.config.config import DEFAULT_FILE, NAME, VARIABLE, Config, Mistakes
 from crossdock.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 _KEYS = ("endpoints", "flows", "ledger")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NAME = re.compile(NAME)
 
 
 def load(explicit: Path | None = None, *, folder: Path | None = None) -> Config:

@@ -1,0 +1,138 @@
+"""check, schema and route as commands."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import PROGRAM, Cli
+from tests.servers import OpenSSH
+
+CONFIG = """endpoints:
+  here: {type: local, root: .}
+  lake: {type: s3, bucket: lake, anonymous: true}
+flows:
+  statements:
+    source: here:in
+    trigger: {every: 5m}
+    exclude: old/
+    rules:
+      - match: '(?P<feed>\\w+)_(?P<day>\\d{8})\\.csv'
+        to: ["lake:{feed}/{day}/{name}", "lake:all/{path}"]
+      - match: {glob: "*.txt"}
+        to: none
+        name: notes
+    after: {archive: .done}
+    tests:
+      - {file: pay_20261120.csv, to: ["lake:pay/20261120/pay_20261120.csv", "lake:all/pay_20261120.csv"]}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "crossdock.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def test_a_good_file(cli: Cli, config: Path) -> None:
+    result = cli("check")
+    assert (result.code, result.err) == (0, "crossdock.yaml: 2 endpoints, 1 flow, no mistakes\n")
+    assert result.out.splitlines() == [
+        "here: local",
+        "lake: s3",
+        "statements: here:in → lake (2 rules, 1 test passed; every 5:00)",
+    ]
+    assert cli("check", "--json").rows == [
+        {"kind": "endpoint", "name": "here", "type": "local"},
+        {"kind": "endpoint", "name": "lake", "type": "s3"},
+        {"kind": "flow", "name": "statements", "source": "here:in", "rules": 2, "tests": 1},
+    ]
+
+
+def test_mistakes_as_json(cli: Cli, config: Path) -> None:
+    config.write_text(CONFIG.replace("archive", "archve").replace("every: 5m", "every: 0.5"))
+    result = cli("check", "--json")
+    assert result.code == 3
+    assert result.rows == [
+        {"kind": "mistake", "file": "crossdock.yaml", "line": 7, "key": "flows.statements.trigger.every",
+         "message": "input should be greater than or equal to 1"},
+        {"kind": "mistake", "file": "crossdock.yaml", "line": 15, "key": "flows.statements.after.archve",
+         "message": "unknown key", "next": "did you mean 'archive'?"},
+    ]  # fmt: skip
+
+
+def test_a_test_that_fails_and_advice(cli: Cli, config: Path) -> None:
+    config.write_text(CONFIG.replace("file: pay_2", "file: x_2"))
+    result = cli("check")
+    assert result.code == 3
+    assert result.err.startswith("crossdock: crossdock.yaml:17: flows.statements.tests.0: x_20261120.csv was to go to")
+    config.write_text(CONFIG.replace("flows:", "  spare: {type: memory}\nflows:"))
+    result = cli("check")
+    assert (result.code, result.err.splitlines()[0]) == (
+        0, "crossdock: advice: crossdock.yaml:4: endpoints.spare: no flow uses this endpoint",
+    )  # fmt: skip
+    assert cli("check", "--json").rows[-1]["kind"] == "warning"
+
+
+def test_connect(cli: Cli, openssh: OpenSSH, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "crossdock.yaml").write_text(
+        f"""endpoints:
+  here: {{type: local, root: .}}
+  partner: {{type: sftp, host: {openssh.host}, port: {openssh.port}, user: {openssh.user}, root: {openssh.folder},
+             private_key: "file:{openssh.key}", host_key: "{openssh.fingerprint}"}}
+  gone: {{type: local, root: ./nowhere}}
+flows:
+  a: {{source: here:in, to: partner:in/}}
+  b: {{source: here:out, to: partner:out/}}
+"""
+    )
+    result = cli("check", "--connect")
+    assert result.code == 1
+    answers = {line.partition(" (")[0] for line in result.out.splitlines()}
+    assert answers >= {"partner: answers", "gone: cannot be used", "here: cannot be used"}
+    assert "list here:out" in result.err, "a flow's source is missing"
+    (tmp_path / "out").mkdir()
+    rows = {row["name"]: row for row in cli("check", "--connect", "--json").rows if row["kind"] == "connection"}
+    assert {name: row["good"] for name, row in rows.items()} == {"here": True, "partner": True, "gone": False}
+    assert rows["gone"]["message"]
+
+
+def test_route(cli: Cli, config: Path) -> None:
+    result = cli("route", "statements", "pay_20261120.csv", "a/b.txt", "old/pay_20261120.csv", "x", ".done/x", "y.tmp",
+                 "here:/in/pay_20261121.csv", "here:out/x", "lake:x")  # fmt: skip
+    assert result.code == 1, "some go nowhere"
+    how = r"(rule rules[0] matches (?P<feed>\w+)_(?P<day>\d{8})\.csv)"
+    assert result.out.splitlines() == [
+        f"pay_20261120.csv → lake:pay/20261120/pay_20261120.csv {how}",
+        f"pay_20261120.csv → lake:all/pay_20261120.csv {how}",
+        "a/b.txt → nowhere (rule notes matches *.txt and sends it nowhere)",
+        "old/pay_20261120.csv → nowhere (excluded by 'old/')",
+        "x → nowhere (no rule matches)",
+        ".done/x → nowhere (it lies in the flow's own archive)",
+        "y.tmp → nowhere (its sender uses such names while it writes (settle.temporary))",
+        f"here:/in/pay_20261121.csv → lake:pay/20261121/pay_20261121.csv {how}",
+        f"here:/in/pay_20261121.csv → lake:all/pay_20261121.csv {how}",
+        "here:out/x → nowhere (it is not below the flow's source, here:in)",
+        "lake:x → nowhere (no rule matches)",
+    ]
+
+
+def test_route_reads_names(cli: Cli, config: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [PROGRAM, "route", "--json", "statements", "-"], cwd=tmp_path, input="pay_20261120.csv\n\n", text=True,
+        capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [json.loads(line)["to"][1] for line in done.stdout.splitlines()] == ["lake:all/pay_20261120.csv"]
+    result = cli("route", "statement", "x")
+    assert (result.code, result.err.splitlines()[1]) == (3, "Next: did you mean statements?")
+
+
+def test_schema(cli: Cli) -> None:
+    found = json.loads(cli("schema").out)
+    assert set(found["properties"]) == {"endpoints", "flows", "ledger"}
