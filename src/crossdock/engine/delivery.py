@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +25,7 @@ from crossdock.errors import Conflict, CrossdockError, LedgerError, StorageError
 from crossdock.flows.flow import Flow
 from crossdock.flows.plan import Planner
 from crossdock.ledger.base import Lease, Ledger, State, Transfer
+from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
 from crossdock.transfer.copy import CopyOptions, Receipt, Staged, copy
 
@@ -80,6 +83,13 @@ class Courier:
         self._step = step or (lambda name: None)
         self._clock = clock
         self._folder = folder
+
+        self._together: dict[tuple[str, str, str], int] = {}
+
+    def claimed(self, leases: Sequence[Lease]) -> None:
+        """What was claimed together is attempted together: files with several destinations are read once."""
+        files = Counter(_file(lease.transfer) for lease in leases if lease.transfer.state is State.RUNNING)
+        self._together = {file: number for file, number in files.items() if number > 1}
 
     def _transforms(self, planner: Planner, transfer: Transfer) -> tuple[TransformStep, ...]:
         """Of the rule that takes the file now. Raises `ConfigError`."""
@@ -174,7 +184,8 @@ class _Attempt:
                 transforms=transforms,
             )
             try:
-                receipt = await self._move(source, target, to, options)
+                async with self._shared(source):
+                    receipt = await self._move(source, target, to, options)
             except Conflict:
                 if flow.on_conflict != "version":
                     raise
@@ -187,6 +198,20 @@ class _Attempt:
             f"deliver {transfer.target}:{transfer.target_path}: {_VERSIONS} versions of it exist",
             hint="move some of them away, or choose another on_conflict",
         )
+
+    @asynccontextmanager
+    async def _shared(self, source: Storage) -> AsyncIterator[None]:
+        """One read for those of the file's destinations that are attempted now."""
+        path, pin, reads = self.transfer.entry.path, self.transfer.entry, source.backend
+        number = self._courier._together.get(_file(self.transfer), 0)
+        if not isinstance(reads, SharedReads) or number < 2:
+            yield
+            return
+        reads.expect(path, pin, number)
+        try:
+            yield
+        finally:
+            await reads.over(path, pin)
 
     async def _look_back(self, source: Storage, target: Storage) -> Mapping[str, Any] | None:
         """After a crash: what had been published already, and what has to be swept away."""
@@ -334,6 +359,10 @@ class _Attempt:
             await target.discard(self._suspended)
         except CrossdockError as failed:
             error.add_note(f"what was staged could not be removed: {failed}")
+
+
+def _file(transfer: Transfer) -> tuple[str, str, str]:
+    return (transfer.source, transfer.entry.path, transfer.fingerprint)
 
 
 def _unpacked(transfer: Transfer, to: str, receipts: Sequence[Receipt]) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from crossdock.errors import AuthenticationFailed, ConnectionFailed, CrossdockError
+from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
 
 __all__ = ["Endpoints"]
@@ -58,7 +59,7 @@ class Endpoints:
             return found
         async with self._locks.setdefault(name, asyncio.Lock()):
             if name not in self._open:
-                storage = self._new(name)
+                storage = Storage(SharedReads(self._new(name).backend))
                 try:
                     self._open[name] = await storage.__aenter__()
                 except CrossdockError as error:

@@ -104,6 +104,7 @@ class Worker:
                     flows = [flow for flow in self._flows if self._usable(flow)]
                     found = await self._ledger.claim(self._owner, limit=self._transfers, lease=self._lease, flows=flows)
                     self._step("R3:after")
+                    self._courier.claimed(found)
                     self._claimed.extend(found)
                 if self._claimed:
                     return self._claimed.popleft()

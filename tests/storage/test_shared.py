@@ -1,0 +1,126 @@
+"""One read for several writers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from crossdock.errors import ConnectionFailed
+from crossdock.storage.base import Entry, Reader
+from crossdock.storage.layers import Layer
+from crossdock.storage.memory import MemoryBackend
+from crossdock.storage.shared import SharedReads
+from crossdock.storage.storage import Storage
+
+SIZE = 40 * 256 * 1024 + 17
+
+
+class Counting(Layer):
+    """How often a file is opened."""
+
+    opened = 0
+
+    async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
+        self.opened += 1
+        return await super().begin_read(path, offset=offset, pin=pin)
+
+
+@asynccontextmanager
+async def place(patience: float = 30.0) -> AsyncIterator[tuple[Storage, Counting, Entry, bytes]]:
+    counting = Counting(MemoryBackend("memory"))
+    data = os.urandom(SIZE)
+    async with Storage(SharedReads(counting, patience=patience)) as storage:
+        await storage.write_bytes("f", data)
+        yield storage, counting, await storage.stat("f"), data
+
+
+async def whole(storage: Storage, pin: Entry, *, stop_after: int | None = None) -> bytes:
+    shared = storage.backend
+    assert isinstance(shared, SharedReads)
+    chunks: list[bytes] = []
+    try:
+        async with storage.read("f", pin=pin) as reader:
+            assert reader.entry.size == SIZE
+            while chunk := await reader.read():
+                chunks.append(chunk)
+                if stop_after is not None and len(chunks) == stop_after:
+                    raise ConnectionFailed("no more", operation="read", endpoint="memory", path="f")
+    finally:
+        await shared.over("f", pin)
+    return b"".join(chunks)
+
+
+async def test_those_who_are_expected_share_one_stream() -> None:
+    async with place() as (storage, counting, pin, data):
+        storage.backend.expect("f", pin, 3)  # type: ignore[attr-defined]
+        found = await asyncio.gather(*(whole(storage, pin) for _ in range(3)))
+        assert found == [data] * 3
+        assert counting.opened == 1
+        assert await whole(storage, pin) == data
+        assert counting.opened == 2, "nobody was expected any more"
+
+
+async def test_one_who_fails_does_not_stop_the_others() -> None:
+    async with place() as (storage, counting, pin, data):
+        storage.backend.expect("f", pin, 3)  # type: ignore[attr-defined]
+        found = await asyncio.gather(
+            whole(storage, pin), whole(storage, pin, stop_after=2), whole(storage, pin), return_exceptions=True
+        )
+        assert found[0] == found[2] == data
+        assert isinstance(found[1], ConnectionFailed)
+        assert counting.opened == 1
+
+
+async def test_one_who_is_cancelled_does_not_stop_the_others() -> None:
+    async with place() as (storage, counting, pin, data):
+        storage.backend.expect("f", pin, 2)  # type: ignore[attr-defined]
+        first = asyncio.create_task(whole(storage, pin))
+        second = asyncio.create_task(whole(storage, pin))
+        await asyncio.sleep(0)
+        first.cancel()
+        assert await second == data
+        assert counting.opened == 1
+        with pytest.raises(asyncio.CancelledError):
+            await first
+
+
+async def test_the_slow_one_is_left_behind_and_goes_on_alone() -> None:
+    async with place(patience=0.05) as (storage, counting, pin, data):
+        shared = storage.backend
+        assert isinstance(shared, SharedReads)
+        shared.expect("f", pin, 2)
+        fast = asyncio.create_task(whole(storage, pin))
+        async with storage.read("f", pin=pin) as reader:
+            chunks = [await reader.read()]
+            assert await fast == data
+            while chunk := await reader.read():
+                chunks.append(chunk)
+        await shared.over("f", pin)
+        assert b"".join(chunks) == data
+        assert counting.opened == 2
+
+
+async def test_one_who_never_comes_is_not_waited_for() -> None:
+    async with place(patience=0.05) as (storage, counting, pin, data):
+        shared = storage.backend
+        assert isinstance(shared, SharedReads)
+        shared.expect("f", pin, 2)
+        assert await asyncio.create_task(whole(storage, pin)) == data
+        late = asyncio.create_task(whole(storage, pin))
+        assert await late == data
+        assert counting.opened == 2
+
+
+async def test_one_who_will_not_read_says_so() -> None:
+    async with place() as (storage, counting, pin, data):
+        shared = storage.backend
+        assert isinstance(shared, SharedReads)
+        shared.expect("f", pin, 2)
+        await asyncio.create_task(shared.over("f", pin))
+        async with asyncio.timeout(10):
+            assert await asyncio.create_task(whole(storage, pin)) == data
+        assert counting.opened == 1
