@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from crossdock.ledger.base import Planned
+from crossdock.ledger.base import Planned, Query
 from crossdock.ledger.sqlite import SqliteLedger
 from crossdock.ledger.sqlite_file import connect, file_system
 from crossdock.storage.base import Entry
@@ -82,15 +82,16 @@ def measure(largest: int, rounds: int) -> Found:
         found = Found("")
         for rows in SIZES:
             if rows <= largest:
-                found.steps.append(step(file, rows, found.steps[-1].rows if found.steps else 0, rounds))
+                found.steps.append(step(file, rows, found.steps, rounds))
                 rate = statistics.median(found.steps[-1].rates)
                 print(f"  {NAME:<17} {rows:>9,} rows {rate:9,.0f}/s", file=sys.stderr, flush=True)
         found.where = _where(file)
     return found
 
 
-def step(file: Path, rows: int, rows_before: int, rounds: int) -> Step:
-    """Let the ledger grow to so many rows, and measure it."""
+def step(file: Path, rows: int, past: Sequence[Step], rounds: int) -> Step:
+    """Let the ledger grow to so many rows, and measure it. `past`: the sizes that it had."""
+    rows_before = past[-1].rows if past else 0
     grown = _child("grow", file, rows_before, rows)
     found = Step(rows, (rows - rows_before) / grown["seconds"])
     os.sync()
@@ -99,8 +100,9 @@ def step(file: Path, rows: int, rows_before: int, rounds: int) -> Step:
         done = _child("work", file, min(_WORK, (rows - rows_before) // (rounds + 1)))
         found.rates.append(done["count"] / done["seconds"])
         found.cpu.append(done["cpu"] / done["count"])
-    for number in range(rounds):
+    for number in range(len(past) * rounds, (len(past) + 1) * rounds):
         found.polls.append(Poll(**_child("poll", file, min(KNOWN, rows), 0)))
+        # Later than whatever has noted the files before.
         found.firsts.append(Poll(**_child("poll", file, min(KNOWN, rows), 2 * (number + 1))))
     return found
 
@@ -203,7 +205,7 @@ async def _poll(ledger: SqliteLedger, count: int) -> dict[str, float]:
             yield _entry(number)
 
     # So that the rest of a first use (imports, statements) is not taken for the listing's.
-    await ledger.counts()
+    await ledger.find(Query(limit=1))
     before, begun = _peak(), time.perf_counter()
     async for entry in ledger.unknown("statements", "bank", listing()):
         raise SystemExit(f"{entry.path} was not known")

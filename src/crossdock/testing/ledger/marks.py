@@ -43,13 +43,14 @@ class MarkCases:
 
     async def test_marks_are_of_a_flow_and_a_kind(self, ledger: Ledger) -> None:
         """The same key elsewhere is another mark."""
-        for flow, kind in (("statements", "tick"), ("statements", "late"), ("copies", "tick")):
+        for flow, kind in (("statements", "tick"), ("statements", "late"), ("copies", "tick"), ("copies", "late")):
             assert await ledger.mark(flow, kind, "06:00", value={"of": f"{flow} {kind}"})
         (found,) = await ledger.marks("copies", "tick")
         assert found.value == {"of": "copies tick"}
         await ledger.unmark("copies", "tick", ["06:00"])
         assert await ledger.marks("copies", "tick") == []
-        assert len(await ledger.marks("statements", "tick")) == len(await ledger.marks("statements", "late")) == 1
+        for flow, kind in (("statements", "tick"), ("statements", "late"), ("copies", "late")):
+            assert len(await ledger.marks(flow, kind)) == 1
         assert await ledger.marks("copies", "none") == []
 
     @pytest.mark.parametrize("name", ODD_NAMES, ids=range(len(ODD_NAMES)))
