@@ -203,6 +203,29 @@ async def test_listing_that_dies_halfway_deletes_nothing(side: str) -> None:
     assert (await content(target)).keys() == (TREE | {"extra": b"x"}).keys()
 
 
+class Vanishes(Layer):
+    """Its folder is gone before, or after, the first page; an object store learns that only at the end of a listing."""
+
+    def __init__(self, inner: Backend, after: int) -> None:
+        super().__init__(inner)
+        self._after = after
+
+    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
+        async for page in self.inner.scan("", recursive=recursive):
+            yield page[: self._after]
+            raise self.inner.error(NotFound, "list", path, "no such folder")
+
+
+async def test_a_target_that_is_not_there_is_empty_and_one_that_vanishes_is_an_error() -> None:
+    source = await filled("a", TREE)
+    missing = Storage(Vanishes((await filled("b", TREE)).backend, 0))
+    summary, _ = await run(source, missing, to="new", dry_run=True)
+    assert summary.copied == len(TREE)
+    vanished = Storage(Vanishes((await filled("b", TREE)).backend, 1))
+    with pytest.raises(NotFound):
+        await run(source, vanished, to="new", dry_run=True)
+
+
 async def test_missing_source_is_an_error_not_an_empty_tree() -> None:
     source, target = await filled("a", TREE), await filled("b", TREE)
     with pytest.raises(NotFound):

@@ -47,7 +47,8 @@ class _Side:
                 if not self._missing_is_empty:
                     raise
                 page = None
-            self._missing_is_empty = False
+            # What vanishes after it was listed is an error: else the rest of the target would count as missing.
+            self._missing_is_empty = self._missing_is_empty and not page
             self.ended = page is None
             self.entries = page or []
             skip = self._skip
