@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import re
 import socket
@@ -27,7 +28,7 @@ from crossdock.errors import (
     StorageError,
     Unsupported,
 )
-from crossdock.storage.base import WriteOptions
+from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.local import LocalBackend, LocalSettings
 from crossdock.storage.registry import parse_url
 from crossdock.storage.staging import is_temporary, temporary_path
@@ -180,10 +181,10 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("call", "number", "kind"),
         [
-            ("write", errno.ENOSPC, NoSpace),
-            ("write", errno.EDQUOT, NoSpace),
-            ("write", errno.EFBIG, Unsupported),
-            ("write", errno.EIO, ConnectionFailed),
+            ("pwrite", errno.ENOSPC, NoSpace),
+            ("pwrite", errno.EDQUOT, NoSpace),
+            ("pwrite", errno.EFBIG, Unsupported),
+            ("pwrite", errno.EIO, ConnectionFailed),
             ("fsync", errno.EIO, ConnectionFailed),
             ("fsync", errno.ENOSPC, NoSpace),
             ("rename", errno.EROFS, PermissionDenied),
@@ -381,3 +382,48 @@ class TestSettings:
         """YAML reads an unquoted 0640 as the number 416."""
         with pytest.raises(ValidationError, match="octal digits in quotes"):
             LocalSettings.model_validate({"root": "/tmp", "file_mode": mode})
+
+
+async def test_chunks_written_out_of_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one chunk is held up the next is written; one that fails ends the write, and only what is before counts."""
+    go_on, later = threading.Event(), threading.Event()
+    written: list[int] = []
+    pwrite = os.pwrite
+
+    def slow(descriptor: int, data: memoryview, at: int) -> int:
+        if at == 1 << 20:
+            later.wait(10)
+            go_on.wait(10)
+        if at >= 3 << 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(at >> 20)
+        if at == 2 << 20:
+            later.set()
+        return pwrite(descriptor, data, at)
+
+    monkeypatch.setattr(os, "pwrite", slow)
+    chunks = [bytes([n]) * (1 << 20) for n in range(6)]
+    async with Storage(LocalSettings(root=tmp_path).backend("disk")) as storage:
+        writer = await storage.begin_write("x", WriteOptions())
+        for chunk in chunks[:3]:
+            await writer.write(chunk)
+        await asyncio.to_thread(later.wait, 10)
+        assert written == [0, 2]
+        token = writer.checkpoint()
+        assert token is not None and json.loads(token)["offset"] == 1 << 20
+        go_on.set()
+        with pytest.raises(NoSpace):
+            for chunk in chunks[3:]:
+                await writer.write(chunk)
+            await writer.commit(Expect())
+        token = writer.checkpoint()
+        assert token is not None and json.loads(token)["offset"] == 3 << 20
+        await writer.suspend()
+        monkeypatch.undo()
+        again = await storage.begin_write("x", WriteOptions(resume=token))
+        assert again.offset == 3 << 20
+        for chunk in chunks[3:]:
+            await again.write(chunk)
+        await again.commit(Expect(size=6 << 20))
+    assert (tmp_path / "x").read_bytes() == b"".join(chunks)
+    assert [name.name for name in tmp_path.iterdir()] == ["x"]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import re
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
@@ -19,9 +17,10 @@ from pydantic import BeforeValidator, Field
 from crossdock.errors import NotFound, SourceChanged, Truncated, shown
 from crossdock.storage.base import Backend, Capabilities, Entry, Reader, WriteOptions, Writer
 from crossdock.storage.local_listing import Listing, Walk
-from crossdock.storage.local_tree import Tree, nanoseconds
+from crossdock.storage.local_tree import Tree
+from crossdock.storage.local_writer import LocalWriter
 from crossdock.storage.settings import EndpointSettings, FilePath, query_of
-from crossdock.storage.staging import StagedWriter, Stored, staged_path, token_of
+from crossdock.storage.staging import staged_path, token_of
 
 __all__ = ["LocalBackend", "LocalSettings"]
 
@@ -69,6 +68,11 @@ class LocalBackend(Backend):
             self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=f"crossdock-{self.endpoint}")
         return await _heard_out(self._pool, work, *arguments)
 
+    def begin(self, work: Callable[..., T], *arguments: object) -> Future[T]:
+        """Have `work` called in a thread; for one who has called `run` before."""
+        assert self._pool is not None
+        return self._pool.submit(work, *arguments)
+
     async def _scan(self, work: Callable[..., T], *arguments: object) -> T:
         """Like `run`, for what looks at many files in one call: one such call at a time, the others wait.
 
@@ -111,7 +115,7 @@ class LocalBackend(Backend):
     async def begin_write(self, path: str, options: WriteOptions) -> Writer:
         # Without contact: a small file costs two hops in all. What resumes must be there, and is looked at now.
         self.tree.check_name(path, "write")
-        writer = _LocalWriter(self, path, options)
+        writer = LocalWriter(self, path, options)
         if options.resume is not None:
             try:
                 await self.run(writer.open)
@@ -242,133 +246,6 @@ class _LocalReader(Reader):
     async def close(self) -> None:
         if self._descriptor is not None:
             await self._backend.run(self._close)
-
-
-class _LocalWriter(StagedWriter):
-    """Collects up to a chunk before it touches the disk; a smaller file is made in one hop and published in another."""
-
-    def __init__(self, backend: LocalBackend, path: str, options: WriteOptions) -> None:
-        super().__init__(backend.endpoint, path, options)
-        self._backend, self._tree = backend, backend.tree
-        self._pending: list[bytes] = []
-        self._pending_size = 0
-        self._stored = self.offset
-        self._folder: int | None = None
-        self._descriptor: int | None = None
-        self._name = path.rpartition("/")[2]
-        self._staged_name = self.temporary.rpartition("/")[2]
-
-    def open(self) -> None:
-        """Make, or find, the temporary; refuse early what cannot end well."""
-        tree, options = self._tree, self.options
-        resume = options.resume is not None
-        self._folder = tree.folder(self.path.rpartition("/")[0], "write", make=not resume, whole=self.path)
-        with tree.told("write", self.path):
-            tree.check_target(self._folder, self._name, "write", self.path, overwrite=options.overwrite)
-            if options.size is not None:
-                self._check_space(options.size - self.offset)
-            flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | (0 if resume else os.O_CREAT | os.O_EXCL)
-            try:
-                self._descriptor = os.open(self._staged_name, flags, 0o600, dir_fd=self._folder)
-            except FileNotFoundError:
-                raise self._gone() from None
-            if resume:
-                if os.fstat(self._descriptor).st_size < self.offset:
-                    raise self._gone()
-                os.ftruncate(self._descriptor, self.offset)
-                os.lseek(self._descriptor, self.offset, os.SEEK_SET)
-
-    def _gone(self) -> Exception:
-        return self._tree.error(NotFound, "resume", self.path, "the staged bytes are gone", "start the file again")
-
-    def _check_space(self, needed: int) -> None:
-        assert self._folder is not None
-        disk = os.fstatvfs(self._folder)
-        # A file system that does not count its blocks (some FUSE mounts) says 0 of 0.
-        if disk.f_blocks and disk.f_bavail * disk.f_frsize < needed:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def _flush(self) -> None:
-        if self._descriptor is None:
-            self.open()
-        assert self._descriptor is not None
-        with self._tree.told("write", self.path):
-            for data in self._pending:
-                view = memoryview(data)
-                while view:
-                    count = os.write(self._descriptor, view)
-                    self._stored += count
-                    view = view[count:]
-        self._pending.clear()
-        self._pending_size = 0
-
-    async def _append(self, data: bytes) -> None:
-        self._pending.append(data)
-        self._pending_size += len(data)
-        if self._pending_size >= _CHUNK:
-            await self._backend.run(self._flush)
-
-    async def _seal(self) -> Stored:
-        return await self._backend.run(self._seal_now)
-
-    def _seal_now(self) -> Stored:
-        self._flush()
-        assert self._descriptor is not None
-        with self._tree.told("write", self.path):
-            self._tree.set_mode(self._descriptor, self._tree.file_mode)
-            # The kernel's own stamp ticks every few milliseconds: two files written within a tick would look the same.
-            modified = self.options.modified
-            self._tree.set_time(self._descriptor, nanoseconds(modified) if modified else time.time_ns())
-            if self._tree.fsync:
-                os.fsync(self._descriptor)
-            status = os.fstat(self._descriptor)
-            self._close_file()
-        return Stored(status.st_size, self._tree.entry(self.path, status))
-
-    async def _publish(self, stored: Stored) -> Entry:
-        return await self._backend.run(self._publish_now, stored)
-
-    def _publish_now(self, stored: Stored) -> Entry:
-        assert self._folder is not None
-        assert stored.entry is not None
-        with self._tree.told("write", self.path):
-            overwrite, folder = self.options.overwrite, self._folder
-            self._tree.move(folder, self._staged_name, folder, self._name, "write", self.path, overwrite=overwrite)
-            self._tree.flush(folder)
-        self._close()
-        return stored.entry
-
-    async def _remove(self) -> None:
-        if self._folder is not None:
-            await self._backend.run(self._remove_now)
-
-    def _remove_now(self) -> None:
-        if self._folder is None:
-            return
-        try:
-            with self._tree.told("abort", self.path):
-                os.unlink(self._staged_name, dir_fd=self._folder)
-        except NotFound:
-            pass
-        finally:
-            self._close()
-
-    def _safe_size(self) -> int:
-        return self._stored if self._descriptor is not None else 0
-
-    async def _let_go(self) -> None:
-        await self._backend.run(self._close)
-
-    def _close_file(self) -> None:
-        if self._descriptor is not None:
-            descriptor, self._descriptor = self._descriptor, None
-            os.close(descriptor)
-
-    def _close(self) -> None:
-        self._close_file()
-        if self._folder is not None:
-            folder, self._folder = self._folder, None
-            os.close(folder)
 
 
 def _mode(value: object) -> object:
