@@ -136,8 +136,14 @@ class BulkResponse:
             loop.call_soon_threadsafe(put, chunk)
 
         reading = asyncio.ensure_future(self._bulk.run(self._line, lambda: self._line.body(self._answer, take)))
-        # Looked at, so that a failure after the caller has gone is no reason to log.
-        reading.add_done_callback(lambda task: (task.cancelled() or task.exception(), arrived.set()))
+
+        def ended(task: asyncio.Future[None]) -> None:
+            # Looked at, so that a failure after the caller has gone is no reason to log.
+            if not task.cancelled():
+                task.exception()
+            arrived.set()
+
+        reading.add_done_callback(ended)
         try:
             while True:
                 await arrived.wait()
