@@ -1,0 +1,380 @@
+"""Archives: all of their members or none, and none of the ways in which an archive can lie."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import stat
+import struct
+import tempfile
+import warnings
+import zipfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossdock.errors import CrossdockError, InvalidPath, NoSpace, SourceChanged, TransformFailed
+from crossdock.storage.base import WriteOptions, Writer
+from crossdock.storage.layers import Layer
+from crossdock.storage.memory import MemoryBackend
+from crossdock.storage.storage import Storage
+from crossdock.transfer.copy import CopyOptions, Receipt, Staged, copy
+from crossdock.transfer.transforms import step
+from crossdock.transfer.unpack import unpack
+from tests.servers import Gpg
+from tests.transfer.transforms.own import HERE
+from tests.transfer.transforms.running import both, everything, run, target_of
+
+BIG = hashlib.shake_256(b"unpack").digest(700_001)
+FILES = {"a.csv": b"a;b\r\n1;2\r\n", "sub/deep/b.bin": BIG, "sub/empty": b"", "gr\u00fc\u00dfe.txt": b"hello"}
+
+
+def zipped(files: dict[str, bytes], change: Callable[[zipfile.ZipInfo], None] = lambda _: None, **more: Any) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, **more) as archive:
+        for name, data in files.items():
+            member = zipfile.ZipInfo(name, (2026, 1, 31, 12, 30, 0))
+            member.compress_type = zipfile.ZIP_DEFLATED
+            change(member)
+            with warnings.catch_warnings():
+                # Two members of one name are among what is tried.
+                warnings.simplefilter("ignore")
+                archive.writestr(member, data)
+    return buffer.getvalue()
+
+
+@asynccontextmanager
+async def source_with(data: bytes) -> AsyncIterator[Storage]:
+    async with Storage(MemoryBackend("source")) as storage:
+        await storage.write_bytes("in/a.zip", data)
+        yield storage
+
+
+async def unpacked(
+    data: bytes,
+    target: Storage,
+    options: dict[str, Any] | None = None,
+    *,
+    before: tuple[Any, ...] = (),
+    after: tuple[Any, ...] = (),
+    to: str = "out",
+    **more: Any,
+) -> list[Receipt]:
+    async with source_with(data) as source:
+        steps = CopyOptions(transforms=(*before, step("unzip", options), *after))
+        return await unpack(source, "in/a.zip", target, to, options=steps, **more)
+
+
+@both
+async def test_every_member_becomes_a_file_with_a_receipt(kind: str, tmp_path: Path) -> None:
+    data = zipped(FILES | {"folder/": b""})
+    staged: list[Staged] = []
+    members: list[str] = []
+
+    async def on_staged(told: Staged) -> None:
+        staged.append(told)
+
+    async def on_members(paths: Any) -> None:
+        assert not await everything(target)
+        members.extend(paths)
+
+    async with target_of(kind, tmp_path) as target:
+        receipts = await unpacked(data, target, on_staged=on_staged, on_members=on_members)
+        assert await everything(target) == sorted(f"out/{name}" for name in FILES)
+        assert members == [f"out/{name}" for name in FILES]
+        for receipt, (name, content) in zip(receipts, FILES.items(), strict=True):
+            assert await target.read_bytes(f"out/{name}") == content
+            assert (receipt.source, receipt.target) == (f"source:in/a.zip!/{name}", f"target:out/{name}")
+            assert (receipt.size, receipt.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+            assert (receipt.read_size, receipt.read_sha256) == (len(data), hashlib.sha256(data).hexdigest())
+            assert receipt.source_entry.path == "in/a.zip"
+            assert receipt.target_entry.modified == datetime(2026, 1, 31, 12, 30, tzinfo=UTC)
+            assert receipt.transforms == ("unzip",)
+        assert [one.sha256 for one in staged if one.sha256] == [receipt.sha256 for receipt in receipts]
+
+
+async def test_into_the_root_with_times_of_a_zone_and_names_of_an_encoding() -> None:
+    data = zipped({"gr__e": b"1"}).replace(b"gr__e", b"gr\x81\xe1e")
+    async with target_of("memory", Path()) as target:
+        (receipt,) = await unpacked(data, target, {"names": "cp850", "timezone": "Europe/Berlin"}, to="")
+        assert receipt.target == "target:grüße"
+        assert receipt.target_entry.modified == datetime(2026, 1, 31, 11, 30, tzinfo=UTC)
+
+
+async def test_steps_before_change_the_archive_and_steps_after_each_member(gpg: Gpg) -> None:
+    here = {"home": str(gpg.home), "program": gpg.program}
+    data = run("pgp_encrypt", zipped({"a": b"1\r\n", "b": b"2\r\n"}), here | {"recipients": gpg.alice})
+    async with target_of("memory", Path()) as target:
+        receipts = await unpacked(
+            data, target, before=(step("pgp_decrypt", here),), after=(step("lines", {"to": "lf"}), step("gzip"))
+        )
+        assert run("gunzip", await target.read_bytes("out/a")) == b"1\n"
+        assert receipts[0].transforms == ("pgp_decrypt", "unzip", "lines", "gzip")
+        assert receipts[0].read_sha256 == hashlib.sha256(data).hexdigest()
+
+
+async def test_the_writers_of_python_and_of_streams_are_read(tmp_path: Path) -> None:
+    """Stored members, data descriptors (written without seeking), 64-bit records, a comment."""
+    stream = io.BytesIO()
+
+    class Unseekable(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            return stream.write(data)
+
+    with zipfile.ZipFile(Unseekable(), "w", zipfile.ZIP_STORED) as archive:  # type: ignore[arg-type]
+        archive.writestr("a", BIG)
+        with archive.open("b", "w", force_zip64=True) as member:
+            member.write(b"64 bits")
+        archive.comment = b"a comment"
+    async with target_of("memory", Path()) as target:
+        await unpacked(stream.getvalue(), target)
+        assert await target.read_bytes("out/a") == BIG
+        assert await target.read_bytes("out/b") == b"64 bits"
+
+
+async def test_a_directory_of_64_bits_is_read() -> None:
+    """70,000 members are more than the old directory can count; the limit may be raised."""
+    data = zipped({f"{number:05}": b"" for number in range(70_000)})
+    async with target_of("memory", Path()) as target:
+        with pytest.raises(TransformFailed, match="over 10000 members"):
+            await unpacked(data, target)
+        assert await everything(target) == []
+    opened, names = step("unzip", {"max_members": 100_000}).splitter().open(io.BytesIO(data), "x")
+    assert len(names) == 70_000
+    await opened.close()
+
+
+def external(mode: int) -> Callable[[zipfile.ZipInfo], None]:
+    def change(member: zipfile.ZipInfo) -> None:
+        member.external_attr = mode << 16
+
+    return change
+
+
+def renamed(name: str) -> bytes:
+    """An archive with one member of this name, whatever zipfile thinks of it."""
+    raw = name.encode()
+    return zipped({"x" * len(raw): b"evil"}).replace(b"x" * len(raw), raw)
+
+
+def flagged(offset_local: int, offset_central: int, value: int) -> bytes:
+    """One 16-bit field changed in the member's header and in the directory."""
+    data = bytearray(zipped({"a": b"content"}))
+    struct.pack_into("<H", data, offset_local, value)
+    struct.pack_into("<H", data, data.index(b"PK\1\2") + offset_central, value)
+    return bytes(data)
+
+
+def overlapping() -> bytes:
+    """Two members in the directory, both the same bytes of the file (David Fifield's bomb, CVE-2024-0450)."""
+    data = zipped({"a": b"content", "b": b"content"})
+    second = data.index(b"PK\3\4", 4)
+    body, directory = data[:second], data[data.index(b"PK\1\2") : data.index(b"PK\5\6")]
+    record = len(directory) // 2
+    directory = bytes(directory[:record]) + bytes(directory[record:])
+    patched = bytearray(directory)
+    struct.pack_into("<L", patched, record + 42, 0)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 2, 2, len(patched), len(body), 0)
+    return body + bytes(patched) + end
+
+
+def patched(data: bytes, at: int, form: str, value: int) -> bytes:
+    changed = bytearray(data)
+    struct.pack_into(form, changed, at, value)
+    return bytes(changed)
+
+
+PLAIN = zipped(FILES)
+DIRECTORY = PLAIN.index(b"PK\1\2")
+END = PLAIN.index(b"PK\5\6")
+LIES = {
+    "leaves its folder": (renamed("../evil"), "leads out"),
+    "leaves it in the middle": (renamed("a/../../evil"), "leads out"),
+    "absolute": (renamed("/etc/evil"), "absolute"),
+    "a drive": (renamed("C:evil"), "absolute"),
+    "backslashes": (renamed("..\\evil"), "backslash"),
+    "an empty part": (renamed("a//evil"), "empty part"),
+    "a dot": (renamed("./evil"), "empty part"),
+    "a NUL": (renamed("a.csv\0.exe"), "control character"),
+    "a line end": (renamed("a\nb"), "control character"),
+    "a link": (zipped({"a": b"/etc/passwd"}, external(stat.S_IFLNK | 0o777)), "is a link"),
+    "a device": (zipped({"a": b""}, external(stat.S_IFCHR | 0o666)), "not a file"),
+    "a folder by mode": (zipped({"a": b"x"}, external(stat.S_IFDIR | 0o777)), "a folder by its mode"),
+    "a folder with content": (renamed("evil/"), "folder with content"),
+    "twice": (zipped({"xx": b"1", "yy": b"2"}).replace(b"yy", b"xx"), "two members are called xx"),
+    "the same letters composed otherwise": (zipped({"\u00e9": b"1", "e\u0301": b"2"}), "two members"),
+    "file and folder": (zipped({"a": b"1", "a/b": b"2"}), "both a file and a folder"),
+    "encrypted": (flagged(6, 8, 1), "encrypted"),
+    "encrypted in its header alone": (patched(zipped({"a": b"content"}), 6, "<H", 1), "not packed as the directory"),
+    "another method": (flagged(8, 10, 12), "method 12, not deflate"),
+    "overlapping": (overlapping(), "overlaps"),
+    "two names": (zipped({"aaaa": b"1"}).replace(b"aaaa", b"bbbb", 1), "damaged: "),
+    "empty file": (b"", "empty, not a ZIP"),
+    "not an archive": (BIG, "not a ZIP archive"),
+    "cut off": (PLAIN[:-10], "not a ZIP archive, or cut off"),
+    "cut in the directory": (PLAIN[: DIRECTORY + 10], "not a ZIP archive, or cut off"),
+    "something before": (b"#!/bin/sh\n" + PLAIN, "not a plain ZIP"),
+    "something after": (PLAIN + b"more", "something follows"),
+    "no members": (zipped({}), "no file is in it"),
+    "only folders": (zipped({"a/": b""}), "no file is in it"),
+    "several disks": (patched(PLAIN, END + 4, "<H", 1), "of several"),
+    "another count": (patched(patched(PLAIN, END + 8, "<H", 3), END + 10, "<H", 3), "lists 4 members and says 3"),
+    "a header elsewhere": (patched(PLAIN, DIRECTORY + 42, "<L", 7), "not where the directory says"),
+    "a member too long": (patched(PLAIN, DIRECTORY + 20, "<L", len(PLAIN)), "runs into the directory|overlaps"),
+    "a wrong checksum": (patched(PLAIN, DIRECTORY + 16, "<L", 7), "damaged: "),
+    "a size that is too large": (patched(PLAIN, DIRECTORY + 24, "<L", 10**6), "damaged: "),
+    "a size that is too small": (patched(PLAIN, DIRECTORY + 24, "<L", 1), "damaged: "),
+    "damaged content": (
+        patched(PLAIN, PLAIN.index(BIG[:4]) + 9 if BIG[:4] in PLAIN else 200_000, "<L", 0),
+        "damaged: ",
+    ),
+    "a bomb": (zipped({"a": bytes(70_000_000)}), "times as many: this may be a bomb"),
+}
+
+
+@both
+@pytest.mark.parametrize("what", LIES)
+async def test_an_archive_that_lies_publishes_nothing(what: str, kind: str, tmp_path: Path) -> None:
+    data, said = LIES[what]
+    async with target_of(kind, tmp_path) as target:
+        with pytest.raises(TransformFailed, match=said) as failed:
+            await unpacked(data, target)
+        assert "unzip of source:in/a.zip" in str(failed.value)
+        assert "nothing was published" in str(failed.value)
+        assert failed.value.hint
+        assert await everything(target) == []
+    assert not (tmp_path.parent / "evil").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_members": 3}, "over 3 members"),
+        ({"max_size": "100K"}, "over 102400 bytes"),
+        ({"max_archive": "100K"}, "the archive is over 102400 bytes"),
+        ({"spool": "/nowhere/at/all"}, "no temporary file: No such file"),
+    ],
+)
+async def test_bounds(options: dict[str, Any], said: str) -> None:
+    async with target_of("memory", Path()) as target:
+        with pytest.raises(TransformFailed, match=said):
+            await unpacked(PLAIN, target, options)
+        assert await everything(target) == []
+
+
+async def test_a_directory_of_any_size_is_not_read_into_memory() -> None:
+    """It says that it has few members and is huge: refused for its size, before it is read."""
+    huge = bytes(50_000_000)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(huge), 0, 0)
+    async with target_of("memory", Path()) as target:
+        with pytest.raises(TransformFailed, match="over 10000 members"):
+            await unpacked(huge + end, target)
+
+
+@both
+async def test_a_later_member_that_a_later_step_refuses(kind: str, tmp_path: Path) -> None:
+    """The first is not published either: each member passes all steps before any is."""
+    async with target_of(kind, tmp_path) as target:
+        with pytest.raises(TransformFailed, match="charset of source:"):
+            await unpacked(zipped({"a": b"fine", "b": b"\xff"}), target, after=(step("charset", {"from": "utf-8"}),))
+        with pytest.raises(TransformFailed, match="the trailer is missing"):
+            await unpacked(zipped({"a": b"fine"}), target, after=(step(f"{HERE}:RaisesAtTheEnd"),))
+        assert await everything(target) == []
+
+
+async def test_a_member_that_cannot_be_at_the_target() -> None:
+    """Found before the first member is published."""
+    async with target_of("memory", Path()) as target:
+        with pytest.raises(InvalidPath, match="reserved"):
+            await unpacked(zipped({"a": b"1", ".crossdock-01234567-0123456789ab.part": b"2"}), target)
+        assert await everything(target) == []
+
+
+class Full(Layer):
+    """The second file does not fit."""
+
+    count = 0
+
+    async def begin_write(self, path: str, options: WriteOptions) -> Writer:
+        self.count += 1
+        if self.count == 2:
+            raise self.error(NoSpace, "write", path, "the disk is full")
+        return await self.inner.begin_write(path, options)
+
+
+async def test_a_target_that_fails_in_the_middle_is_gone_on_with() -> None:
+    """Members that were published are whole, and again the same."""
+    async with target_of("memory", Path()) as target:
+        with pytest.raises(NoSpace):
+            await unpacked(PLAIN, Storage(Full(target.backend)))
+        assert await everything(target) == ["out/a.csv"]
+        assert await target.read_bytes("out/a.csv") == FILES["a.csv"]
+        async with source_with(PLAIN) as source:
+            options = CopyOptions(transforms=(step("unzip"),), overwrite=False)
+            receipts = await unpack(source, "in/a.zip", target, "out", options=options)
+        assert [receipt.method for receipt in receipts] == ["present", "stream", "stream", "stream"]
+        assert len(await everything(target)) == 4
+
+
+async def test_a_source_that_changed() -> None:
+    async with source_with(PLAIN) as source, target_of("memory", Path()) as target:
+        listed = await source.stat("in/a.zip")
+        await source.write_bytes("in/a.zip", zipped({"other": b""}))
+        with pytest.raises(SourceChanged):
+            await unpack(
+                source, "in/a.zip", target, "out", pin=listed, options=CopyOptions(transforms=(step("unzip"),))
+            )
+        assert await everything(target) == []
+
+
+async def test_cancelling_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither at the target nor in the temporary folder, and no open file."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    opened: list[Any] = []
+    real = tempfile.TemporaryFile
+
+    def noting(**options: Any) -> Any:
+        opened.append(real(**options))
+        return opened[-1]
+
+    monkeypatch.setattr("crossdock.transfer.unpack.tempfile.TemporaryFile", noting)
+    reached = asyncio.Event()
+
+    class Waiting(Layer):
+        async def begin_write(self, path: str, options: WriteOptions) -> Writer:
+            reached.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    async with target_of("memory", Path()) as memory:
+        task = asyncio.create_task(unpacked(PLAIN, Storage(Waiting(memory.backend)), {"spool": str(spool)}))
+        await reached.wait()
+        assert list(spool.iterdir()) == []
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert [file.closed for file in opened] == [True]
+        assert await everything(memory) == []
+
+
+async def test_copy_and_unpack_are_not_taken_for_each_other() -> None:
+    async with source_with(PLAIN) as source, target_of("memory", Path()) as target:
+        with pytest.raises(ValueError, match="many files of one"):
+            await copy(source, "in/a.zip", target, "out", options=CopyOptions(transforms=(step("unzip"),)))
+        with pytest.raises(ValueError, match="exactly one step"):
+            await unpack(source, "in/a.zip", target, "out", options=CopyOptions(transforms=(step("gzip"),)))
+
+
+@pytest.mark.parametrize("options", [{"timezone": "Mars/Olympus"}, {"names": "klingon"}, {"max_members": 0}])
+def test_options_are_checked_with_the_configuration(options: dict[str, Any]) -> None:
+    with pytest.raises(CrossdockError):
+        step("unzip", options)
