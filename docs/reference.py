@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import inspect
-import textwrap
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal
 
 import click
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from crossdock.cli import exits
 from crossdock.cli.table import COMMANDS
+from crossdock.config.models import FlowModel
+from crossdock.config.schema import docstrings, models_of
 from crossdock.storage.registry import settings_class
-from crossdock.storage.settings import EndpointSettings
 
 PAGE = Path(__file__).with_name("reference.md")
 TYPES = ("sftp", "s3", "local", "memory")
+_TIMES = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
-_READ_BY = {"_seconds": "duration", "_bytes": "size", "_path": "path", "_several": "one or a list"}
+_READ_BY = {"_seconds": "duration", "_bytes": "size", "_path": "path", "_time": "time of day", "_days": "days"}
+_SEVERAL = ("_several", "several")
 _GLOBAL = ("config", "verbose", "quiet")
 _PLAIN = {"str": "text", "int": "number", "float": "number", "bool": "true or false", "Path": "path"}
 
@@ -40,11 +43,22 @@ Every command takes `--config FILE` (else `$CROSSDOCK_CONFIG`, else `crossdock.y
 `-v` (log to stderr; `-vv` logs every operation and shows tracebacks) and `-q` (no progress, no summary).
 """
 
+FLOWS = """
+## Flows
+
+Below `flows:` each flow stands under its name; the [guide](flows.md) has whole ones.
+*One or a list* means that one value need not be put into a list.
+`ledger:`, beside `endpoints:` and `flows:`, is the file of the ledger (default: `crossdock.db` beside the configuration),
+or `postgresql://user@host/database?password=env:NAME`.
+`crossdock schema` writes all this as a JSON Schema, for editors.
+"""
+
 
 def page() -> str:
     """The whole page."""
     parts = [HEAD, "\n## Commands\n", *(_command(name) for name in COMMANDS), _exit_codes(), "\n## Endpoint settings\n"]
     parts += [_settings(kind) for kind in TYPES]
+    parts += [FLOWS, *_flows()]
     return "".join(parts)
 
 
@@ -71,7 +85,7 @@ def _exit_codes() -> str:
 
 def _settings(kind: str) -> str:
     model = settings_class(kind)
-    texts = _docstrings(model)
+    texts = docstrings(model)
     intro = inspect.cleandoc(model.__doc__ or "")
     url = inspect.cleandoc(model.from_url.__doc__ or "")
     lines = [f"\n### type: {kind}\n\n{intro}\n"]
@@ -85,20 +99,35 @@ def _settings(kind: str) -> str:
     return "".join(lines)
 
 
-def _docstrings(model: type[EndpointSettings]) -> dict[str, str]:
-    """The strings that stand below the fields, of the model and those it derives from."""
-    found: dict[str, str] = {}
-    for base in reversed(model.__mro__):
-        if not issubclass(base, EndpointSettings):
-            continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for field, text in zip(body.body, body.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                found.pop(field.target.id, None) if base is model else None
-                if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                    found[field.target.id] = inspect.cleandoc(str(text.value.value))
-    return found
+def _flows() -> Iterator[str]:
+    """A section for each model of a flow, under the key at which it stands."""
+    yield from _model("a flow", FlowModel)
+    waiting: list[type[BaseModel]] = [FlowModel]
+    while waiting:
+        for name, field in waiting.pop(0).model_fields.items():
+            for model in list(models_of(field.annotation))[:1]:
+                yield from _model(field.alias or name, model)
+                waiting.append(model)
+
+
+def _model(key: str, model: type[BaseModel]) -> Iterator[str]:
+    texts = docstrings(model)
+    yield f"\n### {key}\n\n{inspect.cleandoc(model.__doc__ or '')}\n\n"
+    yield "| key | what | default | meaning |\n|---|---|---|---|\n"
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        inner = next(models_of(field.annotation), None)
+        what = _cell(_what(field.annotation, field.metadata))
+        if inner is not None:
+            several = _is_several(field.metadata)
+            link = f"[{key}](#{key})"
+            what = f"one or a list: {link}" if several else f"a list of {link}" if "list" in what else link
+        text = texts.get(name) or (inspect.cleandoc(inner.__doc__ or "").partition("\n\n")[0] if inner else "")
+        yield f"| `{key}` | {what} | {_default(field, what)} | {_cell(text)} |\n"
+
+
+def _is_several(metadata: Any) -> bool:
+    return any(getattr(getattr(item, "func", None), "__name__", "") in _SEVERAL for item in metadata)
 
 
 def _what(annotation: Any, metadata: Any = ()) -> str:
@@ -109,14 +138,14 @@ def _what(annotation: Any, metadata: Any = ()) -> str:
     if origin is typing.Annotated:
         inner, *more = typing.get_args(annotation)
         return _what(inner, [*metadata, *more])
-    if word and word != "one or a list":
+    if word:
         return word
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in typing.get_args(annotation))
     if origin in (typing.Union, UnionType):
         return " or ".join(_what(one) for one in typing.get_args(annotation) if one is not NoneType)
     if origin is tuple:
-        return f"{word}: {_what(typing.get_args(annotation)[0])}" if word else "a list"
+        return f"one or a list: {_what(typing.get_args(annotation)[0])}" if _is_several(metadata) else "a list"
     if origin is dict:
         return "a mapping"
     name = getattr(annotation, "__name__", str(annotation))
@@ -127,13 +156,16 @@ def _default(field: FieldInfo, what: str) -> str:
     value = field.default
     if value is PydanticUndefined:
         return "(required)"
-    if value is None or value in ("", (), {}):
+    if value is None or value in ("", (), {}) or isinstance(value, frozenset):
         return ""
-    if what == "size" and isinstance(value, int):
+    if isinstance(value, tuple):
+        return ", ".join(f"`{one}`" for one in value)
+    if what == "size" and value:
         unit = next(unit for unit in ("G", "M", "K", "") if value % _UNITS[unit] == 0)
         return f"`{value // _UNITS[unit]}{unit}`"
     if what == "duration":
-        return f"`{value:g}s`"
+        unit = next((unit for unit, seconds in _TIMES.items() if value and value % seconds == 0), "s")
+        return f"`{value / _TIMES[unit]:g}{unit}`"
     return f"`{str(value).lower()}`" if isinstance(value, bool) else f"`{value}`"
 
 

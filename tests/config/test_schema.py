@@ -30,7 +30,7 @@ def test_it_is_a_schema() -> None:
 
 def test_every_key_has_a_description_or_speaks_for_itself() -> None:
     flow = SCHEMA["$defs"]["FlowModel"]["properties"]
-    plain = {"trigger", "after", "retry", "notify", "tests", "min_size", "max_size"}
+    plain = {"trigger", "after", "retry", "notify", "expect", "tests"}
     assert {name for name, field in flow.items() if "description" not in field} == plain
     assert SCHEMA["$defs"]["SettleModel"]["properties"]["for"]["description"].startswith("It has kept its size")
 

@@ -113,7 +113,6 @@ class WebhookModel(_Model):
     secret: Secret | None = None
     """The key that deliveries are signed with (HMAC-SHA256)."""
     on: OneOrMore[Happening] = ("delivered",)
-    """`delivered`, `failed`, `late`: one or a list."""
     allow_private: bool = False
     """Addresses of this machine and of private networks are refused otherwise."""
 
@@ -143,7 +142,6 @@ class MailModel(_Model):
     """A mail through an SMTP server."""
 
     to: OneOrMore[str]
-    """One address or a list."""
     from_: str = Field(alias="from")
     """The sender's address."""
     host: str = Field(min_length=1)
@@ -153,8 +151,8 @@ class MailModel(_Model):
     user: str | None = None
     password: Secret | None = None
     tls: Literal["starttls", "implicit", "none"] = "starttls"
+    """`none`: mail goes in clear text, and nobody signs in."""
     on: OneOrMore[Happening] = ("failed", "late")
-    """`delivered`, `failed`, `late`: one or a list."""
 
     @field_validator("to", "from_")
     @classmethod
@@ -181,15 +179,14 @@ class NotifyModel(_Model):
     """Whom to tell."""
 
     webhook: OneOrMore[WebhookModel] = ()
-    """One or a list; see below."""
     mail: OneOrMore[MailModel] = ()
-    """One or a list; see below."""
 
 
 class RetryModel(_Model):
     """Bounds on the attempts at one transfer. Each wait is random, up to `base` × 2^n, at most `longest`."""
 
     attempts: int = Field(default=8, ge=1, le=1000)
+    """After so many, the transfer has failed; 'crossdock transfers retry' takes it up again."""
     give_up: Seconds = Field(default=86400, gt=0)
     """Counted from the moment the transfer was planned."""
     base: Seconds = Field(default=5, gt=0)
@@ -207,7 +204,6 @@ class ExpectModel(_Model):
     days: Days = frozenset(range(7))
     """`mon..fri`, or a list: `[mon, wed, sat]`. Default: every day."""
     min_count: int = Field(default=1, ge=1)
-    """So many files."""
     min_size: ByteSize = Field(default=0, ge=0)
     """Smaller files do not count."""
 
@@ -218,7 +214,7 @@ class TestModel(_Model):
     file: str = Field(min_length=1)
     """A path below the source."""
     to: OneOrMore[str]
-    """Where it must go, `name:path`, one or a list; `none`: nowhere."""
+    """Where it must go, `name:path`; `none`: nowhere."""
 
 
 class FlowModel(_Model):
@@ -227,24 +223,26 @@ class FlowModel(_Model):
     source: str = Field(min_length=1)
     """`name:folder`: all that is below it is looked at."""
     to: OneOrMore[str] | None = None
-    """Every file goes here (`lake:`, `lake:in/{path}`, one or a list); instead of `rules`."""
+    """Every file goes here (`lake:`, `lake:in/{path}`); instead of `rules`."""
     transform: OneOrMore[str | dict[str, Any]] = ()
     """With `to`: what is done to the bytes on their way: names, or `{name: {option: value}}`."""
     rules: tuple[RuleModel, ...] | None = None
     """Ordered; the first that matches decides."""
     trigger: TriggerModel | None = None
     settle: Annotated[SettleModel | None, BeforeValidator(_settle)] = None
-    """`none`: files are taken as they are first seen."""
+    """When a file counts as finished by its sender; `none`: as soon as it is seen."""
     include: OneOrMore[str] = ()
     """Globs; if there are any, other files are left out."""
     exclude: OneOrMore[str] = ()
     """Globs; they go before `include`."""
     min_age: Seconds | None = Field(default=None, ge=0)
-    """By the modification time at the source."""
+    """Younger files are left out, by the modification time at the source."""
     max_age: Seconds | None = Field(default=None, gt=0)
-    """By the modification time at the source."""
+    """Older files are left out."""
     min_size: ByteSize | None = Field(default=None, ge=0)
+    """Smaller files are left out."""
     max_size: ByteSize | None = Field(default=None, ge=0)
+    """Larger files are left out."""
     unmatched: Literal["ignore", "fail"] = "ignore"
     """What a file is that no rule takes: left alone and reported, or a failure of the run."""
     on_conflict: Literal["overwrite", "skip", "fail", "version"] = "overwrite"
@@ -259,5 +257,4 @@ class FlowModel(_Model):
     max_bytes: ByteSize | None = Field(default=None, ge=1)
     """Per run; the rest waits for the next."""
     expect: OneOrMore[ExpectModel] = ()
-    """One or a list; see below."""
     tests: tuple[TestModel, ...] = ()
