@@ -48,7 +48,7 @@ FLOWS = """
 
 Below `flows:` each flow stands under its name; the [guide](flows.md) has whole ones.
 *One or a list* means that one value need not be put into a list.
-`ledger:`, beside `endpoints:` and `flows:`, is the file of the ledger (default: `crossdock.db` beside the configuration),
+`ledger:`, beside `endpoints:` and `flows:`, is the file of the ledger (default: `crossdock.db` beside the file),
 or `postgresql://user@host/database?password=env:NAME`.
 `crossdock schema` writes all this as a JSON Schema, for editors.
 """
