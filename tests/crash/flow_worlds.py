@@ -1,0 +1,384 @@
+"""What surrounds the engines of `test_flows`: places with files, an observer of folders, drivers, and the invariants."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import select
+import shutil
+import sqlite3
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crossdock.flows.flow import Flow
+from crossdock.storage.staging import is_temporary
+from tests.crash.flow_driver import JOBS, Order
+from tests.servers import Ceph, OpenSSH
+from tests.storage.s3_places import BotoPeer
+
+__all__ = ["CONTENTS", "Driver", "Observer", "World"]
+
+_BIG = hashlib.shake_256(b"big").digest(5_600_003)
+CONTENTS: dict[str, bytes] = {
+    "empty.dat": b"",
+    "small.csv": b"a;b\n1;2\n",
+    "sub dir/na\u00efve \u2603 100%25 +&=?#[x].txt": b"awkward" * 1000,
+    "it's \"so\" -rf $(x)`y`;.bin": hashlib.shake_256(b"odd").digest(70_000),
+    "big.bin": _BIG,
+}
+_HASHES = {path: hashlib.sha256(data).hexdigest() for path, data in CONTENTS.items()}
+_FOLDERS = {"sftp", "sftp2", "disk", "disk2", "disk3"}
+
+
+class Driver:
+    """A `flow_driver` process; one run at a time."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        command = [sys.executable, "-X", "faulthandler", "-m", "tests.crash.flow_driver"]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
+        )
+
+    def close(self) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait(timeout=30)
+
+    def _ask(self, line: str) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, f"the driver ended with {self._process.wait(10)}"
+        found: dict[str, Any] = json.loads(answer)
+        return found
+
+    def run(self, order: Order) -> dict[str, Any]:
+        """How the run ended, or {"stopped": pid}: then `go_on` is next."""
+        return self._ask(json.dumps(asdict(order)))
+
+    def go_on(self) -> dict[str, Any]:
+        return self._ask("continue")
+
+
+class Observer:
+    """A reader of folders who never looks away: inotify and a look each millisecond.
+
+    Under a final name there must be nothing, or exactly what belongs there; each time that it is put there counts.
+    """
+
+    _MOVED_TO, _CREATE = 0x80, 0x100
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._fd = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._watched: dict[int, Path] = {}
+        self._expected: dict[Path, dict[Path, str]] = {}
+        self._seen: dict[Path, tuple[int, int, int]] = {}
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self.published: Counter[Path] = Counter()
+        self.wrong: list[str] = []
+        self.looks = 0
+        self._thread = threading.Thread(target=self._watch, name="observer", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        os.close(self._fd)
+
+    @contextmanager
+    def on(self, root: Path, expected: dict[Path, str]) -> Iterator[None]:
+        """Watch what happens below `root`; `expected`: SHA-256 of what each file must hold."""
+        with self._lock:
+            for folder in (root, *(path for path in root.rglob("*") if path.is_dir())):
+                number = self._libc.inotify_add_watch(self._fd, os.fsencode(folder), self._MOVED_TO | self._CREATE)
+                assert number > 0
+                self._watched[number] = folder
+            self._expected[root] = expected
+        try:
+            yield
+        finally:
+            self.drain()
+            with self._lock:
+                del self._expected[root]
+                for number, folder in list(self._watched.items()):
+                    if folder.is_relative_to(root):
+                        self._libc.inotify_rm_watch(self._fd, number)
+                        del self._watched[number]
+
+    def drain(self) -> None:
+        """Returns when everything that has happened so far was looked at."""
+        with self._lock:
+            self._events()
+
+    def _watch(self) -> None:
+        while not self._ended.is_set():
+            select.select([self._fd], [], [], 0.001)
+            with self._lock:
+                self._events()
+                for expected in self._expected.values():
+                    for path, sha256 in expected.items():
+                        self._look(path, sha256)
+                self.looks += 1
+
+    def _events(self) -> None:
+        try:
+            data = os.read(self._fd, 1 << 16)
+        except BlockingIOError:
+            return
+        at = 0
+        while at < len(data):
+            number, _, _, length = struct.unpack_from("iIII", data, at)
+            name = data[at + 16 : at + 16 + length].rstrip(b"\0")
+            at += 16 + length
+            folder = self._watched.get(number)
+            if folder is not None and not is_temporary(os.fsdecode(name)):
+                path = folder / os.fsdecode(name)
+                if path.is_dir():
+                    continue
+                self.published[path] += 1
+                for expected in self._expected.values():
+                    if path in expected:
+                        self._look(path, expected[path])
+
+    def _look(self, path: Path, sha256: str) -> None:
+        try:
+            status = path.stat()
+            mark = (status.st_ino, status.st_size, status.st_mtime_ns)
+            if self._seen.get(path) == mark:
+                return
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return
+        self._seen[path] = mark
+        if hashlib.sha256(data).hexdigest() != sha256:
+            self.wrong.append(f"{path}: {len(data)} bytes that do not belong there")
+
+
+@dataclass
+class World:
+    """The places of one scenario, empty but for the source's files."""
+
+    job: str
+    name: str
+    openssh: OpenSSH
+    ceph: Ceph
+    peer: BotoPeer
+    disk: Path
+    contents: dict[str, bytes] = field(default_factory=lambda: CONTENTS)
+    endpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        used = {self.flow.source.endpoint, *self.targets}
+        folders = {path.rpartition("/")[0] for path in self.contents if "/" in path}
+        for endpoint in sorted(used):
+            root = self.root(endpoint)
+            if endpoint in _FOLDERS:
+                root.mkdir(parents=True)
+                for folder in folders:
+                    (root / folder).mkdir(parents=True)
+            self.endpoints[endpoint] = self._settings(endpoint)
+        for path, data in self.contents.items():
+            self.put(path, data)
+
+    @property
+    def flow(self) -> Flow:
+        return JOBS[self.job]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(each.endpoint for each in self.flow.rules[0].to)
+
+    @property
+    def ledger(self) -> Path:
+        return self.disk / self.name / "ledger.db"
+
+    def root(self, endpoint: str) -> Path:
+        """The folder of an endpoint on this machine; of a bucket, the prefix."""
+        if endpoint.startswith("sftp"):
+            return self.openssh.folder / self.name / endpoint
+        if endpoint.startswith("disk"):
+            return self.disk / self.name / endpoint
+        return Path(self.name) / endpoint
+
+    def _settings(self, endpoint: str) -> dict[str, Any]:
+        if endpoint.startswith("disk"):
+            return {"type": "local", "root": str(self.root(endpoint)), "fsync": False}
+        if endpoint.startswith("sftp"):
+            return {
+                "type": "sftp",
+                "host": self.openssh.host,
+                "port": self.openssh.port,
+                "user": self.openssh.user,
+                "private_key": f"file:{self.openssh.key}",
+                "host_key": self.openssh.fingerprint,
+                "root": str(self.root(endpoint)),
+                "timeout": "20s",
+            }
+        return {
+            "type": "s3",
+            "bucket": self.peer.bucket,
+            "root": str(self.root(endpoint)),
+            "endpoint_url": self.ceph.endpoint_url,
+            "region": "us-east-1",
+            "part_size": "5M",
+            "timeout": "20s",
+        }
+
+    def put(self, path: str, data: bytes) -> None:
+        """A file at the source."""
+        endpoint = self.flow.source.endpoint
+        if endpoint in _FOLDERS:
+            (self.root(endpoint) / path).write_bytes(data)
+        else:
+            self.peer.write(f"{self.root(endpoint)}/{path}", data)
+
+    def order(self, **more: Any) -> Order:
+        self.ledger.parent.mkdir(parents=True, exist_ok=True)
+        return Order(job=self.job, endpoints=self.endpoints, ledger=str(self.ledger), **more)
+
+    def expected(self, endpoint: str) -> dict[Path, str]:
+        return {
+            self.root(endpoint) / path: hashlib.sha256(data).hexdigest() for path, data in self.contents.items()
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The ledger's transfers, read by other means than its own."""
+        if not self.ledger.exists():
+            return []
+        connection = sqlite3.connect(self.ledger)
+        connection.row_factory = sqlite3.Row
+        try:
+            return [dict(row) for row in connection.execute("SELECT * FROM transfers ORDER BY id")]
+        finally:
+            connection.close()
+
+    def events(self, id: int) -> list[tuple[str, str]]:
+        """(who, state) in order."""
+        connection = sqlite3.connect(self.ledger)
+        try:
+            return connection.execute("SELECT who, state FROM events WHERE transfer = ? ORDER BY id", (id,)).fetchall()
+        finally:
+            connection.close()
+
+    # The invariants
+
+    def open(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows() if row["state"] in ("pending", "running", "delivered")]
+
+    def check_sources(self) -> None:
+        """I6: a source is only touched when all its transfers are recorded as delivered."""
+        states: dict[str, set[str]] = {}
+        for row in self.rows():
+            states.setdefault(row["path"], set()).add(row["state"])
+        after = self.flow.after
+        for path in self.contents:
+            arrived = states.get(path, set()) and states[path] <= {"delivered", "done"}
+            if not arrived:
+                assert self._source(path) == self.contents[path], f"{path} was touched in states {states.get(path)}"
+                if after.tag:
+                    assert not self._tags(path), path
+
+    def check_end(self) -> None:
+        """I1 to I5, and that what follows a delivery was done."""
+        rows = self.rows()
+        found = Counter((row["target"], row["target_path"]) for row in rows)
+        assert found == Counter((target, path) for target in self.targets for path in self.contents)
+        assert {row["state"] for row in rows} == {"done"}, [(r["path"], r["state"], r["error"]) for r in rows]
+        for row in rows:
+            receipt = json.loads(row["receipt"])
+            assert receipt.get("sha256") in (None, _hash(self.contents, row["path"])), row
+        for target in self.targets:
+            if target in _FOLDERS:
+                self._check_folder(self.root(target))
+            else:
+                self._check_keys(f"{self.root(target)}/")
+        after = self.flow.after
+        for path, data in self.contents.items():
+            if after.takes_source:
+                assert self._source(path) is None, f"{path} is still there"
+                if after.archive:
+                    assert self._source(f"{after.archive}/{path}") == data
+            else:
+                assert self._source(path) == data
+                if after.tag:
+                    assert self._tags(path) == dict(after.tag)
+        if self.flow.source.endpoint in _FOLDERS:
+            assert [str(path) for path in self.root(self.flow.source.endpoint).rglob("*") if _is_left(path)] == []
+
+    def _check_folder(self, root: Path) -> None:
+        there = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        assert sorted(there) == sorted(self.contents), "the names at the target"
+        assert there == self.contents
+
+    def _check_keys(self, prefix: str) -> None:
+        versions = self.versions(prefix)
+        assert Counter(key for key, _, _ in versions) == Counter(list(self.contents)), "published once each"
+        for key, version, etag in versions:
+            data = self.contents[key]
+            if etag != hashlib.md5(data).hexdigest():
+                body = self.peer.client.get_object(Bucket=self.peer.bucket, Key=prefix + key, VersionId=version)["Body"]
+                assert body.read() == data, key
+
+    def versions(self, prefix: str) -> list[tuple[str, str, str]]:
+        pages = self.peer.client.get_paginator("list_object_versions").paginate(Bucket=self.peer.bucket, Prefix=prefix)
+        return [
+            (item["Key"].removeprefix(prefix), item["VersionId"], item["ETag"].strip('"'))
+            for page in pages
+            for item in page.get("Versions", [])
+        ]
+
+    def uploads(self) -> list[dict[str, Any]]:
+        return [each for each in self.peer.uploads() if each["Key"].startswith(f"{self.name}/")]
+
+    def _source(self, path: str) -> bytes | None:
+        endpoint = self.flow.source.endpoint
+        if endpoint in _FOLDERS:
+            try:
+                return (self.root(endpoint) / path).read_bytes()
+            except FileNotFoundError:
+                return None
+        try:
+            return self.peer.read(f"{self.root(endpoint)}/{path}")
+        except self.peer.client.exceptions.NoSuchKey:
+            return None
+
+    def _tags(self, path: str) -> dict[str, str]:
+        key = f"{self.root(self.flow.source.endpoint)}/{path}"
+        found = self.peer.client.get_object_tagging(Bucket=self.peer.bucket, Key=key)["TagSet"]
+        return {tag["Key"]: tag["Value"] for tag in found}
+
+    def remove(self) -> None:
+        """What takes room on disks; the bucket is emptied at the end."""
+        for root in (self.openssh.folder / self.name, self.disk / self.name):
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def _hash(contents: dict[str, bytes], path: str) -> str:
+    return _HASHES[path] if contents is CONTENTS else hashlib.sha256(contents[path]).hexdigest()
+
+
+def _is_left(path: Path) -> bool:
+    return is_temporary(path.name)
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait for another process."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
