@@ -65,17 +65,26 @@ def page() -> str:
 def _command(name: str) -> str:
     module, _, attribute = COMMANDS[name][0].partition(":")
     command: click.Command = getattr(importlib.import_module(module), attribute)
+    return _described(command, name, "###")
+
+
+def _described(command: click.Command, name: str, level: str) -> str:
+    """A command; below a group, those of it."""
     context = click.Context(command, info_name=f"crossdock {name}")
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     text = inspect.cleandoc(command.help or "")
-    head = f"\n### {name}\n\n`{usage}`\n\n{text}\n"
+    found = f"\n{level} {name}\n\n`{usage}`\n\n{text}\n"
     lines: list[str] = []
     for parameter in command.params:
         if isinstance(parameter, click.Option) and parameter.name not in _GLOBAL:
             row = parameter.get_help_record(context)
             if row is not None:
                 lines.append(f"| `{row[0]}` | {_cell(row[1])} |\n")
-    return head + ("\n| option | what it does |\n|---|---|\n" + "".join(lines) if lines else "")
+    if lines:
+        found += "\n| option | what it does |\n|---|---|\n" + "".join(lines)
+    if isinstance(command, click.Group):
+        found += "".join(_described(each, f"{name} {part}", f"{level}#") for part, each in command.commands.items())
+    return found
 
 
 def _exit_codes() -> str:

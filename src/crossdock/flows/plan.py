@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -128,7 +128,7 @@ class Planner:
 
     def decide(self, entry: Entry, seen: Seen, beside: Beside, now: datetime) -> Decision:
         """For a file that is not skipped and that the ledger does not know."""
-        waits = self._waits(entry, seen, beside)
+        waits = next(self.waits(entry, seen, beside), None)
         try:
             routed = self.routes.route(entry, now)
         except ConfigError as error:
@@ -140,26 +140,25 @@ class Planner:
             return Decision(entry, "settle", waits[0], routed.places, routed.rule, waits[1])
         return Decision(entry, "move", routed.reason, routed.places, routed.rule)
 
-    def _waits(self, entry: Entry, seen: Seen, beside: Beside) -> tuple[str, float | None] | None:
-        """Why it is not finished, and in how many seconds it may be."""
+    def waits(self, entry: Entry, seen: Seen, beside: Beside) -> Iterator[tuple[str, float | None]]:
+        """All that a file still waits for, each with the seconds after which waiting alone may do; None: it cannot."""
         settle = self.flow.settle
         if entry.size is not None and entry.size < settle.min_size:
-            return f"{entry.size} bytes, smaller than settle.min_size ({settle.min_size})", None
+            yield f"{entry.size} bytes, smaller than settle.min_size ({settle.min_size})", None
         if self._marker is not None:
             wanted = _beside(self._marker[0], entry.path)
+            marked = beside.markers.get(wanted)
             if wanted not in beside.markers:
-                return f"there is no {wanted}", None
-            marked = beside.markers[wanted]
-            if marked is not None and entry.modified is not None and marked < entry.modified - _SAME_TIME:
-                return f"{wanted} is older than the file", None
+                yield f"there is no {wanted}", None
+            elif marked is not None and entry.modified is not None and marked < entry.modified - _SAME_TIME:
+                yield f"{wanted} is older than the file", None
         if self._manifest is not None and entry.path not in beside.listed:
-            return "no manifest lists it", None
+            yield "no manifest lists it", None
         quiet = (seen.last_seen - seen.first_seen).total_seconds()
         if quiet < settle.seconds:
-            return f"unchanged for {quiet:.0f} of {settle.seconds:g} s", settle.seconds - quiet
+            yield f"unchanged for {quiet:.0f} of {settle.seconds:g} s", settle.seconds - quiet
         if seen.count < settle.sightings:
-            return f"seen unchanged {seen.count} of {settle.sightings} times", 0.0
-        return None
+            yield f"seen unchanged {seen.count} of {settle.sightings} times", 0.0
 
 
 def ordered(decisions: Iterable[Decision], flow: Flow) -> tuple[list[Decision], int]:

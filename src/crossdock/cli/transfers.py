@@ -1,0 +1,325 @@
+"""transfers: look at what the ledger holds, try failed ones again, cancel, export, prune."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from crossdock.cli import exits
+from crossdock.cli.choosing import filtered, filters_of
+from crossdock.cli.engine import ledger_option
+from crossdock.cli.options import DURATION
+from crossdock.cli.output import as_json as to_json
+from crossdock.cli.output import count, emit, human_size
+from crossdock.cli.rows import (
+    aligned,
+    existing_ledger,
+    history_json,
+    moment,
+    source_of,
+    target_of,
+    transfer_json,
+)
+from crossdock.cli.session import Session, common
+from crossdock.errors import NotFound, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from crossdock.ledger.base import Event, Ledger, State, Transfer
+
+__all__ = ["transfers"]
+
+_BATCH = 500
+_EARLIEST = timedelta(days=2)
+
+
+@click.group()
+@common
+def transfers() -> None:
+    """Look at the ledger's transfers, and act on them by hand.
+
+    A transfer is one file to one destination; its row stays for as long as the file may come again.
+    """
+
+
+@transfers.command("list")
+@filtered
+@click.option("--limit", metavar="N", type=click.IntRange(1), default=100, show_default=True, help="Rows of one page.")
+@click.option("--below", metavar="ID", type=int, help="Only ids below this one: the next page.")
+@ledger_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@common
+@click.pass_obj
+def list_(session: Session, /, limit: int, below: int | None, as_json: bool, **options: Any) -> None:
+    """List transfers, the newest first.
+
+    Columns: id, state, last change, attempts, size, flow, where from and to; of those that failed, why.
+    """
+    filters = filters_of(options, below=below)
+
+    async def work() -> None:
+        found: list[Transfer] = []
+        async with existing_ledger(session, options["ledger"]) as ledger, aclosing(filters.find(ledger)) as rows:
+            async for transfer in rows:
+                found.append(transfer)
+                if len(found) > limit:
+                    break
+        more = len(found) > limit
+        _print(found[:limit], as_json)
+        if more:
+            session.say(f"there are more; the next page: --below {found[limit - 1].id}")
+
+    session.run(work)
+
+
+def _print(found: Sequence[Transfer], as_json: bool) -> None:
+    if as_json:
+        sys.stdout.writelines(to_json(transfer_json(each)) + "\n" for each in found)
+    else:
+        sys.stdout.writelines(line + "\n" for line in aligned([_row(each) for each in found], right=(0, 3, 4)))
+
+
+def _row(transfer: Transfer) -> list[str]:
+    size = "-" if transfer.entry.size is None else human_size(transfer.entry.size)
+    places = f"{source_of(transfer)} → {target_of(transfer)}"
+    if transfer.error:
+        places += f": {shown(transfer.error)}"
+    return [
+        str(transfer.id),
+        str(transfer.state),
+        moment(transfer.changed),
+        str(transfer.attempts),
+        size,
+        transfer.flow,
+        places,
+    ]
+
+
+@transfers.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, type=int)
+@ledger_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@common
+@click.pass_obj
+def show(session: Session, ids: tuple[int, ...], ledger: str | None, as_json: bool) -> None:
+    """Show all that the ledger knows of transfers: the row, the receipt, and every change with its reason."""
+
+    async def work() -> None:
+        async with existing_ledger(session, ledger) as opened:
+            for number, transfer in enumerate(await _all_of(opened, ids)):
+                history = await opened.history(transfer.id)
+                if as_json:
+                    receipt = {"receipt": dict(transfer.receipt)} if transfer.receipt else {}
+                    emit(transfer_json(transfer) | receipt | {"history": history_json(history)})
+                else:
+                    if number:
+                        click.echo()
+                    for line in _described(transfer, history):
+                        click.echo(line)
+
+    session.run(work)
+
+
+def _described(transfer: Transfer, history: Sequence[Event]) -> list[str]:
+    from crossdock.flows.explain import what_next
+
+    entry = transfer.entry
+    rows = [
+        ("transfer", f"{transfer.id} of flow {transfer.flow}"),
+        ("source", source_of(transfer)),
+        ("size", "unknown" if entry.size is None else str(entry.size)),
+        ("modified", moment(entry.modified) if entry.modified else "unknown"),
+        ("fingerprint", shown(transfer.fingerprint)),
+        ("target", target_of(transfer)),
+        ("state", f"{transfer.state} since {moment(transfer.changed)}"),
+        ("attempts", str(transfer.attempts)),
+    ]
+    if transfer.rescues:
+        rows.append(("rescues", str(transfer.rescues)))
+    if transfer.error:
+        rows.append(("error", shown(transfer.error)))
+    rows.append(("next", shown(what_next(transfer, datetime.now(UTC)))))
+    lines = [f"{key:<12} {value}" for key, value in rows]
+    if transfer.receipt:
+        lines.append("receipt")
+        lines += [f"  {key:<10} {shown(_plain(value))}" for key, value in transfer.receipt.items()]
+    lines.append("history")
+    table = [
+        [moment(each.at), f"{each.was or '(new)'} → {each.now}", shown(each.who), shown(each.why)] for each in history
+    ]
+    return [*lines, *(f"  {line}" for line in aligned(table))]
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@transfers.command()
+@click.argument("ids", metavar="[ID]...", nargs=-1, type=int)
+@filtered
+@click.option("--all", "everything", is_flag=True, help="Every failed one, without any filter.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say which ones, and change nothing.")
+@click.option("--why", metavar="TEXT", default="tried again by hand", show_default=True, help="Kept in the history.")
+@ledger_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line, with what was changed.")
+@common
+@click.pass_obj
+def retry(session: Session, /, ids: tuple[int, ...], **options: Any) -> int:
+    """Try transfers again, now, with their attempts counted anew: by id, or by filters.
+
+    Filters find those that failed, unless --state says otherwise. What waits for its next attempt waits no more; a
+    transfer that is done, or under way, stays as it is.
+    """
+    from crossdock.flows.explain import retriable
+    from crossdock.ledger.base import State
+
+    states = frozenset({State.FAILED})
+    refused = frozenset({State.DONE, State.RUNNING})
+    change = _Change(session, options, "to be tried again", states, refused, retriable)
+    return session.run(lambda: change.run(ids, lambda ledger: ledger.requeue))
+
+
+@transfers.command()
+@click.argument("ids", metavar="[ID]...", nargs=-1, type=int)
+@filtered
+@click.option("--all", "everything", is_flag=True, help="Every one that is not delivered yet, without any filter.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say which ones, and change nothing.")
+@click.option("--why", metavar="TEXT", default="cancelled by hand", show_default=True, help="Kept in the history.")
+@ledger_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line, with what was changed.")
+@common
+@click.pass_obj
+def cancel(session: Session, /, ids: tuple[int, ...], **options: Any) -> int:
+    """Give up transfers that are not delivered yet: by id, or by filters.
+
+    Whoever is at one loses its lease, and publishes nothing. The file is not sent again until it changes, or until
+    'crossdock transfers retry'.
+    """
+    from crossdock.ledger.base import State
+
+    states = frozenset({State.PENDING, State.RUNNING})
+    change = _Change(
+        session, options, "cancelled", states, frozenset(State) - states, lambda transfer: transfer.state in states
+    )
+    return session.run(lambda: change.run(ids, lambda ledger: ledger.cancel))
+
+
+class _Change:
+    """retry or cancel. `states`: those that filters find; `refused`: those that it never changes."""
+
+    def __init__(
+        self,
+        session: Session,
+        options: dict[str, Any],
+        words: str,
+        states: frozenset[State],
+        refused: frozenset[State],
+        possible: Callable[[Transfer], bool],
+    ) -> None:
+        self.session, self.options, self.words, self.possible = session, options, words, possible
+        self.filters = filters_of(options, default=states)
+        wrong = self.filters.query.states & refused
+        if wrong:
+            raise click.UsageError(f"--state {min(wrong)}: those stay as they are")
+
+    async def run(self, ids: tuple[int, ...], method: Callable[[Ledger], Callable[..., Awaitable[list[int]]]]) -> int:
+        options, given = self.options, self.filters.given
+        if ids and (given or options["everything"]):
+            raise click.UsageError("give either ids or filters")
+        if not ids and not given and not options["everything"]:
+            raise click.UsageError("say which transfers: by id, by a filter, or --all")
+        async with existing_ledger(self.session, options["ledger"]) as ledger:
+            if ids:
+                found = await _all_of(ledger, ids)
+            else:
+                async with aclosing(self.filters.find(ledger)) as rows:
+                    found = [transfer async for transfer in rows]
+                found = sorted((each for each in found if self.possible(each)), key=lambda each: each.id)
+            wanted = [each.id for each in found if self.possible(each)]
+            changed = set(wanted) if options["dry_run"] else set()
+            for start in range(0, 0 if options["dry_run"] else len(wanted), _BATCH):
+                batch = wanted[start : start + _BATCH]
+                changed.update(await method(ledger)(batch, who=_who(), why=options["why"]))
+            after = found if options["dry_run"] else [await ledger.get(each.id) or each for each in found]
+        self._tell(after, changed)
+        return exits.OK if len(changed) == len(found) else exits.SOME
+
+    def _tell(self, found: list[Transfer], changed: set[int]) -> None:
+        dry = self.options["dry_run"]
+        if self.options["as_json"]:
+            for each in found:
+                emit({"changed": each.id in changed and not dry, "would": each.id in changed} | transfer_json(each))
+        else:
+            _print([each for each in found if each.id in changed], as_json=False)
+        for each in found:
+            if each.id not in changed:
+                click.echo(f"transfer {each.id} stays as it is: {each.state}", err=True)
+        self.session.say(f"{count(len(changed), 'transfer')} {'would be ' if dry else ''}{self.words}")
+
+
+@transfers.command()
+@ledger_option
+@common
+@click.pass_obj
+def export(session: Session, ledger: str | None) -> None:
+    """Write every transfer with its receipt and history to stdout, one JSON object per line."""
+
+    async def work() -> None:
+        async with existing_ledger(session, ledger) as opened, aclosing(opened.export()) as lines:
+            async for line in lines:
+                sys.stdout.write(line + "\n")
+
+    session.run(work)
+
+
+@transfers.command()
+@click.option(
+    "--older-than", type=DURATION, default="30d", show_default=True, help="Ended, and gone from the source, so long."
+)
+@ledger_option
+@common
+@click.pass_obj
+def prune(session: Session, older_than: float, ledger: str | None) -> None:
+    """Drop transfers that ended long ago and whose file is gone from its source; failed ones are kept.
+
+    At least two days; what is still listed at its source stays, else it would be sent again.
+    """
+    age = timedelta(seconds=older_than)
+    if age < _EARLIEST:
+        raise click.UsageError("--older-than: at least 2d")
+
+    async def work() -> None:
+        async with existing_ledger(session, ledger) as opened:
+            session.say(f"{count(await opened.prune(age), 'transfer')} dropped")
+
+    session.run(work)
+
+
+async def _all_of(ledger: Ledger, ids: Sequence[int]) -> list[Transfer]:
+    """Raises `NotFound` for the first one that is not there, before anything is done."""
+    found = []
+    for id in dict.fromkeys(ids):
+        transfer = await ledger.get(id)
+        if transfer is None:
+            raise NotFound(
+                "the ledger has no such transfer",
+                operation="get",
+                endpoint="ledger",
+                path=str(id),
+                hint="crossdock transfers list, or crossdock where NAME",
+            )
+        found.append(transfer)
+    return found
+
+
+def _who() -> str:
+    """How the history names a person."""
+    return f"{os.environ.get('USER') or os.getuid()}@{socket.gethostname()}"

@@ -1,0 +1,159 @@
+"""Finding transfers and files by what people know of them: a name, a path or a glob, at the source or the target."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from crossdock.errors import ConfigError
+from crossdock.flows.filters import compile_glob
+from crossdock.flows.plan import Planner
+from crossdock.ledger.base import Ledger, Query, Transfer
+from crossdock.storage.base import Entry
+from crossdock.storage.storage import Storage
+
+__all__ = ["Found", "arrived_path", "at_source", "by_name", "files_of", "matching"]
+
+_PAGE = 500
+
+
+async def matching(
+    ledger: Ledger, query: Query, *, path: str | None = None, target_path: str | None = None
+) -> AsyncGenerator[Transfer]:
+    """All that meet the query (its limit aside) and these globs of `flows.filters`, the newest first.
+
+    Memory: a page. Raises `ValueError` for a glob that cannot be read.
+    """
+    source = compile_glob(path) if path is not None else None
+    target = compile_glob(target_path) if target_path is not None else None
+    query = replace(query, limit=_PAGE)
+    if path is not None:
+        query = replace(query, path=_coarse(path))
+    if target_path is not None:
+        query = replace(query, target_path=_coarse(target_path))
+    while page := await ledger.find(query):
+        for transfer in page:
+            if source is not None and not source.match(transfer.entry.path):
+                continue
+            if target is not None and not target.match(transfer.target_path):
+                continue
+            yield transfer
+        if len(page) < _PAGE:
+            return
+        query = replace(query, before=page[-1].id)
+
+
+async def by_name(ledger: Ledger, text: str, *, flow: str | None = None, limit: int = 1000) -> list[Transfer]:
+    """The newest transfers of files that a person calls `text`, at most `limit` by each way of looking.
+
+    A name without a slash is the last component of the source's or of the target's path; with one, the path or its
+    end. Only if nothing is called exactly that, `text` is taken as a glob.
+    """
+    text = text.strip("/")
+    if not text:
+        return []
+    name = text.rpartition("/")[2]
+    # A number that on_conflict: version gave a file is not in the path that was planned.
+    planned = {name, re.sub(r"~\d+(?=(?:\.[^.]*)?$)", "", name)}
+    queries = [Query(flow=flow, name=name)]
+    queries += [Query(flow=flow, target_path="*" + each.replace("?", "*")) for each in sorted(planned)]
+    found: dict[int, Transfer] = {}
+    for query in queries:
+        count = 0
+        async for transfer in matching(ledger, query):
+            paths = (transfer.entry.path, transfer.target_path, arrived_path(transfer))
+            if any(path == text or path.endswith(f"/{text}") for path in paths):
+                found[transfer.id] = transfer
+                count += 1
+            if count == limit:
+                break
+    if not found and _compiled(text) is not None:
+        for globs in ({"path": text}, {"target_path": text}):
+            count = 0
+            async for transfer in matching(ledger, Query(flow=flow), **globs):
+                found[transfer.id] = transfer
+                count += 1
+                if count == limit:
+                    break
+    return [found[id] for id in sorted(found, reverse=True)]
+
+
+def _compiled(text: str) -> re.Pattern[str] | None:
+    """None for what is no glob: a name may have a "[" of its own."""
+    try:
+        return compile_glob(text) if re.search(r"[*?\[{]", text) else None
+    except ValueError:
+        return None
+
+
+def files_of(transfers: Sequence[Transfer]) -> list[list[Transfer]]:
+    """The transfers of one and the same file together, in the order of adding; the newest file first."""
+    found: dict[tuple[str, str, str, str, bool], list[Transfer]] = {}
+    for transfer in transfers:
+        key = (transfer.flow, transfer.source, transfer.entry.path, transfer.fingerprint, transfer.gone)
+        found.setdefault(key, []).append(transfer)
+    return [sorted(several, key=lambda each: each.id) for several in found.values()]
+
+
+def arrived_path(transfer: Transfer) -> str:
+    """Where the file lies at the target: what the receipt says, else what was planned."""
+    receipt: Mapping[str, Any] = transfer.receipt or {}
+    entry = receipt.get("target_entry")
+    path = entry.get("path") if isinstance(entry, Mapping) else None
+    if path is None and isinstance(receipt.get("target"), str):
+        path = receipt["target"].partition(":")[2]
+    return str(path or transfer.target_path)
+
+
+def _coarse(glob: str) -> str | None:
+    """A pattern of the ledger's that takes at least what the glob takes; None where there is no such short one."""
+    if re.search(r"[\[\\{]", glob):
+        return None
+    bare = glob.rstrip("/")
+    pattern = bare.lstrip("/").replace("**/", "*").replace("?", "*")
+    return ("" if "/" in bare else "*") + pattern + ("/*" if glob.endswith("/") else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file at a flow's source, for a name that the ledger does not know."""
+
+    flow: str
+    source: str
+    """The endpoint's name."""
+    entry: Entry
+    """Its path is the endpoint's."""
+    said: str
+    """What the flow's rules and filters make of it."""
+
+
+async def at_source(planner: Planner, storage: Storage, text: str, now: datetime, *, limit: int = 20) -> list[Found]:
+    """Files of that name, path or glob at a flow's source, at most `limit`. Lists the source; notes nothing."""
+    text = text.strip("/")
+    pattern = _compiled(text)
+    found: list[Found] = []
+    async with aclosing(storage.walk(planner.flow.source.path)) as entries:
+        async for entry in entries:
+            path = entry.path
+            if path != text and not path.endswith(f"/{text}") and (pattern is None or not pattern.match(path)):
+                continue
+            found.append(Found(planner.flow.name, storage.endpoint, entry, _said(planner, planner.below(entry), now)))
+            if len(found) == limit:
+                break
+    return found
+
+
+def _said(planner: Planner, entry: Entry, now: datetime) -> str:
+    left_out = planner.skipped(entry, now)
+    if left_out is not None:
+        return f"it is left out: {left_out}"
+    try:
+        routed = planner.routes.route(entry, now)
+    except ConfigError as error:
+        return error.message
+    to = f", to {' and '.join(str(place) for place in routed.places)}" if routed.places else ""
+    return f"{routed.reason}{to}"
