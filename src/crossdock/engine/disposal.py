@@ -273,7 +273,8 @@ class _Work:
             return "removed the source", True
         except NotFound:
             return await self.taken() or "the source was gone", True
-        return ("removed the source", True) if await self.clear_aside() else (_NEWER, False)
+        # What is not there any more was removed by another worker.
+        return (_NEWER, False) if await self.clear_aside() is False else ("removed the source", True)
 
     async def _set_aside(self) -> None:
         try:
@@ -282,12 +283,12 @@ class _Work:
             await self.clear_aside()
             await self._storage.rename(self._path, self._aside)
 
-    async def clear_aside(self) -> bool:
-        """Remove what was set aside, or put it back if it is something else. True if it was removed."""
+    async def clear_aside(self) -> bool | None:
+        """Remove what was set aside (True), or put it back if it is something else (False). None: nothing is there."""
         try:
             there = await self._storage.stat(self._aside)
         except NotFound:
-            return False
+            return None
         if not is_still(self._meant, there, self._storage):
             try:
                 await self._storage.rename(self._aside, self._path)

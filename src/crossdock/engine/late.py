@@ -21,6 +21,8 @@ LATE = "late"
 """The kind of the ledger's marks: one for each deadline that was missed and told."""
 _MET = "late.met"
 """One for each deadline that was met, so that its files are not counted again."""
+_SINCE = "late.since"
+"""One for each flow: when it was first asked about. Nobody is late for what was not expected yet."""
 _BACK = timedelta(days=20)
 """Earlier deadlines that can matter are not older."""
 _PAGE = 1000
@@ -34,7 +36,8 @@ async def check_late(
 ) -> list[Late]:
     """Deadlines of the last day that were missed and that nobody was told of yet. Tells, through `outbox` if given.
 
-    The notices are durable before the deadline counts as told. Raises `LedgerError`.
+    Those that passed before the first call ever are nobody's fault. The notices are durable before the deadline
+    counts as told. Raises `LedgerError`.
     """
     now = clock()
     open_, missed = await _undecided(flow, ledger, now)
@@ -70,10 +73,15 @@ async def missing(flow: Flow, ledger: Ledger, now: datetime, missed: frozenset[s
 
 async def _undecided(flow: Flow, ledger: Ledger, now: datetime) -> tuple[list[Due], frozenset[str]]:
     deadlines = due(flow, now)
-    if not deadlines:
+    if not flow.expect:
         return [], frozenset()
+    # Marks with a time at which they are due are never pruned.
+    if await ledger.mark(flow.name, _SINCE, "first", due=now):
+        return [], frozenset()
+    (first,) = await ledger.marks(flow.name, _SINCE)
     missed, met = await _keys(flow, ledger, LATE, now), await _keys(flow, ledger, _MET, now)
-    return [one for one in deadlines if one.key not in missed and one.key not in met], missed
+    told = missed | met
+    return [one for one in deadlines if one.deadline > first.at and one.key not in told], missed
 
 
 async def _keys(flow: Flow, ledger: Ledger, kind: str, now: datetime) -> frozenset[str]:

@@ -26,9 +26,9 @@ Send = Callable[["Webhook | Mail", Notice], Awaitable[None]]
 OUTBOX = "outbox"
 """The kind of the ledger's marks: one for each notice and receiver that is still to be told."""
 _SENDING = "outbox.sending"
-"""Made by who sends one, so that two processes do not send it at once."""
+"""Made by who sends one, and left there once it was taken: others may have listed it before."""
 _ABANDONED = timedelta(minutes=10)
-"""Whoever made such a mark so long ago is dead."""
+"""Whoever made such a mark so long ago has ended, one way or another."""
 _GIVE_UP = timedelta(days=3)
 _PAGE = 100
 _PAUSE = 15.0
@@ -83,19 +83,14 @@ class Outbox:
         sent, after, now = 0, "", self._clock()
         stuck = await self._ledger.marks(self._flow.name, _SENDING)
         await self._ledger.unmark(self._flow.name, _SENDING, [mark.key for mark in stuck if now - mark.at > _ABANDONED])
-        while page := await self._ledger.marks(
-            self._flow.name, OUTBOX, due_before=now, limit=_PAGE, after=after or None
-        ):
+        while page := await self._ledger.marks(self._flow.name, OUTBOX, limit=_PAGE, after=after or None):
             after = page[-1].key
             for mark in page:
                 channel = mark.key.partition(" ")[0]
                 if channel in self._receivers and self._is_paused(channel):
                     continue
                 if await self._ledger.mark(self._flow.name, _SENDING, mark.key):
-                    try:
-                        sent += await self._again(channel, mark)
-                    finally:
-                        await self._ledger.unmark(self._flow.name, _SENDING, [mark.key])
+                    sent += await self._again(channel, mark)
         return sent
 
     async def _again(self, channel: str, mark: Mark) -> bool:
@@ -106,6 +101,7 @@ class Outbox:
         if fate == "later" and self._clock() - notice.at > _GIVE_UP:
             fate, why = "never", f": nobody took it for {_GIVE_UP.days} days"
         if fate == "later":
+            await self._ledger.unmark(self._flow.name, _SENDING, [mark.key])
             return False
         if fate == "never":
             log.error("flow %s: %s: the notice %s is dropped%s", self._flow.name, channel, notice.id, why)

@@ -150,6 +150,8 @@ async def post(
             retryable=False,
             hint="the receiver needs a certificate of a public authority for this name",
         ) from error
+    except aiohttp.InvalidURL as error:
+        raise ConfigError(f"{where}: {error.description or error}", hint="write https://host/path") from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise NotificationFailed(f"{where}: {str(error) or 'no answer in time'}", retryable=True) from error
     if 200 <= status < 300:

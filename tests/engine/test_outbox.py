@@ -1,0 +1,188 @@
+"""Notices that nobody takes wait in the ledger, and hold nothing up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from crossdock.engine.notify import Notice, NotificationFailed, channel_of
+from crossdock.engine.outbox import OUTBOX, Outbox
+from crossdock.errors import ConfigError
+from crossdock.flows.flow import Flow, Mail, Place, Rule, Webhook
+from crossdock.ledger.sqlite import SqliteLedger
+from tests.engine.clocks import Clock
+
+HOOK = Webhook(url="https://hooks.example/a", on=frozenset({"delivered", "late"}))
+MAIL = Mail(to=("ops@example.com",), sender="a@example.com", host="mail.example", on=frozenset({"late"}))
+FLOW = Flow(name="statements", source=Place("bank"), rules=(Rule(name="rules[0]"),), webhooks=(HOOK,), mails=(MAIL,))
+
+
+class Post:
+    """Takes what it is sent, or fails as it is told."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, str]] = []
+        self.tries = 0
+        self.errors: dict[str, Exception] = {}
+
+    async def __call__(self, to: Webhook | Mail, notice: Notice) -> None:
+        self.tries += 1
+        kind = channel_of(to).partition("-")[0]
+        await asyncio.sleep(0)
+        if kind in self.errors:
+            raise self.errors[kind]
+        self.taken.append((kind, notice.id))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def post() -> Post:
+    return Post()
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path, clock: Clock) -> AsyncIterator[SqliteLedger]:
+    async with SqliteLedger(tmp_path / "crossdock.db", clock=clock.seconds) as ledger:
+        yield ledger
+
+
+def outbox(ledger: SqliteLedger, clock: Clock, post: Post, flow: Flow = FLOW) -> Outbox:
+    return Outbox(flow, ledger, clock=clock, send=post)
+
+
+def notice(clock: Clock, id: str = "n1", kind: str = "late") -> Notice:
+    return Notice(id=id, kind=kind, flow="statements", at=clock(), text="text \udcff", data={"a": [1]})  # type: ignore[arg-type]
+
+
+def down(retry_after: float | None = None) -> NotificationFailed:
+    return NotificationFailed("down", retryable=True, retry_after=retry_after)
+
+
+async def kept(ledger: SqliteLedger) -> int:
+    return len(await ledger.marks("statements", OUTBOX))
+
+
+async def test_who_wants_it_is_told_at_once(ledger: SqliteLedger, clock: Clock, post: Post) -> None:
+    box = outbox(ledger, clock, post)
+    assert await box.tell(notice(clock)) == ["the webhook was told", "ops@example.com by mail was told"]
+    assert await box.tell(notice(clock, "n2", "delivered")) == ["the webhook was told"]
+    assert await box.tell(notice(clock, "n3", "failed")) == []
+    assert post.taken == [("webhook", "n1"), ("mail", "n1"), ("webhook", "n2")]
+    assert await kept(ledger) == 0
+
+
+async def test_only_who_was_not_told_is_told_again(ledger: SqliteLedger, clock: Clock, post: Post) -> None:
+    post.errors["webhook"] = down()
+    box = outbox(ledger, clock, post)
+    assert await box.tell(notice(clock)) == ["the webhook is told later", "ops@example.com by mail was told"]
+    del post.errors["webhook"]
+    assert await box.flush() == 0
+    clock.move(16)
+    assert await box.flush() == 1
+    assert post.taken == [("mail", "n1"), ("webhook", "n1")]
+    assert (await kept(ledger), await box.flush()) == (0, 0)
+
+
+async def test_a_receiver_that_is_down_is_not_asked_for_each(ledger: SqliteLedger, clock: Clock, post: Post) -> None:
+    """Once, then after 15 s, 30 s, …, at most every 15 minutes; and then all."""
+    post.errors["webhook"] = down()
+    box = outbox(ledger, clock, post)
+    for number in range(50):
+        await box.tell(notice(clock, f"n{number:02}", "delivered"))
+    assert post.tries == 1
+    times = []
+    for _ in range(2 * 1440):
+        clock.move(5)
+        before = post.tries
+        await box.flush()
+        if post.tries > before:
+            assert post.tries == before + 1
+            times.append(clock.now)
+    waits = [(after - before).total_seconds() for before, after in zip(times, times[1:], strict=False)]
+    assert waits[:6] == [30, 60, 120, 240, 480, 900]
+    assert set(waits[6:]) == {900}
+    post.errors.clear()
+    clock.move(900)
+    assert await box.flush() == 50
+    assert [id for _, id in post.taken] == [f"n{number:02}" for number in range(50)]
+
+
+async def test_the_receivers_own_pause_is_kept(ledger: SqliteLedger, clock: Clock, post: Post) -> None:
+    post.errors["webhook"] = down(retry_after=3600)
+    box = outbox(ledger, clock, post)
+    await box.tell(notice(clock, kind="delivered"))
+    post.errors.clear()
+    clock.move(3599)
+    assert await box.flush() == 0
+    clock.move(2)
+    assert await box.flush() == 1
+
+
+@pytest.mark.parametrize("error", [NotificationFailed("refused with 410", retryable=False), ConfigError("no secret")])
+async def test_what_is_refused_for_good_is_not_kept(
+    ledger: SqliteLedger, clock: Clock, post: Post, error: Exception
+) -> None:
+    post.errors["webhook"] = error
+    box = outbox(ledger, clock, post)
+    assert await box.tell(notice(clock, kind="delivered")) == [f"the webhook was not told: {error}"]
+    await box.put(notice(clock, "n2"))
+    assert await kept(ledger) == 2
+    assert await box.flush() == 1
+    assert (await kept(ledger), post.taken) == (0, [("mail", "n2")])
+
+
+async def test_it_is_given_up_after_days(ledger: SqliteLedger, clock: Clock, post: Post) -> None:
+    post.errors["webhook"] = down()
+    box = outbox(ledger, clock, post)
+    await box.tell(notice(clock, kind="delivered"))
+    clock.move(3 * 86400 - 60)
+    await box.flush()
+    assert await kept(ledger) == 1
+    clock.move(3600)
+    await box.flush()
+    assert await kept(ledger) == 0
+
+
+async def test_a_receiver_that_is_no_longer_in_the_flow(ledger: SqliteLedger, clock: Clock, post: Post) -> None:
+    await outbox(ledger, clock, post).put(notice(clock))
+    other = Flow(name="statements", source=Place("bank"), rules=FLOW.rules, mails=(MAIL,))
+    assert await outbox(ledger, clock, post, other).flush() == 1
+    assert (await kept(ledger), post.taken) == (0, [("mail", "n1")])
+
+
+async def test_what_is_put_outlives_the_process_and_is_put_once(tmp_path: Path, clock: Clock, post: Post) -> None:
+    path = tmp_path / "crossdock.db"
+    async with SqliteLedger(path, clock=clock.seconds) as ledger:
+        for _ in range(3):
+            await outbox(ledger, clock, post).put(notice(clock))
+    async with SqliteLedger(path, clock=clock.seconds) as ledger:
+        assert await outbox(ledger, clock, post).flush() == 2
+    assert sorted(post.taken) == [("mail", "n1"), ("webhook", "n1")]
+
+
+async def test_two_processes_do_not_send_one_at_once(tmp_path: Path, clock: Clock, post: Post) -> None:
+    path = tmp_path / "crossdock.db"
+    async with SqliteLedger(path, clock=clock.seconds) as one, SqliteLedger(path, clock=clock.seconds) as two:
+        for number in range(20):
+            await outbox(one, clock, post).put(notice(clock, f"n{number}", "delivered"))
+        sent = await asyncio.gather(*(outbox(ledger, clock, post).flush() for ledger in (one, two)))
+        assert sum(sent) == 20
+        assert len(set(post.taken)) == len(post.taken) == 20
+
+
+async def test_who_died_while_sending_is_replaced(ledger: SqliteLedger, clock: Clock, post: Post) -> None:
+    box = outbox(ledger, clock, post)
+    await box.put(notice(clock, kind="delivered"))
+    (mark,) = await ledger.marks("statements", OUTBOX)
+    # As a process leaves it that is killed in the middle.
+    await ledger.mark("statements", "outbox.sending", mark.key)
+    assert await box.flush() == 0
+    clock.move(601)
+    assert await box.flush() == 1
