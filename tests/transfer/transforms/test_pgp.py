@@ -254,3 +254,57 @@ def test_options_are_checked_with_the_configuration(name: str, options: dict[str
 def test_fingerprints_as_gpg_prints_them() -> None:
     found = step("pgp_encrypt", {"recipients": "e497 8e76 232b 3a8f e41f  85a6 b4b5 cf87 7684 3dc3"})
     assert found.options.recipients == ("E4978E76232B3A8FE41F85A6B4B5CF8776843DC3",)  # type: ignore[attr-defined]
+
+
+FINGERPRINT = "E4978E76232B3A8FE41F85A6B4B5CF8776843DC3"
+OTHER = "4CFC054E1F97386D28A5113E3C65F626302D4A6A"
+VALID = f"VALIDSIG {FINGERPRINT} 2026-01-31 1769817600 0 4 0 22 8 00 {FINGERPRINT}"
+DECRYPTED = ["BEGIN_DECRYPTION", "PLAINTEXT 62 0 ", "DECRYPTION_OKAY", "END_DECRYPTION"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said", "well"),
+    [
+        ("decrypt", {}, DECRYPTED, True),
+        ("decrypt", {}, [], False),
+        ("decrypt", {}, ["BEGIN_DECRYPTION", "PLAINTEXT 62 0 ", "END_DECRYPTION"], False),
+        ("decrypt", {}, [*DECRYPTED, "DECRYPTION_FAILED"], False),
+        ("decrypt", {}, [*DECRYPTED, "PLAINTEXT 62 0 "], False),
+        ("decrypt", {"signed_by": FINGERPRINT}, DECRYPTED, False),
+        ("decrypt", {"signed_by": FINGERPRINT}, [*DECRYPTED, "GOODSIG 1 a", VALID], True),
+        ("decrypt", {"signed_by": OTHER}, [*DECRYPTED, "GOODSIG 1 a", VALID], False),
+        ("decrypt", {"signed_by": FINGERPRINT}, ["GOODSIG 1 a", VALID, "PLAINTEXT 62 0 "], False),
+        ("verify", {"signed_by": FINGERPRINT}, ["GOODSIG 1 a", VALID, "PLAINTEXT 62 0 "], True),
+        ("verify", {"signed_by": FINGERPRINT}, ["GOODSIG 1 a", "PLAINTEXT 62 0 "], False),
+        ("verify", {"signed_by": FINGERPRINT}, [VALID, "PLAINTEXT 62 0 "], False),
+        ("verify", {"signed_by": FINGERPRINT}, ["GOODSIG 1 a", VALID], False),
+        ("verify", {"signed_by": FINGERPRINT}, ["GOODSIG 1 a", VALID, "BADSIG 1 b", "PLAINTEXT 62 0 "], False),
+        ("verify", {"signed_by": FINGERPRINT}, ["EXPKEYSIG 1 a", VALID, "PLAINTEXT 62 0 "], False),
+        ("verify", {"signed_by": FINGERPRINT}, ["REVKEYSIG 1 a", VALID, "PLAINTEXT 62 0 "], False),
+        ("encrypt", {"recipients": FINGERPRINT}, ["END_ENCRYPTION"], True),
+        ("encrypt", {"recipients": FINGERPRINT}, ["BEGIN_ENCRYPTION 2 9"], False),
+        ("encrypt", {"recipients": FINGERPRINT, "sign_by": OTHER}, ["END_ENCRYPTION"], False),
+        ("sign", {"key": FINGERPRINT}, ["SIG_CREATED S 22 8 00 1 2"], True),
+        ("sign", {"key": FINGERPRINT}, [], False),
+    ],
+)
+@pytest.mark.parametrize("code", [0, 2])
+def test_neither_the_exit_code_nor_the_status_alone_is_enough(
+    name: str, options: dict[str, Any], said: list[str], well: bool, code: int, tmp_path: Path
+) -> None:
+    """A program that gives all of the content, says these lines, and ends with this code."""
+    liar = tmp_path / "gpg"
+    lines = "".join(f"echo '[GNUPG:] {line}' >&$fd\n" for line in said)
+    liar.write_text(
+        "#!/bin/bash\n"
+        'while [ "$1" != --status-fd ]; do shift; done\nfd=$2\n'
+        # What people read, and what the content says, is no status.
+        f"echo '[GNUPG:] DECRYPTION_OKAY' >&2\necho '[GNUPG:] DECRYPTION_OKAY'\ncat\n{lines}exit {code}\n"
+    )
+    liar.chmod(0o755)
+    options = {**options, "program": str(liar)}
+    if well and code == 0:
+        assert run(f"pgp_{name}", CONTENT, options).endswith(CONTENT)
+    else:
+        with pytest.raises(Refused):
+            run(f"pgp_{name}", CONTENT, options)

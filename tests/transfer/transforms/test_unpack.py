@@ -129,7 +129,7 @@ async def test_the_writers_of_python_and_of_streams_are_read(tmp_path: Path) -> 
         def write(self, data: Any) -> int:
             return stream.write(data)
 
-    with zipfile.ZipFile(Unseekable(), "w", zipfile.ZIP_STORED) as archive:  # type: ignore[arg-type]
+    with zipfile.ZipFile(Unseekable(), "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("a", BIG)
         with archive.open("b", "w", force_zip64=True) as member:
             member.write(b"64 bits")
