@@ -45,7 +45,7 @@ class Fragile(Layer):
         super().__init__(inner)
         self.calls: list[str] = []
         self.die_at: tuple[int, str] | None = None
-        self.error: BaseException = Killed()
+        self.deadly: BaseException = Killed()
         self.intrude: dict[tuple[str, str], Any] = {}
         """(operation, "before" | "after") → what somebody else does then, once."""
 
@@ -56,12 +56,12 @@ class Fragile(Layer):
         self.calls.append(operation)
         number = len(self.calls)
         if self.die_at == (number, "before"):
-            raise self.error
+            raise self.deadly
         await self._let_in(operation, "before")
         found = await action()
         await self._let_in(operation, "after")
         if self.die_at == (number, "after"):
-            raise self.error
+            raise self.deadly
         return found
 
     async def _let_in(self, operation: str, when: str) -> None:
@@ -361,7 +361,7 @@ async def test_a_sweep_goes_on_after_an_endpoint_that_fails(bench: Bench) -> Non
     bench.clock.move(2 * DAY)
     bench.fragile.calls.clear()
     bench.fragile.die_at = (3, "before")
-    bench.fragile.error = ConnectionFailed("gone", operation="stat", endpoint="bank")
+    bench.fragile.deadly = ConnectionFailed("gone", operation="stat", endpoint="bank")
     # The first is removed with a look and a removal; then the endpoint is not asked for each of the others.
     assert await bench.actions(after).sweep() == 1
     assert len(bench.fragile.calls) == 3
@@ -374,7 +374,7 @@ async def test_a_sweep_goes_on_after_an_endpoint_that_fails(bench: Bench) -> Non
 async def test_without_the_right_to_rename_it_is_deleted_all_the_same(bench: Bench) -> None:
     (lease,) = await bench.delivered(await bench.write())
     bench.fragile.die_at = (2, "before")
-    bench.fragile.error = PermissionDenied("no", operation="rename", endpoint="bank")
+    bench.fragile.deadly = PermissionDenied("no", operation="rename", endpoint="bank")
     assert await bench.follow(lease, After(delete=True)) == ("removed the source", True)
     assert bench.fragile.calls == ["stat", "rename", "delete"]
     assert await bench.names() == set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,7 @@ async def test_a_receiver_that_is_down_is_not_asked_for_each(ledger: SqliteLedge
         if post.tries > before:
             assert post.tries == before + 1
             times.append(clock.now)
-    waits = [(after - before).total_seconds() for before, after in zip(times, times[1:], strict=False)]
+    waits = [(after - before).total_seconds() for before, after in pairwise(times)]
     assert waits[:6] == [30, 60, 120, 240, 480, 900]
     assert set(waits[6:]) == {900}
     post.errors.clear()

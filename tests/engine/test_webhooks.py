@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientTimeout, web
 
 from crossdock.engine import webhooks
 from crossdock.engine.notify import Notice, NotificationFailed, send
@@ -122,8 +122,10 @@ async def test_accepted(receiver: Receiver, status: int) -> None:
 
 @pytest.mark.parametrize(
     ("status", "retryable"),
-    [(400, False), (401, False), (404, False), (410, False), (408, True), (425, True), (429, True), (500, True)]
-    + [(503, True), (301, False), (302, False), (307, False), (308, False)],
+    [
+        *((status, False) for status in (301, 302, 307, 308, 400, 401, 404, 410)),
+        *((status, True) for status in (408, 425, 429, 500, 503)),
+    ],
 )
 async def test_refused(receiver: Receiver, status: int, retryable: bool) -> None:
     """Redirects are not followed, wherever to; no message tells the address's path or token."""
@@ -170,7 +172,7 @@ async def test_an_endless_answer_is_not_read(receiver: Receiver) -> None:
 
 
 async def test_silence_and_a_closed_port(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks, "_TIMEOUT", webhooks.aiohttp.ClientTimeout(total=0.2))
+    monkeypatch.setattr(webhooks, "_TIMEOUT", ClientTimeout(total=0.2))
 
     async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -179,7 +181,7 @@ async def test_silence_and_a_closed_port(receiver: Receiver, monkeypatch: pytest
     server = await asyncio.start_server(never, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     url = f"http://127.0.0.1:{port}/"
-    with pytest.raises(NotificationFailed, match="no answer in time|imeout") as caught:
+    with pytest.raises(NotificationFailed, match=r"no answer in time|imeout") as caught:
         await post(Webhook(url=url, allow_private=True), NOTICE)
     assert caught.value.retryable
     server.close()
@@ -219,11 +221,13 @@ def test_addresses_that_are(address: str) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254", "2130706433", "0x7f000001", "0177.0.0.1", "127.1"]
-    + ["localhost", "[fe80::1%25lo]", "0"],
+    [
+        *("127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254", "localhost", "[fe80::1%25lo]"),
+        *("2130706433", "0x7f000001", "0177.0.0.1", "127.1", "0"),
+    ],
 )
 async def test_no_form_of_a_private_address_is_reached(receiver: Receiver, host: str) -> None:
-    with pytest.raises((NotificationFailed, ConfigError), match="not a public address|not a canonical") as caught:
+    with pytest.raises((NotificationFailed, ConfigError), match=r"not a public address|not a canonical") as caught:
         await post(Webhook(url=f"https://{host}:{receiver.port}/"), NOTICE)
     assert not caught.value.retryable
     assert receiver.seen == []
@@ -254,7 +258,7 @@ async def test_a_name_that_is_not_known(receiver: Receiver) -> None:
     def lookup(host: str, port: int) -> list[str]:
         raise OSError("no such name")
 
-    with pytest.raises(NotificationFailed, match="hooks.example") as caught:
+    with pytest.raises(NotificationFailed, match=r"hooks\.example") as caught:
         await post(Webhook(url="https://hooks.example/"), NOTICE, lookup=lookup)
     assert caught.value.retryable
 

@@ -107,6 +107,10 @@ def test_what_a_trigger_means() -> None:
     assert kind(Trigger(watch=True)) == f"Every({RESCAN:g})"
     assert kind(Trigger(watch=True, every=10)) == "Every(10)"
     assert kind(Trigger(cron="0 6 * * *", timezone=BERLIN)) == "Schedule('0 6 * * *', 'Europe/Berlin')"
-    for wrong in (Trigger(every=5, cron="0 6 * * *"), Trigger(every=0.5), Trigger(cron="0 6 * * *", timezone="X")):
-        with pytest.raises(ValueError, match="."):
+    for wrong, reason in (
+        (Trigger(every=5, cron="0 6 * * *"), "both every and cron"),
+        (Trigger(every=0.5), "too often"),
+        (Trigger(cron="0 6 * * *", timezone="X"), "no time zone"),
+    ):
+        with pytest.raises(ValueError, match=reason):
             schedule_of(wrong)

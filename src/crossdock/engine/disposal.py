@@ -44,6 +44,8 @@ ARCHIVED = "archive"
 _NEWER = "the source holds a newer file, which is left alone"
 _SUFFIXES = 9
 """Names tried after a clash, before one that nothing else has."""
+_SKEW = timedelta(minutes=15)
+"""A store whose clock is further off accepts no request of ours."""
 _PAGE = 500
 
 
@@ -196,7 +198,7 @@ class _Work:
         if self._meant.etag is None or self._meant.etag == there.etag:
             return self._meant.etag is not None or there.modified == self._meant.modified
         return there.modified is not None and (
-            there.modified == self._meant.modified or there.modified >= self._at - timedelta(seconds=1)
+            there.modified == self._meant.modified or there.modified >= self._at - _SKEW
         )
 
     async def archive(self, now: Entry, *, again: bool) -> tuple[str, bool]:
@@ -248,7 +250,8 @@ class _Work:
             if there is not None and not (again and self._was_moved(there)):
                 raise self._storage.backend.error(AlreadyExists, "archive", path, "the name is taken")
         if there is None:
-            options = WriteOptions(overwrite=not create)
+            # With its time, it can be told from another file after a crash.
+            options = WriteOptions(overwrite=not create, modified=now.modified)
             await self._storage.server_copy(self._storage, self._path, path, options, pin=now)
         words = f"archived as {shown(path)}"
         try:
