@@ -183,7 +183,7 @@ def retry(session: Session, /, ids: tuple[int, ...], **options: Any) -> int:
 
     states = frozenset({State.FAILED})
     refused = frozenset({State.DONE, State.RUNNING})
-    change = _Change(session, options, "to be tried again", states, refused, retriable)
+    change = _Change(session, options, "made to be tried again", states, refused, retriable)
     return session.run(lambda: change.run(ids, lambda ledger: ledger.requeue))
 
 
@@ -256,7 +256,8 @@ class _Change:
         dry = self.options["dry_run"]
         if self.options["as_json"]:
             for each in found:
-                emit({"changed": each.id in changed and not dry, "would": each.id in changed} | transfer_json(each))
+                outcome = "unchanged" if each.id not in changed else "would change" if dry else "changed"
+                emit({"outcome": outcome} | transfer_json(each))
         else:
             _print([each for each in found if each.id in changed], as_json=False)
         for each in found:

@@ -89,10 +89,10 @@ class Planner:
         return self._marker is not None or self._manifest is not None
 
     def is_marker(self, path: str) -> bool:
-        return self._marker is not None and self._marker[1].fullmatch(path.rpartition("/")[2]) is not None
+        return self._marker is not None and self._marker[1].fullmatch(path) is not None
 
     def is_manifest(self, path: str) -> bool:
-        return self._manifest is not None and self._manifest[1].fullmatch(path.rpartition("/")[2]) is not None
+        return self._manifest is not None and self._manifest[1].fullmatch(path) is not None
 
     @staticmethod
     def names_listed(manifest: str, text: str) -> Iterable[str]:
@@ -215,7 +215,8 @@ def _named(key: str, text: str | None) -> tuple[Template, re.Pattern[str]] | Non
         raise ValueError(
             f"{key}: {{{min(unknown)}}} means nothing in {text!r}; write one of {', '.join(words_of('x'))}"
         )
-    return template, re.compile(template.pattern(r"[^/]*").rpartition("/")[2], re.DOTALL)
+    whole = template.names & {"path", "folder"}
+    return template, re.compile(template.pattern(".*") if whole else rf"(?:.*/)?{template.pattern('[^/]*')}", re.DOTALL)
 
 
 def _beside(template: Template, path: str) -> str:
