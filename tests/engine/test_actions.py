@@ -225,8 +225,10 @@ async def test_delete(bench: Bench) -> None:
 async def test_a_newer_file_is_left_alone(bench: Bench, after: After) -> None:
     (lease,) = await bench.delivered(await bench.write())
     await bench.write(data=b"newer one")
+    bench.fragile.calls.clear()
     words, gone = await bench.follow(lease, after)
     assert ("left alone" in words, gone) == (True, False)
+    assert set(bench.fragile.calls) == {"stat"}
     assert await bench.names() == {"outbox/a/b.csv"}
     assert await bench.read("outbox/a/b.csv") == b"newer one"
 

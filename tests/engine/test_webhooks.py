@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,8 +22,10 @@ from aiohttp import ClientTimeout, web
 from crossdock.engine import webhooks
 from crossdock.engine.notify import Notice, NotificationFailed, send
 from crossdock.engine.webhooks import forbidden, post, signature
+from crossdock.config import load
 from crossdock.errors import ConfigError
 from crossdock.flows.flow import Webhook
+from crossdock.flows.schedule import Schedule, schedule_of
 from crossdock.storage.settings import Secret
 from tests.engine.certificates import self_signed
 
@@ -94,6 +97,32 @@ async def test_what_is_sent(receiver: Receiver, secret: Secret) -> None:
         signed = f"{found['webhook-id']}.{at}.".encode() + body
         digest = hmac.new(b"s3cret", signed, hashlib.sha256).digest()
         assert found["webhook-signature"] == f"v1,{base64.b64encode(digest).decode()}"
+
+
+async def test_the_ten_lines_of_the_docs(receiver: Receiver, secret: Secret) -> None:
+    """They accept what is sent, and nothing that was changed or is old."""
+    page = (Path(__file__).parents[2] / "docs" / "actions.md").read_text(encoding="utf-8")
+    found: dict[str, Any] = {}
+    exec(page.partition("```python\n")[2].partition("```")[0], found)
+    await post(receiver.hook(secret=secret), NOTICE)
+    await post(receiver.hook(secret=secret), NOTICE, clock=lambda: time.time() - 400)
+    (headers, body), (old, _) = receiver.seen
+    verified = found["verified"]
+    assert verified(headers, body, b"s3cret")
+    assert not verified(headers, body, b"other")
+    assert not verified(headers, body + b" ", b"s3cret")
+    assert not verified({**headers, "webhook-id": "x"}, body, b"s3cret")
+    assert not verified(old, body, b"s3cret")
+
+
+def test_the_configuration_of_the_docs_is_right(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "actions.md").read_text(encoding="utf-8")
+    path = tmp_path / "crossdock.yaml"
+    path.write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    (flow,) = load(path).flows.values()
+    assert (flow.webhooks[0].on, flow.mails[0].port) == ({"delivered", "failed"}, 587)
+    assert flow.after.keep == 30 * 86400
+    assert isinstance(schedule_of(flow.trigger), Schedule)
 
 
 def test_the_specifications_example() -> None:
