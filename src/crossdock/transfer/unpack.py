@@ -8,9 +8,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import IO
 
-from crossdock.errors import CrossdockError, InvalidPath, TransformFailed, shown
+from crossdock.errors import CrossdockError, TransformFailed, shown
 from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader, WriteOptions, Writer
-from crossdock.storage.staging import is_temporary
 from crossdock.storage.storage import Storage
 from crossdock.transfer.copy import CopyOptions, Receipt, Staged, copy
 from crossdock.transfer.transforms.base import Refused, Splitter, Step
@@ -56,12 +55,10 @@ async def unpack(
         members, names = await asyncio.to_thread(_opened, splitter, file, step, name)
         archive = Storage(members)
         places = [f"{to}/{member}" if to else member for member in names]
-        for place in places:
-            _check_place(target, place)
         each = replace(inner, transforms=after)
-        nowhere = Storage(_Sink("nowhere", None))
-        for member in names:
-            await copy(archive, member, nowhere, member, options=replace(each, overwrite=True, attempt=None))
+        nowhere = Storage(_Sink(target.endpoint, None))
+        for member, place in zip(names, places, strict=True):
+            await copy(archive, member, nowhere, place, options=replace(each, overwrite=True, attempt=None))
         if on_members is not None:
             await on_members(places)
         receipts = []
@@ -108,19 +105,6 @@ def _opened(splitter: Splitter, file: IO[bytes], step: Step, name: str) -> tuple
 
 def _failed(step: Step, name: str, reason: str, hint: str | None) -> TransformFailed:
     return TransformFailed(f"transform {step.name} of {name}: {reason}; nothing was published", hint=hint)
-
-
-def _check_place(target: Storage, place: str) -> None:
-    """Raises `InvalidPath` before the first member is published, not at the one that cannot be."""
-    if is_temporary(place):
-        raise target.backend.error(
-            InvalidPath,
-            "write",
-            place,
-            "the name is reserved for crossdock's own temporaries",
-            hint="rename the member",
-        )
-    target.checked(place, "write")
 
 
 def _joined(done: Receipt, source: Storage, path: str, member: str, whole: Receipt, options: CopyOptions) -> Receipt:

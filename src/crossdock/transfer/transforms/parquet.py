@@ -56,7 +56,7 @@ class CsvToParquetOptions(Options):
     """One character."""
     compression: Literal["snappy", "zstd", "gzip", "none"] = "snappy"
     row_group: ByteSize = Field(default=32 * 1024**2, ge=64 * 1024, le=1024**3)
-    """Bytes of a row group before it is compressed; up to three times as much is held in memory."""
+    """Bytes of a row group before it is compressed; so much is held in memory, and some 60 MiB."""
 
     @field_validator("delimiter")
     @classmethod
@@ -79,7 +79,7 @@ class CsvToParquetOptions(Options):
 class CsvToParquet(Transform):
     """The first row names the columns; the text is UTF-8 (put a charset step before it). Rows may span lines.
 
-    Memory: four blocks of CSV and three row groups at most.
+    Memory: see `row_group`; a row of 16 MiB, the longest there may be, takes 64 MiB more.
     """
 
     Options = CsvToParquetOptions
