@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 from aiohttp import ClientTimeout, web
 
+from crossdock.config import load
 from crossdock.engine import webhooks
 from crossdock.engine.notify import Notice, NotificationFailed, send
 from crossdock.engine.webhooks import forbidden, post, signature
-from crossdock.config import load
 from crossdock.errors import ConfigError
 from crossdock.flows.flow import Webhook
 from crossdock.flows.schedule import Schedule, schedule_of
@@ -120,7 +120,7 @@ def test_the_configuration_of_the_docs_is_right(tmp_path: Path) -> None:
     path = tmp_path / "crossdock.yaml"
     path.write_text(page.partition("```yaml\n")[2].partition("```")[0])
     (flow,) = load(path).flows.values()
-    assert (flow.webhooks[0].on, flow.mails[0].port) == ({"delivered", "failed"}, 587)
+    assert (flow.webhooks[0].on, flow.mails[0].port) == (frozenset({"delivered", "failed"}), 587)
     assert flow.after.keep == 30 * 86400
     assert isinstance(schedule_of(flow.trigger), Schedule)
 
