@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from crossdock.config.automata import TooLarge, compiled
+from crossdock.config.automata import Machine, TooLarge, compiled
 from crossdock.config.patterns import Language, common_path, cost
 from crossdock.flows.filters import compile_glob
 
@@ -31,11 +31,9 @@ _paths = st.text("abc_/1.x", max_size=7)
 
 
 def accepts(pattern: str, path: str) -> bool:
-    automaton = compiled(pattern)
-    states = automaton.start
-    for number, character in enumerate(path):
-        states = automaton.step(states, character, not number)
-    return automaton.accepts(states, not path)
+    machine = Machine(compiled(pattern))
+    state = machine.after(path)
+    return state >= 0 and machine.accepts(state)
 
 
 @settings(max_examples=400, deadline=None)

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from re import _constants as code  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
-__all__ = ["END", "Automaton", "Test", "TooLarge", "alphabet_of", "compiled", "edges"]
+__all__ = ["END", "Automaton", "Machine", "Test", "TooLarge", "alphabet_of", "compiled", "edges"]
 
 END = ""
 """Stands for the next character after the last."""
 _STATES = 4000
-_PREFERRED = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./ "
 
 Test = Callable[[str], bool]
 """Of one character."""
@@ -40,9 +39,7 @@ class Automaton:
     characters: set[str] = field(default_factory=set)
     """Those at which its tests may change their answer."""
     tests: list[Test] = field(default_factory=list)
-    start: frozenset[int] = frozenset()
-    begun: bool = False
-    """Something was read before `start`."""
+    start: int = 0
     end: int = 0
     exact: bool = True
 
@@ -63,35 +60,89 @@ class Automaton:
             self.reads[state][1] for state in reached if state in self.reads and self.reads[state][0](character)
         )
 
-    def after(self, text: str) -> Automaton:
-        """The automaton of what may follow `text`."""
-        states = self.start
-        for number, character in enumerate(text):
-            states = self.step(states, character, not (number or self.begun))
-        return replace(self, start=states, begun=self.begun or bool(text))
-
     def accepts(self, states: frozenset[int], at_start: bool) -> bool:
         """Whether what was read so far is a whole match."""
         return self.end in self.closure(states, END, at_start)
 
 
-def compiled(pattern: str, *, unroll: int = 1000) -> Automaton:
-    """The automaton of a pattern. `unroll`: bounded repeats with more copies than this are taken as unbounded.
+class Machine:
+    """An automaton made deterministic, as far as it is asked: states are numbers, 0 is the start, -1 is dead."""
 
-    Raises `re.error`, `TooLarge`.
+    def __init__(self, automaton: Automaton) -> None:
+        self.automaton = automaton
+        self._sets: list[tuple[frozenset[int], bool]] = []
+        self._numbers: dict[tuple[frozenset[int], bool], int] = {}
+        self._steps: dict[tuple[int, int], int] = {}
+        self._accepts: dict[int, bool] = {}
+        self._kinds: dict[str, int] = {}
+        self._signatures: dict[tuple[bool, ...], int] = {}
+        self._tests = list(dict.fromkeys(automaton.tests))
+        self._number(frozenset((automaton.start,)), True)
+        self.base = tuple(self.kind(character) for character in _BASE)
+        self.others = automaton.characters.difference(_BASE)
+
+    def kind(self, character: str) -> int:
+        """Equal for characters that this automaton does not tell apart."""
+        found = self._kinds.get(character)
+        if found is None:
+            signature = tuple(test(character) for test in self._tests)
+            found = self._kinds[character] = self._signatures.setdefault(signature, len(self._signatures))
+        return found
+
+    def step(self, state: int, character: str) -> int:
+        """The state after one more character. Raises `TooLarge`."""
+        key = (state, self.kind(character))
+        found = self._steps.get(key)
+        if found is None:
+            states, at_start = self._sets[state]
+            following = self.automaton.step(states, character, at_start)
+            found = self._steps[key] = self._number(following, False) if following else -1
+        return found
+
+    def accepts(self, state: int) -> bool:
+        """Whether what was read so far is a whole match."""
+        if state not in self._accepts:
+            self._accepts[state] = self.automaton.accepts(*self._sets[state])
+        return self._accepts[state]
+
+    def after(self, text: str, state: int = 0) -> int:
+        """The state that is reached by a text."""
+        for character in text:
+            if state >= 0:
+                state = self.step(state, character)
+        return state
+
+    def _number(self, states: frozenset[int], at_start: bool) -> int:
+        key = (states, at_start)
+        if key not in self._numbers:
+            if len(self._sets) >= _STATES:
+                raise TooLarge
+            self._numbers[key] = len(self._sets)
+            self._sets.append(key)
+        return self._numbers[key]
+
+
+def compiled(*patterns: str, unroll: int = 1000) -> Automaton:
+    """The automaton of whatever matches one of the patterns.
+
+    `unroll`: bounded repeats with more copies than this are taken as unbounded. Raises `re.error`, `TooLarge`.
     """
-    tree = parser.parse(pattern)
     builder = _Builder(unroll)
     automaton = builder.automaton
-    start = builder.state()
-    automaton.start = frozenset((start,))
-    automaton.end = builder.sequence(tree, start, tree.state.flags)
+    automaton.start, automaton.end = builder.state(), builder.state()
+    for pattern in patterns:
+        tree = parser.parse(pattern)
+        begin = builder.state()
+        automaton.empty[automaton.start].append((begin, None))
+        end = builder.sequence(tree, begin, tree.state.flags)
+        automaton.empty[end].append((automaton.end, None))
     return automaton
 
 
 class _Builder:
     def __init__(self, unroll: int) -> None:
         self.automaton, self._unroll = Automaton(), unroll
+        self._known: dict[tuple[str, int], Test] = {}
 
     def state(self) -> int:
         if len(self.automaton.empty) >= _STATES:
@@ -194,22 +245,23 @@ class _Builder:
 
     def _test(self, operation: Any, argument: Any, flags: int) -> Test | None:
         """For what reads exactly one character."""
-        found = self._single(operation, argument, flags)
-        if found is not None:
-            self.automaton.tests.append(found)
-        return found
+        if operation not in (code.ANY, code.LITERAL, code.NOT_LITERAL, code.IN):
+            return None
+        key = (f"{operation}{argument}", flags)
+        if key not in self._known:
+            self._known[key] = self._single(operation, argument, flags)
+            self.automaton.tests.append(self._known[key])
+        return self._known[key]
 
-    def _single(self, operation: Any, argument: Any, flags: int) -> Test | None:
+    def _single(self, operation: Any, argument: Any, flags: int) -> Test:
         if operation is code.ANY:
             return (lambda _: True) if flags & re.DOTALL else (lambda character: character != "\n")
         if operation is code.LITERAL:
             items = [(operation, argument)]
         elif operation is code.NOT_LITERAL:
             items = [(code.NEGATE, None), (code.LITERAL, argument)]
-        elif operation is code.IN:
-            items = list(argument)
         else:
-            return None
+            items = list(argument)
         negated = items[0][0] is code.NEGATE
         tests = [self._member(kind, value, flags) for kind, value in items if kind is not code.NEGATE]
         if flags & re.IGNORECASE:
@@ -248,18 +300,19 @@ _CATEGORIES = {
 }
 
 
-def alphabet_of(*automata: Automaton) -> list[str]:
-    """One character for each kind that the automata tell apart, readable ones where there is a choice."""
-    characters = dict.fromkeys(_PREFERRED)
-    characters |= dict.fromkeys(chr(point) for point in range(128))
-    characters |= dict.fromkeys("éßΩ٣ 漢\udcff\U0001f600")
-    for automaton in automata:
-        characters |= dict.fromkeys(sorted(automaton.characters))
-    kinds: dict[tuple[bool, ...], str] = {}
-    tests = [test for automaton in automata for test in automaton.tests]
-    for character in characters:
-        kinds.setdefault(tuple(test(character) for test in tests), character)
-    return list(kinds.values())
+_PREFERRED = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./ "
+_BASE = tuple(dict.fromkeys(_PREFERRED + "".join(map(chr, range(128))) + "éßΩ٣ 漢\udcff\U0001f600"))
+"""Readable ones first: of characters of one kind, the first stands for all."""
+
+
+def alphabet_of(*machines: Machine) -> list[str]:
+    """One character for each kind that the machines together tell apart."""
+    others = tuple(sorted(set().union(*(machine.others for machine in machines))))
+    kinds = [(*machine.base, *map(machine.kind, others)) for machine in machines]
+    found: dict[tuple[int, ...], str] = {}
+    for signature, character in zip(zip(*kinds, strict=True), _BASE + others, strict=True):
+        found.setdefault(signature, character)
+    return list(found.values())
 
 
 def edges(automaton: Automaton, steps: int) -> Iterator[tuple[int, int, int]]:

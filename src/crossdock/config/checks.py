@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from crossdock.config.mistakes import Key, Report, instead
-from crossdock.config.patterns import Language, common_path, cost
+from crossdock.config.patterns import Language, common_path, cost, pattern_of
 from crossdock.flows.flow import Flow, Rule
 from crossdock.flows.route import DATES, WORDS, Template
 from crossdock.flows.schedule import schedule_of
@@ -103,7 +103,7 @@ def _reached(report: Report, flow: Flow) -> None:
     """Each rule must be able to decide about some path."""
     languages = [Language.of(regex=rule.regex, glob=rule.glob) for rule in flow.rules]
     globs = [rule.pattern for rule in flow.filters.rules if rule.include]
-    included = [Language.any_of(globs)] if globs else []
+    included = [Language.union(pattern_of(glob=glob) for glob in globs)] if globs else []
     excluded = [Language.of(glob=rule.pattern) for rule in flow.filters.rules if not rule.include]
     for at, (rule, language) in enumerate(zip(flow.rules, languages, strict=True)):
         key = rule_key(report, flow, at)

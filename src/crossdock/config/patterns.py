@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from crossdock.config.automata import Automaton, TooLarge, alphabet_of, compiled, edges
+from crossdock.config.automata import Automaton, Machine, TooLarge, alphabet_of, compiled, edges
 from crossdock.flows.filters import compile_glob
 
-__all__ = ["Language", "common_path", "cost"]
+__all__ = ["Language", "common_path", "cost", "pattern_of"]
 
 _PATH = r"[^/\n]+(?:/[^/\n]+)*"
 """Without line ends, which are no reason to keep a rule although `.` does not match them."""
@@ -24,40 +24,49 @@ _UNROLL = 12
 class Language:
     """A set of paths: those that a pattern takes."""
 
-    automaton: Automaton | None = None
+    machine: Machine | None = None
+    start: int = 0
     everything: bool = False
 
     @classmethod
     def of(cls, *, regex: str | None = None, glob: str | None = None) -> Language:
         """Of a regular expression over the whole path, of a glob, or of neither: every path."""
-        pattern = compile_glob(glob).pattern if glob is not None else regex
-        if pattern is None:
+        return cls.union([pattern_of(regex=regex, glob=glob)])
+
+    @classmethod
+    def union(cls, patterns: Iterable[str | None]) -> Language:
+        """Of several regular expressions; None is every path."""
+        wanted = tuple(patterns)
+        if None in wanted:
             return cls(everything=True)
         try:
-            return cls(_automaton(pattern))
+            return cls(_machine(*(pattern for pattern in wanted if pattern is not None)))
         except (TooLarge, RecursionError):
             return cls()
 
-    @classmethod
-    def any_of(cls, globs: Iterable[str]) -> Language:
-        """Of several globs."""
-        return cls.of(regex="|".join(f"(?:{compile_glob(glob).pattern})" for glob in globs))
-
     def below(self, folder: str) -> Language:
         """The rest of those paths that are below a folder ("" is the top)."""
-        if self.automaton is None or not folder:
+        if self.machine is None or not folder:
             return self
-        return replace(self, automaton=self.automaton.after(f"{folder}/"))
+        try:
+            return replace(self, start=self.machine.after(f"{folder}/", self.start))
+        except TooLarge:
+            return Language()
 
     @property
     def known(self) -> bool:
-        """The automaton matches exactly what the pattern does."""
-        return self.everything or (self.automaton is not None and self.automaton.exact)
+        """The machine matches exactly what the pattern does."""
+        return self.everything or (self.machine is not None and self.machine.automaton.exact)
 
 
-@lru_cache(maxsize=512)
-def _automaton(pattern: str) -> Automaton:
-    return compiled(pattern)
+def pattern_of(*, regex: str | None = None, glob: str | None = None) -> str | None:
+    """The regular expression over a whole path; None for every path."""
+    return compile_glob(glob).pattern if glob is not None else regex
+
+
+@lru_cache(maxsize=4096)
+def _machine(*patterns: str) -> Machine:
+    return Machine(compiled(*patterns))
 
 
 def common_path(of: Sequence[Language], *, none_of: Sequence[Language] = ()) -> tuple[str | None, bool]:
@@ -67,44 +76,46 @@ def common_path(of: Sequence[Language], *, none_of: Sequence[Language] = ()) -> 
     """
     if any(one.everything for one in none_of):
         return None, True
-    wanted = [_automaton(_PATH), *(one.automaton for one in of if one.automaton is not None)]
+    wanted = [(_machine(_PATH), 0), *((one.machine, one.start) for one in of if one.machine is not None)]
+    unwanted = [(one.machine, one.start) for one in none_of if one.machine is not None and one.known]
     certain = all(one.known for one in (*of, *none_of))
-    unwanted = [one.automaton for one in none_of if one.automaton is not None and one.automaton.exact]
     try:
-        found = _shortest(wanted, unwanted)
+        found = _shortest(wanted, [])
+        if found is not None and unwanted:
+            found = _shortest(wanted, unwanted)
     except TooLarge:
         return None, False
     return found, certain or found is None
 
 
-def _shortest(wanted: Sequence[Automaton], unwanted: Sequence[Automaton]) -> str | None:
-    automata = [*wanted, *unwanted]
-    letters = alphabet_of(*automata)
-    first = tuple(automaton.start for automaton in automata)
-    if not all(first[: len(wanted)]):
+def _shortest(wanted: Sequence[tuple[Machine, int]], unwanted: Sequence[tuple[Machine, int]]) -> str | None:
+    machines = [machine for machine, _ in (*wanted, *unwanted)]
+    split = len(wanted)
+    first = tuple(state for _, state in (*wanted, *unwanted))
+    if -1 in first[:split]:
         return None
-    steps: dict[tuple[int, frozenset[int], str, bool], frozenset[int]] = {}
-
-    def step(number: int, states: frozenset[int], letter: str, begun: bool) -> frozenset[int]:
-        key = (number, states, letter, begun)
-        if key not in steps:
-            steps[key] = automata[number].step(states, letter, not (begun or automata[number].begun))
-        return steps[key]
-
-    queue: deque[tuple[tuple[frozenset[int], ...], str]] = deque([(first, "")])
+    letters = alphabet_of(*machines)
     seen = {first}
+    queue: deque[tuple[tuple[int, ...], str]] = deque([(first, "")])
     while queue:
         states, read = queue.popleft()
-        ends = [one.accepts(at, not (read or one.begun)) for one, at in zip(automata, states, strict=True)]
-        if all(ends[: len(wanted)]) and not any(ends[len(wanted) :]):
+        ends = [state >= 0 and machine.accepts(state) for machine, state in zip(machines, states, strict=True)]
+        if all(ends[:split]) and not any(ends[split:]):
             return read
         for letter in letters:
-            following = tuple(step(number, at, letter, bool(read)) for number, at in enumerate(states))
-            if all(following[: len(wanted)]) and following not in seen:
-                if len(seen) >= _PRODUCT:
-                    raise TooLarge
-                seen.add(following)
-                queue.append((following, read + letter))
+            following: list[int] = []
+            for machine, state in zip(machines, states, strict=True):
+                after = machine.step(state, letter) if state >= 0 else -1
+                if after < 0 and len(following) < split:
+                    break
+                following.append(after)
+            else:
+                key = tuple(following)
+                if key not in seen:
+                    if len(seen) >= _PRODUCT:
+                        raise TooLarge
+                    seen.add(key)
+                    queue.append((key, read + letter))
     return None
 
 
@@ -130,7 +141,7 @@ class _Graph:
 
     def __init__(self, automaton: Automaton) -> None:
         self._left = _PAIRS
-        letters = alphabet_of(automaton)
+        letters = alphabet_of(Machine(automaton))
         self.masks = {
             state: sum(1 << bit for bit, letter in enumerate(letters) if test(letter))
             for state, (test, _) in automaton.reads.items()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crossdock.config.patterns import Language, common_path
+from crossdock.config.patterns import Language, common_path, pattern_of
 from crossdock.flows.flow import Flow, Rule
 from crossdock.flows.route import Template
 from crossdock.storage.settings import EndpointSettings
@@ -57,8 +57,11 @@ class Reach:
         self.root = source.below(flow.source.path) if source else None
         includes = [rule.pattern for rule in flow.filters.rules if rule.include]
         excludes = [rule.pattern for rule in flow.filters.rules if not rule.include] + list(flow.settle.temporary)
-        self._wanted = [Language.any_of(includes)] if includes else []
+        self._wanted = [Language.union(pattern_of(glob=glob) for glob in includes)] if includes else []
         self._unwanted = [Language.of(glob=glob) for glob in excludes]
+        moving = [rule for rule in flow.rules if rule.to or rule.call is not None]
+        self._widest = [Language.union(pattern_of(regex=rule.regex, glob=rule.glob) for rule in moving), *self._wanted]
+        """What it takes lies in all of these."""
         if flow.after.archive is not None:
             self._unwanted.append(archive_of(flow.after.archive))
         self._rules = [(rule, Language.of(regex=rule.regex, glob=rule.glob)) for rule in flow.rules]
@@ -77,7 +80,7 @@ class Reach:
         upper, lower = (self, other) if len(self.root.path) <= len(other.root.path) else (other, self)
         assert upper.root is not None and lower.root is not None
         folder = _below(upper.root.path, lower.root.path)
-        if folder is None:
+        if folder is None or _common([one.below(folder) for one in upper._widest] + lower._widest, []) is None:
             return None
         for _, wanted, unwanted in upper.takes():
             for _, more, less in lower.takes():
@@ -104,15 +107,20 @@ class Reach:
         """A path below this flow's source that it takes, of a language of paths below `root`."""
         assert self.root is not None
         down, up = _below(root.path, self.root.path), _below(self.root.path, root.path)
+        if down is not None:
+            language = language.below(down)
+            if _common([language, *self._widest], []) is None:
+                return None
+        elif up is None or _common([language, *(one.below(up) for one in self._widest)], []) is None:
+            return None
         for _, wanted, unwanted in self.takes():
             if down is not None:
-                found = _common([language.below(down), *wanted], unwanted)
-            elif up is not None:
+                found = _common([language, *wanted], unwanted)
+            else:
+                assert up is not None
                 of = [language, *(one.below(up) for one in wanted)]
                 found = _common(of, [one.below(up) for one in unwanted])
                 found = f"{up}/{found}" if found is not None else None
-            else:
-                return None
             if found is not None:
                 return found
         return None
