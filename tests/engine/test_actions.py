@@ -249,6 +249,25 @@ async def test_a_newer_file_that_comes_in_that_moment_is_left_alone(bench: Bench
     assert await bench.read("outbox/a/b.csv") == b"newer one"
 
 
+@pytest.mark.parametrize("place", ["ceph", "moto"], indirect=True)
+async def test_a_newer_object_that_comes_between_copy_and_delete_stays(bench: Bench) -> None:
+    """What was delivered is archived, and may come again; the newer one has its own transfer."""
+    (lease,) = await bench.delivered(await bench.write())
+
+    async def replace_it() -> None:
+        await bench.write(data=b"newer one")
+
+    bench.fragile.intrude[("copy", "after")] = replace_it
+    words, gone = await bench.follow(lease, After(archive=".done", keep=DAY))
+    assert words.startswith("archived as outbox/.done/a/b.csv; ")
+    assert gone
+    assert await bench.read("outbox/a/b.csv") == b"newer one"
+    assert await bench.read("outbox/.done/a/b.csv") == b"12345"
+    bench.clock.move(2 * DAY)
+    assert await bench.actions().sweep() == 1
+    assert await bench.names() == {"outbox/a/b.csv"}
+
+
 @everywhere
 @pytest.mark.parametrize("after", [After(archive=".done", keep=DAY), After(delete=True)], ids=["archive", "delete"])
 async def test_killed_anywhere_it_is_done_again(bench: Bench, after: After) -> None:

@@ -67,9 +67,12 @@ async def test_what_passed_before_the_flow_was_known_is_not_told(tmp_path: Path,
         assert await check_late(FLOW, ledger, clock, outbox) == []
         assert len(await missing(FLOW, ledger, clock())) == 3
         clock.move(43200)
-        await ledger.prune()
         assert [one.due.expectation.match for one in await check_late(FLOW, ledger, clock, outbox)] == ["eod.csv"]
         assert len(told.notices) == 1
+        # Since when the flow is known outlives the retention.
+        clock.move(40 * 86400)
+        await ledger.prune()
+        assert len(await check_late(FLOW, ledger, clock, outbox)) == 3
 
 
 async def arrive(ledger: SqliteLedger, path: str, size: int = 100, *targets: str) -> None:
