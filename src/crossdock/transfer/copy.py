@@ -13,6 +13,8 @@ from crossdock.errors import (
     Conflict,
     CrossdockError,
     IntegrityError,
+    LedgerError,
+    LedgerUnavailable,
     NotFound,
     SourceChanged,
     StorageError,
@@ -125,8 +127,9 @@ async def copy(
     `pin`: the entry as it was listed; if the file is no longer that one, `SourceChanged`. `progress` is called with
     the number of the source's bytes that each chunk added. `on_checkpoint`: if the attempt fails on a retryable error
     and the target can resume, what is staged is kept, and its token handed over; the caller resumes or discards it.
-    `on_staged` is awaited last before the file is published, and when something is staged that `attempt` does not name;
-    if it raises, nothing is published. A copy by the store itself has no such moment.
+    `on_staged` is awaited last before the file is published (with a digest), when something is staged that `attempt`
+    does not name, and before what was announced is removed after all (both without one); if it raises, nothing is
+    published. A copy by the store itself has no such moment.
 
     Raises `Truncated`, `IntegrityError`, `SourceChanged`, `Conflict`, `TransformFailed`, and what the endpoints raise.
     """
@@ -159,6 +162,8 @@ class _Attempt:
         self.on_checkpoint, self.on_staged = on_checkpoint, on_staged
         self.started = time.monotonic()
         self.notes: list[str] = []
+        self.announced = False
+        """`on_staged` was told that publishing is next."""
         self.taken: Tally | None = None
         """Of the source, where transforms change it."""
 
@@ -177,17 +182,16 @@ class _Attempt:
         try:
             await self._move(reader, writer, tally)
             digest = await tally.sha256()
-            if self.on_staged is not None:
-                await self.on_staged(Staged(token=writer.checkpoint(), size=tally.size, sha256=digest))
+            await self._announce(Staged(token=writer.checkpoint(), size=tally.size, sha256=digest))
             stored = await writer.commit(Expect(size=tally.size, digests={"sha256": digest}))
         except AlreadyExists as error:
-            await writer.abort()
+            await self._withdraw(writer)
             return await self._present(entry, tally, error)
         except CrossdockError as error:
             await self._give_up(writer, error)
             raise
         except BaseException:
-            await writer.abort()
+            await self._withdraw(writer)
             raise
         return await self._receipt(entry, stored, tally.size, digest, "stream")
 
@@ -308,12 +312,38 @@ class _Attempt:
         if token is None or self.on_checkpoint is None:
             # The first error is the one that matters; a lost connection cannot be cleaned up from here.
             try:
-                await writer.abort()
+                await self._withdraw(writer)
             except StorageError as failed:
                 error.add_note(f"cleaning up failed as well: {failed}")
         else:
             await writer.suspend()
             self.on_checkpoint(token)
+
+    async def _announce(self, staged: Staged) -> None:
+        if self.on_staged is None:
+            return
+        try:
+            await self.on_staged(staged)
+        except LedgerUnavailable:
+            # It may have been recorded all the same.
+            self.announced = True
+            raise
+        self.announced = True
+
+    async def _withdraw(self, writer: Writer) -> None:
+        """Abort; but while a record says that publishing is next, what is staged is not removed before that is changed.
+
+        Else its being gone would look as if it had been published.
+        """
+        if self.announced and self.on_staged is not None:
+            try:
+                await self.on_staged(Staged(token=writer.checkpoint()))
+            except LedgerError:
+                # Somebody else's by now, or nobody can be told: whoever takes it on cleans up.
+                await writer.leave()
+                raise
+            self.announced = False
+        await writer.abort()
 
     async def _present(self, entry: Entry, tally: Tally, error: AlreadyExists) -> Receipt:
         """The target exists and may not be replaced: a success if it holds exactly these bytes."""

@@ -54,7 +54,7 @@ def test_every_name_is_a_class_with_options_that_are_documented(name: str) -> No
     assert issubclass(kind, (Transform, Splitter))
     assert kind.__doc__
     assert kind.Options.model_json_schema()["additionalProperties"] is False
-    with pytest.raises(ConfigError, match=rf"transform {name}: .*colour.*Next: it"):
+    with pytest.raises(ConfigError, match=rf"transform {name}: .*colour: no such option.*Next: it"):
         step(name, {"colour": "red"})
 
 
@@ -118,6 +118,8 @@ def test_steps_of_a_rule() -> None:
 def test_every_mistake_at_once() -> None:
     with pytest.raises(ConfigError, match=r"to: .*from: |from: .*to: "):
         step("charset", {"to": "klingon"})
+    with pytest.raises(ConfigError, match="from: is missing; too: no such option"):
+        step("charset", {"too": "utf-8"})
     with pytest.raises(ConfigError, match="level"):
         step("gzip", {"level": 10})
 

@@ -136,11 +136,14 @@ def steps(specs: Iterable[Spec], *, folder: Path | None = None) -> tuple[Step, .
     return found
 
 
+_IN_WORDS = {"missing": "is missing", "extra_forbidden": "no such option"}
+
+
 def _reasons(error: ValidationError) -> str:
     found = []
     for item in error.errors(include_url=False):
         place = ".".join(map(str, item["loc"]))
-        reason = item["msg"].removeprefix("Value error, ")
+        reason = _IN_WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
         found.append(f"{place}: {reason}" if place else reason)
     return "; ".join(found)
 
