@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,7 @@ def test_why_a_rule_does_not_match(cli: Cli, tmp_path: Path, path: str, why: str
         (".done/a.csv", {"after": {"archive": ".done"}}, "it lies in the flow's own archive"),
     ],
 )
-def test_what_is_left_out(cli: Cli, tmp_path: Path, path: str, flow: dict[str, object], expected: str) -> None:
+def test_what_is_left_out(cli: Cli, tmp_path: Path, path: str, flow: dict[str, Any], expected: str) -> None:
     settings = {"settle": {"for": 0, "sightings": 1}} | flow
     configure(tmp_path, **settings)
     put(tmp_path, {path: "12345"})

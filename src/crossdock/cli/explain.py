@@ -80,7 +80,7 @@ def _lines(found: Explanation) -> Iterator[str]:
         yield "ledger    does not know it"
     for number, row in enumerate(found.rows):
         tried = f", attempts {row.attempts}" if row.attempts else ""
-        error = f"; last error: {shown(row.error)}" if row.error else ""
+        error = f"; last error: {shown(row.error)}" if row.error else f"; {shown(row.why)}" if row.why else ""
         line = f"transfer {row.id} to {target_of(row)}: {row.state} since {moment(row.changed)}{tried}{error}"
         yield f"{'' if number else 'ledger':<9} {line}"
         yield f"{'':<9}   {_version(found, row.fingerprint)}; then {shown(what_next(row, found.now))}"

@@ -41,9 +41,7 @@ def where(session: Session, name: str, flow: str | None, limit: int, ledger: str
     endpoint, text = _parted(session, name)
     if not text.strip("/"):
         raise click.UsageError("say which file: a name, a path, or a glob")
-    found = session.run(lambda: _known(session, text, flow, ledger))
-    if endpoint is not None:
-        found = [each for each in found if endpoint in (each.source, each.target)]
+    found = session.run(lambda: _known(session, text, endpoint, flow, ledger))
     files = files_of(found)
     now = datetime.now(UTC)
     if not files:
@@ -69,12 +67,14 @@ def _parted(session: Session, name: str) -> tuple[str | None, str]:
     return None, name
 
 
-async def _known(session: Session, text: str, flow: str | None, ledger: str | None) -> list[Transfer]:
+async def _known(
+    session: Session, text: str, endpoint: str | None, flow: str | None, ledger: str | None
+) -> list[Transfer]:
     from crossdock.engine.lookup import by_name
 
     try:
         async with existing_ledger(session, ledger) as opened:
-            return await by_name(opened, text, flow=flow)
+            return await by_name(opened, text, endpoint=endpoint, flow=flow)
     except NotFound as error:
         if ledger is not None:
             raise

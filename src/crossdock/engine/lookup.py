@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -47,11 +47,13 @@ async def matching(
         query = replace(query, before=page[-1].id)
 
 
-async def by_name(ledger: Ledger, text: str, *, flow: str | None = None, limit: int = 1000) -> list[Transfer]:
-    """The newest transfers of files that a person calls `text`, at most `limit` by each way of looking.
+async def by_name(
+    ledger: Ledger, text: str, *, endpoint: str | None = None, flow: str | None = None, limit: int = 1000
+) -> list[Transfer]:
+    """Of files that a person calls `text` (at `endpoint`) the newest transfers, with those to other destinations.
 
     A name without a slash is the last component of the source's or of the target's path; with one, the path or its
-    end. Only if nothing is called exactly that, `text` is taken as a glob.
+    end. Only if nothing is called exactly that, `text` is taken as a glob. At most `limit` by each way of looking.
     """
     text = text.strip("/")
     if not text:
@@ -63,23 +65,42 @@ async def by_name(ledger: Ledger, text: str, *, flow: str | None = None, limit: 
     queries += [Query(flow=flow, target_path="*" + each.replace("?", "*")) for each in sorted(planned)]
     found: dict[int, Transfer] = {}
     for query in queries:
-        count = 0
-        async for transfer in matching(ledger, query):
-            paths = (transfer.entry.path, transfer.target_path, arrived_path(transfer))
-            if any(path == text or path.endswith(f"/{text}") for path in paths):
-                found[transfer.id] = transfer
-                count += 1
-            if count == limit:
-                break
-    if not found and _compiled(text) is not None:
-        for globs in ({"path": text}, {"target_path": text}):
-            count = 0
-            async for transfer in matching(ledger, Query(flow=flow), **globs):
-                found[transfer.id] = transfer
+        rows = matching(ledger, query)
+        await _collect(found, rows, limit, lambda path: path == text or path.endswith(f"/{text}"), endpoint)
+    glob = _compiled(text)
+    if not found and glob is not None:
+        for rows in (
+            matching(ledger, Query(flow=flow), path=text),
+            matching(ledger, Query(flow=flow), target_path=text),
+        ):
+            await _collect(found, rows, limit, lambda path: glob.match(path) is not None, endpoint)
+    for one in {(each.flow, each.source, each.entry.path): each for each in found.values()}.values():
+        files = {(each.fingerprint, each.gone) for each in found.values() if each.entry.path == one.entry.path}
+        query = Query(flow=one.flow, source=one.source, name=one.entry.path.rpartition("/")[2])
+        async for each in matching(ledger, query):
+            if each.entry.path == one.entry.path and (each.fingerprint, each.gone) in files:
+                found[each.id] = each
+    return [found[id] for id in sorted(found, reverse=True)]
+
+
+async def _collect(
+    found: dict[int, Transfer],
+    rows: AsyncGenerator[Transfer],
+    limit: int,
+    wanted: Callable[[str], bool],
+    endpoint: str | None,
+) -> None:
+    count = 0
+    async with aclosing(rows):
+        async for each in rows:
+            paths = [each.entry.path] if endpoint in (None, each.source) else []
+            if endpoint in (None, each.target):
+                paths += [each.target_path, arrived_path(each)]
+            if any(wanted(path) for path in paths):
+                found[each.id] = each
                 count += 1
                 if count == limit:
-                    break
-    return [found[id] for id in sorted(found, reverse=True)]
+                    return
 
 
 def _compiled(text: str) -> re.Pattern[str] | None:

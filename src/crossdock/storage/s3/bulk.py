@@ -334,9 +334,10 @@ class _Line:
                     break
                 missing = self._taken(chunk, missing, take)
         finally:
-            answer.close()
-            if self._socket is not None:
+            # A server that closes after this answer has left the socket to it: both are closed with its last byte.
+            if self._socket is not None and self._socket.fileno() != -1:
                 self._socket.settimeout(self._timeout)
+            answer.close()
 
     def _taken(self, chunk: bytes, missing: int | None, take: Callable[[bytes], None]) -> int | None:
         if self._cut or not chunk:

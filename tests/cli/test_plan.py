@@ -1,0 +1,219 @@
+"""plan and apply: what is planned is what is done, and what drifted is not."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Cli, contents
+from tests.cli.flow_files import configure, put
+
+TWO: dict[str, Any] = {"to": ["lake:{path}", "staging:copy/{name}"]}
+
+
+@pytest.fixture
+def planned(cli: Cli, tmp_path: Path) -> Cli:
+    """p.json: a.csv and sub/b.csv, each to lake and staging."""
+    configure(tmp_path, **TWO)
+    put(tmp_path, {"a.csv": "one", "sub/b.csv": "two!"})
+    assert cli("plan", "--out", "p.json").code == 0
+    return cli
+
+
+def test_a_plan_changes_nothing_and_says_all(planned: Cli, tmp_path: Path) -> None:
+    saved = json.loads((tmp_path / "p.json").read_text())
+    *rows, summary = planned("plan", "--json").rows
+    assert rows == saved["transfers"]
+    assert summary["summary"] == {"transfers": 4, "size": 14, "requests": {}, "waiting": {}, "errors": {}}
+    assert {(row["path"], row["target"], row["target_path"]) for row in rows} == {
+        ("out/a.csv", "lake", "a.csv"),
+        ("out/a.csv", "staging", "copy/a.csv"),
+        ("out/sub/b.csv", "lake", "sub/b.csv"),
+        ("out/sub/b.csv", "staging", "copy/b.csv"),
+    }
+    assert all(row["reason"] == "rule to takes every file" for row in rows)
+    assert all(row["fingerprint"].startswith(f":{row['size']}:{row['modified']}") for row in rows)
+    text = planned("plan")
+    assert "partner:out/sub/b.csv → staging:copy/b.csv (rule to takes every file)" in text.out
+    assert text.err.startswith("4 transfers to add, 14 B")
+    assert planned("transfers", "list", "--json").rows == []
+    assert contents(tmp_path / "lake") == {}
+
+
+def test_apply_does_exactly_that(planned: Cli, tmp_path: Path) -> None:
+    put(tmp_path, {"later.csv": "not in the plan"})
+    dry = planned("apply", "--dry-run", "p.json")
+    assert (dry.code, dry.err) == (0, "4 of 4 transfers as planned; nothing was done\n")
+    assert contents(tmp_path / "lake") == {}
+    result = planned("apply", "--json", "p.json")
+    assert result.code == 0
+    assert [row["what"] for row in result.rows] == ["delivered"] * 4
+    assert "4 transfers added, 4 delivered (14 B)" in result.err
+    assert contents(tmp_path / "lake") == {"a.csv": b"one", "sub/b.csv": b"two!"}
+    assert contents(tmp_path / "staging") == {"copy/a.csv": b"one", "copy/b.csv": b"two!"}
+    assert planned("run", "--once").code == 0
+    assert contents(tmp_path / "lake")["later.csv"] == b"not in the plan"
+
+
+def test_a_plan_can_be_cut(planned: Cli, tmp_path: Path) -> None:
+    """Rows that the user takes out are not done."""
+    plan = json.loads((tmp_path / "p.json").read_text())
+    plan["transfers"] = [row for row in plan["transfers"] if row["target"] == "staging"]
+    (tmp_path / "p.json").write_text(json.dumps(plan))
+    assert planned("apply", "p.json").code == 0
+    assert contents(tmp_path / "lake") == {}
+    assert contents(tmp_path / "staging") == {"copy/a.csv": b"one", "copy/b.csv": b"two!"}
+
+
+def change(folder: Path) -> None:
+    put(folder, {"a.csv": "ONE!"})
+
+
+def same_size(folder: Path) -> None:
+    put(folder, {"a.csv": "eno"})
+    os.utime(folder / "partner/out/a.csv", (1e9, 1e9))
+
+
+def remove(folder: Path) -> None:
+    (folder / "partner/out/a.csv").unlink()
+
+
+def reroute(folder: Path) -> None:
+    configure(folder, rules=[{"match": "a.*", "to": "lake:elsewhere/"}, {"to": TWO["to"]}])
+
+
+def leave_out(folder: Path) -> None:
+    configure(folder, exclude="a.*", **TWO)
+
+
+def unrule(folder: Path) -> None:
+    configure(folder, rules=[{"match": "sub/.*", "to": TWO["to"]}])
+
+
+def clash(folder: Path) -> None:
+    put(folder, {"other/a.csv": "goes to staging:copy/a.csv as well"})
+
+
+@pytest.mark.parametrize(
+    ("drift", "reason"),
+    [
+        (change, "the file changed"),
+        (same_size, "the file changed"),
+        (remove, "the file is gone"),
+        (reroute, r"it goes to lake:elsewhere/a.csv now (rule rules[0] matches a.*)"),
+        (leave_out, "it is left out now: excluded by 'a.*'"),
+        (unrule, "it goes to nowhere now (no rule matches)"),
+        (clash, "other/a.csv goes to staging:copy/a.csv as well"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_drift(planned: Cli, tmp_path: Path, drift: Any, reason: str) -> None:
+    drift(tmp_path)
+    result = planned("apply", "p.json")
+    assert result.code == 1
+    for place in ("lake:a.csv", "staging:copy/a.csv"):
+        assert f"drifted: pull: partner:out/a.csv → {place}: {reason}\n" in result.err
+    assert "2 of 4 transfers as planned; nothing was done\nNext: --partial" in result.err
+    assert planned("transfers", "list", "--json").rows == []
+    assert contents(tmp_path / "lake") == contents(tmp_path / "staging") == {}
+    partial = planned("apply", "--json", "--partial", "p.json")
+    assert partial.code == 1
+    assert [row["drifted"] for row in partial.rows if "drifted" in row] == [reason] * 2
+    assert contents(tmp_path / "lake") == {"sub/b.csv": b"two!"}
+    assert contents(tmp_path / "staging") == {"copy/b.csv": b"two!"}
+
+
+def test_already_in_the_ledger(planned: Cli, tmp_path: Path) -> None:
+    assert planned("run", "--once").code == 0
+    (tmp_path / "lake/a.csv").write_text("somebody else's since")
+    result = planned("apply", "--partial", "p.json")
+    assert result.code == 1
+    assert result.err.count("it is in the ledger already: transfer ") == 4
+    assert (tmp_path / "lake/a.csv").read_text() == "somebody else's since"
+
+
+def test_sent_and_archived_already(cli: Cli, tmp_path: Path) -> None:
+    configure(tmp_path, after={"archive": ".done"})
+    put(tmp_path, {"a.csv": "one"})
+    cli("plan", "--out", "p.json")
+    assert cli("apply", "p.json").code == 0
+    result = cli("apply", "p.json")
+    assert result.code == 1
+    assert "it is in the ledger already: transfer 1 to lake, done" in result.err
+
+
+def test_a_flow_that_is_no_more(planned: Cli, tmp_path: Path) -> None:
+    configure(tmp_path, more={"other": {"source": "staging:x", "to": "lake:"}})
+    text = (tmp_path / "p.json").read_text().replace('"flow": "pull"', '"flow": "gone"')
+    (tmp_path / "p.json").write_text(text)
+    result = planned("apply", "p.json")
+    assert result.code == 1
+    assert result.err.count("its flow is no longer in the configuration") == 4
+
+
+def test_plans_that_are_none(planned: Cli, tmp_path: Path) -> None:
+    good = json.loads((tmp_path / "p.json").read_text())
+    forged = [good["transfers"][0] | {"size": 99}]
+    for text, said in {
+        "": "not a plan",
+        "[]": "not a plan",
+        json.dumps(good | {"version": 2}): "another version",
+        json.dumps(good | {"ledger": "0" * 16}): "another ledger",
+        json.dumps(good | {"transfers": forged}): "the fingerprint",
+        json.dumps(good | {"transfers": [{}]}): "not a plan",
+    }.items():
+        (tmp_path / "bad.json").write_text(text)
+        result = planned("apply", "bad.json")
+        assert result.code == 3, text
+        assert said in result.err
+        assert "Next: " in result.err
+    assert planned("apply", "nope.json").code == 2
+    assert planned("plan", "--out", "nope/p.json").code == 2
+    assert planned("transfers", "list", "--json").rows == []
+
+
+def test_names_that_are_not_utf8(cli: Cli, tmp_path: Path) -> None:
+    configure(tmp_path)
+    name = os.fsdecode(b"latin\xe9\x1b[31m.csv")
+    put(tmp_path, {name: "x"})
+    result = cli("plan", "--out", "p.json")
+    assert "\x1b" not in result.out
+    assert cli("apply", "p.json").code == 0
+    assert contents(tmp_path / "lake") == {f"in/{name}": b"x"}
+
+
+def test_what_is_not_moved_now(cli: Cli, tmp_path: Path) -> None:
+    configure(tmp_path, rules=[{"match": r"(.*/)?x\.csv", "to": "lake:{name}"}, {"match": "(.*)[.]csv", "to": "lake:"}],
+              max_files=1)  # fmt: skip
+    put(tmp_path, {"a/x.csv": "1", "b/x.csv": "2", "note.txt": "3", "c.csv": "4", "d.csv": "5"})
+    result = cli("plan")
+    assert result.code == 1, "a clash is a fault of the rules"
+    assert "not now: pull: a/x.csv: clash: b/x.csv goes to lake:x.csv as well" in result.out
+    assert "not now: pull: note.txt: unmatched: no rule matches" in result.out
+    assert "not now: pull: 1 file more than max_files or max_bytes allow" in result.out
+    assert "1 transfer to add" in result.err
+
+
+def test_settling_and_patience(cli: Cli, tmp_path: Path) -> None:
+    configure(tmp_path, settle={"for": "0.2s", "sightings": 2})
+    put(tmp_path, {"a.csv": "1"})
+    impatient = cli("plan", "--patience", "0")
+    assert impatient.err.startswith("0 transfers to add")
+    assert "not now: pull: a.csv: settle: unchanged for 0 of 0.2 s" in impatient.out
+    assert cli("plan", "--out", "p.json").err.startswith("1 transfer to add")
+    assert cli("apply", "p.json").code == 0
+    assert contents(tmp_path / "lake") == {"in/a.csv": b"1"}
+
+
+def test_a_source_that_cannot_be_listed(cli: Cli, tmp_path: Path) -> None:
+    configure(tmp_path, more={"broken": {"source": "partner:nowhere", "to": "lake:b/", "settle": "none"}})
+    put(tmp_path, {"a.csv": "1"})
+    result = cli("plan")
+    assert result.code == 1
+    assert "1 transfer to add" in result.err
+    assert "crossdock: flow broken:\ncrossdock: list partner:nowhere" in result.err
+    assert cli("plan", "broken").code == 4

@@ -1,0 +1,159 @@
+"""where: did it come, where is it now, and what comes next; also for what nobody has seen."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Cli
+from tests.cli.flow_files import configure, put
+
+TWO: dict[str, Any] = {"to": ["lake:{path}", "staging:copy/{name}"], "after": {"archive": ".done"}}
+
+
+@pytest.fixture
+def moved(cli: Cli, tmp_path: Path) -> Cli:
+    configure(tmp_path, **TWO)
+    put(tmp_path, {"a/report.csv": "report", "b/report.csv": "another", "note[1].txt": "note"})
+    assert cli("run", "--once").code == 1, "two reports for one place are a clash"
+    (tmp_path / "partner/out/b/report.csv").rename(tmp_path / "partner/out/b/second.csv")
+    assert cli("run", "--once").code == 0
+    return cli
+
+
+def test_everything_about_a_file(moved: Cli) -> None:
+    result = moved("where", "--json", "a/report.csv")
+    assert result.code == 0
+    (row,) = result.rows
+    assert (row["known"], row["flow"], row["source"], row["path"], row["size"]) == (
+        True, "pull", "partner", "out/a/report.csv", 6,
+    )  # fmt: skip
+    assert (row["archived"], row["gone"]) == ("out/.done/a/report.csv", True)
+    lake, staging = row["destinations"]
+    for there, path in ((lake, "a/report.csv"), (staging, "copy/report.csv")):
+        assert (there["state"], there["target_path"], there["attempts"]) == ("done", path, 1)
+        assert (there["stored_size"], there["sha256"]) == (6, hashlib.sha256(b"report").hexdigest())
+        assert row["came"] <= there["delivered"] <= there["changed"]
+    text = moved("where", "a/report.csv").out
+    assert text.startswith("out/a/report.csv, from partner by flow pull\n  came      ")
+    assert f"bytes, sha256 {hashlib.sha256(b'report').hexdigest()}, 1 attempt" in text
+    assert "  archived  partner:out/.done/a/report.csv\n" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "paths"),
+    [
+        ("report.csv", ["out/a/report.csv"]),
+        ("second.csv", ["out/b/second.csv"]),
+        ("out/b/second.csv", ["out/b/second.csv"]),
+        ("partner:out/b/second.csv", ["out/b/second.csv"]),
+        ("lake:b/second.csv", ["out/b/second.csv"]),
+        ("copy/second.csv", ["out/b/second.csv"]),
+        ("*.csv", ["out/a/report.csv", "out/b/second.csv"]),
+        ("copy/*", ["out/a/report.csv", "out/b/second.csv", "out/note[1].txt"]),
+        ("note[1].txt", ["out/note[1].txt"]),
+    ],
+)
+def test_by_whatever_name(moved: Cli, name: str, paths: list[str]) -> None:
+    result = moved("where", "--json", name)
+    assert result.code == 0
+    assert sorted(row["path"] for row in result.rows) == paths
+    assert all(len(row["destinations"]) == 2 for row in result.rows)
+
+
+@pytest.mark.parametrize(
+    "name", ["eport.csv", "REPORT.CSV", "out/report.csv", "x[", "?", "*.xml", "lake:out/a/report.csv"]
+)
+def test_names_that_are_none(moved: Cli, name: str) -> None:
+    result = moved("where", name)
+    assert result.code == 4
+    assert f"the ledger knows no file {name.removeprefix('lake:')}" in result.out
+
+
+def test_a_number_that_a_version_got(cli: Cli, tmp_path: Path) -> None:
+    configure(tmp_path, on_conflict="version")
+    put(tmp_path, {"a.csv": "first"})
+    assert cli("run", "--once").code == 0
+    put(tmp_path, {"a.csv": "second!"})
+    assert cli("run", "--once").code == 0
+    (row,) = cli("where", "--json", "a~1.csv").rows
+    assert (row["size"], row["destinations"][0]["target_path"]) == (7, "in/a~1.csv")
+    newest, oldest = cli("where", "--json", "a.csv").rows
+    assert (newest["size"], oldest["size"]) == (7, 5)
+    one = cli("where", "--json", "--limit", "1", "a.csv")
+    assert one.rows == [newest]
+    assert "1 older file of that name" in one.err
+
+
+def test_what_comes_next(cli: Cli, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        down = {
+            "type": "sftp", "host": "127.0.0.1", "port": taken.getsockname()[1], "user": "x",
+            "host_key": "SHA256:" + "A" * 43, "password": "env:PASSWORD",
+        }  # fmt: skip
+        os.environ["PASSWORD"] = "x"
+        try:
+            configure(tmp_path, endpoints={"staging": down}, to=["lake:", "staging:"])
+            put(tmp_path, {"a.csv": "a"})
+            assert cli("run", "--once").code == 1
+        finally:
+            del os.environ["PASSWORD"]
+    row: dict[str, Any] = cli("where", "--json", "a.csv").rows[0]
+    lake, staging = row["destinations"]
+    assert (lake["state"], staging["state"]) == ("done", "pending")
+    assert f"[127.0.0.1]:{down['port']}" in staging["why"]
+    assert staging["next"].startswith("attempt ")
+    assert " (in " in staging["next"], "when the next attempt is"
+    text = cli("where", "a.csv").out
+    assert "next: attempt " in text
+    assert "127.0.0.1" in text
+
+
+def test_failed(cli: Cli, tmp_path: Path) -> None:
+    configure(tmp_path, on_conflict="fail")
+    put(tmp_path, {"a.csv": "new"})
+    (tmp_path / "lake/in").mkdir()
+    (tmp_path / "lake/in/a.csv").write_text("other")
+    cli("run", "--once")
+    text = cli("where", "a.csv").out
+    assert "  failed  lake:in/a.csv, " in text
+    assert "last error: " in text
+    assert "next: nothing, until: crossdock transfers retry 1" in text
+
+
+def test_what_the_ledger_does_not_know(cli: Cli, tmp_path: Path) -> None:
+    other = {"source": "staging:", "to": "lake:{path}", "include": "*.xml", "settle": "none"}
+    configure(tmp_path, more={"other": other})
+    put(tmp_path, {"sub/a.csv": "new"})
+    (tmp_path / "staging/a.csv").write_text("not an xml")
+    result = cli("where", "a.csv")
+    assert result.code == 4
+    assert result.out.startswith("the ledger knows no file a.csv\n")
+    assert "pull: partner:out/sub/a.csv is at the source; rule to takes every file, to lake:in/sub/a.csv" in result.out
+    assert "more: crossdock explain pull sub/a.csv" in result.out
+    assert "other: staging:a.csv is at the source; it is left out: no include rule matches" in result.out
+    rows = cli("where", "--json", "a.csv").rows
+    assert [(row["known"], row["flow"], row["path"]) for row in rows] == [
+        (False, "pull", "out/sub/a.csv"), (False, "other", "a.csv"),
+    ]  # fmt: skip
+    assert [row["flow"] for row in cli("where", "--json", "partner:a.csv").rows] == ["pull"]
+    assert [row["flow"] for row in cli("where", "--json", "--flow", "other", "a.csv").rows] == ["other"]
+    assert not (tmp_path / "crossdock.db").exists(), "looking notes nothing"
+    nowhere = cli("where", "b.csv")
+    assert "nor does the source of pull, other hold it" in nowhere.out
+    assert cli("where", "/").code == 2
+    assert cli("where", "--flow", "pul", "a.csv").code == 3
+
+
+def test_a_source_that_is_down(cli: Cli, tmp_path: Path) -> None:
+    configure(tmp_path, source="partner:nowhere")
+    result = cli("where", "a.csv")
+    assert result.code == 4
+    assert "pull: the source could not be looked at: " in result.err
+    assert "nor does" not in result.out
