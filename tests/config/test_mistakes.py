@@ -190,6 +190,8 @@ def mistakes(write: Write, text: str, name: str = "crossdock.yaml") -> list[str]
          "is called 'X/Y'. Next: write a name such as Europe/London or UTC"),
         (SHORT + "    tests: [{file: a, to: 'lke:a'}]\n", "9: flows.a.tests.0.to: no endpoint is called 'lke'. Next: "
          "did you mean 'lake'?"),
+        (SHORT + '    exclude: ["a\\0b"]\n', "9: flows.a.exclude.0: a NUL character, which no name can have. Next: "
+         "remove it"),
         # The ledger.
         (ENDPOINTS + "ledger: mysql://x/y\n", "5: ledger: no ledger is of the kind mysql://. Next: write a path for "
          "SQLite, or postgresql://user@host/database"),

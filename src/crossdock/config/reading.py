@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,18 @@ def load(explicit: Path | None = None, *, folder: Path | None = None) -> Config:
     return _Reading(document, file.resolve()).config()
 
 
+def _with_nul(data: Any, key: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Where text with a NUL character stands."""
+    if isinstance(data, str):
+        if "\0" in data:
+            yield key
+    elif isinstance(data, (dict, list)):
+        for name, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from _with_nul(value, (*key, name))
+            if isinstance(name, str) and "\0" in name:
+                yield (*key, name)
+
+
 class _Reading:
     """One pass over a parsed file, collecting mistakes."""
 
@@ -65,7 +78,10 @@ class _Reading:
         ledger: str | None = None
         if data is None:
             data = {}
-        if isinstance(data, dict):
+        nul = list(_with_nul(data, ()))
+        for key in nul:
+            self.report.mistake(key, "a NUL character, which no name can have", "remove it")
+        if isinstance(data, dict) and not nul:
             from crossdock.config.mistakes import instead
 
             for key in data:
@@ -78,7 +94,7 @@ class _Reading:
                 ledger = read(data["ledger"], self.report, self.file.parent)
             if data.get("flows") is not None:
                 self._flows(data["flows"])
-        else:
+        elif not nul:
             self.report.mistake((), "the file must be a mapping", "start it with 'endpoints:'")
         if self.report.mistakes:
             raise Mistakes(self.document.file, sorted(self.report.mistakes, key=lambda mistake: mistake.line or 0))
