@@ -21,11 +21,16 @@ __all__ = ["S3Reader"]
 _CHUNK = 256 * 1024
 """Bytes; smaller pieces of the stream are joined up to this."""
 _LARGEST_CHUNK = 1024 * 1024
+_LEAST_AHEAD = 2
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
 
 class S3Reader(Reader):
-    """The object from `offset` on. At most `read_concurrency` ranges of `part_size` bytes are held."""
+    """The object from `offset` on. At most `read_concurrency` ranges of `part_size` bytes are held.
+
+    Two are enough for a target that takes them slower than they come; for each that is waited for, one more is fetched
+    at the same time.
+    """
 
     def __init__(self, calls: Calls, path: str, key: str, offset: int, pin: Entry | None) -> None:
         self._calls, self._path, self._key = calls, path, key
@@ -33,6 +38,7 @@ class S3Reader(Reader):
         self._version = pin.version if pin else None
         self._next = offset
         self._ranges: deque[_Range] = deque()
+        self._ahead = _LEAST_AHEAD
         self._begun = False
 
     @classmethod
@@ -121,13 +127,14 @@ class S3Reader(Reader):
             data = await self._ranges[0].take()
             if data:
                 return data
-            self._ranges.popleft()
+            self._ahead = max(self._ahead + (1 if self._ranges.popleft().waited_for else -1), _LEAST_AHEAD)
             self._fill()
         return b""
 
     def _fill(self) -> None:
         size, step = self.entry.size or 0, self._calls.settings.part_size
-        while self._next < size and len(self._ranges) < self._calls.settings.read_concurrency:
+        self._ahead = min(self._ahead, self._calls.settings.read_concurrency)
+        while self._next < size and len(self._ranges) < self._ahead:
             end = min(self._next + step, size)
             self._ranges.append(_Range(self, self._next, end))
             self._next = end
@@ -180,6 +187,8 @@ class _Range:
         self._reader, self._at, self._end, self._response = reader, at, end, response
         self._chunks: deque[bytes] = deque()
         self._held = 0
+        self.waited_for = False
+        """The reader had to wait for bytes of it."""
         self._arrived, self._room = asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -219,6 +228,7 @@ class _Range:
         if task is None:
             raise RuntimeError("the range has not begun")
         while self._held < _CHUNK and not task.done():
+            self.waited_for = True
             self._arrived.clear()
             await self._arrived.wait()
         if not self._chunks:

@@ -240,6 +240,10 @@ class S3Writer(Writer):
         if self.checkpoint() is None:
             await self.abort()
         elif not self._ended:
+            await self.leave()
+
+    async def leave(self) -> None:
+        if not self._ended:
             self._ended = True
             await self._stop()
 
