@@ -16,7 +16,7 @@ from crossdock.engine.disposal import ARCHIVED
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.notify import Notice, NotificationFailed
 from crossdock.errors import ConnectionFailed, CrossdockError, PermissionDenied, Unsupported
-from crossdock.flows.flow import After, Flow, Mail, Place, Rule, Webhook
+from crossdock.flows.flow import After, Flow, Mail, Place, Rule, Settle, Webhook
 from crossdock.ledger.base import Lease, Planned, State
 from crossdock.ledger.sqlite import SqliteLedger
 from crossdock.storage.base import Backend, Entry
@@ -346,6 +346,33 @@ async def test_a_failed_or_cancelled_sibling_keeps_the_source(bench: Bench) -> N
     await bench.ledger.delivered(lake, bench.receipt(lake))
     assert await bench.follow(lake, After(delete=True)) == ("the source waits for sea:x, pond:x", False)
     assert await bench.names() == {"outbox/a/b.csv"}
+
+
+@everywhere
+async def test_the_senders_marker_goes_with_its_file(bench: Bench) -> None:
+    """A stale one would vouch for a file that is still being sent; one that speaks for several files stays."""
+    settle = Settle(marker="{name}.ok")
+    for after in (After(archive=".done", keep=DAY), After(delete=True)):
+        for marked in (True, False):
+            entry = await bench.write()
+            if marked:
+                await bench.plain.write_bytes("outbox/a/b.csv.ok", b"")
+            (lease,) = await bench.delivered(entry)
+            assert (await bench.follow(lease, after, settle=settle))[1]
+            archived = {"outbox/.done/a/b.csv", "outbox/.done/a/b.csv.ok"} if after.archive else set()
+            assert await bench.names() == (archived if marked else archived - {"outbox/.done/a/b.csv.ok"})
+            bench.clock.move(2 * DAY)
+            assert await bench.actions().sweep() == (1 + marked if after.archive else 0)
+            assert await bench.names() == set()
+    (lease,) = await bench.delivered(await bench.write())
+    await bench.plain.write_bytes("outbox/ready/a/b.csv", b"")
+    assert (await bench.follow(lease, After(delete=True), settle=Settle(marker="ready/{path}")))[1]
+    assert await bench.names() == set()
+    entry = await bench.write()
+    await bench.plain.write_bytes("outbox/a/b.ok", b"")
+    (lease,) = await bench.delivered(entry)
+    assert (await bench.follow(lease, After(delete=True), settle=Settle(marker="{stem}.ok")))[1]
+    assert await bench.names() == {"outbox/a/b.ok"}
 
 
 async def test_a_template_of_the_archive(bench: Bench) -> None:

@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from crossdock.engine import notify
-from crossdock.engine.disposal import Disposal
+from crossdock.engine.disposal import Disposal, beside
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.notify import Notice
 from crossdock.engine.outbox import Outbox, Send
 from crossdock.errors import ConfigError, shown
 from crossdock.flows.flow import Flow
-from crossdock.flows.route import Template, words_of
+from crossdock.flows.route import Template
 from crossdock.ledger.base import Lease, Ledger, State, Transfer
 
 __all__ = ["Actions"]
@@ -88,17 +88,11 @@ class Actions:
 
     async def _mark(self, transfer: Transfer, receipt: Mapping[str, Any], template: Template) -> str:
         delivered = _delivered_path(transfer, receipt)
-        folder, slash, _ = delivered.rpartition("/")
-        values = {
-            **words_of(delivered),
-            "now": _finished(receipt) or self._clock(),
-            "modified": transfer.entry.modified,
-        }
+        times = {"now": _finished(receipt) or self._clock(), "modified": transfer.entry.modified}
         try:
-            name = template.fill(values)
+            path = beside(template, delivered, times)
         except ValueError as error:
             raise ConfigError(f"after.marker: {error}", hint="choose words that every file has") from error
-        path = name if template.names & {"path", "folder"} else f"{folder}{slash}{name}"
         storage = await self._endpoints.storage(transfer.target)
         await storage.write_bytes(path, b"")
         return f"marked by {transfer.target}:{shown(path)}"

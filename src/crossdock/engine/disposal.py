@@ -35,7 +35,7 @@ from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.staging import temporary_path
 from crossdock.storage.storage import Storage
 
-__all__ = ["ARCHIVED", "Disposal", "is_still"]
+__all__ = ["ARCHIVED", "Disposal", "beside", "is_still"]
 
 log = logging.getLogger("crossdock.engine")
 
@@ -55,6 +55,11 @@ class Disposal:
     def __init__(self, flow: Flow, endpoints: Endpoints, ledger: Ledger, clock: Callable[[], datetime]) -> None:
         self._flow, self._endpoints, self._ledger, self._clock = flow, endpoints, ledger, clock
         self._template = Template(flow.after.archive) if flow.after.archive else None
+        self._root = f"{flow.source.path}/" if flow.source.path else ""
+        """What stands before every path of the source at its endpoint."""
+        marker = Template(flow.settle.marker) if flow.settle.marker else None
+        # One without the whole name may speak for several files.
+        self.marker = marker if marker is not None and marker.names & {"name", "path"} else None
 
     async def dispose(self, lease: Lease, receipt: Mapping[str, Any], siblings: Sequence[Transfer]) -> tuple[str, bool]:
         """What was done, in words, and whether the source is gone. Safe to repeat. Raises `CrossdockError`."""
@@ -70,6 +75,9 @@ class Disposal:
             taken = await work.taken()
             return (f"{taken}; {_NEWER}", True) if taken else (_NEWER, False)
         try:
+            if after.takes_source and self.marker is not None:
+                below = transfer.entry.path.removeprefix(self._root)
+                await work.take_marker(self._root + beside(self.marker, below, {}))
             if after.archive is not None:
                 return await work.archive(now, again=transfer.state is State.DELIVERED)
             if after.delete:
@@ -79,24 +87,23 @@ class Disposal:
             return _NEWER, False
         return f"tagged {', '.join(sorted(after.tag))}", False
 
-    def archive_paths(self, transfer: Transfer, at: datetime, first: int) -> Iterator[str]:
-        """Where the file may be archived, the best name first. Raises `ConfigError`."""
+    def archive_paths(self, path: str, modified: datetime | None, at: datetime, first: int) -> Iterator[str]:
+        """Where a file may be archived, the best name first. Raises `ConfigError`."""
         assert self._template is not None and self._flow.after.archive is not None
-        root = f"{self._flow.source.path}/" if self._flow.source.path else ""
-        below = transfer.entry.path.removeprefix(root)
+        below = path.removeprefix(self._root)
         if self._template.names:
-            values = {**words_of(below), "now": at, "modified": transfer.entry.modified}
+            values = {**words_of(below), "now": at, "modified": modified}
             try:
                 found = self._template.fill(values)
             except ValueError as error:
                 raise ConfigError(f"after.archive: {error}", hint="choose words that every file has") from error
         else:
             found = f"{self._flow.after.archive.strip('/')}/{below}"
-        yield root + found
+        yield self._root + found
         words = words_of(found)
         folder = f"{words['folder']}/" if words["folder"] else ""
         for suffix in (*range(1, _SUFFIXES + 1), f"t{first}"):
-            yield f"{root}{folder}{words['stem']}~{suffix}{words['suffix']}"
+            yield f"{self._root}{folder}{words['stem']}~{suffix}{words['suffix']}"
 
     async def note(self, transfer: Transfer, archived: Entry) -> None:
         """Record when an archived file is to be removed; never, if the flow keeps them."""
@@ -173,7 +180,7 @@ class _Work:
 
     @property
     def _names(self) -> Iterator[str]:
-        return self._disposal.archive_paths(self._transfer, self._at, self._first)
+        return self._disposal.archive_paths(self._path, self._transfer.entry.modified, self._at, self._first)
 
     async def taken(self) -> str:
         """What our own hand, before a crash or for a sibling, did to a source that is not there. "": nothing."""
@@ -264,6 +271,21 @@ class _Work:
         await self._disposal.note(self._transfer, await self._storage.stat(path))
         return words
 
+    async def take_marker(self, marker: str) -> None:
+        """The sender's word that this file is finished goes first: it must not vouch for the next of that name."""
+        if self._disposal._template is None:
+            await self._storage.delete(marker)
+            return
+        for path in self._disposal.archive_paths(marker, self._transfer.entry.modified, self._at, self._first):
+            try:
+                await self._storage.rename(marker, path)
+                await self._disposal.note(self._transfer, await self._storage.stat(path))
+                return
+            except AlreadyExists:
+                continue
+            except NotFound:
+                return
+
     async def delete(self, now: Entry) -> tuple[str, bool]:
         if self._storage.capabilities.pinned_delete:
             await self._storage.delete_pinned(self._path, now)
@@ -301,6 +323,14 @@ class _Work:
             return False
         await self._storage.delete(self._aside)
         return True
+
+
+def beside(template: Template, path: str, more: Mapping[str, Any]) -> str:
+    """A name that a template makes for a file: in the file's own folder, unless it says a folder itself."""
+    words = words_of(path)
+    name = template.fill({**words, **more})
+    whole = template.names & {"path", "folder"} or not words["folder"]
+    return name if whole else f"{words['folder']}/{name}"
 
 
 def is_still(meant: Entry, now: Entry, storage: Storage) -> bool:
