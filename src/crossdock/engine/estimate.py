@@ -4,8 +4,8 @@ With P the endpoint's `part_size` (larger where 10,000 parts would not do), for 
 
 - read from a store: ⌈S/P⌉ GET, at least one;
 - written to a store: one PUT if S ≤ P; else POST + ⌈S/P⌉ PUT + POST + HEAD (start, parts, complete, look);
-- copied within a store, S ≤ `copy_threshold`: HEAD + PUT, and one HEAD more at stores other than Amazon's; above it
-  HEAD + GET (tags) + POST + ⌈S/`copy_part_size`⌉ PUT + POST + HEAD, and the one HEAD more;
+- copied within a store, S ≤ `copy_threshold`: HEAD + PUT, and one HEAD more at stores other than Amazon's; above it,
+  or if nothing may be replaced, HEAD + GET (tags) + POST + ⌈S/`copy_part_size`⌉ PUT + POST + HEAD, and the one more;
 - `on_conflict: version`: one HEAD for the first name tried.
 
 Left out: listings, what a flow does after the delivery, repeated requests, and what transforms make of the size.
