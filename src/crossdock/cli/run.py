@@ -74,8 +74,6 @@ class _Command:
         name = f"{transfer.flow}: {transfer.source}:{shown(transfer.entry.path)}"
         if delivery.what in ("failed", "lost"):
             click.echo(f"{name}: {delivery.what}: {shown(delivery.reason)}", err=True)
-            if delivery.error is not None and delivery.error.hint:
-                click.echo(f"Next: {shown(delivery.error.hint)}", err=True)
         elif delivery.what == "retry":
             error = str(delivery.error) if delivery.error is not None else delivery.reason
             again = human_time(delivery.again_in or 0.0)

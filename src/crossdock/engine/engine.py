@@ -86,6 +86,8 @@ class Summary:
     """Bytes delivered."""
     settling: int = 0
     unmatched: int = 0
+    refused: int = 0
+    """Matched by no rule either, in flows that call that a failure."""
     clashes: int = 0
     removed: int = 0
     """Archived files whose time was over."""
@@ -97,7 +99,7 @@ class Summary:
     @property
     def good(self) -> bool:
         """Nothing failed, and nothing waits because something failed."""
-        return not (self.failed or self.waiting or self.clashes or self.errors)
+        return not (self.failed or self.waiting or self.clashes or self.refused or self.errors)
 
     def count(self, delivery: Delivery) -> None:
         match delivery.what:
@@ -153,6 +155,7 @@ class Engine:
             folder=folder,
             progress=progress,
             step=step,
+            lease=lease,
             clock=clock,
         )
         self._transfers, self._lease, self._report, self._step = transfers, lease, report, step
@@ -276,7 +279,10 @@ class Engine:
             summary.found += len(found.added)
             if first:
                 summary.listed += found.listed
-                summary.unmatched += sum(each.verdict == "unmatched" for each in found.new)
+                unmatched = sum(each.verdict == "unmatched" for each in found.new)
+                summary.unmatched += unmatched
+                if self.planner(found.flow).flow.unmatched == "fail":
+                    summary.refused += unmatched
                 summary.clashes += sum(each.verdict in ("clash", "fail") for each in found.new)
         return everything
 

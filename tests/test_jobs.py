@@ -1,0 +1,187 @@
+"""The four jobs of docs/flows.md, run from the file as it is written there, against OpenSSH and Ceph.
+
+What a test changes: where the endpoints are, how long a file settles, and that nobody is mailed; only S3 has tags.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cli.conftest import Cli, cli, contents
+from tests.servers import Ceph, OpenSSH
+from tests.storage.s3_places import BotoPeer, boto
+
+__all__ = ["cli"]
+
+_GUIDE = Path(__file__).parents[1] / "docs" / "flows.md"
+
+
+@dataclass
+class Bench:
+    """The endpoints of one job: a folder at the SFTP server or a bucket for each."""
+
+    folder: Path
+    openssh: OpenSSH
+    ceph: Ceph
+    folders: dict[str, Path] = field(default_factory=dict)
+    buckets: dict[str, BotoPeer] = field(default_factory=dict)
+
+    def configure(self, job: str, **changes: Any) -> None:
+        """Write the crossdock.yaml of the section `job`."""
+        section = _GUIDE.read_text(encoding="utf-8").partition(f"\n## {job}")[2].partition("\n## ")[0]
+        written = re.search(r"```yaml\n(.*?)```", section, re.DOTALL)
+        assert written is not None, f"docs/flows.md has no file for {job}"
+        data = yaml.safe_load(written[1])
+        for name, settings in data["endpoints"].items():
+            data["endpoints"][name] = self.endpoint(name, changes.get(name, settings["type"]))
+        for flow in data["flows"].values():
+            flow.pop("notify", None)
+            if "settle" in flow:
+                flow["settle"] = {"for": "1s"}
+            if data["endpoints"][flow["source"].partition(":")[0]]["type"] != "s3":
+                flow.get("after", {}).pop("tag", None)
+        (self.folder / "crossdock.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+        functions = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+        if functions is not None:
+            (self.folder / "routes.py").write_text(functions[1], encoding="utf-8")
+
+    def endpoint(self, name: str, kind: str) -> dict[str, Any]:
+        server, unique = self.openssh, f"job-{name}-{secrets.token_hex(4)}"
+        if kind == "local":
+            self.folders[name] = self.folder / unique
+            self.folders[name].mkdir()
+            return {"type": "local", "root": str(self.folders[name])}
+        if kind == "sftp":
+            self.folders[name] = server.folder / unique
+            self.folders[name].mkdir()
+            where = {"host": server.host, "port": server.port, "user": server.user, "host_key": server.fingerprint}
+            return {"type": "sftp", **where, "private_key": f"file:{server.key}", "root": str(self.folders[name])}
+        client = boto(self.ceph)
+        client.create_bucket(Bucket=unique)
+        self.buckets[name] = BotoPeer(client, unique)
+        return {"type": "s3", "bucket": unique, "endpoint_url": self.ceph.endpoint_url, "region": "us-east-1"}
+
+    def fill(self, name: str, below: str, files: dict[str, bytes]) -> None:
+        for path, data in files.items():
+            if name in self.buckets:
+                self.buckets[name].write(f"{below}{path}", data)
+            else:
+                place = self.folders[name] / below / path
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(data)
+
+    def held(self, name: str, below: str) -> dict[str, bytes]:
+        if name in self.folders:
+            return contents(self.folders[name] / below) if (self.folders[name] / below).exists() else {}
+        peer = self.buckets[name]
+        return {path.removeprefix(below): peer.read(path) for path in peer.names() if path.startswith(below)}
+
+
+@pytest.fixture
+def bench(tmp_path: Path, openssh: OpenSSH, ceph: Ceph, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ceph.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", ceph.secret_key)
+    return Bench(tmp_path, openssh, ceph)
+
+
+def files() -> dict[str, bytes]:
+    return {
+        "statement_1.csv": os.urandom(2000),
+        "empty.csv": b"",
+        "2026/11/large.bin": os.urandom(20 * 1024 * 1024),
+        "2026/11/ü 100%+ & #1.csv": os.urandom(300),
+        "-rf": b"x",
+    }
+
+
+def run(cli: Cli, *, delivered: int, code: int = 0) -> None:
+    """One run, whose summary says how many transfers there were; and one more, which finds nothing to do."""
+    result = cli("run", "--once", "--json")
+    assert result.code == code, result.err
+    assert result.rows[-1]["summary"]["delivered"] == delivered, result.out
+    again = cli("run", "--once", "--json")
+    assert again.rows[-1]["summary"]["delivered"] == 0
+
+
+def answers(cli: Cli, names: dict[str, bytes]) -> None:
+    """`where` knows every file that was moved."""
+    for name in names:
+        found = cli("where", "--json", "--", name.rpartition("/")[2])
+        assert found.code == 0, (name, found.err)
+        assert found.rows, name
+
+
+@pytest.mark.parametrize("lake", ["s3", "local", "sftp"])
+def test_pull(cli: Cli, bench: Bench, lake: str) -> None:
+    bench.configure("Pull", lake=lake)
+    sent = files()
+    bench.fill("partner", "outbox/", sent)
+    run(cli, delivered=len(sent))
+    assert bench.held("lake", "partner/") == sent
+    assert bench.held("partner", "outbox/") == {f".done/{path}": data for path, data in sent.items()}
+    answers(cli, sent)
+    # A file that is moved back is transferred again, and its archived name is never replaced.
+    outbox = bench.folders["partner"] / "outbox"
+    (outbox / ".done/statement_1.csv").rename(outbox / "statement_1.csv")
+    bench.fill("partner", "outbox/", {"-rf": b"the second of that name"})
+    run(cli, delivered=2)
+    assert bench.held("lake", "partner/") == {**sent, "-rf": b"the second of that name"}
+    archived = bench.held("partner", "outbox/.done")
+    assert archived == {**sent, "-rf~1": b"the second of that name"}
+
+
+@pytest.mark.parametrize("lake", ["s3", "local"])
+def test_push(cli: Cli, bench: Bench, lake: str) -> None:
+    bench.configure("Push", lake=lake)
+    sent = files()
+    bench.fill("lake", "to-partner/", {**sent, "x.tmp": b"no", "drafts/y": b"no"})
+    run(cli, delivered=len(sent))
+    marked = {f"{path}.done": b"" for path in sent}
+    assert bench.held("partner", "inbox") == {**sent, **marked}
+    if lake == "s3":
+        peer = bench.buckets["lake"]
+        tags = peer.client.get_object_tagging(Bucket=peer.bucket, Key="to-partner/-rf")["TagSet"]
+        assert tags == [{"Key": "delivered", "Value": "yes"}]
+    answers(cli, sent)
+    bench.fill("lake", "to-partner/", {"-rf": b"changed"})
+    run(cli, delivered=1)
+    assert bench.held("partner", "inbox")["-rf"] == b"changed"
+
+
+@pytest.mark.parametrize("new", ["sftp", "s3", "local"])
+def test_mirror(cli: Cli, bench: Bench, new: str) -> None:
+    bench.configure("Mirror", new=new)
+    sent = files()
+    bench.fill("old", "data/", sent)
+    bench.fill("new", "data/", {"was here before": b"stays"})
+    run(cli, delivered=len(sent))
+    assert bench.held("new", "data/") == {**sent, "was here before": b"stays"}
+    (bench.folders["old"] / "data/-rf").unlink()
+    bench.fill("old", "data/", {"empty.csv": b"no longer"})
+    run(cli, delivered=1)
+    assert bench.held("new", "data/") == {**sent, "was here before": b"stays", "empty.csv": b"no longer"}
+    answers(cli, sent)
+
+
+def test_route(cli: Cli, bench: Bench) -> None:
+    bench.configure("Route")
+    dated = {"pay_20261120.csv.pgp": os.urandom(5000), "pay_20261121.csv": os.urandom(9 * 1024 * 1024)}
+    bench.fill("prod", "feeds/", {**dated, "eu/stock_latest.csv": b"eu", "us/stock_latest.csv": b"us"})
+    bench.fill("prod", "feeds/", {"eu/scratch/x": b"no"})
+    run(cli, delivered=5)
+    lake = {f"pay/{name[4:12]}/{name}": data for name, data in dated.items()}
+    assert bench.held("lake", "") == {**lake, "latest/eu/stock_latest.csv": b"eu"}
+    assert bench.held("staging", "") == dated
+    answers(cli, dated)
+    bench.fill("prod", "feeds/", {"notes.txt": b"no rule takes it"})
+    result = cli("run", "--once", "--json")
+    assert result.code == 1, "unmatched: fail"
+    assert result.rows[-1]["summary"]["unmatched"] == 1
