@@ -237,6 +237,7 @@ def test_what_only_trying_shows(write: Write, module: str, tmp_path: Path) -> No
       - {{match: a.*, to: "python:{module}.nothing"}}
       - {{match: b.*, to: "python:{module}.missing"}}
       - {{match: c.*, to: "python:missing_{module}.x"}}
+    tests: [{{file: a, to: none}}]
 """
     path = write(text)
     found = [str(mistake).removeprefix(f"{path}:").partition(". Next")[0] for mistake in rehearse(load(path))]

@@ -235,6 +235,9 @@ BOTH = ENDPOINTS + "  copy: {type: s3, bucket: lake, root: /in/}\nflows:\n"
          "  b: {source: 'copy:', rules: [{match: '.*b', to: 'bank:'}], after: {archive: old}}\n", "8: flows.b: flows "
          "a and b both take 'copy:ab', and b archives it. Next: make one flow with both destinations, or tell their "
          "files apart by 'match', 'include' or 'exclude'"),
+        ("  d: {source: 'bank:', to: 'here:d/', include: 'out/.done/'}\n"
+         "  a: {source: bank:out, to: 'lake:', include: '*.csv', after: {archive: .done}}\n", "7: flows.d: it takes "
+         "what flow a archives, such as 'out/.done/a'. Next: add 'exclude: [.done/]'"),
         ("  a: {source: bank:out, to: 'lake:', include: '*.csv', after: {archive: .done}}\n"
          "  c: {source: bank:out/.done, to: 'here:c/'}\n"
          "  d: {source: 'bank:', to: 'here:d/', include: 'out/.done/'}\n", "9: flows.d: it takes what flow a "
@@ -256,6 +259,7 @@ def test_flows_that_harm_each_other(write: Write, flows: str, expected: str) -> 
         "  a: {source: bank:out, rules: [{match: 'sent/.*', to: none}, {to: 'bank:out/sent/'}]}\n",
         "  a: {source: bank:out, rules: [{match: {glob: '*.csv'}, to: 'bank:out/{name}.gz', transform: gzip}]}\n",
         "  a: {source: bank:out, to: 'bank:out/.done/x/', after: {archive: .done}}\n",
+        "  a: {source: bank:out, to: 'bank:out/{name}.part'}\n",
         # Files told apart.
         "  a: {source: bank:out, to: 'lake:', include: '*.csv', after: {delete: true}}\n"
         "  b: {source: bank:out, to: 'lake:x/', include: '*.xml', after: {delete: true}}\n",

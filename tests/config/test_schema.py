@@ -66,6 +66,7 @@ def test_it_takes_what_may_be_written(write: Write, flow: str) -> None:
         ("flows: {a: {source: x:, unmatched: drop}}", "$.flows.a.unmatched"),
         ("flows: {a: {source: x:, settle: {for: often}}}", "$.flows.a.settle"),
         ("flows: {a: {source: x:, rules: [{match: a}]}}", "$.flows.a.rules"),
+        ("flows: {a: {source: x:, min_age: -1}}", "$.flows.a.min_age"),
         ("flow: {}", "$"),
     ],
 )
