@@ -182,6 +182,19 @@ def test_what_the_ledger_knows(cli: Cli, tmp_path: Path) -> None:
     assert "of an earlier version of the file" in cli("explain", "pull", "b.csv").out
 
 
+def test_a_file_that_is_what_it_was_before(cli: Cli, tmp_path: Path) -> None:
+    configure(tmp_path)
+    for text in ("first", "second"):
+        put(tmp_path, {"a.csv": text})
+        os.utime(tmp_path / "partner/out/a.csv", (len(text), len(text)))
+        assert cli("run", "--once").code == 0
+    put(tmp_path, {"a.csv": "first"})
+    os.utime(tmp_path / "partner/out/a.csv", (5, 5))
+    row = cli("explain", "--json", "pull", "a.csv").rows[0]
+    assert row["known"]
+    assert row["next"] == ["transfer 1 to lake: nothing, unless the file changes"]
+
+
 def test_who_holds_it(cli: Cli, tmp_path: Path) -> None:
     configure(tmp_path)
     put(tmp_path, {"a.csv": "a"})

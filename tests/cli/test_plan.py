@@ -69,6 +69,17 @@ def test_a_plan_can_be_cut(planned: Cli, tmp_path: Path) -> None:
     assert contents(tmp_path / "staging") == {"copy/a.csv": b"one", "copy/b.csv": b"two!"}
 
 
+def test_caps_are_those_of_the_plan(cli: Cli, tmp_path: Path) -> None:
+    """What came since, and would go first, does not push a planned file out."""
+    configure(tmp_path, max_files=1)
+    put(tmp_path, {"a.csv": "planned"})
+    assert cli("plan", "--out", "p.json").code == 0
+    put(tmp_path, {"older.csv": "later"})
+    os.utime(tmp_path / "partner/out/older.csv", (1, 1))
+    assert cli("apply", "p.json").code == 0
+    assert contents(tmp_path / "lake") == {"in/a.csv": b"planned"}
+
+
 def change(folder: Path) -> None:
     put(folder, {"a.csv": "ONE!"})
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from crossdock.engine import lookup
 from crossdock.engine.lookup import by_name, files_of, matching
 from crossdock.ledger.base import Ledger, Planned, Query
 from crossdock.ledger.postgres import PostgresLedger
@@ -66,6 +67,15 @@ async def test_globs(ledger: Ledger, glob: str, names: set[str]) -> None:
     rows = [each async for each in matching(ledger, Query(target="lake"), path=glob)]
     assert {each.entry.path.removeprefix("out/") for each in rows} == names
     assert [each.id for each in rows] == sorted((each.id for each in rows), reverse=True)
+
+
+async def test_pages(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "_PAGE", 4)
+    rows = [each.id async for each in matching(ledger, Query(target="lake"), path="*")]
+    assert rows == sorted(set(rows), reverse=True)
+    assert len(rows) == len(NAMES)
+    assert len(await by_name(ledger, "*", limit=1000)) == 2 * len(NAMES)
+    assert len(await by_name(ledger, "a.csv.lake", limit=1)) == 2, "a file with both of its destinations"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -93,7 +93,7 @@ class Explanation:
         if self.left_out is not None:
             return [f"leaves it alone: {self.left_out}", *self._open_rows()]
         if self.decision is None:
-            current = [row for row in self.rows if row.fingerprint == self.rows[0].fingerprint and not row.gone]
+            current = [row for row in self.rows if row.fingerprint == self.entry.fingerprint and not row.gone]
             return [f"transfer {row.id} to {row.target}: {what_next(row, self.now)}" for row in reversed(current)]
         return [self._decided(self.decision), *self._open_rows()]
 
