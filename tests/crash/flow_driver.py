@@ -8,7 +8,6 @@ no loop, thread or connection exists by then.
 from __future__ import annotations
 
 import asyncio
-import errno
 import faulthandler
 import json
 import logging
@@ -20,7 +19,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -40,8 +39,8 @@ from crossdock.storage.s3.backend import S3Backend
 from crossdock.storage.s3.copying import Copy
 from crossdock.storage.s3.upload import Upload
 from crossdock.storage.s3.writer import S3Writer
-from crossdock.storage.sftp.backend import SftpBackend
 from crossdock.storage.sftp import writer as _writer  # noqa: F401 - a subclass of StagedWriter
+from crossdock.storage.sftp.backend import SftpBackend
 from crossdock.storage.staging import StagedWriter
 
 AT_ONCE = Retry(attempts=6, base=0.01, longest=0.02)
@@ -124,12 +123,19 @@ class Strike:
         self.order, self.tell = order, tell
         self.reached: Counter[str] = Counter()
         self.jumped = 0.0
+        self.writing = 0
+        """Calls of the ledger under way: who is stopped then would hold the file's lock, and everybody else up."""
+        self.due = False
 
     def __call__(self, point: str) -> None:
         self.reached[point] += 1
+        if point.startswith("ledger:"):
+            self.writing += 1 if point == "ledger:before" else -1
         order = self.order
-        if point != order.point or self.reached[point] != order.nth:
+        self.due = self.due or (point == order.point and self.reached[point] == order.nth)
+        if not self.due or point != order.point or (order.how == "stop" and self.writing):
             return
+        self.due = False
         if order.how == "jump":
             self.jumped += order.jump
         elif order.how == "stop":
@@ -171,7 +177,11 @@ def patch(strike: Strike) -> None:
 
         async def wrapped(*args: Any, **more: Any) -> Any:
             strike(f"{point}:before")
-            found = await plain(*args, **more)
+            try:
+                found = await plain(*args, **more)
+            except BaseException:
+                strike.writing -= point == "ledger"
+                raise
             strike(f"{point}:after")
             return found
 
@@ -194,8 +204,6 @@ def patch(strike: Strike) -> None:
 
 async def run(order: Order, strike: Strike) -> dict[str, Any]:
     """Look and work until there is nothing to do now."""
-    from dataclasses import replace
-
     flow = replace(JOBS[order.job], **order.overwrite)
     models = {
         name: settings_class(str(settings["type"])).model_validate(settings)
@@ -240,7 +248,7 @@ def child(order: Order, out: int) -> None:
         found = asyncio.run(run(order, strike))
         tell({**found, "reached": strike.reached, "statements": Failing.count})
         os._exit(0)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - told to the test
         tell({"crashed": traceback.format_exc(), "reached": strike.reached})
         os._exit(3)
 
@@ -249,7 +257,10 @@ def serve() -> None:
     """Run orders from standard input, one after the other."""
     logging.disable(logging.CRITICAL)
     faulthandler.enable()
-    say = lambda found: print(json.dumps(found), flush=True)  # noqa: E731
+
+    def say(found: dict[str, Any]) -> None:
+        print(json.dumps(found), flush=True)
+
     for line in sys.stdin:
         order = Order(**json.loads(line))
         read, write = os.pipe()
@@ -274,5 +285,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    assert errno.ENOSPC
     serve()

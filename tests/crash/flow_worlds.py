@@ -1,4 +1,4 @@
-"""What surrounds the engines of `test_flows`: places with files, an observer of folders, drivers, and the invariants."""
+"""What surrounds the engines of `test_flows`: places with files, an observer of folders, drivers, the invariants."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from crossdock.flows.flow import Flow
-from crossdock.storage.staging import is_temporary
+from crossdock.storage.staging import is_temporary, temporary_path
 from tests.crash.flow_driver import JOBS, Order
 from tests.servers import Ceph, OpenSSH
 from tests.storage.s3_places import BotoPeer
 
-__all__ = ["CONTENTS", "Driver", "Observer", "World"]
+__all__ = ["CONTENTS", "PROBE", "Driver", "Observer", "World", "quiet"]
 
 _BIG = hashlib.shake_256(b"big").digest(5_600_003)
 CONTENTS: dict[str, bytes] = {
     "empty.dat": b"",
     "small.csv": b"a;b\n1;2\n",
     "sub dir/na\u00efve \u2603 100%25 +&=?#[x].txt": b"awkward" * 1000,
-    "it's \"so\" -rf $(x)`y`;.bin": hashlib.shake_256(b"odd").digest(70_000),
+    'it\'s "so" -rf $(x)`y`;.bin': hashlib.shake_256(b"odd").digest(70_000),
     "big.bin": _BIG,
 }
 _HASHES = {path: hashlib.sha256(data).hexdigest() for path, data in CONTENTS.items()}
+PROBE = temporary_path("probe", "").removesuffix(".part")
+"""What the names of a probe's objects begin with."""
 _FOLDERS = {"sftp", "sftp2", "disk", "disk2", "disk3"}
 
 
@@ -252,9 +254,7 @@ class World:
         return Order(job=self.job, endpoints=self.endpoints, ledger=str(self.ledger), **more)
 
     def expected(self, endpoint: str) -> dict[Path, str]:
-        return {
-            self.root(endpoint) / path: hashlib.sha256(data).hexdigest() for path, data in self.contents.items()
-        }
+        return {self.root(endpoint) / path: hashlib.sha256(data).hexdigest() for path, data in self.contents.items()}
 
     def rows(self) -> list[dict[str, Any]]:
         """The ledger's transfers, read by other means than its own."""
@@ -272,6 +272,21 @@ class World:
         connection = sqlite3.connect(self.ledger)
         try:
             return connection.execute("SELECT who, state FROM events WHERE transfer = ? ORDER BY id", (id,)).fetchall()
+        finally:
+            connection.close()
+
+    def history(self, key: str) -> list[tuple[Any, ...]]:
+        """For messages: what the ledger noted about what is published as `key`."""
+        connection = sqlite3.connect(self.ledger)
+        try:
+            return [
+                found
+                for row in self.rows()
+                if f"{self.root(row['target'])}/{row['target_path']}" == key
+                for found in connection.execute(
+                    "SELECT transfer, who, state, why FROM events WHERE transfer = ? ORDER BY id", (row["id"],)
+                )
+            ]
         finally:
             connection.close()
 
@@ -322,12 +337,15 @@ class World:
 
     def _check_folder(self, root: Path) -> None:
         there = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-        assert sorted(there) == sorted(self.contents), "the names at the target"
+        assert there.keys() == self.contents.keys(), set(there) ^ set(self.contents)
         assert there == self.contents
 
     def _check_keys(self, prefix: str) -> None:
         versions = self.versions(prefix)
-        assert Counter(key for key, _, _ in versions) == Counter(list(self.contents)), "published once each"
+        times = Counter(key for key, _, _ in versions)
+        assert times == Counter(list(self.contents)), [
+            (key, times[key], self.history(f"{prefix}{key}")) for key in {*times, *self.contents} if times[key] != 1
+        ]
         for key, version, etag in versions:
             data = self.contents[key]
             if etag != hashlib.md5(data).hexdigest():
@@ -340,10 +358,21 @@ class World:
             (item["Key"].removeprefix(prefix), item["VersionId"], item["ETag"].strip('"'))
             for page in pages
             for item in page.get("Versions", [])
+            if PROBE not in item["Key"]
         ]
 
-    def uploads(self) -> list[dict[str, Any]]:
-        return [each for each in self.peer.uploads() if each["Key"].startswith(f"{self.name}/")]
+    def left(self) -> list[str]:
+        """Uploads in parts that nobody ended, and objects of a probe (does the store refuse to replace?)."""
+        uploads = [
+            f"upload of {each['Key']}" for each in self.peer.uploads() if each["Key"].startswith(f"{self.name}/")
+        ]
+        return uploads + [name for name in self._keys() if is_temporary(name)]
+
+    def _keys(self) -> list[str]:
+        pages = self.peer.client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.peer.bucket, Prefix=f"{self.name}/"
+        )
+        return [item["Key"] for page in pages for item in page.get("Contents", [])]
 
     def _source(self, path: str) -> bytes | None:
         endpoint = self.flow.source.endpoint
@@ -376,9 +405,16 @@ def _is_left(path: Path) -> bool:
     return is_temporary(path.name)
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait for another process."""
+def quiet(port: int, seconds: float = 10.0) -> None:
+    """Wait until the server at this port is done with what it had received from processes that are dead.
+
+    A request that was on its way when its sender died may still be carried out; in earnest a lease outlasts that.
+    """
     until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    wanted = f":{port:04X}"
+    while time.monotonic() < until:
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        # FIN_WAIT1 and FIN_WAIT2: our side has closed, the server has not.
+        if not any(fields[2].endswith(wanted) and fields[3] in ("04", "05") for fields in map(str.split, lines)):
+            return
+        time.sleep(0.005)

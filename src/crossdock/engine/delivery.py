@@ -24,7 +24,7 @@ from crossdock.engine.verdicts import backoff, judge
 from crossdock.errors import Conflict, CrossdockError, LedgerError, StorageError
 from crossdock.flows.flow import Flow
 from crossdock.flows.plan import Planner
-from crossdock.ledger.base import Lease, Ledger, State, Transfer
+from crossdock.ledger.base import LEASE, Lease, Ledger, State, Transfer
 from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
 from crossdock.transfer.copy import CopyOptions, Receipt, Staged, copy
@@ -76,8 +76,10 @@ class Courier:
         folder: Path | None = None,
         progress: Callable[[Transfer, int], None] | None = None,
         step: Step | None = None,
+        lease: float = LEASE,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self.lease = lease
         self._flows, self._endpoints, self._ledger, self._actions = flows, endpoints, ledger, actions
         self._progress = progress or (lambda transfer, size: None)
         self._step = step or (lambda name: None)
@@ -175,7 +177,7 @@ class _Attempt:
         self._step("R4:before")
         if source.backend.store is not None and target.can_server_copy(source):
             # No step lies between the store's copy and its being visible: the lease is looked at before.
-            await self._ledger.heartbeat(self._lease)
+            await self._ledger.heartbeat(self._lease, self._courier.lease)
         async for to, overwrite in self._places(target):
             options = CopyOptions(
                 overwrite=overwrite,
@@ -214,15 +216,24 @@ class _Attempt:
             await reads.over(path, pin)
 
     async def _look_back(self, source: Storage, target: Storage) -> Mapping[str, Any] | None:
-        """After a crash: what had been published already, and what has to be swept away."""
-        transfer = self.transfer
-        if not transfer.rescues and (self._record is None or self._record.resumable):
+        """After an earlier attempt: what had been published already, and what has to be swept away."""
+        transfer, record = self.transfer, self._record
+        if self._lease.fence == 1 or (record is not None and record.resumable and not transfer.rescues):
             return None
-        receipt = await recovered(transfer, self._record, target)
-        if receipt is None and target.can_server_copy(source):
+        receipt = await recovered(transfer, record, target)
+        transforms = self._courier._transforms(self._planner, transfer)
+        if receipt is None and not transforms and target.can_server_copy(source):
             receipt = await self._copied_before(target)
-        await sweep(self._lease, self._record, target, self._ledger.id)
-        if self._record is not None:
+        if receipt is None and record is not None and record.sha256 is not None:
+            # Before anything is removed: that it is gone must not look as if it had been published.
+            await self._ledger.staged(self._lease, Record(to=record.to, token=record.token).dump())
+        paths = {transfer.target_path if record is None else record.to}
+        if self._planner.flow.on_conflict == "version":
+            async for to, _ in self._places(target):
+                paths.add(to)
+                break
+        await sweep(self._lease, record, target, self._ledger.id, paths)
+        if receipt is None and record is not None:
             self._record = None
             await self._ledger.staged(self._lease, None)
         return receipt
@@ -269,13 +280,19 @@ class _Attempt:
             # One of many files proves nothing about the others: without its digest, all are sent again after a crash.
             record = Record(to=to, token=found.token, size=found.size, sha256=None if unpacks else found.sha256)
             self._step("R7:before")
+            asked = time.monotonic()
             await self._ledger.staged(self._lease, record.dump())
             self._record = record
             self._step("R7:after")
+            if time.monotonic() - asked > self._courier.lease / 4:
+                # A machine that slept, a process that was stopped: somebody else may have it by now.
+                await self._ledger.heartbeat(self._lease, self._courier.lease)
 
         def keep(token: bytes) -> None:
             self._suspended = token
-            self._record = Record(to=to, token=token, resumable=True)
+            if self._record is None or self._record.sha256 is None:
+                self._record = Record(to=to, token=token, resumable=True)
+            # Else it failed while it was being published, and may have been: the next attempt looks.
 
         def count(size: int) -> None:
             self._moved += size
@@ -312,7 +329,7 @@ class _Attempt:
         if isinstance(error, StorageError) and error.endpoint == transfer.source:
             at_source = transfer.source != transfer.target or error.path == transfer.entry.path
         pause = None
-        for name in (transfer.source, transfer.target):
+        for name in dict.fromkeys((transfer.source, transfer.target)):
             if self._endpoints.failed(name, error):
                 pause = self._endpoints.pause(name)[0] or _PAUSE
         age = (self._courier._clock() - transfer.added).total_seconds()
@@ -327,6 +344,8 @@ class _Attempt:
         )
         kept = self._record if verdict.what in ("retry", "pause") else None
         if self._suspended is not None and kept is None:
+            if self._record is not None and self._record.sha256 is not None:
+                await self._ledger.staged(self._lease, Record(to=self._record.to, token=self._record.token).dump())
             await self._discard(error)
         if kept != Record.load(transfer.checkpoint) or (kept is None and self._record is not None):
             await self._ledger.staged(self._lease, None if kept is None else kept.dump())

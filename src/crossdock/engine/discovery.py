@@ -104,24 +104,26 @@ async def look(
 async def add(planner: Planner, found: Discovery, ledger: Ledger, *, who: str) -> list[int]:
     """Record a transfer for each destination of each file to move, in order. Durable once this returns."""
     flow = planner.flow
-    planned = [
-        Planned(
-            flow=flow.name,
-            source=flow.source.endpoint,
-            entry=planner.above(decision.entry),
-            target=place.endpoint,
-            target_path=place.path,
-            why=decision.reason,
-        )
-        for decision in found.moves
-        for place in decision.places
-    ]
-    for start in range(0, len(planned), _BATCH):
-        batch = planned[start : start + _BATCH]
-        added = await ledger.add(batch, who=who)
-        found.added += [each.id for each in added if each.new]
-    if planned and _watches(flow):
-        await ledger.forget(flow.name, flow.source.endpoint, {each.entry.path for each in planned})
+    batch: list[Planned] = []
+    for number, decision in enumerate(found.moves, start=1):
+        # All destinations of a file in one batch: a file that has a transfer is known, and would get no other.
+        batch += [
+            Planned(
+                flow=flow.name,
+                source=flow.source.endpoint,
+                entry=planner.above(decision.entry),
+                target=place.endpoint,
+                target_path=place.path,
+                why=decision.reason,
+            )
+            for place in decision.places
+        ]
+        if len(batch) >= _BATCH or number == len(found.moves):
+            added = await ledger.add(batch, who=who)
+            found.added += [each.id for each in added if each.new]
+            batch = []
+    if _watches(flow) and found.moves:
+        await ledger.forget(flow.name, flow.source.endpoint, [planner.above(each.entry).path for each in found.moves])
     return found.added
 
 

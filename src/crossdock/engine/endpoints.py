@@ -82,6 +82,9 @@ class Endpoints:
         if error.endpoint not in (name, ""):
             return False
         breaker = self._breakers.setdefault(name, _Breaker())
+        if breaker.closed_until > self._clock() and not isinstance(error, AuthenticationFailed):
+            # Of the same mishap: attempts that were under way when it happened.
+            return True
         breaker.failures += 1
         if isinstance(error, AuthenticationFailed):
             pause = _LOCKED_OUT

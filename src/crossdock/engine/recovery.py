@@ -4,7 +4,8 @@ Before a file is published the ledger holds what was staged, its size and its di
 
 - the final name holds exactly these bytes: it was published (or is there anyway); what is staged is removed;
 - what was staged is still there: it was not published, is removed, and the file is sent again;
-- what was staged is gone, though only publishing removes it: it was published, and taken or replaced since;
+- what was staged is gone, though only publishing removes it while the record says so (whoever else removes it changes
+  the record first): it was published, and taken or replaced since;
 - the endpoint cannot tell: the file is sent again.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +28,10 @@ from crossdock.transfer.pipe import Tally, pipe
 __all__ = ["Record", "attempt_id", "recovered", "sweep"]
 
 
+_FENCES = 8
+"""Attempts, the present one's predecessors, whose temporaries are looked for."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """What the ledger keeps of an attempt under way (`Transfer.checkpoint`)."""
@@ -38,7 +43,6 @@ class Record:
     size: int | None = None
     sha256: str | None = None
     """Known: all bytes were taken, and publishing was next."""
-    read_size: int | None = None
     resumable: bool = False
     """The attempt failed in peace: the next one goes on where it stopped."""
 
@@ -81,15 +85,18 @@ async def recovered(transfer: Transfer, record: Record | None, target: Storage) 
     return None
 
 
-async def sweep(lease: Lease, record: Record | None, target: Storage, ledger: str) -> None:
-    """Remove what attempts that were killed have staged; a late worker that is still at it finds nothing to publish."""
-    transfer = lease.transfer
+async def sweep(lease: Lease, record: Record | None, target: Storage, ledger: str, paths: Iterable[str]) -> None:
+    """Remove what earlier attempts have staged; a late worker that is still at it finds nothing to publish.
+
+    `paths`: where at the target they may have been about to publish. How an earlier attempt ended is not asked:
+    whoever cleaned up after it may have failed as well.
+    """
     tokens = [] if record is None or record.token is None else [record.token]
-    path = transfer.target_path if record is None else record.to
-    for fence in range(max(1, lease.fence - transfer.rescues), lease.fence):
-        token = target.leftover(path, attempt_id(ledger, transfer.id, fence))
-        if token is not None:
-            tokens.append(token)
+    for path in paths:
+        for fence in range(max(1, lease.fence - _FENCES), lease.fence):
+            token = target.leftover(path, attempt_id(ledger, lease.id, fence))
+            if token is not None:
+                tokens.append(token)
     for token in tokens:
         await target.discard(token)
 

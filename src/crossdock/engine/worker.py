@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from crossdock.engine.delivery import Courier, Delivery
 from crossdock.errors import LeaseLost, LedgerUnavailable
@@ -18,6 +19,17 @@ log = logging.getLogger("crossdock.engine")
 
 _LOOK_AGAIN = 5.0
 """Seconds after which an idle worker looks for transfers that others added, or whose wait is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class _AtWork:
+    lease: Lease
+    task: asyncio.Task[object]
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def _is_suspect(lease: Lease) -> bool:
+    return lease.transfer.rescues > 1
 
 
 class Worker:
@@ -43,7 +55,7 @@ class Worker:
         self._flows, self._transfers, self._lease = list(flows), transfers, lease
         self._report, self._step, self._usable = report, step, usable
         self._claimed: deque[Lease] = deque()
-        self._at_work: dict[int, tuple[Lease, asyncio.Task[object]]] = {}
+        self._at_work: dict[int, _AtWork] = {}
         self._lost: set[int] = set()
         self._claiming = asyncio.Lock()
         self._change = asyncio.Event()
@@ -74,9 +86,10 @@ class Worker:
 
     async def _work(self, until_idle: bool) -> None:
         while (lease := await self._next(until_idle)) is not None:
+            await self._end_older(lease)
             task = asyncio.current_task()
             assert task is not None
-            self._at_work[lease.id] = (lease, task)
+            at_work = self._at_work[lease.id] = _AtWork(lease, task)
             try:
                 delivery = await self._courier.attempt(lease)
             except LeaseLost as error:
@@ -91,22 +104,24 @@ class Worker:
                 task.uncancel()
                 delivery = Delivery(transfer=lease.transfer, what="lost", reason="its lease ended")
             finally:
-                self._at_work.pop(lease.id, None)
+                del self._at_work[lease.id]
+                at_work.over.set()
             self._report(delivery)
             self._change.set()
 
     async def _next(self, until_idle: bool) -> Lease | None:
         while not self._stopping:
             async with self._claiming:
-                if not self._claimed and not self._stopping:
+                if not self._claimed and not self._has_suspect() and not self._stopping:
                     self._change.clear()
                     self._step("R3:before")
                     flows = [flow for flow in self._flows if self._usable(flow)]
                     found = await self._ledger.claim(self._owner, limit=self._transfers, lease=self._lease, flows=flows)
                     self._step("R3:after")
-                    self._courier.claimed(found)
                     self._claimed.extend(found)
-                if self._claimed:
+                    await self._set_suspect_apart()
+                    self._courier.claimed(self._claimed)
+                if self._claimed and not self._stopping:
                     return self._claimed.popleft()
             if until_idle and not self._at_work:
                 self.stop()
@@ -116,13 +131,35 @@ class Worker:
                     await self._change.wait()
         return None
 
+    def _has_suspect(self) -> bool:
+        return any(_is_suspect(each.lease) for each in self._at_work.values())
+
+    async def _set_suspect_apart(self) -> None:
+        """What has ended two workers may end a third: no other file is under lease beside it, to be suspected too."""
+        suspect = next((lease for lease in self._claimed if _is_suspect(lease)), None)
+        if suspect is None:
+            return
+        for lease in [lease for lease in self._claimed if lease is not suspect]:
+            self._claimed.remove(lease)
+            with suppress(LeaseLost):
+                await self._ledger.released(lease, "it waits for a transfer that has ended its workers")
+        while self._at_work and not self._stopping:
+            self._change.clear()
+            await self._change.wait()
+
+    async def _end_older(self, lease: Lease) -> None:
+        """A clock that jumped ahead has ended the lease of an attempt of our own: it ends before another begins."""
+        while (older := self._at_work.get(lease.id)) is not None:
+            self._lose(older.lease)
+            await older.over.wait()
+
     async def _beat(self) -> None:
         """A lease that cannot be kept ends its attempt before it can publish."""
         loop = asyncio.get_running_loop()
         kept: dict[int, float] = {}
         while True:
             await asyncio.sleep(self._lease / 4)
-            held = [lease for lease, _ in self._at_work.values()] + list(self._claimed)
+            held = [each.lease for each in self._at_work.values()] + list(self._claimed)
             for lease in held:
                 kept.setdefault(lease.id, loop.time())
             for lease in held:
@@ -142,9 +179,10 @@ class Worker:
 
     def _lose(self, lease: Lease) -> None:
         at_work = self._at_work.get(lease.id)
-        if at_work is not None and at_work[0].fence == lease.fence:
-            self._lost.add(lease.id)
-            at_work[1].cancel()
+        if at_work is not None and at_work.lease.fence == lease.fence:
+            if lease.id not in self._lost:
+                self._lost.add(lease.id)
+                at_work.task.cancel()
         else:
             with suppress(ValueError):
                 self._claimed.remove(lease)

@@ -170,6 +170,10 @@ class Writer(ABC):
         """Let go, keeping what is staged for a later attempt. Where writes cannot be resumed this is `abort()`."""
         await self.abort()
 
+    async def leave(self) -> None:
+        """Let go of everything, and remove nothing: another worker, whose file it is by now, cleans up."""
+        await self.suspend()
+
 
 class Backend(ABC):
     """Speaks one protocol to one endpoint. `endpoint` is the name that messages use."""

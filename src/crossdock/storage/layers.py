@@ -146,6 +146,9 @@ class _LayeredWriter(Writer):
     async def suspend(self) -> None:
         await self.inner.suspend()
 
+    async def leave(self) -> None:
+        await self.inner.leave()
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -341,6 +344,12 @@ class _SlotWriter(_LayeredWriter):
     async def suspend(self) -> None:
         try:
             await self.inner.suspend()
+        finally:
+            self._slot.give_back()
+
+    async def leave(self) -> None:
+        try:
+            await self.inner.leave()
         finally:
             self._slot.give_back()
 

@@ -127,6 +127,11 @@ class StagedWriter(Writer):
             await self._let_go()
             self._ended = True
 
+    async def leave(self) -> None:
+        if not self._ended:
+            self._ended = True
+            await self._let_go()
+
     def _mismatch(self, reason: str) -> IntegrityError:
         return IntegrityError(
             f"write {self.endpoint}:{self.path}: {reason}; nothing was published", hint="run it again"

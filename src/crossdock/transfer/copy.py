@@ -13,8 +13,8 @@ from crossdock.errors import (
     Conflict,
     CrossdockError,
     IntegrityError,
+    LeaseLost,
     LedgerError,
-    LedgerUnavailable,
     NotFound,
     SourceChanged,
     StorageError,
@@ -163,7 +163,8 @@ class _Attempt:
         self.started = time.monotonic()
         self.notes: list[str] = []
         self.announced = False
-        """`on_staged` was told that publishing is next."""
+        """`on_staged` was told that publishing is next, and what to look for."""
+        self.publishing = False
         self.taken: Tally | None = None
         """Of the source, where transforms change it."""
 
@@ -183,6 +184,7 @@ class _Attempt:
             await self._move(reader, writer, tally)
             digest = await tally.sha256()
             await self._announce(Staged(token=writer.checkpoint(), size=tally.size, sha256=digest))
+            self.publishing = True
             stored = await writer.commit(Expect(size=tally.size, digests={"sha256": digest}))
         except AlreadyExists as error:
             await self._withdraw(writer)
@@ -191,7 +193,11 @@ class _Attempt:
             await self._give_up(writer, error)
             raise
         except BaseException:
-            await self._withdraw(writer)
+            if self.publishing and self.on_staged is not None:
+                # Cancelled: whether it was published is for the next attempt to find out, as after a crash.
+                await writer.leave()
+            else:
+                await self._withdraw(writer)
             raise
         return await self._receipt(entry, stored, tally.size, digest, "stream")
 
@@ -324,11 +330,13 @@ class _Attempt:
             return
         try:
             await self.on_staged(staged)
-        except LedgerUnavailable:
-            # It may have been recorded all the same.
-            self.announced = True
+        except LeaseLost:
             raise
-        self.announced = True
+        except BaseException:
+            # Unavailable, or cancelled: it may have been recorded all the same.
+            self.announced = staged.token is not None
+            raise
+        self.announced = staged.token is not None
 
     async def _withdraw(self, writer: Writer) -> None:
         """Abort; but while a record says that publishing is next, what is staged is not removed before that is changed.
