@@ -307,6 +307,8 @@ flows:
         "3: endpoints.lake.type: unknown type 's4'",
         "8: flows.a.trigger.cron: 3 fields in the cron line '* * *'",
         "10: flows.b.source: no endpoint is called 'bnk'",
+        "12: flows.b.rules.0.match: may take for ever on a long path: two repeats, one inside the other, can share"
+        " the same text out in endless ways",
         "13: flows.b.rules.1.match: not a regular expression: missing ), unterminated subpattern at character 1",
         "14: flows.c: source is missing",
         "15: flows.c.sorce: unknown key",

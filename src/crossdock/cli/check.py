@@ -144,7 +144,7 @@ def _start(flow: Flow) -> str:
     parts = [f"every {human_time(trigger.every)}"] if trigger.every else []
     parts += [f"cron {trigger.cron} {trigger.timezone}"] if trigger.cron else []
     parts += ["watched"] if trigger.watch else []
-    return ", ".join(parts + ([f"events of {trigger.events}"] if trigger.events else []))
+    return ", ".join(parts)
 
 
 async def _connect(config: Config, report: _Report) -> int:

@@ -47,12 +47,16 @@ async def opened_ledger(session: Session, ledger: str | None) -> AsyncIterator[L
 
 @asynccontextmanager
 async def opened_engine(session: Session, ledger: str | None, **options: Any) -> AsyncIterator[Engine]:
-    """An engine over all flows of the configuration; `options` are those of `Engine`."""
+    """An engine over all flows of the configuration; `options` are those of `Engine`. Raises `Mistakes`."""
+    from crossdock.config import Mistakes
+    from crossdock.config.rehearsal import rehearse
     from crossdock.engine.engine import Engine
     from crossdock.storage.registry import new_storage
 
     config = session.config
     flows_of(config, ())
+    if wrong := rehearse(config):
+        raise Mistakes(config.file.name if config.file else "", wrong)
 
     def storage(name: str) -> Storage:
         return new_storage(name, config.endpoint(name))

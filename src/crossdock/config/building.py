@@ -61,9 +61,7 @@ class Builder:
         except ValidationError as error:
             self._report.invalid(key, FlowModel, error.errors(include_url=False, include_input=False))
             return None
-        before = len(self._report.mistakes)
-        flow = self._flow(name, key, model)
-        return flow if len(self._report.mistakes) == before else None
+        return self._flow(name, key, model)
 
     def _flow(self, name: str, key: Key, model: FlowModel) -> Flow:
         source = self._place((*key, "source"), model.source.rstrip("/")) or Place("")
@@ -146,8 +144,8 @@ class Builder:
                 at = f" at character {error.pos + 1}" if error.pos is not None else ""
                 self._report.mistake((*key, "match", "regex"), f"not a regular expression: {error.msg}{at}", hint)
                 regex = None
-        if glob is not None:
-            self._glob((*key, "match", "glob"), glob)
+        if glob is not None and not self._glob((*key, "match", "glob"), glob):
+            glob = None
         calls = [to for to in model.to if to.startswith(PREFIX)]
         call: PythonRouter | None = None
         if calls and len(model.to) > 1:
@@ -256,7 +254,7 @@ class Builder:
     def _trigger(self, key: Key, model: TriggerModel | None, kind: str | None) -> Trigger:
         if model is None:
             return Trigger()
-        if not (model.every or model.cron or model.watch or model.events):
+        if not (model.every or model.cron or model.watch):
             self._report.mistake(key, "a trigger that never starts", "write {every: 5m}, {cron: '…'} or {watch: true}")
         if model.every and model.cron:
             self._report.mistake(key, "both 'every' and 'cron'", "keep one of them")
@@ -275,7 +273,6 @@ class Builder:
             timezone=model.timezone,
             jitter=model.jitter,
             watch=model.watch,
-            events=model.events,
         )
 
     def _zone(self, key: Key, name: str) -> None:

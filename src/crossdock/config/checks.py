@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from crossdock.config.mistakes import Key, Report, instead
@@ -22,18 +23,21 @@ def rule_key(report: Report, flow: Flow, at: int) -> Key:
     return ("flows", flow.name, "rules", at) if data.get("rules") is not None else ("flows", flow.name)
 
 
-def check_flow(report: Report, flow: Flow) -> None:
-    """Adds to the report what is wrong in a flow that is well-formed."""
+def check_flow(report: Report, flow: Flow, *, whole: bool = True) -> None:
+    """Adds to the report what is wrong in a flow that is well-formed; not `whole`: in what of it could be read."""
     key: Key = ("flows", flow.name)
     for at, rule in enumerate(flow.rules):
-        _rule(report, rule, rule_key(report, flow, at))
-    _reached(report, flow)
+        if whole or rule.regex is not None or rule.glob is not None:
+            _rule(report, rule, rule_key(report, flow, at))
+    if whole:
+        _reached(report, flow)
     for name, text in (("marker", flow.settle.marker), ("manifest", flow.settle.manifest)):
         _beside(report, (*key, "settle", name), text, WORDS)
     _beside(report, (*key, "after", "marker"), flow.after.marker, WORDS)
     _beside(report, (*key, "after", "archive"), flow.after.archive, (*WORDS, *DATES))
+    trigger = flow.trigger if whole else replace(flow.trigger, timezone="UTC", every=None)
     try:
-        schedule_of(flow.trigger)
+        schedule_of(trigger)
     except ValueError as error:
         reason, _, hint = str(error).partition("; ")
         report.mistake((*key, "trigger", "cron" if flow.trigger.cron else "every"), reason, hint or _CRON)

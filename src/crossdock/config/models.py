@@ -69,8 +69,6 @@ class TriggerModel(_Model):
     """Up to this much is added to each start, so that not everything starts at once."""
     watch: bool = False
     """Look as soon as something changes in a local source. `every` (5m by default) finds what the watch missed."""
-    events: str | None = None
-    """Where events come from."""
 
 
 class SettleModel(_Model):

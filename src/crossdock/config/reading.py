@@ -108,6 +108,7 @@ class _Reading:
         if not isinstance(found, dict):
             self.report.mistake(("flows",), "must be a mapping of names to flows", "write 'name: {source: …}' below it")
             return
+        broken: list[Flow] = []
         builder = Builder(self.report, self.types, self.file.parent)
         for name, data in found.items():
             key = ("flows", name)
@@ -116,15 +117,20 @@ class _Reading:
             elif not isinstance(data, dict):
                 self.report.mistake(key, "must be a mapping", "write {source: name:folder, to: name:}")
             else:
+                before = len(self.report.mistakes)
                 flow = builder.build(name, data)
-                if flow is not None:
+                if flow is not None and len(self.report.mistakes) == before:
                     self.flows[name] = flow
-        self._meaning()
+                elif flow is not None:
+                    broken.append(flow)
+        self._meaning(broken)
 
-    def _meaning(self) -> None:
+    def _meaning(self, broken: list[Flow]) -> None:
         from crossdock.config.across import check_across
         from crossdock.config.checks import check_flow
 
+        for flow in broken:
+            check_flow(self.report, flow, whole=False)
         sound: dict[str, Flow] = {}
         for name, flow in self.flows.items():
             before = len(self.report.mistakes)

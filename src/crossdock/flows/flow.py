@@ -99,12 +99,10 @@ class Trigger:
     """Up to so many seconds are added to each start."""
     watch: bool = False
     """A local source is watched (a hint; `every` rescans)."""
-    events: str | None = None
-    """Where events come from."""
 
     @property
     def on_demand(self) -> bool:
-        return not (self.every or self.cron or self.watch or self.events)
+        return not (self.every or self.cron or self.watch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
