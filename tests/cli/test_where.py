@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,20 @@ def test_what_comes_next(cli: Cli, tmp_path: Path) -> None:
     text = cli("where", "a.csv").out
     assert "next: attempt " in text
     assert "127.0.0.1" in text
+
+
+def test_what_was_unpacked(cli: Cli, tmp_path: Path) -> None:
+    configure(tmp_path, rules=[{"match": {"glob": "*.zip"}, "to": "lake:un/{stem}", "transform": "unzip"}])
+    put(tmp_path, {"day.zip": ""})
+    with zipfile.ZipFile(tmp_path / "partner/out/day.zip", "w") as archive:
+        archive.writestr("a.csv", "one")
+        archive.writestr("sub/b.csv", "two!")
+    result = cli("run", "--once")
+    assert result.code == 0, result.err
+    text = cli("where", "day.zip").out
+    for name, data in {"a.csv": b"one", "sub/b.csv": b"two!"}.items():
+        assert (tmp_path / "lake/un/day" / name).read_bytes() == data
+        assert f"lake:un/day/{name}, {len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}\n" in text
 
 
 def test_failed(cli: Cli, tmp_path: Path) -> None:
