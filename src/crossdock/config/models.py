@@ -133,6 +133,8 @@ class WebhookModel(_Model):
             private = host == "localhost" or host.endswith(".localhost")
         if private and not self.allow_private:
             raise Wrong(f"{host} is not a public address", "add 'allow_private: true' if that is meant")
+        if not self.allow_private and urlsplit(self.url).scheme != "https":
+            raise Wrong("not encrypted", "write https://…, or add 'allow_private: true' for a receiver of your own")
         return self
 
 
