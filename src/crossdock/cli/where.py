@@ -153,8 +153,10 @@ def _lines(file: Sequence[Transfer], now: datetime) -> Iterator[str]:
     rows = [["came", f"{moment(min(each.added for each in file))}, {size}{modified}"]]
     for each in file:
         rows.append([str(each.state), f"{target_of(each)}, {_proof(each)}"])
-        for member in (each.receipt or {}).get("members", ()):
-            rows.append(["", f"{shown(member['target'])}, {member['size']} bytes, sha256 {member['sha256']}"])
+        rows += [
+            ["", f"{shown(member['target'])}, {member['size']} bytes, sha256 {member['sha256']}"]
+            for member in (each.receipt or {}).get("members", ())
+        ]
         if each.error:
             rows.append(["", f"last error: {shown(each.error)}"])
         if each.why and not each.error:
