@@ -176,6 +176,7 @@ class _Line:
         self._port, self._tls = port, tls
         self._timeout, self._connect_timeout = timeout, connect_timeout
         self._http: http.client.HTTPConnection | None = None
+        self._answer: http.client.HTTPResponse | None = None
         self._lock = Lock()
         self._socket: socket.socket | None = None
         self._working = self._cut = False
@@ -205,6 +206,9 @@ class _Line:
         found, self._socket = self._socket, None
         if found is not None:
             found.close()
+        # An answer that ends its connection is not known to `http.client` any more, and holds the socket open.
+        if self._answer is not None:
+            self._answer.close()
         if self._http is not None:
             self._http.close()
 
@@ -269,11 +273,12 @@ class _Line:
         except ConnectionError as error:
             # A store that refuses a body early says why before it closes.
             try:
-                return connection.getresponse()
+                self._answer = connection.getresponse()
+                return self._answer
             except (OSError, http.client.HTTPException):
                 raise error from None
         try:
-            answer = connection.getresponse()
+            answer = self._answer = connection.getresponse()
         except ssl.SSLError as error:
             raise _gone(error.reason) from error
         self._acknowledge()
