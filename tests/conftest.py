@@ -1,4 +1,4 @@
-"""Real servers as session fixtures (`openssh`, `ceph`, `moto`, `postgres`, `gpg`), a clean environment, and a summary.
+"""Real servers as session fixtures, each by its name (`openssh`, `vsftpd`, …), a clean environment, and a summary.
 
 A server that cannot be had skips its tests and is named in the summary; `CROSSDOCK_REQUIRE=openssh,s3` (or `all`)
 makes that a failure.
@@ -13,10 +13,10 @@ from typing import Any, NoReturn, TypeVar
 
 import pytest
 
-from tests.servers import Ceph, Gpg, Missing, Moto, OpenSSH, Postgres
+from tests.servers import Ceph, Gpg, Missing, Moto, OpenSSH, Postgres, Proftpd, PureFtpd, Vsftpd
 from tests.servers.pool import REQUIRE, Pool, parse_required
 
-S = TypeVar("S", OpenSSH, Moto, Postgres, Gpg)
+S = TypeVar("S", OpenSSH, Vsftpd, Proftpd, PureFtpd, Moto, Postgres, Gpg)
 POOL = pytest.StashKey[Pool]()
 _STRIPPED = ("AWS_", "CROSSDOCK_")
 
@@ -92,6 +92,24 @@ def _running(pool: Pool, server: S) -> Iterator[S]:
 def openssh(pytestconfig: pytest.Config) -> Iterator[OpenSSH]:
     """OpenSSH's sshd with its defaults; a test that wants other settings starts its own `OpenSSH(config=…)`."""
     yield from _running(pytestconfig.stash[POOL], OpenSSH())
+
+
+@pytest.fixture(scope="session")
+def vsftpd(pytestconfig: pytest.Config) -> Iterator[Vsftpd]:
+    """vsftpd under explicit TLS, session reuse required; a test that wants another mode starts its own."""
+    yield from _running(pytestconfig.stash[POOL], Vsftpd("explicit"))
+
+
+@pytest.fixture(scope="session")
+def proftpd(pytestconfig: pytest.Config) -> Iterator[Proftpd]:
+    """ProFTPD under explicit TLS, session reuse required; a test that wants another mode starts its own."""
+    yield from _running(pytestconfig.stash[POOL], Proftpd("explicit"))
+
+
+@pytest.fixture(scope="session")
+def pureftpd(pytestconfig: pytest.Config) -> Iterator[PureFtpd]:
+    """Pure-FTPd under explicit TLS; a test that wants another mode starts its own."""
+    yield from _running(pytestconfig.stash[POOL], PureFtpd("explicit"))
 
 
 @pytest.fixture(scope="session")

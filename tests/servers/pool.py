@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.servers.ceph import Ceph
+from tests.servers.ftp import Proftpd, PureFtpd, Vsftpd
 from tests.servers.gpg import Gpg
 from tests.servers.moto import Moto
 from tests.servers.openssh import OpenSSH
@@ -18,8 +19,8 @@ from tests.servers.packages import Missing
 from tests.servers.postgres import Postgres
 from tests.servers.server import Server
 
-SERVERS: dict[str, type[Server]] = {kind.name: kind for kind in (OpenSSH, Ceph, Moto, Postgres, Gpg)}
-ALIASES = {"s3": ("ceph", "moto"), "all": tuple(SERVERS)}
+SERVERS: dict[str, type[Server]] = {kind.name: kind for kind in (OpenSSH, Vsftpd, Proftpd, PureFtpd, Ceph, Moto, Postgres, Gpg)}
+ALIASES = {"s3": ("ceph", "moto"), "ftp": ("vsftpd", "proftpd", "pureftpd"), "all": tuple(SERVERS)}
 REQUIRE = "CROSSDOCK_REQUIRE"
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["backend_types", "new_storage", "parse_url", "settings_class"]
 
 _BUILT_IN = {
+    "ftp": "crossdock.storage.ftp:FtpSettings",
+    "ftpes": "crossdock.storage.ftp:FtpSettings",
+    "ftps": "crossdock.storage.ftp:FtpSettings",
     "local": "crossdock.storage.local:LocalSettings",
     "memory": "crossdock.storage.memory:MemorySettings",
     "s3": "crossdock.storage.s3:S3Settings",

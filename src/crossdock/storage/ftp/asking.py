@@ -1,0 +1,183 @@
+"""Questions to the server about names, and changes of names. Blocking, for a connection's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from crossdock.errors import NotFound
+from crossdock.storage.base import Entry, Kind
+from crossdock.storage.ftp import data
+from crossdock.storage.ftp.connection import Connection
+from crossdock.storage.ftp.faults import kind_of_refusal
+from crossdock.storage.ftp.listing import Listing, facts_of, parse_time
+from crossdock.storage.ftp.wire import IsFile, IsFolder, Missing, Refused, Reply, Violation
+
+__all__ = ["IsFile", "list_folder", "look", "make_folders", "move", "times"]
+
+_BLOCK = 256 * 1024
+_TOGETHER = 32
+"""MDTM commands sent in one go: their replies fit every socket buffer."""
+_NO_SUCH_COMMAND = (500, 501, 502, 504)
+
+
+def look(connection: Connection, name: bytes) -> Entry | None:
+    """Describe a name, in an entry without a path. None: there is no such name. Raises `Refused`."""
+    if "MLST" in connection.features:
+        reply = connection.wire.ask(b"MLST " + name)[0]
+        if reply.good:
+            return _described(reply)
+    else:
+        size, modified = connection.wire.ask(b"SIZE " + name, b"MDTM " + name)
+        if size.code == 213:
+            value = size.lines[0].strip()
+            when = parse_time(modified.lines[0].strip()) if modified.code == 213 else None
+            return Entry(path="", size=int(value) if value.isdigit() else None, modified=when)
+        if _is_folder(connection, name):
+            return Entry(path="", kind="dir")
+        reply = size
+    _must_be_missing(connection, name, reply)
+    return None
+
+
+def _described(reply: Reply) -> Entry:
+    for line in reply.lines[1:-1]:
+        # RFC 3659 begins it with a space; not all do.
+        stripped = line.removeprefix(b" ")
+        if b"=" not in stripped:
+            continue
+        # The folder that is asked about may call itself cdir.
+        found = facts_of(stripped)
+        return Entry(path="", kind="dir") if found is None else found[0]
+    raise Violation(f"an answer to MLST without facts: {reply.text[:100]!r}")
+
+
+def _must_be_missing(connection: Connection, name: bytes, reply: Reply) -> None:
+    """Raises `Refused` unless the refusal means that there is no such name.
+
+    Few servers say why. A folder that may be entered hides nothing from its owner: what cannot be described there is
+    not there.
+    """
+    if kind_of_refusal(reply) is NotFound:
+        return
+    if reply.code not in (450, 501, 550, 553):
+        raise Refused(b"MLST", reply)
+    above = name.rpartition(b"/")[0]
+    if not above or _is_folder(connection, above):
+        return
+    found = look(connection, above)
+    if found is None or found.kind == "file":
+        return
+    raise Refused(b"MLST", reply)
+
+
+def _is_folder(connection: Connection, name: bytes) -> bool:
+    return connection.wire.ask(b"CWD " + (name or b"/"))[0].good
+
+
+def kind_of(connection: Connection, name: bytes) -> Kind | None:
+    found = look(connection, name)
+    return None if found is None else found.kind
+
+
+def times(connection: Connection, names: Sequence[bytes]) -> list[datetime | bool | None]:
+    """When files were modified; False: the file has vanished."""
+    found: list[datetime | bool | None] = []
+    for start in range(0, len(names), _TOGETHER):
+        replies = connection.wire.ask(*(b"MDTM " + name for name in names[start : start + _TOGETHER]))
+        found += [parse_time(reply.lines[0].strip()) if reply.code == 213 else None for reply in replies]
+    return found
+
+
+def list_folder(connection: Connection, folder: bytes, prefix: str) -> Listing:
+    """All of a listing, complete by the server's word. Raises `Refused`, `IsFile`, `Missing`."""
+    command = b"CWD " + folder
+    reply = connection.wire.ask(command)[0]
+    if not reply.good:
+        found = look(connection, folder)
+        if found is not None and found.kind != "dir":
+            raise IsFile(folder)
+        if found is None:
+            raise Missing("no such folder")
+        raise Refused(command, reply)
+    if "MLSD" in connection.features or "MLST" in connection.features:
+        return _fetched(connection, b"MLSD", prefix, facts=True)
+    if connection.lists_hidden:
+        try:
+            listing = _fetched(connection, b"LIST -a", prefix, facts=False)
+        except Refused as error:
+            if error.reply.code not in (*_NO_SUCH_COMMAND, 450, 550):
+                raise
+            connection.lists_hidden = False
+        else:
+            if listing.shows_itself:
+                listing.rewind()
+                return listing
+            # What was listed may be a file called "-a", or the search for one.
+            listing.close()
+            connection.lists_hidden = False
+    return _fetched(connection, b"LIST", prefix, facts=False)
+
+
+def _fetched(connection: Connection, command: bytes, prefix: str, *, facts: bool) -> Listing:
+    listing = Listing(facts=facts, prefix=prefix, encoding=connection.settings.encoding)
+    try:
+        stream = data.begin(connection, command)
+        while block := stream.read(_BLOCK):
+            listing.add(block)
+        reply = data.finish(connection, stream)
+        if "truncated" in reply.text.lower():
+            raise Violation(f"the server cut the listing off ({reply}); Pure-FTPd does so by its option -L")
+        listing.rewind()
+    except BaseException:
+        listing.close()
+        raise
+    return listing
+
+
+def make_folders(connection: Connection, folder: bytes) -> bool:
+    """Make a folder and those above it; False: all were there. Raises `Refused`, `IsFile`."""
+    missing: list[bytes] = []
+    while folder and not _is_folder(connection, folder):
+        missing.append(folder)
+        folder = folder.rpartition(b"/")[0]
+    made = bool(missing)
+    while missing:
+        name = missing.pop()
+        reply = connection.wire.ask(b"MKD " + name)[0]
+        # Made by somebody else meanwhile is as good as made.
+        if not reply.good and not _is_folder(connection, name):
+            if look(connection, name) is not None:
+                raise IsFile(name)
+            raise Refused(b"MKD", reply)
+    return made
+
+
+def move(connection: Connection, old: bytes, new: bytes) -> None:
+    """Raises `Refused`; its command tells which half was."""
+    connection.wire.must(b"RNFR " + old, 350)
+    connection.wire.must(b"RNTO " + new)
+
+
+def remove(connection: Connection, name: bytes) -> None:
+    """Delete a file; what is missing is already deleted. Raises `Refused`, `IsFolder`."""
+    reply = connection.wire.ask(b"DELE " + name)[0]
+    if reply.good or kind_of_refusal(reply) is NotFound:
+        return
+    kind = kind_of(connection, name)
+    if kind == "dir":
+        raise IsFolder("it is a folder")
+    if kind is not None:
+        raise Refused(b"DELE", reply)
+
+
+def remove_folder(connection: Connection, name: bytes) -> None:
+    reply = connection.wire.ask(b"RMD " + name)[0]
+    if reply.good:
+        return
+    kind = kind_of(connection, name)
+    if kind is None:
+        return
+    if kind != "dir":
+        raise IsFile(name)
+    raise Refused(b"RMD", reply)

@@ -1,0 +1,227 @@
+"""From an address to a signed-in connection: greeting, TLS, name and password, features. Blocking, for one thread."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+from typing import TYPE_CHECKING
+
+from crossdock.errors import (
+    AuthenticationFailed,
+    ConnectionFailed,
+    ProtocolViolation,
+    StorageError,
+    Throttled,
+    TimedOut,
+    Unsupported,
+)
+from crossdock.storage.ftp.connection import Connection, Features
+from crossdock.storage.ftp.tls import NotTls, TlsLayer, Untrusted
+from crossdock.storage.ftp.wire import Lost, Refused, Reply, Silent, Violation, Wire
+
+if TYPE_CHECKING:
+    from crossdock.storage.ftp.settings import FtpSettings
+
+__all__ = ["TOO_MANY", "Connector"]
+
+log = logging.getLogger("crossdock.storage.ftp")
+
+TOO_MANY = re.compile(r"too many|maximum|max(?:imum)? number|limit|already|connections? from|full", re.IGNORECASE)
+_WANTS_TLS = re.compile(r"\b(?:ssl|tls|encrypt\w*|clear ?text|auth command|secure)\b", re.IGNORECASE)
+_QUOTED = re.compile(rb'"((?:[^"]|"")*)"')
+
+
+class Connector:
+    """Signs in to one account, as often as asked. Reads its secrets and certificates once."""
+
+    def __init__(self, settings: FtpSettings, endpoint: str) -> None:
+        self._settings, self._endpoint = settings, endpoint
+        self._tls: TlsLayer | None = None
+
+    def sign_in(self, connection: Connection, *, old_tls: bool) -> None:
+        """Raises a `StorageError` that says what to do, or `ConfigError`."""
+        host, port = self._settings.address
+        name = f"{host} port {port}"
+        try:
+            self._sign_in(connection, old_tls=old_tls)
+        except Silent as error:
+            hint = "check host, port and firewall; it is tried again"
+            if self._settings.security != "implicit" and connection.wire_is_fresh:
+                hint = "if the server expects TLS from the first byte (port 990), write type: ftps"
+            raise self._error(TimedOut, f"{name}: {error}", hint) from error
+        except Lost as error:
+            raise self._error(ConnectionFailed, f"{name}: {error}", self._hint_for_loss(connection)) from error
+        except Violation as error:
+            hint = "check that this is an FTP server"
+            if self._settings.security != "implicit":
+                hint += ", and, if it expects TLS from the first byte (port 990), write type: ftps"
+            raise self._error(ProtocolViolation, f"{name}: {error}", hint) from error
+        except Refused as error:
+            raise self._refused(name, error) from error
+        except Untrusted as error:
+            if error.fingerprint is not None:
+                hint = f"if the server's operator confirms it, write certificate: {error.fingerprint!r}"
+            else:
+                hint = "set ca_file, or pin the server's certificate, which 'crossdock doctor' shows"
+            raise self._error(
+                AuthenticationFailed, f"{name} presents a certificate that is not trusted: {error}", hint
+            ) from error
+        except NotTls as error:
+            reason = f"{name}: the TLS greeting fails: {error}"
+            raise self._error(ProtocolViolation, reason, self._hint_for_tls(error)) from error
+
+    def _sign_in(self, connection: Connection, *, old_tls: bool) -> None:
+        settings = self._settings
+        connected = self._connect(connection)
+        if settings.security != "none" and self._tls is None:
+            self._tls = TlsLayer(settings)
+        connection.old_tls = old_tls
+        if settings.security == "implicit":
+            assert self._tls is not None
+            connected = self._tls.control(connected, connection.attach, old=old_tls)
+            connection.tls = self._tls
+        wire = Wire(connected)
+        connection.attach_wire(wire)
+        greeting = wire.reply()
+        while greeting.code < 200:
+            greeting = wire.reply()
+        if not greeting.good:
+            raise Refused(b"connect", greeting)
+        if settings.security == "explicit":
+            wire = self._upgrade(connection, wire, old_tls=old_tls)
+        self._log_in(wire)
+        if connection.tls is not None:
+            wire.must(b"PBSZ 0")
+            # Never without: the data would travel in clear text.
+            wire.must(b"PROT P")
+        connection.features = self._features(wire, greeting)
+        if "UTF8" in connection.features and _is_utf8(settings.encoding):
+            wire.ask(b"OPTS UTF8 ON")
+        if "MLST" in connection.features:
+            self._choose_facts(wire, connection.features.arguments.get("MLST", ""))
+        wire.must(b"TYPE I")
+        connection.home = _home(wire)
+        wire.socket.settimeout(settings.timeout)
+
+    def _connect(self, connection: Connection) -> socket.socket:
+        settings = self._settings
+        try:
+            connected = socket.create_connection(settings.address, timeout=settings.connect_timeout)
+        except TimeoutError as error:
+            raise Silent("no answer") from error
+        except OSError as error:
+            raise Lost(f"cannot connect: {error.strerror or error}") from error
+        connection.attach(connected)
+        connection.family = connected.family
+        connection.peer = connected.getpeername()[0]
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # While a transfer takes its time, this keeps the connection in the tables of what lies between.
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+            if hasattr(socket, option):
+                connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        return connected
+
+    def _upgrade(self, connection: Connection, wire: Wire, *, old_tls: bool) -> Wire:
+        reply = wire.ask(b"AUTH TLS")[0]
+        if not reply.good:
+            host, port = self._settings.address
+            raise self._error(
+                Unsupported,
+                f"{host} port {port} offers no TLS: {reply}",
+                "nothing was sent in clear text; if that is acceptable for this server, write type: ftp",
+            )
+        if not wire.quiet:
+            # Whoever sits in between could slip in answers before the encryption (the class of CVE-2011-1575).
+            raise Violation("the server said more than was asked before TLS began")
+        assert self._tls is not None
+        secured = self._tls.control(wire.socket, connection.attach, old=old_tls)
+        connection.tls = self._tls
+        found = Wire(secured)
+        connection.attach_wire(found)
+        return found
+
+    def _log_in(self, wire: Wire) -> None:
+        settings = self._settings
+        user = settings.user.encode(settings.encoding, "surrogateescape")
+        reply = wire.ask(b"USER " + user)[0]
+        if reply.code == 331:
+            if settings.password is not None:
+                password = settings.password.reveal()
+            elif settings.user == "anonymous":
+                password = "crossdock@"
+            else:
+                raise Refused(b"USER", reply)
+            secret = password.encode(settings.encoding, "surrogateescape")
+            if any(byte in secret for byte in b"\r\n\0"):
+                raise self._error(AuthenticationFailed, "the password holds a line break or NUL", "check the secret")
+            reply = wire.ask(b"PASS " + secret)[0]
+            if not reply.good:
+                raise Refused(b"PASS", reply)
+        elif not reply.good:
+            raise Refused(b"USER", reply)
+
+    def _features(self, wire: Wire, greeting: Reply) -> Features:
+        reply = wire.ask(b"FEAT")[0]
+        if not reply.good:
+            return Features(greeting=greeting.text, known=False)
+        found: dict[str, str] = {}
+        for line in reply.lines[1:-1] if len(reply.lines) > 2 else reply.lines:
+            name, _, argument = line.decode("utf-8", "replace").strip().partition(" ")
+            found[name.upper()] = argument
+        return Features(frozenset(found), found, greeting.text)
+
+    def _choose_facts(self, wire: Wire, offered: str) -> None:
+        facts = {fact.rstrip("*").lower(): fact.endswith("*") for fact in offered.split(";") if fact}
+        wanted = [name for name in ("type", "size", "modify") if name in facts]
+        if not all(facts[name] for name in wanted):
+            wire.ask(b"OPTS MLST " + "".join(f"{name};" for name in wanted).encode())
+
+    def _hint_for_loss(self, connection: Connection) -> str:
+        if connection.wire_is_fresh and self._settings.security != "implicit":
+            return "check host and port; if the server expects TLS from the first byte (port 990), write type: ftps"
+        return "check host, port and firewall; it is tried again"
+
+    def _hint_for_tls(self, error: NotTls) -> str:
+        reason = str(error).upper()
+        if self._settings.security == "implicit" and ("WRONG_VERSION" in reason or "RECORD" in reason):
+            return "the server does not expect TLS from the first byte: write type: ftpes (explicit TLS, port 21)"
+        if "VERSION" in reason or "UNSUPPORTED_PROTOCOL" in reason:
+            return "the server must offer TLS 1.2 or later: ask its operator"
+        if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
+            return "the server may ask for a client certificate: set client_certificate"
+        return "check type, host and port"
+
+    def _refused(self, name: str, error: Refused) -> StorageError:
+        reply = error.reply
+        said = f"{name}: {error}"
+        if reply.code in (421, 530) and TOO_MANY.search(reply.text):
+            return self._error(Throttled, said, "lower 'max_connections' at this endpoint; it is tried again")
+        if self._settings.security == "none" and _WANTS_TLS.search(reply.text):
+            return self._error(Unsupported, said, "the server insists on TLS: write type: ftpes")
+        if error.command == "PROT":
+            return self._error(Unsupported, said, "the server does not encrypt data connections: ask its operator")
+        if reply.code == 421 or error.command == "connect":
+            return self._error(Throttled, said, "the server is not ready; it is tried again")
+        if error.command in ("USER", "PASS"):
+            if reply.code == 331:
+                return self._error(AuthenticationFailed, said, "the server asks for a password: set password: env:NAME")
+            if reply.code in (331, 332, 430, 500, 501, 502, 503, 504, 530, 532, 534, 550):
+                return self._error(AuthenticationFailed, said, "check user and password with the server's operator")
+        return self._error(ProtocolViolation, said, "check that this is an FTP server")
+
+    def _error(self, kind: type[StorageError], reason: str, hint: str) -> StorageError:
+        return kind(reason, operation="connect", endpoint=self._endpoint, hint=hint)
+
+
+def _is_utf8(encoding: str) -> bool:
+    return encoding.lower().replace("-", "").replace("_", "") == "utf8"
+
+
+def _home(wire: Wire) -> bytes:
+    """The folder that a sign-in leads to, as an absolute path; the root, where the server does not say."""
+    reply = wire.ask(b"PWD")[0]
+    match = _QUOTED.search(b" ".join(reply.lines)) if reply.code == 257 else None
+    found = match[1].replace(b'""', b'"') if match else b"/"
+    return found if found.startswith(b"/") else b"/" + found

@@ -1,0 +1,220 @@
+"""One signed-in control connection and the one thread that all its work runs in."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from crossdock.storage.ftp.wire import Lost, Reply, Violation, Wire, shut
+
+if TYPE_CHECKING:
+    from crossdock.storage.ftp.settings import FtpSettings
+    from crossdock.storage.ftp.tls import TlsLayer
+
+__all__ = ["Connection", "Features"]
+
+T = TypeVar("T")
+_GRACE = 5.0
+"""Seconds in which a cancelled command may still get its answer, so that its effect is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What FEAT (RFC 2389) and the greeting tell."""
+
+    names: frozenset[str] = frozenset()
+    arguments: dict[str, str] = field(default_factory=dict)
+    greeting: str = ""
+    known: bool = True
+    """False: the server has no FEAT, and everything is found out by trying."""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+    @property
+    def vsftpd(self) -> bool:
+        return "vsftpd" in self.greeting.lower()
+
+    @property
+    def replaces(self) -> bool:
+        """Known to rename by rename(2), which replaces in one step; of others it is not known."""
+        lowered = self.greeting.lower()
+        return self.vsftpd or "pure-ftpd" in lowered or "pyftpdlib" in lowered
+
+    @property
+    def sets_times(self) -> bytes | None:
+        """The command that sets a file's time; vsftpd overloads MDTM and says so nowhere."""
+        return b"MFMT" if "MFMT" in self.names else b"MDTM" if self.vsftpd and "MDTM" in self.names else None
+
+    @property
+    def digests(self) -> dict[str, bytes]:
+        """Algorithm → command, of those that the server computes."""
+        found = {
+            algorithm: name.encode()
+            for algorithm, name in (("sha256", "XSHA256"), ("sha1", "XSHA1"), ("md5", "XMD5"), ("crc32", "XCRC"))
+            if name in self.names
+        }
+        if "HASH" in self.names:
+            offered = {name.strip("* ").upper() for name in self.arguments.get("HASH", "").split(";")}
+            for algorithm, name in (("sha256", "SHA-256"), ("sha1", "SHA-1"), ("md5", "MD5")):
+                if name in offered:
+                    found[algorithm] = b"HASH " + name.encode()
+        return found
+
+
+class Connection:
+    """Made by `connecting.sign_in`. Its attributes are the thread's, but for `kill`, `broken` and the idle time."""
+
+    def __init__(self, settings: FtpSettings) -> None:
+        self.settings = settings
+        self.features = Features()
+        self.tls: TlsLayer | None = None
+        self.old_tls = False
+        self.home = b"/"
+        self.peer = ""
+        self.family: socket.AddressFamily = socket.AF_INET
+        self.extended = True
+        """EPSV is understood."""
+        self.lists_hidden = True
+        """`LIST -a` is understood."""
+        self.data: socket.socket | None = None
+        self.pending = False
+        """A transfer has begun and its last reply has not been read."""
+        self.broken = False
+        """It may not serve anyone else: a late reply could answer the next command."""
+        self.made = self.used = time.monotonic()
+        self._wire: Wire | None = None
+        self._connecting: socket.socket | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="crossdock-ftp")
+        self._killed = False
+
+    # -- the thread's side ------------------------------------------------------------------------------------------
+
+    @property
+    def wire(self) -> Wire:
+        if self._wire is None:
+            raise Lost("not connected")
+        return self._wire
+
+    @property
+    def wire_is_fresh(self) -> bool:
+        """The server has not said a word yet."""
+        return self._wire is None or not self._wire.heard
+
+    def attach(self, connected: socket.socket) -> None:
+        """What `kill` has to end while there is no wire yet, or another socket takes over."""
+        self._connecting = connected
+        if self._killed:
+            connected.close()
+            raise Lost("the connection was given up")
+
+    def attach_wire(self, wire: Wire) -> None:
+        self._wire = wire
+        self.attach(wire.socket)
+
+    def attach_data(self, connected: socket.socket) -> None:
+        """What ends a transfer when it is shut down; told before it blocks."""
+        self.data = connected
+        if self.broken:
+            raise Lost("the transfer was given up")
+
+    def mark_busy(self) -> None:
+        if self._killed or self.broken or self.pending:
+            raise Lost("the connection was given up")
+
+    def stop_transfer(self) -> Reply | None:
+        """End a transfer and hear the server's last word on it, so that it is certain that it has ended."""
+        shut(self.data)
+        if not self.pending:
+            return None
+        self.wire.socket.settimeout(_GRACE)
+        try:
+            reply = self.wire.reply()
+            while reply.code < 200:
+                reply = self.wire.reply()
+        except (Lost, Violation):
+            return None
+        self.pending = False
+        return reply
+
+    # -- the event loop's side --------------------------------------------------------------------------------------
+
+    @property
+    def alive(self) -> bool:
+        return not (self.broken or self.pending or self._killed) and self._wire is not None and self._wire.alive
+
+    @property
+    def alive_in_transfer(self) -> bool:
+        return not (self.broken or self._killed) and self._wire is not None and self._wire.alive
+
+    def end_data(self) -> None:
+        """Wake the thread from whatever it does with the data connection."""
+        shut(self.data)
+
+    def stale(self) -> bool:
+        """The server has closed it meanwhile, or said something that nobody asked for."""
+        if self._wire is None or not self._wire.quiet:
+            return True
+        poll = select.poll()
+        poll.register(self._wire.socket, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def begin(self, work: Callable[..., T], *arguments: object) -> Future[T]:
+        return self._thread.submit(work, *arguments)
+
+    async def run(self, work: Callable[..., T], *arguments: object) -> T:
+        """Call `work` in the thread; see `wait`."""
+        return await self.wait(self.begin(work, *arguments))
+
+    async def wait(self, future: Future[T]) -> T:
+        """The result. If the caller is cancelled, the transfer is ended, the command heard out, and none follows."""
+        wrapped = asyncio.wrap_future(future)
+        try:
+            return await asyncio.shield(wrapped)
+        except asyncio.CancelledError:
+            self.broken = True
+            shut(self.data)
+            killer = asyncio.get_running_loop().call_later(_GRACE, self.kill)
+            while not wrapped.done():
+                try:
+                    await asyncio.wait([wrapped])
+                except asyncio.CancelledError:
+                    continue
+            killer.cancel()
+            if not wrapped.cancelled():
+                wrapped.exception()  # seen: nobody is left to tell
+            raise
+
+    def kill(self) -> None:
+        """End everything at once, from any thread."""
+        self._killed = self.broken = True
+        shut(self.data)
+        shut(self._connecting)
+
+    def close(self) -> Future[None]:
+        """Say goodbye if that can be done without much waiting, and let go."""
+        parting = self.begin(self._part)
+        self._thread.shutdown(wait=False)
+        return parting
+
+    def _part(self) -> None:
+        if self.data is not None:
+            self.data.close()
+        if self._wire is None:
+            if self._connecting is not None:
+                self._connecting.close()
+            return
+        try:
+            if self.alive:
+                self._wire.socket.settimeout(1)
+                self._wire.ask(b"QUIT")
+        except (Lost, Violation):
+            return
+        finally:
+            self._wire.close()

@@ -1,0 +1,150 @@
+"""What went wrong, as crossdock's errors: reply codes, and the words that servers put behind the vague ones."""
+
+from __future__ import annotations
+
+import re
+from types import TracebackType
+
+from crossdock.errors import (
+    AlreadyExists,
+    AuthenticationFailed,
+    ConnectionFailed,
+    InvalidPath,
+    NoSpace,
+    NotADirectory,
+    NotAFile,
+    NotFound,
+    PermissionDenied,
+    ProtocolViolation,
+    StorageError,
+    Throttled,
+    TimedOut,
+    Unsupported,
+)
+from crossdock.storage.ftp.data import Unreachable
+from crossdock.storage.ftp.tls import SessionRefused, Untrusted
+from crossdock.storage.ftp.wire import IsFile, IsFolder, Lost, Missing, Refused, Reply, Silent, Violation
+
+__all__ = ["SESSION_HINT", "Translate", "kind_of_refusal", "translated"]
+
+SESSION_HINT = (
+    "the server wants the data connection to take over the TLS session and did not accept ours, neither under TLS 1.3 "
+    "nor 1.2; its operator can relax that: vsftpd require_ssl_reuse=NO, ProFTPD 'TLSOptions NoSessionReuseRequired', "
+    "FileZilla Server 'Require TLS session resumption on data connection' off"
+)
+
+# In this order: servers say "550 Permission denied: no such file" too.
+_WORDS: tuple[tuple[re.Pattern[str], type[StorageError]], ...] = tuple(
+    (re.compile(words, re.IGNORECASE), kind)
+    for words, kind in (
+        (r"no space|disk full|quota|insufficient (?:storage|space)|out of space", NoSpace),
+        (r"not a directory|is not a folder", NotADirectory),
+        (r"is a directory|not a (?:regular|plain) file|not regular", NotAFile),
+        (r"not empty", PermissionDenied),
+        (r"(?:no such|not found|does ?n[o']t exist|cannot find|can't find|unable to find|not exist)", NotFound),
+        (r"(?:file|already) exists|already exist", AlreadyExists),
+        (r"name too long|(?:illegal|invalid|bad|prohibited) (?:file ?)?name|filename not allowed", InvalidPath),
+        (r"too many|maximum", Throttled),
+        (r"permi|denied|allowed|forbidden|prohibit|access|read-?only|overwrite|authori[sz]ed", PermissionDenied),
+    )
+)
+_CODES: dict[int, type[StorageError]] = {
+    421: ConnectionFailed,
+    425: ConnectionFailed,
+    426: ConnectionFailed,
+    430: AuthenticationFailed,
+    450: ConnectionFailed,
+    451: ConnectionFailed,
+    452: NoSpace,
+    500: Unsupported,
+    501: Unsupported,
+    502: Unsupported,
+    503: ProtocolViolation,
+    504: Unsupported,
+    521: Unsupported,
+    522: Unsupported,
+    530: AuthenticationFailed,
+    532: AuthenticationFailed,
+    534: Unsupported,
+    550: PermissionDenied,
+    551: PermissionDenied,
+    552: NoSpace,
+    553: PermissionDenied,
+}
+_FOUND: dict[type[Exception], type[StorageError]] = {IsFile: NotADirectory, IsFolder: NotAFile, Missing: NotFound}
+_HINTS: dict[type[StorageError], str] = {
+    NotFound: "check the path and the endpoint's root",
+    PermissionDenied: "ask the server's operator for the permission, or choose another folder",
+    InvalidPath: "give it another name in the rule or command that moves it",
+    NoSpace: "free space at the server; it is tried again",
+    Throttled: "lower 'max_connections' at this endpoint; it is tried again",
+    ConnectionFailed: "check that the server is up; it is tried again",
+    TimedOut: "check the network and the server's load, or raise 'timeout' at this endpoint",
+    ProtocolViolation: "report it to the server's operator, with this message",
+    AuthenticationFailed: "check user and password with the server's operator",
+    Unsupported: "ask the server's operator, or do without it at this endpoint",
+}
+_PASSIVE_HINT = (
+    "the server's passive ports must be open in its firewall: ask its operator for the range "
+    "(vsftpd pasv_min_port and pasv_max_port, ProFTPD PassivePorts, Pure-FTPd -p); it is tried again"
+)
+
+
+def kind_of_refusal(reply: Reply) -> type[StorageError] | None:
+    """What the words of a refusal say; None: only the code speaks."""
+    if reply.code in (421, 425, 426, 452, 500, 502, 530):
+        return None
+    return next((kind for words, kind in _WORDS if words.search(reply.text)), None)
+
+
+def hint_for(kind: type[StorageError]) -> str | None:
+    return _HINTS.get(kind)
+
+
+def translated(error: Exception, operation: str, endpoint: str, path: str) -> StorageError:
+    """An exception of the wire as the error that callers decide by."""
+    kind: type[StorageError]
+    hint: str | None = None
+    if isinstance(error, Refused):
+        reply = error.reply
+        fallback = PermissionDenied if reply.code >= 500 else ConnectionFailed
+        kind = kind_of_refusal(reply) or _CODES.get(reply.code, fallback)
+    elif isinstance(error, (IsFile, IsFolder, Missing)):
+        kind = _FOUND[type(error)]
+    elif isinstance(error, Violation):
+        kind = ProtocolViolation
+    elif isinstance(error, SessionRefused):
+        kind, hint = Unsupported, SESSION_HINT
+    elif isinstance(error, Untrusted):
+        kind, hint = AuthenticationFailed, "the data connection leads to another server: ask its operator"
+    elif isinstance(error, Unreachable):
+        kind, hint = ConnectionFailed, _PASSIVE_HINT
+    else:
+        kind = TimedOut if isinstance(error, Silent) else ConnectionFailed
+    return kind(str(error), operation=operation, endpoint=endpoint, path=path, hint=hint or hint_for(kind))
+
+
+_OURS = (Refused, Lost, Violation, Untrusted, SessionRefused, IsFile, IsFolder, Missing)
+
+
+class Translate:
+    """`with Translate("read", endpoint, path):` turns what the wire raises into crossdock's errors."""
+
+    __slots__ = ("_endpoint", "_operation", "_path")
+
+    def __init__(self, operation: str, endpoint: str, path: str) -> None:
+        self._operation, self._endpoint, self._path = operation, endpoint, path
+
+    def error(self, error: Exception, *, hint: str | None = None) -> StorageError:
+        found = translated(error, self._operation, self._endpoint, self._path)
+        found.hint = hint or found.hint
+        return found
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, _OURS):
+            raise self.error(error) from error

@@ -1,0 +1,305 @@
+"""Connections of one account: shared by all that use it, bounded, and not made at all while it is locked out.
+
+One connection moves one file at a time. Readers never take the last one, so that a copy within one account finds a
+connection for its writer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
+
+from crossdock.errors import AuthenticationFailed, ConnectionFailed, StorageError, Throttled
+from crossdock.storage.ftp.connecting import Connector
+from crossdock.storage.ftp.connection import Connection
+from crossdock.storage.ftp.wire import Lost, Violation
+
+if TYPE_CHECKING:
+    from crossdock.storage.ftp.settings import FtpSettings
+
+__all__ = ["Account", "Pool", "leave", "pool_for"]
+
+log = logging.getLogger("crossdock.storage.ftp")
+
+Use = Literal["short", "read", "write"]
+
+LOCKED_OUT = 300.0
+"""Seconds without a new attempt after a failed sign-in."""
+_LOWERED = 600.0
+"""Seconds until one more connection is tried again, after the server said that there are too many."""
+_GROW_AGAIN = 30.0
+_SESSION_AGE = 240.0
+"""Seconds after which a TLS session is not relied on: ProFTPD forgets it after five minutes."""
+_IDLE = 600.0
+
+
+class Account:
+    """What is remembered of an account as long as the process lives: failures that repeating would make worse."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._most = 0
+        self._most_until = self._locked_until = 0.0
+        self._error: AuthenticationFailed | None = None
+        self._shown = ""
+        self.old_tls = False
+        """The server cannot take over sessions of TLS 1.3."""
+
+    def trip(self, error: AuthenticationFailed) -> None:
+        self._error, self._locked_until = error, self._clock() + LOCKED_OUT
+        self._shown = f"{datetime.now(UTC) + timedelta(seconds=LOCKED_OUT):%H:%M:%S} UTC"
+
+    def check(self, endpoint: str) -> None:
+        """Raises the same error again until its time is over."""
+        if self._error is None:
+            return
+        if self._clock() >= self._locked_until:
+            self._error = None
+            return
+        raise type(self._error)(
+            f"{self._error.reason}; no new attempt before {self._shown}, so that the account is not locked",
+            operation="connect",
+            endpoint=endpoint,
+            hint=self._error.hint,
+        ) from self._error
+
+    def too_many(self, open_now: int) -> None:
+        self._most, self._most_until = max(1, open_now), self._clock() + _LOWERED
+
+    def most(self, wanted: int) -> int:
+        return min(wanted, self._most) if self._clock() < self._most_until else wanted
+
+
+class Pool:
+    """At most `max_connections`, or what the server was found to allow."""
+
+    def __init__(
+        self,
+        settings: FtpSettings,
+        endpoint: str,
+        *,
+        account: Account | None = None,
+        connector: Connector | None = None,
+    ) -> None:
+        self._settings, self._endpoint = settings, endpoint
+        self.account = account or Account()
+        self._connector = connector or Connector(settings, endpoint)
+        self._idle: list[Connection] = []
+        self._busy: dict[Connection, Use] = {}
+        self._making = 0
+        self._sign_in = asyncio.Lock()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._grow_after = 0.0
+        self._partings: set[Future[None]] = set()
+        self._keeper: asyncio.Task[None] | None = None
+        self._closed = False
+        self.users = 0
+
+    @property
+    def most(self) -> int:
+        return self.account.most(self._settings.max_connections)
+
+    async def acquire(self, use: Use = "short") -> Connection:
+        """A connection of one's own; give it back with `release`. Raises what `Connector.sign_in` raises."""
+        while True:
+            if self._closed:
+                raise self._error(ConnectionFailed, "the endpoint is closed")
+            if self._may(use):
+                found = self._take()
+                if found is not None:
+                    self._busy[found] = use
+                    return found
+                if self._can_grow():
+                    made = await self._make()
+                    if made is not None:
+                        self._busy[made] = use
+                        return made
+                    continue
+            await self._wait()
+
+    def _may(self, use: Use) -> bool:
+        if use != "read":
+            return True
+        reading = sum(other == "read" for other in self._busy.values())
+        return reading < max(self.most - 1, 1)
+
+    def _take(self) -> Connection | None:
+        while self._idle:
+            found = self._idle.pop()
+            old = found.tls is not None and (
+                time.monotonic() - found.made > _SESSION_AGE or (self.account.old_tls and not found.old_tls)
+            )
+            if not old and found.alive and not found.stale():
+                return found
+            self._part(found)
+        return None
+
+    def _can_grow(self) -> bool:
+        total = len(self._busy) + len(self._idle) + self._making
+        return total < self.most and (not total or time.monotonic() >= self._grow_after)
+
+    async def _make(self) -> Connection | None:
+        """None: the server wants no more of them, but there are some to wait for."""
+        self._making += 1
+        connection = Connection(self._settings)
+        try:
+            # One at a time: a wrong password must not count several times over.
+            async with self._sign_in:
+                self.account.check(self._endpoint)
+                await connection.run(self._signed_in, connection)
+        except BaseException as error:
+            self._part(connection)
+            others = len(self._busy) + len(self._idle)
+            if isinstance(error, AuthenticationFailed) and error.__cause__ is not None:
+                self.account.trip(error)
+            elif isinstance(error, Throttled):
+                self.account.too_many(others)
+            if others and isinstance(error, (Throttled, ConnectionFailed)):
+                self._grow_after = time.monotonic() + _GROW_AGAIN
+                log.info("goes on with %d connections: %s", others, error)
+                return None
+            raise
+        finally:
+            self._making -= 1
+            self._wake()
+        if self._closed:
+            self._part(connection)
+            raise self._error(ConnectionFailed, "the endpoint is closed")
+        if self._keeper is None and self._settings.keepalive:
+            self._keeper = asyncio.create_task(self._keep_alive())
+        return connection
+
+    def _signed_in(self, connection: Connection) -> None:
+        self._connector.sign_in(connection, old_tls=self.account.old_tls)
+
+    async def _wait(self) -> None:
+        """Until something changes. Raises `Throttled` if those who hold all connections wait themselves."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        patience = self._settings.timeout
+        try:
+            await asyncio.wait_for(waiter, patience)
+        except TimeoutError:
+            moved = max((one.used for one in self._busy), default=time.monotonic())
+            if time.monotonic() - moved > patience:
+                raise self._error(
+                    Throttled,
+                    f"all {len(self._busy)} connections are held by transfers that wait for another one",
+                    "raise 'max_connections' at this endpoint: a copy within one account needs two",
+                ) from None
+        finally:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+
+    def release(self, connection: Connection) -> None:
+        """Safe to repeat. What is in an unknown state is dropped."""
+        if self._busy.pop(connection, None) is None:
+            return
+        if connection.alive and not self._closed:
+            connection.used = time.monotonic()
+            self._idle.append(connection)
+        else:
+            self._part(connection)
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _part(self, connection: Connection) -> None:
+        if not connection.alive:
+            connection.kill()
+        parting = connection.close()
+        self._partings.add(parting)
+        parting.add_done_callback(self._partings.discard)
+
+    def step_down(self, connection: Connection) -> bool:
+        """After a session that was refused on a data connection: whether it may work on another connection."""
+        connection.broken = True
+        if time.monotonic() - connection.made > _SESSION_AGE:
+            return True
+        if connection.old_tls:
+            return False
+        self.account.old_tls = True
+        return True
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.keepalive / 2)
+            now = time.monotonic()
+            due = [one for one in self._idle if now - one.used > self._settings.keepalive]
+            for connection in due:
+                if connection not in self._idle:
+                    continue
+                self._idle.remove(connection)
+                self._busy[connection] = "short"
+                used = connection.used
+                try:
+                    await connection.run(connection.wire.ask, b"NOOP")
+                except (Lost, Violation) as error:
+                    log.debug("an idle connection has ended: %s", error)
+                    connection.broken = True
+                if now - connection.made > _IDLE:
+                    connection.broken = True
+                self.release(connection)
+                connection.used = used if connection.broken else connection.used
+
+    async def close(self) -> None:
+        """Close all connections; who still waits gets an error."""
+        self._closed = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        self._wake()
+        for connection in self._idle:
+            self._part(connection)
+        self._idle.clear()
+        for connection in list(self._busy):
+            connection.kill()
+        await asyncio.gather(*map(asyncio.wrap_future, list(self._partings)), return_exceptions=True)
+
+    def _error(self, kind: type[StorageError], reason: str, hint: str | None = None) -> StorageError:
+        return kind(reason, operation="connect", endpoint=self._endpoint, hint=hint)
+
+
+_POOLS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Pool]] = WeakKeyDictionary()
+_ACCOUNTS: dict[str, Account] = {}
+_OWN = frozenset({"root", "staging", "verify"})
+
+
+def _key(settings: FtpSettings) -> str:
+    secrets = (settings.password, settings.client_key_passphrase)
+    paths = [str(secret.path) for secret in secrets if secret is not None]
+    return settings.model_dump_json(exclude=set(_OWN)) + repr(paths)
+
+
+def pool_for(settings: FtpSettings, endpoint: str) -> Pool:
+    """The account's pool in this event loop. Close it by `leave` when you are done."""
+    key = _key(settings)
+    pools = _POOLS.setdefault(asyncio.get_running_loop(), {})
+    found = pools.get(key)
+    if found is None:
+        account = _ACCOUNTS.setdefault(key, Account())
+        found = pools[key] = Pool(settings, endpoint, account=account)
+    found.users += 1
+    return found
+
+
+async def leave(settings: FtpSettings, pool: Pool) -> None:
+    """The counterpart of `pool_for`."""
+    pool.users -= 1
+    if pool.users == 0:
+        pools = _POOLS.get(asyncio.get_running_loop(), {})
+        key = _key(settings)
+        if pools.get(key) is pool:
+            del pools[key]
+        await pool.close()

@@ -1,0 +1,165 @@
+"""Reading: the size is known beforehand, the server's last word is heard, and the file looked at again at the end."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from crossdock.errors import NotAFile, SourceChanged, Truncated, shown
+from crossdock.storage.base import Entry, Reader
+from crossdock.storage.ftp import data
+from crossdock.storage.ftp.asking import look
+from crossdock.storage.ftp.faults import Translate
+from crossdock.storage.ftp.tls import SessionRefused
+from crossdock.storage.ftp.wire import IsFolder, Lost, Missing, Violation
+
+if TYPE_CHECKING:
+    from crossdock.storage.ftp.backend import FtpBackend
+    from crossdock.storage.ftp.connection import Connection
+
+__all__ = ["FtpReader"]
+
+_CHUNK = 1024 * 1024
+_AHEAD = 2
+"""Chunks being received, or waiting, while the reader's caller is busy with one."""
+
+
+class FtpReader(Reader):
+    """A file that fits in a chunk is looked at, fetched and looked at again in one hop to the thread."""
+
+    def __init__(self, backend: FtpBackend, path: str, offset: int) -> None:
+        self._backend, self._path, self._offset = backend, path, offset
+        self._name = backend.full(path, "read")
+        self._position = offset
+        self._first: bytes | None = None
+        self._queue: deque[Future[bytes]] = deque()
+        self._connection: Connection | None = None
+        self._stream: data.Data | None = None
+        self._ended = False
+
+    async def open(self, pin: Entry | None) -> None:
+        pool = self._backend.pool
+        with Translate("read", self._backend.endpoint, self._path):
+            while True:
+                connection = self._connection = await pool.acquire("read")
+                try:
+                    self._first = await connection.run(self._begin, connection, pin)
+                    break
+                except SessionRefused:
+                    self._position = self._offset
+                    if not pool.step_down(connection):
+                        raise
+                    self._release()
+        self._after()
+
+    # -- in the thread ----------------------------------------------------------------------------------------------
+
+    def _begin(self, connection: Connection, pin: Entry | None) -> bytes:
+        found = look(connection, self._name)
+        if found is None:
+            raise Missing("no such file")
+        if found.kind == "dir":
+            raise IsFolder("it is a folder")
+        if found.kind == "other":
+            raise self._backend.error(NotAFile, "read", self._path, "it is no regular file")
+        if found.kind == "link":
+            reply = connection.wire.ask(b"SIZE " + self._name)[0]
+            size = reply.lines[0].strip()
+            found = replace(found, size=int(size) if reply.code == 213 and size.isdigit() else None)
+        self.entry = replace(found, path=self._path)
+        if pin is not None and pin.fingerprint != self.entry.fingerprint:
+            raise SourceChanged(
+                f"read {self._called}: the file is no longer the one that was listed", hint="list it again"
+            )
+        if self.entry.size is not None and self._offset >= self.entry.size:
+            self._ended, self.changed = True, False
+            return b""
+        self._stream = data.begin(connection, b"RETR " + self._name, offset=self._offset)
+        return self._next(connection)
+
+    def _next(self, connection: Connection) -> bytes:
+        if self._ended:
+            return b""
+        assert self._stream is not None
+        found = self._stream.read(_CHUNK)
+        self._position += len(found)
+        connection.used = time.monotonic()
+        if len(found) < _CHUNK:
+            self._finish(connection, self._stream)
+            self._ended = True
+        return found
+
+    def _finish(self, connection: Connection, stream: data.Data) -> None:
+        data.finish(connection, stream)
+        size = self.entry.size
+        again = look(connection, self._name)
+        self.changed = again is None or (
+            self.entry.kind != "link" and replace(again, path=self._path).fingerprint != self.entry.fingerprint
+        )
+        if size is None and stream.ragged:
+            raise Truncated(
+                f"read {self._called}: TLS ended without its goodbye and the server tells no size: nothing proves that "
+                f"the {self._position} bytes are all",
+                hint="ask the server's operator for SIZE or MLST",
+            )
+        if size is None or self._position == size:
+            return
+        if self.changed or self._position > size:
+            raise SourceChanged(
+                f"read {self._called}: the file changed while it was read", hint="wait until its writer is done"
+            )
+        raise Truncated(
+            f"read {self._called}: the server ended at byte {self._position} of {size} and called it complete",
+            hint="it is tried again",
+        )
+
+    # -- on the event loop ------------------------------------------------------------------------------------------
+
+    @property
+    def _called(self) -> str:
+        return f"{self._backend.endpoint}:{shown(self._path)}"
+
+    async def read(self) -> bytes:
+        if self._first:
+            found, self._first = self._first, None
+            self._ask()
+            return found
+        if self._queue and self._connection is not None:
+            self._ask()
+            with Translate("read", self._backend.endpoint, self._path):
+                try:
+                    found = await self._connection.wait(self._queue.popleft())
+                except (Lost, Violation):
+                    if self._connection is not None:
+                        self._connection.broken = True
+                    raise
+            self._after()
+            return found
+        if not self._ended:
+            raise self._backend.lost("read", self._path, "the stream was closed, or has failed before")
+        return b""
+
+    def _ask(self) -> None:
+        while self._connection is not None and not self._ended and len(self._queue) < _AHEAD:
+            self._queue.append(self._connection.begin(self._next, self._connection))
+
+    def _after(self) -> None:
+        """At the end the connection is free, before the last chunk is used."""
+        if self._ended and all(future.done() for future in self._queue):
+            self._release()
+
+    def _release(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._backend.pool.release(connection)
+
+    async def close(self) -> None:
+        if self._connection is not None and ((self._stream is not None and not self._ended) or self._connection.broken):
+            # The server may still be sending: nothing that it says can be told from the next answer.
+            self._connection.kill()
+        self._queue.clear()
+        self._first = None
+        self._release()

@@ -1,0 +1,142 @@
+"""What an FTP endpoint can be told: one model behind the types `ftp`, `ftpes` and `ftps`."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from urllib.parse import SplitResult, unquote
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from crossdock.storage.settings import EndpointSettings, FilePath, Seconds, Secret, query_of
+
+if TYPE_CHECKING:
+    from crossdock.storage.ftp.backend import FtpBackend
+
+__all__ = ["FtpSettings", "Tls"]
+
+Tls = Literal["none", "explicit", "implicit"]
+_TLS: dict[str, Tls] = {"ftp": "none", "ftpes": "explicit", "ftps": "implicit"}
+
+
+def _several(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+class FtpSettings(EndpointSettings):
+    """A folder on a server that speaks FTP (RFC 959, 3659), in clear text or under TLS (RFC 4217)."""
+
+    type: Literal["ftp", "ftpes", "ftps"]
+    """ftpes: TLS from AUTH TLS on, port 21. ftps: TLS from the first byte, port 990. ftp: all in clear text."""
+    host: str = Field(min_length=1)
+    port: int | None = Field(default=None, ge=1, le=65535)
+    """21; 990 for implicit TLS."""
+    user: str = "anonymous"
+    password: Secret | None = None
+    root: str = ""
+    """Absolute, or below the login folder ("" is the login folder itself)."""
+
+    tls: Tls | None = None
+    """What the type says, unless the type is ftp: `{type: ftp, tls: explicit}` is another way to write ftpes."""
+    certificate: Annotated[tuple[str, ...], BeforeValidator(_several)] = ()
+    """"SHA256:…" (hexadecimal) fingerprints of the server's certificate; any of them may be presented, and no other."""
+    ca_file: FilePath | None = None
+    """Authorities to trust (PEM) instead of the system's."""
+    client_certificate: FilePath | None = None
+    client_key: FilePath | None = None
+    """The key of the client certificate, unless it is in the same file."""
+    client_key_passphrase: Secret | None = None
+
+    mode: Literal["passive", "active"] = "passive"
+    """active: the server connects back to this machine, which few networks allow."""
+    timeout: Seconds = Field(default=30, gt=0)
+    """Silence, while an answer is due, after which a connection is given up."""
+    connect_timeout: Seconds = Field(default=30, gt=0)
+    keepalive: Seconds = Field(default=45, ge=0)
+    """Seconds after which an idle connection is used for a NOOP. 0: never."""
+    max_connections: int = Field(default=4, ge=1, le=64)
+    """Of this account. Each moves one file at a time."""
+
+    verify: Literal["digest", "size", "none"] = "digest"
+    """digest: by the server's own digest where it has one, else by size. none: a drop box that hides what it holds."""
+    staging: Literal["rename", "none"] = "rename"
+    """none: write under the final name at once, for servers that forbid renaming; a partial file can be seen."""
+    encoding: str = "utf-8"
+    """Of the names at the server."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            codecs.lookup(value)
+        except LookupError:
+            raise ValueError(f"unknown encoding {value!r}; write utf-8, latin-1, cp1252, …") from None
+        return value
+
+    @field_validator("certificate")
+    @classmethod
+    def _fingerprints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_fingerprint(one) for one in value)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.tls not in (None, _TLS[self.type]) and self.type != "ftp":
+            raise ValueError(f"type {self.type} means tls: {_TLS[self.type]}; leave tls out")
+        if self.security == "none":
+            for key in ("certificate", "ca_file", "client_certificate", "client_key"):
+                if getattr(self, key):
+                    raise ValueError(f"{key} needs TLS; write type: ftpes")
+        if self.client_key is not None and self.client_certificate is None:
+            raise ValueError("client_key needs client_certificate")
+        if any(character in self.user for character in "\r\n\0"):
+            raise ValueError("user: a line break or NUL in the name")
+        return self
+
+    @property
+    def security(self) -> Tls:
+        return self.tls or _TLS[self.type]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self.host, self.port or (990 if self.security == "implicit" else 21)
+
+    @property
+    def slots(self) -> int:
+        return max(self.max_connections * 4, 16)
+
+    @classmethod
+    def from_url(cls, url: SplitResult) -> tuple[Self, str]:
+        """ftpes://user@host:port/absolute/path, or /~/path below the login folder; the query holds settings."""
+        query: dict[str, Any] = query_of(url)
+        path = url.path
+        if path == "/~" or path.startswith("/~/"):
+            root, path = "", path[3:]
+        else:
+            root, path = "/", path.lstrip("/")
+        if "root" in query:
+            raise ValueError("root: write the folder as the URL's path")
+        if url.username:
+            query["user"] = unquote(url.username)
+        found = cls.model_validate(
+            {"type": url.scheme, "host": url.hostname or "", "port": url.port, "root": root, **query}
+        )
+        return found, path
+
+    def shared(self, processes: int) -> Self:
+        """The account's connections are divided up: servers count them, and each costs both sides a sign-in."""
+        return self.model_copy(update={"max_connections": max(1, self.max_connections // processes)})
+
+    def backend(self, name: str) -> FtpBackend:
+        from crossdock.storage.ftp.backend import FtpBackend
+
+        return FtpBackend(name, self)
+
+
+def _fingerprint(value: str) -> str:
+    digits = value.removeprefix("SHA256:").removeprefix("sha256:").replace(":", "").lower()
+    if not re.fullmatch("[0-9a-f]{64}", digits):
+        raise ValueError(
+            'write "SHA256:" and 64 hexadecimal digits, as "openssl x509 -noout -fingerprint -sha256" prints them'
+        )
+    return digits

@@ -1,0 +1,176 @@
+"""The control connection: commands out, replies in (RFC 959 §4.2), every length bounded. Blocking, for one thread."""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import dataclass
+
+__all__ = ["IsFile", "IsFolder", "Lost", "Missing", "Refused", "Reply", "Silent", "Violation", "Wire", "shut"]
+
+_MOST_LINE = 64 * 1024
+_MOST_REPLY = 1024 * 1024
+_BLOCK = 64 * 1024
+_CODE = re.compile(rb"([1-6][0-9][0-9])([ -]?)(.*)", re.DOTALL)
+_FORBIDDEN = re.compile(rb"[\r\n\0]")
+
+
+class Lost(Exception):
+    """The connection is gone, or may no longer be used."""
+
+
+class Silent(Lost):
+    """The peer did not answer in time."""
+
+
+class Violation(Exception):
+    """The peer broke the protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    code: int
+    lines: tuple[bytes, ...]
+    """Without line ends; the first and last without the code."""
+
+    @property
+    def text(self) -> str:
+        return " ".join(line.decode("utf-8", "replace").strip() for line in self.lines if line.strip())
+
+    @property
+    def good(self) -> bool:
+        return 200 <= self.code < 300
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.text}"
+
+
+class Refused(Exception):
+    """The server answered a command with a failure; the connection is in order."""
+
+    def __init__(self, command: bytes, reply: Reply) -> None:
+        verb = command.partition(b" ")[0].decode("ascii", "replace")
+        super().__init__(f"{verb}: {reply}")
+        self.command, self.reply = verb, reply
+
+
+class Missing(Exception):
+    """There is no such folder."""
+
+
+class IsFile(Exception):
+    """A file is where a folder should be."""
+
+    def __init__(self, name: bytes) -> None:
+        super().__init__(f"{name.decode(errors='replace')!r} is a file")
+
+
+class IsFolder(Exception):
+    """A folder is where a file should be."""
+
+
+def shut(connected: socket.socket | None) -> None:
+    """Wake whatever thread waits for this socket; from any thread."""
+    if connected is not None:
+        try:
+            connected.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return
+
+
+class Wire:
+    """Raises `Lost`, `Silent` and `Violation`; after any of them it is of no more use."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.socket = connected
+        self._held = bytearray()
+        self.alive = True
+        self.heard = False
+        """A whole reply has arrived."""
+
+    def send(self, *commands: bytes) -> None:
+        """Several commands leave in one packet; their replies come in the same order."""
+        for command in commands:
+            if _FORBIDDEN.search(command):
+                raise ValueError("a line break or NUL in a command")
+        try:
+            self.socket.sendall(b"".join(command + b"\r\n" for command in commands))
+        except OSError as error:
+            raise self._lost(error) from error
+
+    def reply(self) -> Reply:
+        first = self._line()
+        match = _CODE.fullmatch(first)
+        if match is None:
+            raise self._violation(f"a reply that begins with {first[:80]!r}")
+        code, mark, text = match.groups()
+        lines = [text]
+        size = len(first)
+        while mark == b"-":
+            line = self._line()
+            size += len(line) + 1
+            if size > _MOST_REPLY:
+                raise self._violation("a reply without an end")
+            if line[:3] == code and line[3:4] in (b" ", b""):
+                lines.append(line[4:])
+                break
+            lines.append(line[4:] if line[:4] == code + b"-" else line)
+        found = Reply(int(code), tuple(lines))
+        self.heard = True
+        if found.code == 421:
+            # RFC 959: the server closes the connection.
+            self.alive = False
+        return found
+
+    def ask(self, *commands: bytes) -> list[Reply]:
+        """The final replies, good or bad. More than one command only where none begins a transfer."""
+        self.send(*commands)
+        return [self._final() for _ in commands]
+
+    def _final(self) -> Reply:
+        while True:
+            found = self.reply()
+            if found.code >= 200:
+                return found
+
+    def must(self, command: bytes, *codes: int) -> Reply:
+        """The final reply, which is one of `codes`, or any good one. Raises `Refused`."""
+        found = self.ask(command)[0]
+        if found.code in codes or (not codes and found.good):
+            return found
+        raise Refused(command, found)
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing has arrived that nobody asked for, as far as is known here."""
+        return not self._held
+
+    def _line(self) -> bytes:
+        while (end := self._held.find(b"\n")) < 0:
+            if len(self._held) > _MOST_LINE:
+                raise self._violation("a line without an end")
+            try:
+                data = self.socket.recv(_BLOCK)
+            except OSError as error:
+                raise self._lost(error) from error
+            if not data:
+                self.alive = False
+                raise Lost("the server closed the connection")
+            self._held += data
+        line = bytes(self._held[:end])
+        del self._held[: end + 1]
+        return line.rstrip(b"\r")
+
+    def _lost(self, error: OSError) -> Lost:
+        self.alive = False
+        if isinstance(error, TimeoutError):
+            return Silent(f"no answer within {self.socket.gettimeout() or 0:g} s")
+        return Lost(f"the connection broke: {error.strerror or error}")
+
+    def _violation(self, reason: str) -> Violation:
+        self.alive = False
+        return Violation(reason)
+
+    def close(self) -> None:
+        self.alive = False
+        self.socket.close()

@@ -1,0 +1,355 @@
+"""Writing: a small file in two hops to the thread, a large one in chunks, published by a rename."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import replace
+from datetime import UTC
+from typing import TYPE_CHECKING
+
+from crossdock.errors import AlreadyExists, NotFound, ProtocolViolation, StorageError
+from crossdock.storage.base import Entry, Expect, WriteOptions
+from crossdock.storage.ftp import asking, data
+from crossdock.storage.ftp.faults import Translate
+from crossdock.storage.ftp.tls import SessionRefused
+from crossdock.storage.ftp.wire import IsFolder, Lost, Missing, Refused, Violation
+from crossdock.storage.staging import StagedWriter, Stored, publish_by_swap
+
+if TYPE_CHECKING:
+    from crossdock.storage.ftp.backend import FtpBackend
+    from crossdock.storage.ftp.connection import Connection
+
+__all__ = ["FtpWriter"]
+
+log = logging.getLogger("crossdock.storage.ftp")
+
+_CHUNK = 512 * 1024
+_WINDOW = 4 * 1024 * 1024
+"""Bytes on their way through the thread."""
+_LAST_WORD = 120.0
+"""Seconds that a server may take to put a whole file on its disk."""
+_EARLIEST, _LATEST = 0, 0xFFFFFFFF
+
+
+class FtpWriter(StagedWriter):
+    """Nothing is sent before there is a chunk's worth, or the end."""
+
+    def __init__(self, backend: FtpBackend, path: str, options: WriteOptions) -> None:
+        super().__init__(backend.endpoint, path, options)
+        self._backend = backend
+        self._direct = backend.settings.staging == "none"
+        if self._direct:
+            self.temporary = path
+        self._target = backend.full(self.temporary, "write")
+        self._final = backend.full(path, "write")
+        self._connection: Connection | None = None
+        self._stream: data.Data | None = None
+        self._touched = options.resume is not None
+        self._parts: list[bytes] = []
+        self._buffered = 0
+        self._jobs: deque[tuple[Future[None], int]] = deque()
+        self._under_way = 0
+        self._sent = 0
+        self._staged = 0
+        """Bytes under the temporary's name when the write was resumed; beyond `offset` they are written over."""
+        self._expect = Expect()
+
+    # -- in the thread ----------------------------------------------------------------------------------------------
+
+    def _begin(self, connection: Connection, parts: list[bytes]) -> None:
+        """Open the stream, with the folders that it needs, and send what there is."""
+        if self._direct and asking.kind_of(connection, self._target) == "dir":
+            raise IsFolder("a folder has this name")
+        self._touched = True
+        try:
+            self._stream = self._opened(connection)
+        except Refused as error:
+            above = self._target.rpartition(b"/")[0]
+            if self.offset or error.reply.code < 450 or not asking.make_folders(connection, above):
+                raise
+            self._stream = self._opened(connection)
+        self._send(connection, parts)
+
+    def _opened(self, connection: Connection) -> data.Data:
+        if not self.offset:
+            return data.begin(connection, b"STOR " + self._target)
+        if self.offset == self._staged:
+            # Servers that forbid to restart an upload in its middle may still append.
+            try:
+                return data.begin(connection, b"APPE " + self._target)
+            except Refused as error:
+                log.debug("no APPE: %s", error)
+        try:
+            return data.begin(connection, b"STOR " + self._target, offset=self.offset)
+        except Refused as error:
+            self._backend.cannot_append()
+            raise self._backend.error(
+                ProtocolViolation,
+                "resume",
+                self.path,
+                f"the server offers REST and refuses it ({error})",
+                hint="it is tried again from the start",
+            ) from error
+
+    def _send(self, connection: Connection, parts: list[bytes]) -> None:
+        assert self._stream is not None
+        try:
+            for part in parts:
+                self._stream.write(part)
+                self._sent += len(part)
+        except Lost as error:
+            raise self._reason(connection, error) from error
+        connection.used = time.monotonic()
+
+    def _reason(self, connection: Connection, error: Lost) -> Exception:
+        """A server that ends a transfer says why: the disk is full, or the TLS session is not the one it wants."""
+        if connection.broken:
+            return error
+        reply = connection.stop_transfer()
+        if reply is None or reply.good:
+            return error
+        return SessionRefused(str(reply)) if data.about_session(connection, reply) else Refused(b"STOR", reply)
+
+    def _complete(self, connection: Connection, parts: list[bytes]) -> Stored:
+        """Send the rest, hear the server's last word, set the time, and look at what is stored."""
+        if self._stream is None:
+            self._begin(connection, parts)
+        else:
+            self._send(connection, parts)
+        assert self._stream is not None
+        self._end(connection, self._stream)
+        self._stamp(connection)
+        if self._backend.settings.verify == "none":
+            return Stored(None)
+        found = asking.look(connection, self._target)
+        if found is None:
+            raise Missing("what was sent is gone")
+        self._compare(connection)
+        return Stored(found.size, replace(found, path=self.path, kind="file"))
+
+    def _end(self, connection: Connection, stream: data.Data) -> None:
+        try:
+            stream.end()
+        except Lost as error:
+            raise self._reason(connection, error) from error
+        wire = connection.wire.socket
+        timeout = wire.gettimeout()
+        wire.settimeout(max(_LAST_WORD, timeout or 0))
+        data.finish(connection, stream)
+        wire.settimeout(timeout)
+        self._stream = None
+
+    def _stamp(self, connection: Connection) -> None:
+        command, modified = connection.features.sets_times, self.options.modified
+        if command is None or modified is None or not _EARLIEST <= modified.timestamp() <= _LATEST:
+            return
+        when = modified.astimezone(UTC).strftime("%Y%m%d%H%M%S").encode()
+        reply = connection.wire.ask(command + b" " + when + b" " + self._target)[0]
+        if not reply.good:
+            log.info("the server does not keep the modification time of %s:%r: %s", self.endpoint, self.path, reply)
+
+    def _compare(self, connection: Connection) -> None:
+        offered = connection.features.digests if self._backend.settings.verify == "digest" else {}
+        for algorithm, wanted in self._expect.digests.items():
+            if algorithm not in offered:
+                continue
+            found = _digest(connection, offered[algorithm], self._target, len(wanted))
+            if found is None:
+                log.info("the server offers %s and does not tell it of %s:%r", algorithm, self.endpoint, self.path)
+            elif found != wanted.lower():
+                raise self._mismatch(f"the server's {algorithm} is {found}, {wanted} expected")
+
+    # -- on the event loop ------------------------------------------------------------------------------------------
+
+    async def reopen(self) -> None:
+        """Look at what an earlier attempt staged, and go on from there. Raises `NotFound` if it is gone."""
+        found = await self._backend.call("resume", self.path, asking.look, self._target)
+        if found is None:
+            self._touched = False
+            raise self._backend.error(
+                NotFound, "resume", self.path, "the staged bytes are gone", hint="start the file again"
+            )
+        self._staged = found.size or 0
+        # What was on the wire when the attempt ended may not have arrived; what did is a beginning of the file.
+        self.offset = self.size = min(self.offset, self._staged)
+
+    async def _append(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._buffered += len(data)
+        if self._buffered < _CHUNK:
+            return
+        with Translate("write", self.endpoint, self.path):
+            if self._stream is None:
+                await self._first()
+                return
+            assert self._connection is not None
+            while self._jobs and (self._under_way + self._buffered > _WINDOW or self._jobs[0][0].done()):
+                await self._settle()
+            parts, size = self._taken()
+            self._jobs.append((self._connection.begin(self._send, self._connection, parts), size))
+            self._under_way += size
+
+    def _taken(self) -> tuple[list[bytes], int]:
+        found, self._parts = self._parts, []
+        size, self._buffered = self._buffered, 0
+        return found, size
+
+    async def _settle(self) -> None:
+        assert self._connection is not None
+        future, size = self._jobs.popleft()
+        try:
+            await self._connection.wait(future)
+        except SessionRefused as error:
+            # Too late to go on: what was sent is gone. The next attempt goes another way.
+            if self._backend.pool.step_down(self._connection):
+                raise self._backend.lost("write", self.path, str(error)) from error
+            raise
+        self._under_way -= size
+
+    async def _first(self) -> None:
+        """The first chunk, with which the stream begins."""
+        parts, _ = self._taken()
+        await self._with_ladder(self._begin, parts)
+
+    async def _with_ladder(self, work: object, parts: list[bytes]) -> object:
+        pool = self._backend.pool
+        while True:
+            if self._connection is None:
+                self._connection = await pool.acquire("write")
+            connection = self._connection
+            try:
+                return await connection.run(work, connection, parts)  # type: ignore[arg-type]
+            except SessionRefused:
+                self._stream, self._sent = None, 0
+                if not pool.step_down(connection):
+                    raise
+                self._release()
+            except Refused as error:
+                raise self._backend.explained(error, "write", self.path) or error from error
+
+    def _safe_size(self) -> int:
+        # What the kernel has taken. It may not all arrive: `reopen` looks.
+        return self.offset + self._sent if self._sent and self._backend.capabilities.resume_write else 0
+
+    async def commit(self, expect: Expect) -> Entry:
+        self._expect = expect
+        return await super().commit(expect)
+
+    async def _seal(self) -> Stored:
+        with Translate("write", self.endpoint, self.path):
+            while self._jobs:
+                await self._settle()
+            parts, _ = self._taken()
+            if self._stream is None:
+                found = await self._with_ladder(self._complete, parts)
+            else:
+                assert self._connection is not None
+                found = await self._connection.run(self._complete, self._connection, parts)
+        assert isinstance(found, Stored)
+        return found
+
+    async def _publish(self, stored: Stored) -> Entry:
+        assert self._connection is not None
+        if not self._direct:
+            with Translate("write", self.endpoint, self.path):
+                await self._rename(self._connection)
+        self._release()
+        return stored.entry or Entry(path=self.path, size=self.size)
+
+    async def _rename(self, connection: Connection) -> None:
+        backend = self._backend
+        if not self.options.overwrite and await connection.run(asking.kind_of, connection, self._final) is not None:
+            raise backend.error(AlreadyExists, "write", self.path, "the file exists")
+        try:
+            await connection.run(asking.move, connection, self._target, self._final)
+            return
+        except Refused as error:
+            there = await connection.run(asking.kind_of, connection, self._final)
+            if there == "dir":
+                raise IsFolder("a folder has this name") from error
+            if there is None or error.command == "RNFR":
+                raise backend.explained(error, "write", self.path) or self._no_rename(error) or error from error
+
+        async def rename(old: str, new: str) -> None:
+            with Translate("write", self.endpoint, old):
+                await connection.run(asking.move, connection, backend.full(old, "write"), backend.full(new, "write"))
+
+        async def remove(path: str) -> None:
+            with Translate("write", self.endpoint, path):
+                await connection.run(asking.remove, connection, backend.full(path, "write"))
+
+        await publish_by_swap(rename, remove, self.temporary, self.path, self.attempt)
+
+    def _no_rename(self, error: Refused) -> StorageError | None:
+        if error.reply.code not in (500, 502, 550, 553, 450):
+            return None
+        translated = Translate("write", self.endpoint, self.path)
+        return translated.error(
+            error, hint="if the server forbids renaming, write staging: none at this endpoint (partial files are seen)"
+        )
+
+    # -- giving up --------------------------------------------------------------------------------------------------
+
+    def _release(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._backend.pool.release(connection)
+
+    def _drop_stream(self) -> None:
+        """The connection goes with the stream, once the server has said that it has ended it."""
+        self._jobs.clear()
+        self._taken()
+        self._stream = None
+
+    async def _remove(self) -> None:
+        """Best effort by nature: where the server cannot be reached, the temporary stays, and is logged."""
+        connection = self._connection
+        try:
+            self._drop_stream()
+            if connection is not None and connection.pending:
+                connection.broken = True
+                connection.end_data()
+                await connection.run(connection.stop_transfer)
+            self._release()
+            if self._touched:
+                await self._backend.call("abort", self.path, asking.remove, self._target)
+        except StorageError as error:
+            log.warning("%s:%r may be left behind: %s", self.endpoint, self.temporary, error)
+        finally:
+            self._release()
+
+    async def _let_go(self) -> None:
+        connection, stream = self._connection, self._stream
+        try:
+            if connection is not None and stream is not None and connection.alive_in_transfer:
+                await connection.run(self._end, connection, stream)
+        except (Lost, Refused, SessionRefused, Violation) as error:
+            log.info("%s:%r is kept as far as it arrived: %s", self.endpoint, self.temporary, error)
+            if connection is not None:
+                connection.broken = True
+        finally:
+            self._drop_stream()
+            self._release()
+
+
+def _digest(connection: Connection, command: bytes, name: bytes, length: int) -> str | None:
+    """The server's own digest of a file, lower-case hexadecimal; None if it does not tell."""
+    if command.startswith(b"HASH "):
+        if not connection.wire.ask(b"OPTS " + command)[0].good:
+            return None
+        command = b"HASH"
+    elif b" " in name:
+        # Without a standard: Serv-U and others tell where the name ends by quotes.
+        name = b'"' + name + b'"'
+    wire = connection.wire.socket
+    timeout = wire.gettimeout()
+    # The server reads the whole file before it answers.
+    wire.settimeout(max(600.0, timeout or 0))
+    reply = connection.wire.ask(command + b" " + name)[0]
+    wire.settimeout(timeout)
+    match = re.search(rf"(?<![0-9A-Fa-f])[0-9A-Fa-f]{{{length}}}(?![0-9A-Fa-f])", reply.text) if reply.good else None
+    return match[0].lower() if match else None
