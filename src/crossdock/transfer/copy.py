@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from crossdock.errors import (
     AlreadyExists,
     Conflict,
+    ConnectionFailed,
     CrossdockError,
     IntegrityError,
     LeaseLost,
@@ -318,7 +319,11 @@ class _Attempt:
         if token is None or self.on_checkpoint is None:
             # The first error is the one that matters; a lost connection cannot be cleaned up from here.
             try:
-                await self._withdraw(writer)
+                if self.publishing and self.on_staged is not None and isinstance(error, ConnectionFailed):
+                    # It may have been published: the next attempt finds out.
+                    await writer.leave()
+                else:
+                    await self._withdraw(writer)
             except StorageError as failed:
                 error.add_note(f"cleaning up failed as well: {failed}")
         else:

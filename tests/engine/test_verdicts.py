@@ -1,0 +1,106 @@
+"""What the failure of an attempt means, case by case."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from crossdock.engine.endpoints import Endpoints
+from crossdock.engine.recovery import Record, attempt_id
+from crossdock.engine.verdicts import backoff, judge
+from crossdock.errors import (
+    AuthenticationFailed,
+    Conflict,
+    ConnectionFailed,
+    CrossdockError,
+    IntegrityError,
+    NoSpace,
+    NotFound,
+    PermissionDenied,
+    SourceChanged,
+    Throttled,
+)
+from crossdock.flows.flow import Retry
+from crossdock.storage.storage import Storage
+from tests.engine.places import Faulty
+
+RETRY = Retry(attempts=3, give_up=1000.0, base=5.0, longest=60.0)
+
+
+def at(kind: Any, endpoint: str = "dst", **more: Any) -> CrossdockError:
+    found: CrossdockError = kind("told", operation="write", endpoint=endpoint, path="a", **more)
+    return found
+
+
+CASES: list[tuple[CrossdockError, dict[str, Any], str]] = [
+    (at(NotFound, "src"), {"at_source": True}, "skip"),
+    (at(NotFound), {}, "fail"),
+    (SourceChanged("changed"), {}, "skip"),
+    (Conflict("there"), {"on_conflict": "skip"}, "skip"),
+    (Conflict("there"), {"on_conflict": "fail"}, "fail"),
+    (at(PermissionDenied), {}, "fail"),
+    (at(ConnectionFailed), {"pause": 15.0}, "pause"),
+    (at(AuthenticationFailed), {"pause": 900.0}, "pause"),
+    (at(AuthenticationFailed), {}, "fail"),
+    (at(ConnectionFailed), {"pause": 15.0, "age": 1001.0}, "fail"),
+    (IntegrityError("other bytes"), {}, "retry"),
+    (IntegrityError("other bytes"), {"attempt": 2}, "retry"),
+    (IntegrityError("other bytes"), {"attempt": 3}, "fail"),
+    (IntegrityError("other bytes"), {"age": 1001.0}, "fail"),
+    (SourceChanged("changed"), {"age": 1001.0}, "skip"),
+]
+
+
+@pytest.mark.parametrize(("error", "more", "what"), CASES, ids=lambda case: type(case).__name__)
+def test_judge(error: CrossdockError, more: dict[str, Any], what: str) -> None:
+    asked = {"attempt": 1, "age": 1.0, "on_conflict": "overwrite", "at_source": False, **more}
+    found = judge(error, RETRY, draw=lambda low, high: high, **asked)
+    assert found.what == what
+    assert found.reason
+    assert found.seconds == {"retry": 5.0 * 2 ** (asked["attempt"] - 1), "pause": (more.get("pause") or 0) + 5.0}.get(
+        what, 0.0
+    )
+
+
+def test_waits_grow_to_a_bound_and_heed_what_was_asked() -> None:
+    def longest(attempt: int, error: CrossdockError) -> float:
+        return backoff(RETRY, attempt, error, lambda low, high: high)
+
+    assert [longest(n, at(ConnectionFailed)) for n in (1, 2, 3, 4, 5, 99)] == [5, 10, 20, 40, 60, 60]
+    assert backoff(RETRY, 1, at(ConnectionFailed), lambda low, high: low) == 0
+    assert backoff(RETRY, 1, at(NoSpace), lambda low, high: low) == 60
+    assert backoff(RETRY, 1, at(Throttled, retry_after=300.0), lambda low, high: low) == 300
+
+
+async def test_the_breaker() -> None:
+    now = 0.0
+    async with Endpoints(lambda name: Storage(Faulty(name)), clock=lambda: now) as ends:
+        error = at(ConnectionFailed)
+        assert not ends.failed("src", error), "another endpoint's fault"
+        assert not ends.failed("dst", at(PermissionDenied)), "the file's fault"
+        assert [ends.failed("dst", error) for _ in range(2)] == [True, True]
+        assert ends.pause("dst") == (0.0, "")
+        for _ in range(16):
+            ends.failed("dst", error)
+        assert ends.pause("src", "dst")[0] == 15.0
+        now = 15.0
+        assert ends.pause("dst")[0] == 0
+        ends.failed("dst", error)
+        assert ends.pause("dst")[0] == 30.0
+        now = 100.0
+        ends.worked("dst")
+        ends.failed("dst", error)
+        assert ends.pause("dst")[0] == 0
+        ends.failed("dst", at(AuthenticationFailed))
+        assert ends.pause("dst")[0] == 900.0
+        assert await ends.storage("a") is await ends.storage("a")
+
+
+def test_records_and_names() -> None:
+    record = Record(to="a\udcff", token=b"\0\xff", size=3, sha256="ab", resumable=True)
+    assert Record.load(record.dump()) == record
+    assert Record.load(None) is None
+    names = {attempt_id("l", transfer, fence) for transfer in range(50) for fence in range(50)}
+    assert len(names) == 2500
+    assert all(len(name) == 12 and int(name, 16) >= 0 for name in names)
