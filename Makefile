@@ -9,7 +9,7 @@ WORKERS ?= auto
 # More for pytest: make test ARGS='tests/cli -k sync'
 ARGS ?=
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test crash check bench docs clean
 
 demo: $(VENV)/.all
 	$(BIN)/crossdock demo
@@ -17,6 +17,11 @@ demo: $(VENV)/.all
 test: $(VENV)/.test
 	$(BIN)/python -m tests.servers fetch || echo "make test: goes on without the servers named above"
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+# Engines killed at every step, so many times in all: make crash RUNS=10000. CROSSDOCK_SEED repeats a run.
+RUNS ?= 1000
+crash: $(VENV)/.test
+	CROSSDOCK_KILLS=$(RUNS) $(BIN)/python -m pytest -n $(WORKERS) -s tests/crash/test_flows.py $(ARGS)
 
 check: $(VENV)/.check $(VENV)/.test
 	$(BIN)/ruff check

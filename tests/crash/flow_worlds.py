@@ -238,6 +238,8 @@ class World:
             "endpoint_url": self.ceph.endpoint_url,
             "region": "us-east-1",
             "part_size": "5M",
+            "copy_threshold": "5M",
+            "copy_part_size": "5M",
             "timeout": "20s",
         }
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from crossdock.engine.actions import Actions
 from crossdock.engine.endpoints import Endpoints
-from crossdock.engine.recovery import Record, attempt_id, recovered, sweep
+from crossdock.engine.recovery import Record, attempt_id, copied, recovered, sweep, version_of
 from crossdock.engine.verdicts import backoff, judge
 from crossdock.errors import Conflict, CrossdockError, LedgerError, StorageError
 from crossdock.flows.flow import Flow
@@ -222,7 +222,9 @@ class _Attempt:
         receipt = await recovered(transfer, record, target)
         transforms = self._courier._transforms(self._planner, transfer)
         if receipt is None and not transforms and target.can_server_copy(source):
-            receipt = await self._copied_before(target)
+            versions = _VERSIONS if self._planner.flow.on_conflict == "version" else 1
+            names = [version_of(transfer.target_path, number) for number in range(versions)]
+            receipt = await copied(transfer, names, source, target)
         if receipt is None and record is not None and record.sha256 is not None:
             # Before anything is removed: that it is gone must not look as if it had been published.
             await self._ledger.staged(self._lease, Record(to=record.to, token=record.token).dump())
@@ -237,30 +239,6 @@ class _Attempt:
             await self._ledger.staged(self._lease, None)
         return receipt
 
-    async def _copied_before(self, target: Storage) -> Mapping[str, Any] | None:
-        """A copy by the store itself leaves the same etag."""
-        entry = self.transfer.entry
-        if entry.etag is None or not await target.exists(self.transfer.target_path):
-            return None
-        there = await target.stat(self.transfer.target_path)
-        if (there.etag, there.size) != (entry.etag, entry.size):
-            return None
-        receipt = Receipt(
-            source=f"{self.transfer.source}:{entry.path}",
-            target=f"{target.endpoint}:{there.path}",
-            size=entry.size or 0,
-            sha256=there.digests.get("sha256"),
-            method="present",
-            verified="size",
-            atomic=True,
-            source_entry=entry,
-            target_entry=there,
-            finished=self._courier._clock(),
-            seconds=0.0,
-            notes=("the target held the same object",),
-        )
-        return receipt.as_json()
-
     async def _places(self, target: Storage) -> AsyncIterator[tuple[str, bool]]:
         """The paths to try, each with whether a file there may be replaced."""
         to, mode = self.transfer.target_path, self._planner.flow.on_conflict
@@ -268,7 +246,7 @@ class _Attempt:
             yield to, mode == "overwrite"
             return
         for number in range(_VERSIONS):
-            name = _version(to, number)
+            name = version_of(to, number)
             if not await target.exists(name):
                 yield name, False
 
@@ -401,14 +379,3 @@ def _unpacked(transfer: Transfer, to: str, receipts: Sequence[Receipt]) -> Mappi
     if receipts:
         found |= {"read_size": receipts[0].read_size, "read_sha256": receipts[0].read_sha256}
     return found
-
-
-def _version(path: str, number: int) -> str:
-    """report.csv, report~1.csv, report~2.csv."""
-    if not number:
-        return path
-    folder, slash, name = path.rpartition("/")
-    stem, dot, suffix = name.rpartition(".")
-    if not stem:
-        stem, dot, suffix = name, "", ""
-    return f"{folder}{slash}{stem}~{number}{dot}{suffix}"

@@ -25,7 +25,7 @@ from crossdock.storage.base import Entry
 from crossdock.storage.storage import Storage
 from crossdock.transfer.pipe import Tally, pipe
 
-__all__ = ["Record", "attempt_id", "recovered", "sweep"]
+__all__ = ["Record", "attempt_id", "copied", "recovered", "sweep", "version_of"]
 
 
 _FENCES = 8
@@ -85,6 +85,33 @@ async def recovered(transfer: Transfer, record: Record | None, target: Storage) 
     return None
 
 
+async def copied(
+    transfer: Transfer, paths: Iterable[str], source: Storage, target: Storage
+) -> Mapping[str, Any] | None:
+    """The receipt, if the store itself had copied the file before an earlier attempt was killed.
+
+    Such a copy is not announced: whether the target holds the same object, at the last of `paths` that is taken, is all
+    that can be told. The same etag says so; another does not say no for an object that was stored in parts.
+    """
+    entry, there = transfer.entry, None
+    for path in paths:
+        try:
+            there = await target.stat(path)
+        except NotFound:
+            break
+    if there is None or there.kind != "file" or entry.size is None or there.size != entry.size:
+        return None
+    if there.etag is None or there.etag != entry.etag:
+        if "-" not in f"{there.etag or '-'}{entry.etag or '-'}":
+            return None
+        now = await source.stat(entry.path)
+        if now.size != entry.size or await _sha256(source, now) != await _sha256(target, there):
+            return None
+    record = Record(to=there.path, size=entry.size, sha256=there.digests.get("sha256"))
+    receipt = _receipt(transfer, record, target, there, "the target held the same object")
+    return {**receipt, "verified": "size"}
+
+
 async def sweep(lease: Lease, record: Record | None, target: Storage, ledger: str, paths: Iterable[str]) -> None:
     """Remove what earlier attempts have staged; a late worker that is still at it finds nothing to publish.
 
@@ -102,6 +129,7 @@ async def sweep(lease: Lease, record: Record | None, target: Storage, ledger: st
 
 
 async def _sha256(storage: Storage, entry: Entry) -> str | None:
+    """Of what is stored: as the endpoint says, or by reading all of it. None: it is no file."""
     if entry.kind != "file":
         return None
     if "sha256" in entry.digests:
@@ -124,4 +152,15 @@ def _receipt(transfer: Transfer, record: Record, target: Storage, there: Entry |
         "finished": datetime.now(UTC).isoformat(),
         "notes": [note],
     }
-    return found
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def version_of(path: str, number: int) -> str:
+    """report.csv, report~1.csv, report~2.csv."""
+    if not number:
+        return path
+    folder, slash, name = path.rpartition("/")
+    stem, dot, suffix = name.rpartition(".")
+    if not stem:
+        stem, dot, suffix = name, "", ""
+    return f"{folder}{slash}{stem}~{number}{dot}{suffix}"

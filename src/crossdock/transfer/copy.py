@@ -377,7 +377,12 @@ class _Attempt:
 
     async def on_the_server(self, pin: Entry | None) -> Receipt:
         entry = pin or await self.source.stat(self.path)
-        options = WriteOptions(size=entry.size, overwrite=not self._decides, attributes=self.options.attributes)
+        options = WriteOptions(
+            size=entry.size,
+            overwrite=not self._decides,
+            attributes=self.options.attributes,
+            staged=self._staged if self.on_staged is not None else None,
+        )
         try:
             await self._look_first()
             stored = await self.target.server_copy(self.source, self.path, self.to, options, pin=entry)

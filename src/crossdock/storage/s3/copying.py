@@ -167,6 +167,8 @@ class Copy:
         tasks: list[asyncio.Task[None]] = []
         try:
             await upload.start(headers, hash_parts=False)
+            if self._options.staged is not None:
+                await self._options.staged(upload.token())
             tasks = [asyncio.ensure_future(copy(number)) for number in range(1, -(-size // step) + 1)]
             await asyncio.gather(*tasks)
             await self._unchanged(source)

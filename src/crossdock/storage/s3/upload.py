@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Coroutine, Mapping
 from typing import Any
@@ -49,6 +50,11 @@ class Upload:
             self.calls.create_upload(self.path, self.key, headers, hash_parts=hash_parts)
         )
         self.id = await asyncio.shield(self._creation)
+
+    def token(self) -> bytes:
+        """For `Backend.discard`."""
+        named = {"bucket": self.calls.settings.bucket, "key": self.key, "path": self.path, "upload": self.id}
+        return json.dumps(named).encode()
 
     async def complete(self) -> Entry:
         """Publish, then look at what is stored.
