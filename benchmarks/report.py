@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ledger
-from benchmarks.items import SMALL_SIZE, Item, Scale
+from benchmarks.items import FLOW, SMALL_SIZE, Item, Scale
 from benchmarks.measure import Sample
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
@@ -132,6 +132,10 @@ def verdicts(result: Result) -> list[tuple[str, str, bool | None]]:
         aim = f"≥ {factor:g} × {peer}"
         ratio = result.ratio(mine, peer) if mine else None
         found.append((aim, "not measured", None) if ratio is None else (aim, _times(ratio), ratio >= factor))
+    if result.item.flow is not None:
+        ratio = result.ratio(FLOW, "crossdock")
+        aim = f"{FLOW}: ≥ {result.item.flow:g} × crossdock"
+        found.append((aim, "not measured", None) if ratio is None else (aim, _times(ratio), ratio >= result.item.flow))
     samples = result.good(mine) if mine else []
     if result.item.rss is not None and samples:
         peak = max(sample.rss for sample in samples)

@@ -14,7 +14,7 @@ from tests.servers import Missing, OpenSSH
 from tests.servers.packages import fetch
 
 from benchmarks.bed import Bed
-from benchmarks.items import Item, Place
+from benchmarks.items import FLOW, Item, Place
 from benchmarks.programs import program
 from benchmarks.store import BUCKET
 
@@ -76,6 +76,42 @@ class Crossdock(Tool):
         if place == "sftp":
             return f"partner:{path.removeprefix(f'{self.bed.sshd.folder}/')}"
         return f"lake:{path}" if place == "s3" else path
+
+
+class Flow(Tool):
+    """The same files through a flow with a new ledger, as `crossdock run --once` moves them."""
+
+    name = FLOW
+
+    def __init__(self, bed: Bed) -> None:
+        super().__init__(bed)
+        self._program = program("crossdock", "pip install -e '.[all]'")
+        self._turns = 0
+
+    @property
+    def version(self) -> str:
+        return f"crossdock {metadata.version('crossdock')}"
+
+    def command(self, item: Item) -> list[str] | None:
+        if item.flow is None:
+            return None
+        self._turns += 1
+        names = {"sftp": "partner", "s3": "lake", "local": "here"}
+        source, target = (self._path(path, item) for path in (self.bed.source(item), self.bed.target(item)))
+        written = (self.bed.settings / "crossdock.yaml").read_text()
+        file = self.bed.settings / f"flow-{self._turns}.yaml"
+        file.write_text(
+            f"""\
+{written}  here: {{type: local, root: /}}
+ledger: flow-{self._turns}.db
+flows:
+  move: {{source: "{names[item.source]}:{source}", to: "{names[item.target]}:{target}/", settle: none}}
+"""
+        )
+        return [self._program, "run", "--once", "--config", str(file)]
+
+    def _path(self, path: str, item: Item) -> str:
+        return path.removeprefix(f"{self.bed.sshd.folder}/").lstrip("/")
 
 
 _ONE_SFTP_FILE = ["--sftp-concurrency", "64", "--sftp-chunk-size", "255k", "--sftp-disable-hashcheck"]
@@ -248,6 +284,7 @@ def tools(bed: Bed) -> tuple[list[Tool], dict[str, str]]:
     makers: dict[str, Callable[[], Tool]] = {
         "crossdock": lambda: Crossdock(bed),
         "crossdock --processes 3": lambda: Crossdock(bed, "--processes", "3"),
+        FLOW: lambda: Flow(bed),
         "rclone": lambda: Rclone(bed),
         "rclone-best": lambda: Rclone(bed, best=True),
         "sftp": lambda: OpenSSHClient(bed),
