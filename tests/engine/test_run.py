@@ -362,6 +362,36 @@ async def test_an_event_is_acknowledged_when_its_transfers_are_recorded(home: Ho
         assert acknowledged == [1, 1], "who could not look does not acknowledge"
 
 
+async def test_an_event_for_a_file_that_settles_comes_again(home: House) -> None:
+    await home.put("a")
+    acknowledged: list[str] = []
+    event = FileEvent("src", "a", lambda: acknowledged.append("a"))
+    async with home.engine(flow(settle=Settle(sightings=2, seconds=10.0))) as engine:
+        assert await engine.notice(event) == []
+        assert acknowledged == []
+        home.clock.move(10)
+        assert len(await engine.notice(event)) == 1
+        assert acknowledged == ["a"]
+
+
+async def test_a_refused_login_of_an_action_is_not_repeated(home: House) -> None:
+    await home.put("a")
+    tidy = flow(after=After(delete=True), retry=Retry(base=0.0))
+    refused = AuthenticationFailed("no", operation="sign in", endpoint="src")
+    async with home.engine(tidy) as engine:
+        await engine.discover("f")
+        home.src.faults["stat"] = [refused for _ in range(9)]
+        for _ in range(3):
+            home.clock.move(1)
+            await engine.worker(["f"]).run(until_idle=True)
+        assert len(home.src.faults["stat"]) == 8
+        assert engine.endpoints.pause("src")[0] > 0
+    home.src.faults.clear()
+    home.clock.move(1000)
+    await home.run(tidy)
+    assert (await home.state("a"), home.src.hold("a")) == ("done", None)
+
+
 class Queue:
     def __init__(self, *events: FileEvent) -> None:
         self._events = events

@@ -110,11 +110,12 @@ class Courier:
         attempt = _Attempt(self, planner, lease)
         what: Literal["delivered", "followed"] = "followed"
         receipt = lease.transfer.receipt
-        if lease.transfer.state is State.RUNNING:
-            wait, why = self._endpoints.pause(lease.transfer.source, lease.transfer.target)
-            if wait:
-                await self._ledger.released(lease, why, seconds=wait)
-                return Delivery(transfer=lease.transfer, what="retry", reason=why, again_in=wait)
+        running = lease.transfer.state is State.RUNNING
+        wait, why = self._endpoints.pause(lease.transfer.source, *([lease.transfer.target] if running else []))
+        if wait:
+            await self._ledger.released(lease, why, seconds=wait)
+            return Delivery(transfer=lease.transfer, what="retry", reason=why, again_in=wait)
+        if running:
             try:
                 receipt = await attempt.deliver()
             except LedgerError:
@@ -138,6 +139,8 @@ class Courier:
         except LedgerError:
             raise
         except CrossdockError as error:
+            for name in dict.fromkeys((lease.transfer.source, lease.transfer.target)):
+                self._endpoints.failed(name, error)
             number = lease.attempt if lease.transfer.state is State.DELIVERED else 1
             again = backoff(planner.flow.retry, number, error, random.uniform)
             await self._ledger.retry_in(lease, again, str(error))

@@ -202,11 +202,19 @@ class Engine:
         return found
 
     async def notice(self, event: FileEvent) -> list[int]:
-        """Add what follows from an event, in every flow that it concerns; then it is acknowledged. The new ids."""
+        """Add what follows from an event, in every flow that it concerns; then it is acknowledged. The new ids.
+
+        While the file settles it is not: the event comes again, and is the next look.
+        """
         added: list[int] = []
+        settles = False
         for name, planner in self.planners.items():
             if planner.flow.source.endpoint == event.endpoint and event.path.startswith(planner.prefix):
-                added += (await self.discover(name, only=[event.path])).added
+                found = await self.discover(name, only=[event.path])
+                added += found.added
+                settles = settles or any(each.verdict == "settle" for each in found.new)
+        if settles:
+            return added
         self._step("R2:before")
         event.acknowledge()
         self._step("R2:after")
