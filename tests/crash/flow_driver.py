@@ -26,6 +26,7 @@ from typing import Any
 
 import asyncssh  # noqa: F401 - loaded before the fork
 
+from crossdock.engine import delivery
 from crossdock.engine.delivery import Courier
 from crossdock.engine.engine import Engine
 from crossdock.errors import LedgerUnavailable
@@ -126,8 +127,12 @@ class Strike:
         self.writing = 0
         """Calls of the ledger under way: who is stopped then would hold the file's lock, and everybody else up."""
         self.due = False
+        self.recovered = False
 
     def __call__(self, point: str) -> None:
+        if point == "R10:before" and self.recovered:
+            self.recovered = False
+            self("R10:recovered")
         self.reached[point] += 1
         if point.startswith("ledger:"):
             self.writing += 1 if point == "ledger:before" else -1
@@ -190,6 +195,14 @@ def patch(strike: Strike) -> None:
     for kind, name, point in OPERATIONS:
         if name in kind.__dict__:
             wrap(kind, name, point)
+    look_back = delivery.recovered  # type: ignore[attr-defined]
+
+    async def recovered(*args: Any) -> Any:
+        found = await look_back(*args)
+        strike.recovered = strike.recovered or found is not None
+        return found
+
+    delivery.recovered = recovered  # type: ignore[attr-defined, assignment]
     if strike.order.poison:
         attempt = Courier.attempt
 
@@ -225,7 +238,7 @@ async def run(order: Order, strike: Strike) -> dict[str, Any]:
                 lease=order.lease,
                 step=strike,
                 clock=lambda: started + timedelta(seconds=strike.now()),
-                report=lambda delivery: said.append(f"{delivery.what} {delivery.transfer.id}: {delivery.reason}"),
+                report=lambda told: said.append(f"{told.what} {told.transfer.id}: {told.reason}"),
             ) as engine:
                 summary = await engine.run_once(patience=2.0)
     except LedgerUnavailable as error:

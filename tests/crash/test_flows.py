@@ -45,7 +45,7 @@ AT_ONCE = 3
 LEASE = 30.0
 STEPS = [f"R{step}:{side}" for step in (0, 1, 3, 4, 6, 7, 8, 9, 10, 11, 12) for side in ("before", "after")]
 PAIRS = [
-    (first, second) for first in ("R7:after", "R8:before", "R8:after") for second in ("discard:after", "ledger:after")
+    (first, second) for first in ("R7:after", "R8:before", "R8:after") for second in ("discard:after", "R10:recovered")
 ]
 """Kills of the one who cleans up after a kill."""
 
@@ -201,10 +201,10 @@ def test_killed_anywhere(rig: Rig, job: str, monkeypatch: pytest.MonkeyPatch) ->
             point = draw.choice(points)
         # Not all that a calm run reaches is reached every time.
         nth = draw.randint(1, max(1, reached[point] * 2 // 3)) if point else 1
-        again = draw.choice(["", "", "discard:after", "discard:before", *points])
+        again, times = draw.choice(["", "", "discard:after", "discard:before", *points]), draw.randint(1, 3)
         if len(points) <= number < len(points) + len(PAIRS):
             point, again = PAIRS[number - len(points)]
-            after, nth = 0.0, 1
+            after, nth, times = 0.0, 1, 1
         if certain:
             point, after, nth = certain, 0.0, 1
         with ExitStack() as stack:
@@ -218,7 +218,7 @@ def test_killed_anywhere(rig: Rig, job: str, monkeypatch: pytest.MonkeyPatch) ->
                 assert ended["ended"] == 0, ended
             world.check_sources()
             if again:
-                ended = driver.run(world.order(point=again, nth=draw.randint(1, 3), owner="second", later=LEASE + 1))
+                ended = driver.run(world.order(point=again, nth=times, owner="second", later=LEASE + 1))
                 assert ended["ended"] in (0, -9), ended
                 struck["twice"] += ended["ended"] < 0
                 quiet(port)
