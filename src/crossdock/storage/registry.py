@@ -26,11 +26,13 @@ _BUILT_IN = {
     "ftps": "crossdock.storage.ftp:FtpSettings",
     "local": "crossdock.storage.local:LocalSettings",
     "memory": "crossdock.storage.memory:MemorySettings",
+    "netstorage": "crossdock.storage.netstorage:NetStorageSettings",
     "s3": "crossdock.storage.s3:S3Settings",
     "sftp": "crossdock.storage.sftp:SftpSettings",
 }
 _SCHEMES = {"file": "local"}
-_EXTRAS = {"asyncssh": "sftp", "python_socks": "sftp", "aiohttp": "s3", "botocore": "s3"}
+_EXTRAS = frozenset({"asyncssh", "python_socks", "aiohttp", "botocore"})
+"""Packages that come with the extra of the type that needs them."""
 
 
 @cache
@@ -57,11 +59,10 @@ def _extra_named(kind: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
+        if (error.name or "").partition(".")[0] not in _EXTRAS:
             raise
         raise ConfigError(
-            f"type {kind} needs the package {error.name}", hint=f"pip install 'crossdock[{extra}]'"
+            f"type {kind} needs the package {error.name}", hint=f"pip install 'crossdock[{kind}]'"
         ) from error
 
 

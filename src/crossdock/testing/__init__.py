@@ -3,6 +3,7 @@
 - `StorageSuite`: every promise of `crossdock.storage.base`, as one pytest class.
 - `FaultyBackend` (`faults.py`): any backend, with reads, writes and listings that fail at byte or entry N.
 - `CutProxy` (`cut.py`): a TCP proxy that cuts, stalls or slows the wire at byte N.
+- `FakeNetStorage` (`netstorage`): Akamai's HTTP interface over a tree in memory, with answers that fail on purpose.
 - `FaultySftpServer` (`fault_sftp.py`, needs asyncssh): an SFTP server that lies, dies or stalls.
 """
 
@@ -11,6 +12,7 @@ import pytest
 # Before the import: asserts of an inherited suite explain themselves only if they are rewritten.
 pytest.register_assert_rewrite("crossdock.testing.storage")
 
+from crossdock.testing.netstorage import FakeNetStorage, NetStorageFault  # noqa: E402
 from crossdock.testing.storage.suite import FolderPeer, Peer, StorageSuite  # noqa: E402
 
-__all__ = ["FolderPeer", "Peer", "StorageSuite"]
+__all__ = ["FakeNetStorage", "FolderPeer", "NetStorageFault", "Peer", "StorageSuite"]
