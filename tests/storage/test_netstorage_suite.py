@@ -41,7 +41,7 @@ class TestObjectStore(StorageSuite):
         async with Storage(Retry(inner, self.retry)) as storage:
             if self.settings.get("root"):
                 await inner.make_dir("")
-            server.faults += [NetStorageFault(**fault) for fault in self.faults]
+            server.faults += [NetStorageFault(seed=seed, **fault) for seed, fault in enumerate(self.faults)]
             yield storage
             server.faults.clear()
 
@@ -71,7 +71,7 @@ class _Failing(TestObjectStore):
 
     large_size = 6 * MIB
     many = 210
-    settings: ClassVar[dict[str, Any]] = {"buffer": "8M"}
+    settings: ClassVar[dict[str, Any]] = {"buffer": "9M"}
     retry = RetryPolicy(attempts=12, seconds=60, sleep=no_wait)
 
 

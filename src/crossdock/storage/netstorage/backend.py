@@ -99,17 +99,15 @@ class NetStorageBackend(Backend):
     # -- looking --------------------------------------------------------------------------------------------------
 
     async def look(
-        self, path: str, operation: str, *, implicit: bool = False, called: str | None = None, repeat: bool = False
+        self, path: str, operation: str, *, implicit: bool = False, called: str | None = None
     ) -> Entry | None:
         """What has the name; None if nothing has. `implicit`: also folders that only files below tell of.
 
         That is asked only if nothing else is found: NetStorage is slow to answer it.
         """
-        found = await self._look(self.full(path), path, operation, {}, called=called, repeat=repeat)
+        found = await self._look(self.full(path), path, operation, {}, called=called)
         if found is None and implicit and self.settings.store == "object-store":
-            found = await self._look(
-                self.full(path), path, operation, {"implicit": "yes"}, called=called, repeat=repeat
-            )
+            found = await self._look(self.full(path), path, operation, {"implicit": "yes"}, called=called)
         return found
 
     async def _look(
@@ -120,13 +118,12 @@ class NetStorageBackend(Backend):
         more: Mapping[str, str | int],
         *,
         called: str | None = None,
-        repeat: bool = False,
     ) -> Entry | None:
         parameters = {"format": "xml", "encoding": "utf-8", **more}
         request = self.request(
             "GET", operation, path if called is None else called, "stat", parameters, name="/" + name
         )
-        answer = await self.client.call(request, allow=(404,), repeat=repeat)
+        answer = await self.client.call(request, allow=(404,), repeat=True)
         if not answer.good:
             return None
         items = self.client.xml(request, answer, "stat").items
@@ -208,12 +205,12 @@ class NetStorageBackend(Backend):
 
     async def rename(self, path: str, target: str, *, overwrite: bool = False) -> None:
         """Without `overwrite`, "never replaces" is only as good as a look at the target just before."""
-        source = await self.look(path, "rename", implicit=True, repeat=True)
+        source = await self.look(path, "rename", implicit=True)
         if source is None:
             raise self.error(NotFound, "rename", path, "no such file")
         if source.kind == "dir":
             raise self.error(NotAFile, "rename", path, "it is a folder", hint="rename the files below it")
-        there = source if path == target else await self.look(target, "rename", repeat=True)
+        there = source if path == target else await self.look(target, "rename")
         if there is not None and there.kind == "dir":
             raise self.error(NotAFile, "rename", target, "a folder has this name")
         if there is not None and not overwrite:
@@ -230,7 +227,7 @@ class NetStorageBackend(Backend):
 
     async def swap_rename(self, path: str, target: str) -> None:
         """One step of a swap. Raises `NotFound`, `AlreadyExists`."""
-        source = await self.look(path, "rename", repeat=True)
+        source = await self.look(path, "rename")
         if source is None:
             raise self.error(NotFound, "rename", path, "no such file")
         await self.move(path, target, source)
@@ -288,7 +285,7 @@ class NetStorageBackend(Backend):
         self._folders.update(missing, (name,))
 
     async def _is_folder(self, name: str, path: str, operation: str) -> bool:
-        found = await self._look(name, path, operation, {}, repeat=True)
+        found = await self._look(name, path, operation, {})
         if found is not None and found.kind in ("file", "other"):
             raise self.error(NotADirectory, operation, path, f"/{shown(name)} is a file")
         return found is not None
@@ -301,11 +298,13 @@ class NetStorageBackend(Backend):
             raise self.error(NotADirectory, "rmdir", path, "it is a file")
         # What the interface does to a folder with something in it is not documented, so it is not tried.
         request = self.request("GET", "rmdir", path, "dir", {"format": "xml", "encoding": "utf-8", "max_entries": 1})
-        answer = await self.client.call(request, allow=(404,))
+        answer = await self.client.call(request, allow=(404,), repeat=True)
         if answer.good and self.client.xml(request, answer, "stat").items:
             raise self._not_empty(path)
         self._folders.discard(self.full(path))
-        answer = await self.client.call(self.request("POST", "rmdir", path, "rmdir"), allow=(404, 409, 412))
+        answer = await self.client.call(
+            self.request("POST", "rmdir", path, "rmdir"), allow=(404, 409, 412), repeat=True
+        )
         if not answer.good and answer.status != 404:
             raise self._not_empty(path)
 

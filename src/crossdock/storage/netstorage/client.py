@@ -91,6 +91,8 @@ class Client:
                 total=None, sock_connect=settings.connect_timeout, sock_read=settings.timeout
             ),
         )
+        # On a connection that has died aiohttp would send a GET again by itself, with the signature already used.
+        self._session._retry_connection = False
 
     def _tls(self) -> ssl.SSLContext | bool:
         file = self.settings.ca_file
@@ -140,8 +142,8 @@ class Client:
     async def _turn(self) -> None:
         if self._pace is not None:
             await self._pace.take(1)
-        loop = asyncio.get_running_loop()
-        while (wait := self._not_before - loop.time()) > 0:
+        wait = self._not_before - asyncio.get_running_loop().time()
+        if wait > 0:
             await asyncio.sleep(wait)
 
     async def stream(

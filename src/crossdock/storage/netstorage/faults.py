@@ -91,9 +91,7 @@ def refused(
     return _error(kind, place, reason, hint, _retry_after(headers, now))
 
 
-def _forbidden(
-    place: Place, reason: str, headers: Mapping[str, str], *, now: datetime, accepted: bool
-) -> StorageError:
+def _forbidden(place: Place, reason: str, headers: Mapping[str, str], *, now: datetime, accepted: bool) -> StorageError:
     """403 stands for a bad signature, an unknown account, missing rights and a wrong clock alike."""
     theirs = http_date(headers.get("Date"))
     skew = (now - theirs).total_seconds() if theirs else 0.0

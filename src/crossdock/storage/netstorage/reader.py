@@ -107,8 +107,6 @@ class NetStorageReader(Reader):
             return b""
         try:
             data: bytes = await response.content.readany()
-        except aiohttp.ClientPayloadError as error:
-            raise self._truncated() from error
         except FAILURES as error:
             raise failure(self._backend.client.place(self._request), error) from error
         self._at += len(data)
@@ -170,9 +168,7 @@ def _extent(head: Answer) -> tuple[int, int]:
 
 
 def _changed(backend: NetStorageBackend, path: str, reason: str) -> SourceChanged:
-    error = SourceChanged(
-        f"read {backend.endpoint}:{shown(path)}: {reason}", hint="list it again and let it settle"
-    )
+    error = SourceChanged(f"read {backend.endpoint}:{shown(path)}: {reason}", hint="list it again and let it settle")
     # Asking again at once gets the same answer.
     error.exhausted = True
     return error

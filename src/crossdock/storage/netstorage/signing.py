@@ -1,9 +1,8 @@
-"""Signature headers of the NetStorage Usage API (Akamai TechDocs, "Each call needs signature header authentication")."""
+"""Signature headers of the NetStorage Usage API (Akamai TechDocs, "Signature header authentication")."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import secrets
 import time
@@ -14,7 +13,7 @@ __all__ = ["ACTION", "DATA", "SIGN", "WINDOW", "Signer", "signature"]
 ACTION, DATA, SIGN = "X-Akamai-ACS-Action", "X-Akamai-ACS-Auth-Data", "X-Akamai-ACS-Auth-Sign"
 WINDOW = 60
 """Seconds that the clocks of both sides may differ."""
-_DIGESTS: dict[str, Callable[[], object]] = {"3": hashlib.md5, "4": hashlib.sha1, "5": hashlib.sha256}
+_DIGESTS = {"3": "md5", "4": "sha1", "5": "sha256"}
 
 
 def signature(key: str, data: str, path: str, action: str) -> str:

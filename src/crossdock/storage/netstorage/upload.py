@@ -118,7 +118,7 @@ class Upload:
         return await asyncio.shield(self._task)
 
     async def stop(self) -> None:
-        """Come to rest. A file that was sent whole may yet be stored: only its answer tells that no more will happen."""
+        """Come to rest. A file that was sent whole may yet be stored: its answer has to come first."""
         if not self._ended:
             self._task.cancel()
         await asyncio.wait([self._task])

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from crossdock.errors import AlreadyExists, CrossdockError, NotAFile, NotFound
+from crossdock.errors import AlreadyExists, CrossdockError, NotAFile
 from crossdock.storage.base import Entry, Expect, WriteOptions
+from crossdock.storage.netstorage.client import Request
 from crossdock.storage.netstorage.upload import Held, Upload
 from crossdock.storage.netstorage.wire import LAST_TIME
 from crossdock.storage.staging import StagedWriter, Stored, publish_by_swap
@@ -101,7 +102,7 @@ class NetStorageWriter(StagedWriter):
             self._parents = True
 
     async def _refuse_folder(self) -> None:
-        found = await self._backend.look(self.path, "write", repeat=True)
+        found = await self._backend.look(self.path, "write")
         if found is not None and found.kind == "dir":
             raise self._backend.error(NotAFile, "write", self.path, "a folder has this name")
 
@@ -131,13 +132,12 @@ class NetStorageWriter(StagedWriter):
         """What NetStorage says it holds under the temporary name."""
         policy = self._backend.client.retry
         for look in range(1, _LOOKS + 1):
-            found = await self._backend.look(self.temporary, "write", called=self.path, repeat=True)
+            found = await self._backend.look(self.temporary, "write", called=self.path)
             if found is not None:
                 break
-            error = self._backend.error(NotFound, "write", self.path, "what was uploaded is not there")
-            if look == _LOOKS:
-                raise error
-            await policy.sleep(policy.wait(look, error))
+            await policy.sleep(policy.wait(look, CrossdockError()))
+        else:
+            raise self._mismatch("what was uploaded is not there")
         md5 = self._md5.hexdigest()
         if found.etag is not None and found.etag != md5:
             raise self._mismatch(f"the bytes that were sent have MD5 {md5}, the endpoint holds {found.etag}")

@@ -229,9 +229,9 @@ class Actions:
 
     def _mkdir(self, name: bytes, parameters: Mapping[str, bytes], query: Query) -> Reply:
         folder = name.removesuffix(b"/")
-        if not self.flat:
-            if self._is_folder(folder) or self.tree.file(folder) is not None or not self._parents(folder):
-                return Reply(409, b"<HTML>Conflict</HTML>\n", {"Content-Type": "text/html"})
+        taken = self._is_folder(folder) or self.tree.file(folder) is not None
+        if not self.flat and (taken or not self._parents(folder)):
+            return Reply(409, b"<HTML>Conflict</HTML>\n", {"Content-Type": "text/html"})
         self.tree.make(folder, int(self.clock()))
         return self._done("successful")
 

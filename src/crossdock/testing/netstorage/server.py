@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import random
 import ssl
 import time
 from collections import Counter
@@ -24,7 +25,7 @@ __all__ = ["FakeNetStorage", "NetStorageFault", "NetStoragePeer"]
 How = Literal["status", "drop", "lost", "short", "stall", "flip"]
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class NetStorageFault:
     """One thing that goes wrong with the requests of one action ("*": of all).
 
@@ -36,6 +37,7 @@ class NetStorageFault:
     - "stall": never answered.
 
     It strikes after the first `after` such requests, then every `every`-th, `times` times in all (None: for ever).
+    With a `seed` it strikes one in `every` by chance: what is repeated in step is not struck for ever.
     """
 
     action: str = "*"
@@ -45,15 +47,20 @@ class NetStorageFault:
     after: int = 0
     every: int = 1
     times: int | None = None
+    seed: int | None = None
     seen: int = 0
     struck: int = 0
+
+    def __post_init__(self) -> None:
+        self._chance = None if self.seed is None else random.Random(self.seed)
 
     def strikes(self, action: str) -> bool:
         """Counts a request."""
         if self.action not in ("*", action):
             return False
         self.seen += 1
-        due = self.seen > self.after and (self.seen - self.after - 1) % self.every == 0
+        turn = self.seen - self.after - 1 if self._chance is None else self._chance.randrange(self.every)
+        due = self.seen > self.after and turn % self.every == 0
         if not due or (self.times is not None and self.struck >= self.times):
             return False
         self.struck += 1
