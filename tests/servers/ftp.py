@@ -185,7 +185,7 @@ class Vsftpd(FtpServer):
                 "require_ssl_reuse": "YES",
                 "ssl_ciphers": "HIGH",
             }
-        lines |= dict(line.split("=", 1) for line in self.config)  # type: ignore[arg-type]
+        lines |= dict(line.split("=", 1) for line in self.config)
         path = self.base / "vsftpd.conf"
         path.write_text("".join(f"{key}={value}\n" for key, value in lines.items()))
         self._launch([str(tree.path("usr/sbin/vsftpd")), str(path)], environment)
@@ -231,7 +231,7 @@ class Proftpd(FtpServer):
             "TransferLog none",
             f"SystemLog {self.log}",
             f"PidFile {self.base}/proftpd.pid",
-            f"ScoreboardFile {self.base}/scoreboard",
+            "ScoreboardFile none",
             f"DelayTable {self.base}/delay",
             "DelayEngine off",
             f"Port {self.port}",

@@ -19,7 +19,9 @@ from tests.servers.packages import Missing
 from tests.servers.postgres import Postgres
 from tests.servers.server import Server
 
-SERVERS: dict[str, type[Server]] = {kind.name: kind for kind in (OpenSSH, Vsftpd, Proftpd, PureFtpd, Ceph, Moto, Postgres, Gpg)}
+SERVERS: dict[str, type[Server]] = {
+    kind.name: kind for kind in (OpenSSH, Vsftpd, Proftpd, PureFtpd, Ceph, Moto, Postgres, Gpg)
+}
 ALIASES = {"s3": ("ceph", "moto"), "ftp": ("vsftpd", "proftpd", "pureftpd"), "all": tuple(SERVERS)}
 REQUIRE = "CROSSDOCK_REQUIRE"
 

@@ -72,6 +72,12 @@ def _must_be_missing(connection: Connection, name: bytes, reply: Reply) -> None:
 
 
 def _is_folder(connection: Connection, name: bytes) -> bool:
+    if "MLST" in connection.features:
+        # Pure-FTPd lets each CWD that fails wait longer than the one before.
+        reply = connection.wire.ask(b"MLST " + (name or b"/"))[0]
+        kind = _described(reply).kind if reply.good else None
+        if kind != "link":
+            return kind == "dir"
     return connection.wire.ask(b"CWD " + (name or b"/"))[0].good
 
 
@@ -80,17 +86,17 @@ def kind_of(connection: Connection, name: bytes) -> Kind | None:
     return None if found is None else found.kind
 
 
-def times(connection: Connection, names: Sequence[bytes]) -> list[datetime | bool | None]:
-    """When files were modified; False: the file has vanished."""
-    found: list[datetime | bool | None] = []
+def times(connection: Connection, names: Sequence[bytes]) -> list[datetime | None]:
+    """When files were modified, asked for together; None: the server does not say."""
+    found: list[datetime | None] = []
     for start in range(0, len(names), _TOGETHER):
         replies = connection.wire.ask(*(b"MDTM " + name for name in names[start : start + _TOGETHER]))
         found += [parse_time(reply.lines[0].strip()) if reply.code == 213 else None for reply in replies]
     return found
 
 
-def list_folder(connection: Connection, folder: bytes, prefix: str) -> Listing:
-    """All of a listing, complete by the server's word. Raises `Refused`, `IsFile`, `Missing`."""
+def list_folder(connection: Connection, folder: bytes, listing: Listing) -> None:
+    """Fill in all of a listing, complete by the server's word. Raises `Refused`, `IsFile`, `Missing`."""
     command = b"CWD " + folder
     reply = connection.wire.ask(command)[0]
     if not reply.good:
@@ -101,47 +107,39 @@ def list_folder(connection: Connection, folder: bytes, prefix: str) -> Listing:
             raise Missing("no such folder")
         raise Refused(command, reply)
     if "MLSD" in connection.features or "MLST" in connection.features:
-        return _fetched(connection, b"MLSD", prefix, facts=True)
+        _fetch(connection, b"MLSD", listing, facts=True)
+        return
     if connection.lists_hidden:
         try:
-            listing = _fetched(connection, b"LIST -a", prefix, facts=False)
+            _fetch(connection, b"LIST -a", listing, facts=False)
         except Refused as error:
             if error.reply.code not in (*_NO_SUCH_COMMAND, 450, 550):
                 raise
-            connection.lists_hidden = False
         else:
             if listing.shows_itself:
-                listing.rewind()
-                return listing
-            # What was listed may be a file called "-a", or the search for one.
-            listing.close()
-            connection.lists_hidden = False
-    return _fetched(connection, b"LIST", prefix, facts=False)
+                return
+        # What was listed may be a file called "-a", or the search for one.
+        connection.lists_hidden = False
+    _fetch(connection, b"LIST", listing, facts=False)
 
 
-def _fetched(connection: Connection, command: bytes, prefix: str, *, facts: bool) -> Listing:
-    listing = Listing(facts=facts, prefix=prefix, encoding=connection.settings.encoding)
-    try:
-        stream = data.begin(connection, command)
-        while block := stream.read(_BLOCK):
-            listing.add(block)
-        reply = data.finish(connection, stream)
-        if "truncated" in reply.text.lower():
-            raise Violation(f"the server cut the listing off ({reply}); Pure-FTPd does so by its option -L")
-        listing.rewind()
-    except BaseException:
-        listing.close()
-        raise
-    return listing
+def _fetch(connection: Connection, command: bytes, listing: Listing, *, facts: bool) -> None:
+    listing.begin(facts=facts)
+    stream = data.begin(connection, command)
+    while block := stream.read(_BLOCK):
+        listing.add(block)
+    reply = data.finish(connection, stream)
+    if "truncated" in reply.text.lower():
+        raise Violation(f"the server cut the listing off ({reply}); Pure-FTPd does so by its option -L")
+    listing.rewind()
 
 
-def make_folders(connection: Connection, folder: bytes) -> bool:
-    """Make a folder and those above it; False: all were there. Raises `Refused`, `IsFile`."""
+def make_folders(connection: Connection, folder: bytes) -> None:
+    """Make a folder and those above it. Raises `Refused`, `IsFile`."""
     missing: list[bytes] = []
     while folder and not _is_folder(connection, folder):
         missing.append(folder)
         folder = folder.rpartition(b"/")[0]
-    made = bool(missing)
     while missing:
         name = missing.pop()
         reply = connection.wire.ask(b"MKD " + name)[0]
@@ -150,7 +148,6 @@ def make_folders(connection: Connection, folder: bytes) -> bool:
             if look(connection, name) is not None:
                 raise IsFile(name)
             raise Refused(b"MKD", reply)
-    return made
 
 
 def move(connection: Connection, old: bytes, new: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -21,6 +22,7 @@ from crossdock.storage.base import Backend, Capabilities, Entry, Reader, WriteOp
 from crossdock.storage.ftp import asking
 from crossdock.storage.ftp.connection import Connection, Features
 from crossdock.storage.ftp.faults import Translate
+from crossdock.storage.ftp.listing import Listing
 from crossdock.storage.ftp.pool import Pool, leave, pool_for
 from crossdock.storage.ftp.reader import FtpReader
 from crossdock.storage.ftp.tls import SessionRefused
@@ -37,6 +39,8 @@ log = logging.getLogger("crossdock.storage.ftp")
 
 T = TypeVar("T")
 _MOST_NAME = 255
+_UNDECODABLE = re.compile(r"[\udc80-\udcff]")
+_ALTERED = re.compile(r"[\x00-\x1f\x7f]| (?=/|$)")
 
 
 class FtpBackend(Backend):
@@ -103,12 +107,21 @@ class FtpBackend(Backend):
         if any(character in path for character in "\r\n\0"):
             # Each would end the command, and what follows be one of its own.
             raise self.error(InvalidPath, operation, shown, "FTP cannot carry a line break in a name")
+        odd = None if self.features.verbatim else _ALTERED.search(path)
+        if odd or (_UNDECODABLE.search(path) and not self.features.takes_bytes):
+            raise self.error(InvalidPath, operation, shown, "the server might store the name under another one")
         try:
-            return path.encode(self.settings.encoding, "surrogateescape")
+            found = path.encode(self.settings.encoding, "surrogateescape")
         except UnicodeEncodeError as error:
             raise self.error(
                 InvalidPath, operation, shown, f"the name cannot be written in {self.settings.encoding}"
             ) from error
+        if b"\xff" not in found:
+            return found
+        escape = self.features.telnet_escape
+        if escape is None:
+            raise self.error(InvalidPath, operation, shown, "not all servers take the byte 255 in a name alike")
+        return found.replace(b"\xff", escape)
 
     def full(self, path: str, operation: str) -> bytes:
         """The path as the server knows it: absolute, so that no option or home folder is read into it."""
@@ -143,7 +156,7 @@ class FtpBackend(Backend):
 
     def explained(self, error: Refused, operation: str, path: str) -> StorageError | None:
         """What the refusal does not say and the name does."""
-        longest = max(len(part) for part in self.full(path, operation).split(b"/"))
+        longest = max(len(part.encode("utf-8", "surrogateescape")) for part in path.split("/"))
         if error.reply.code >= 500 and longest > _MOST_NAME:
             return self.error(InvalidPath, operation, path, f"a name of {longest} bytes ({error})")
         return None
@@ -157,9 +170,9 @@ class FtpBackend(Backend):
     async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
         if recursive:
             raise self._unsupported("list recursively", path)
-        prefix = path + "/" if path else ""
-        listing = await self.call("list", path, asking.list_folder, self.full(path, "list"), prefix)
+        listing = Listing(prefix=path + "/" if path else "", encoding=self.settings.encoding)
         try:
+            await self.call("list", path, asking.list_folder, self.full(path, "list"), listing)
             while True:
                 with Translate("list", self.endpoint, path):
                     page = listing.page()

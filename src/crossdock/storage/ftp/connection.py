@@ -48,6 +48,23 @@ class Features:
         return self.vsftpd or "pure-ftpd" in lowered or "pyftpdlib" in lowered
 
     @property
+    def verbatim(self) -> bool:
+        """Known to store every name as it was sent; Pure-FTPd, for one, writes "_" for what it does not like."""
+        return self.vsftpd or any(name in self.greeting.lower() for name in ("proftpd", "pyftpdlib"))
+
+    @property
+    def takes_bytes(self) -> bool:
+        """Known to store names that are no UTF-8; pyftpdlib, for one, writes U+FFFD for what it cannot decode."""
+        return self.vsftpd or any(name in self.greeting.lower() for name in ("proftpd", "pure-ftpd"))
+
+    @property
+    def telnet_escape(self) -> bytes | None:
+        """What stands for the byte 255, which begins a Telnet command (RFC 854); None: not known of this server."""
+        if "proftpd" in self.greeting.lower():
+            return b"\xff\xff"
+        return b"\xff" if self.vsftpd else None
+
+    @property
     def sets_times(self) -> bytes | None:
         """The command that sets a file's time; vsftpd overloads MDTM and says so nowhere."""
         return b"MFMT" if "MFMT" in self.names else b"MDTM" if self.vsftpd and "MDTM" in self.names else None

@@ -43,7 +43,10 @@ _WORDS: tuple[tuple[re.Pattern[str], type[StorageError]], ...] = tuple(
         (r"not empty", PermissionDenied),
         (r"(?:no such|not found|does ?n[o']t exist|cannot find|can't find|unable to find|not exist)", NotFound),
         (r"(?:file|already) exists|already exist", AlreadyExists),
-        (r"name too long|(?:illegal|invalid|bad|prohibited) (?:file ?)?name|filename not allowed", InvalidPath),
+        (
+            r"name too long|(?:illegal|invalid|bad|prohibited) (?:(?:file|directory|folder) ?)?name",
+            InvalidPath,
+        ),
         (r"too many|maximum", Throttled),
         (r"permi|denied|allowed|forbidden|prohibit|access|read-?only|overwrite|authori[sz]ed", PermissionDenied),
     )

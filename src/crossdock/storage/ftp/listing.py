@@ -97,9 +97,16 @@ def _unix_or_dos(line: bytes) -> tuple[Entry, bytes] | None:
 class Listing:
     """A whole listing as it came, turned into entries a page at a time. Raises `Violation` for names that lead out."""
 
-    def __init__(self, *, facts: bool, prefix: str, encoding: str) -> None:
-        self.tells_times, self._prefix, self._encoding = facts, prefix, encoding
+    def __init__(self, *, prefix: str, encoding: str) -> None:
+        self.tells_times = True
+        self._prefix, self._encoding = prefix, encoding
         self._spool: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - see close
+
+    def begin(self, *, facts: bool) -> None:
+        """What follows is in this form, and all that there is."""
+        self.tells_times = facts
+        self._spool.seek(0)
+        self._spool.truncate()
 
     def add(self, data: bytes) -> None:
         self._spool.write(data)
@@ -107,8 +114,9 @@ class Listing:
     @property
     def shows_itself(self) -> bool:
         """The folder is among its own entries: the server understood `-a`."""
-        self._spool.seek(0)
-        return _ITSELF.search(self._spool.read(_MOST_LINE)) is not None
+        found = _ITSELF.search(self._spool.read(_MOST_LINE)) is not None
+        self.rewind()
+        return found
 
     def rewind(self) -> None:
         self._spool.seek(0)

@@ -260,11 +260,12 @@ class Pool:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         self._wake()
-        for connection in self._idle:
+        for connection in self._busy:
+            connection.kill()
+        for connection in (*self._idle, *self._busy):
             self._part(connection)
         self._idle.clear()
-        for connection in list(self._busy):
-            connection.kill()
+        self._busy.clear()
         await asyncio.gather(*map(asyncio.wrap_future, list(self._partings)), return_exceptions=True)
 
     def _error(self, kind: type[StorageError], reason: str, hint: str | None = None) -> StorageError:

@@ -14,7 +14,7 @@ from crossdock.storage.ftp import data
 from crossdock.storage.ftp.asking import look
 from crossdock.storage.ftp.faults import Translate
 from crossdock.storage.ftp.tls import SessionRefused
-from crossdock.storage.ftp.wire import IsFolder, Lost, Missing, Violation
+from crossdock.storage.ftp.wire import IsFolder, Lost, Missing, Refused, Violation
 
 if TYPE_CHECKING:
     from crossdock.storage.ftp.backend import FtpBackend
@@ -33,7 +33,7 @@ class FtpReader(Reader):
     def __init__(self, backend: FtpBackend, path: str, offset: int) -> None:
         self._backend, self._path, self._offset = backend, path, offset
         self._name = backend.full(path, "read")
-        self._position = offset
+        self._position = self._delivered = offset
         self._first: bytes | None = None
         self._queue: deque[Future[bytes]] = deque()
         self._connection: Connection | None = None
@@ -93,12 +93,15 @@ class FtpReader(Reader):
         return found
 
     def _finish(self, connection: Connection, stream: data.Data) -> None:
-        data.finish(connection, stream)
+        try:
+            data.finish(connection, stream)
+        except Refused as error:
+            self._look_again(connection)
+            if self.changed:
+                raise self._changed() from error
+            raise
+        self._look_again(connection)
         size = self.entry.size
-        again = look(connection, self._name)
-        self.changed = again is None or (
-            self.entry.kind != "link" and replace(again, path=self._path).fingerprint != self.entry.fingerprint
-        )
         if size is None and stream.ragged:
             raise Truncated(
                 f"read {self._called}: TLS ended without its goodbye and the server tells no size: nothing proves that "
@@ -108,12 +111,21 @@ class FtpReader(Reader):
         if size is None or self._position == size:
             return
         if self.changed or self._position > size:
-            raise SourceChanged(
-                f"read {self._called}: the file changed while it was read", hint="wait until its writer is done"
-            )
+            raise self._changed()
         raise Truncated(
             f"read {self._called}: the server ended at byte {self._position} of {size} and called it complete",
             hint="it is tried again",
+        )
+
+    def _look_again(self, connection: Connection) -> None:
+        again = look(connection, self._name)
+        self.changed = again is None or (
+            self.entry.kind != "link" and replace(again, path=self._path).fingerprint != self.entry.fingerprint
+        )
+
+    def _changed(self) -> SourceChanged:
+        return SourceChanged(
+            f"read {self._called}: the file changed while it was read", hint="wait until its writer is done"
         )
 
     # -- on the event loop ------------------------------------------------------------------------------------------
@@ -125,29 +137,36 @@ class FtpReader(Reader):
     async def read(self) -> bytes:
         if self._first:
             found, self._first = self._first, None
+            self._delivered += len(found)
             self._ask()
             return found
-        if self._queue and self._connection is not None:
+        while self._queue:
             self._ask()
-            with Translate("read", self._backend.endpoint, self._path):
-                try:
-                    found = await self._connection.wait(self._queue.popleft())
-                except (Lost, Violation):
-                    if self._connection is not None:
-                        self._connection.broken = True
-                    raise
-            self._after()
-            return found
-        if not self._ended:
+            if found := await self._arrived(self._queue.popleft()):
+                self._delivered += len(found)
+                return found
+        if not self._ended or self._delivered != self._position:
             raise self._backend.lost("read", self._path, "the stream was closed, or has failed before")
         return b""
+
+    async def _arrived(self, future: Future[bytes]) -> bytes:
+        connection = self._connection
+        with Translate("read", self._backend.endpoint, self._path):
+            try:
+                found = future.result() if connection is None or future.done() else await connection.wait(future)
+            except (Lost, Violation):
+                if connection is not None:
+                    connection.broken = True
+                raise
+        self._after()
+        return found
 
     def _ask(self) -> None:
         while self._connection is not None and not self._ended and len(self._queue) < _AHEAD:
             self._queue.append(self._connection.begin(self._next, self._connection))
 
     def _after(self) -> None:
-        """At the end the connection is free, before the last chunk is used."""
+        """At the end the connection is free, before the last chunks are used."""
         if self._ended and all(future.done() for future in self._queue):
             self._release()
 

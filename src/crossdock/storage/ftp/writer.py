@@ -69,8 +69,10 @@ class FtpWriter(StagedWriter):
             self._stream = self._opened(connection)
         except Refused as error:
             above = self._target.rpartition(b"/")[0]
-            if self.offset or error.reply.code < 450 or not asking.make_folders(connection, above):
+            if self.offset or error.reply.code < 450:
                 raise
+            # Even if none was missing: somebody else may have made it meanwhile.
+            asking.make_folders(connection, above)
             self._stream = self._opened(connection)
         self._send(connection, parts)
 

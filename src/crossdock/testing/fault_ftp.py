@@ -1,0 +1,366 @@
+"""An FTP server over a folder that lies, cuts and refuses on purpose. Plain FTP, one account, passive mode only."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+__all__ = ["FaultyFtpServer", "FtpFaults"]
+
+_BLOCK = 64 * 1024
+
+
+@dataclass
+class FtpFaults:
+    """What goes wrong; may be changed while the server runs. Without orders, nothing does."""
+
+    cut_download: int | None = None
+    """After so many bytes the data connection ends …"""
+    how: Literal["complete", "rst", "silent", "refused", "hang up"] = "complete"
+    """… and is called complete, or is reset, or gets no last reply, or a 426, or takes the control connection along."""
+    cut_upload: int | None = None
+    """So many bytes are stored of an upload, which is called complete."""
+    disk: int | None = None
+    """Bytes until 452."""
+    size: int | None = None
+    """What SIZE and MLST say of every file."""
+    listing: bytes | None = None
+    """What is listed instead of what there is."""
+    most: int | None = None
+    """Connections at a time; one more gets a 421."""
+    wrong_digest: bool = False
+    late_reply: bool = False
+    """A last reply comes twice."""
+    passive: str | None = None
+    """The whole reply to PASV; EPSV is then unknown."""
+    replies: dict[str, str] = field(default_factory=dict)
+    """Commands that are answered like this, and do nothing: {"RNFR": "502 no"}."""
+
+
+class FaultyFtpServer:
+    """`async with FaultyFtpServer(folder) as server:` listens on `server.port` of 127.0.0.1.
+
+    `features`: what FEAT tells; without "MLST" there is none, nor MLSD, and LIST is in Unix's dialect.
+    """
+
+    user, password, host = "tester", "secret", "127.0.0.1"
+
+    def __init__(
+        self,
+        folder: Path,
+        faults: FtpFaults | None = None,
+        *,
+        features: tuple[str, ...] = ("MLST type*;size*;modify*;", "MDTM", "MFMT", "SIZE", "REST STREAM", "UTF8"),
+        greeting: str = "crossdock's faulty server",
+    ) -> None:
+        self.folder, self.faults = folder, faults or FtpFaults()
+        self.features, self.greeting = features, greeting
+        self.commands: list[str] = []
+        """Every command received, of all connections in the order of arrival."""
+        self.refuses_to_replace = False
+        """A rename onto a file is a 553."""
+        self.accepted = 0
+        self.port = 0
+        self.open: set[_Session] = set()
+        self.writers: list[asyncio.StreamWriter] = []
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, self.host, 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        tasks = [session.task for session in self.open if session.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in self.writers:
+            if not writer.transport.is_closing():
+                writer.transport.abort()
+        await asyncio.gather(*(writer.wait_closed() for writer in self.writers), return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
+        session = _Session(self, reader, writer)
+        session.task = asyncio.current_task()
+        self.accepted += 1
+        self.open.add(session)
+        try:
+            await session.run()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        except asyncio.CancelledError:
+            pass
+        finally:
+            self.open.discard(session)
+            session.close()
+
+
+class _Session:
+    def __init__(self, server: FaultyFtpServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.server, self.faults = server, server.faults
+        self.task: asyncio.Task[None] | None = None
+        self._reader, self._writer = reader, writer
+        self._passive: asyncio.Server | None = None
+        self._data: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]] | None = None
+        self._at = "/"
+        self._offset = 0
+        self._old: Path | None = None
+        self._ended = False
+
+    def close(self) -> None:
+        self._writer.close()
+        if self._passive is not None:
+            self._passive.close()
+
+    async def say(self, reply: str) -> None:
+        self._writer.write(reply.encode("utf-8", "surrogateescape") + b"\r\n")
+        await self._writer.drain()
+
+    async def run(self) -> None:
+        if self.faults.most is not None and len(self.server.open) > self.faults.most:
+            await self.say("421 Too many connections from this address")
+            return
+        await self.say(f"220 {self.server.greeting}")
+        while not self._ended and (line := await self._reader.readline()):
+            command, _, argument = line.rstrip(b"\r\n").decode("utf-8", "surrogateescape").partition(" ")
+            command = command.upper()
+            self.server.commands.append(f"{command} {argument}".strip())
+            if command in self.faults.replies:
+                await self.say(self.faults.replies[command])
+                continue
+            work: Callable[[str], Awaitable[None]] | None = getattr(self, f"_do_{command.lower()}", None)
+            if work is None or (command in ("MLST", "MLSD") and not self._has("MLST")):
+                await self.say("500 what?")
+            else:
+                try:
+                    await work(argument)
+                except FileNotFoundError:
+                    await self.say("550 No such file or directory")
+                except OSError as error:
+                    await self.say(f"550 {error.strerror}")
+
+    def _has(self, feature: str) -> bool:
+        return any(line.split()[0] == feature for line in self.server.features)
+
+    def _path(self, argument: str) -> Path:
+        whole = argument if argument.startswith("/") else f"{self._at.rstrip('/')}/{argument}"
+        return self.server.folder / whole.strip("/")
+
+    # -- signing in -------------------------------------------------------------------------------------------------
+
+    async def _do_user(self, argument: str) -> None:
+        await self.say("331 and the password?")
+
+    async def _do_pass(self, argument: str) -> None:
+        await self.say("230 in" if argument == self.server.password else "530 Login incorrect")
+
+    async def _do_feat(self, argument: str) -> None:
+        lines = "".join(f" {feature}\r\n" for feature in self.server.features)
+        await self.say(f"211-Features\r\n{lines}211 End")
+
+    async def _do_opts(self, argument: str) -> None:
+        await self.say("200 so be it")
+
+    _do_type = _do_noop = _do_opts
+
+    async def _do_quit(self, argument: str) -> None:
+        self._ended = True
+        await self.say("221 bye")
+
+    # -- names ------------------------------------------------------------------------------------------------------
+
+    async def _do_pwd(self, argument: str) -> None:
+        await self.say(f'257 "{self._at}"')
+
+    async def _do_cwd(self, argument: str) -> None:
+        good = self._path(argument).is_dir()
+        if good:
+            self._at = argument
+        await self.say("250 there" if good else "550 No such directory")
+
+    async def _do_size(self, argument: str) -> None:
+        path = self._path(argument)
+        if not path.is_file():
+            await self.say("550 Could not get file size.")
+        else:
+            await self.say(f"213 {path.stat().st_size if self.faults.size is None else self.faults.size}")
+
+    async def _do_mdtm(self, argument: str) -> None:
+        if re.match(r"\d{14} /", argument):
+            # As vsftpd understands it.
+            await self._do_mfmt(argument)
+            return
+        await self.say(f"213 {_time(self._path(argument))}")
+
+    async def _do_mfmt(self, argument: str) -> None:
+        when, _, name = argument.partition(" ")
+        seconds = datetime.strptime(when, "%Y%m%d%H%M%S").replace(tzinfo=UTC).timestamp()
+        os.utime(self._path(name), (seconds, seconds))
+        await self.say(f"213 Modify={when}; {name}")
+
+    async def _do_mlst(self, argument: str) -> None:
+        await self.say(f"250-Facts\r\n {self._facts(self._path(argument))} {argument}\r\n250 End")
+
+    def _facts(self, path: Path) -> str:
+        if path.is_dir():
+            return f"type=dir;modify={_time(path)};"
+        size = path.stat().st_size if self.faults.size is None else self.faults.size
+        return f"type=file;size={size};modify={_time(path)};"
+
+    async def _do_dele(self, argument: str) -> None:
+        self._path(argument).unlink()
+        await self.say("250 gone")
+
+    async def _do_mkd(self, argument: str) -> None:
+        self._path(argument).mkdir()
+        await self.say("257 made")
+
+    async def _do_rmd(self, argument: str) -> None:
+        self._path(argument).rmdir()
+        await self.say("250 gone")
+
+    async def _do_rnfr(self, argument: str) -> None:
+        self._old = self._path(argument)
+        self._old.stat()
+        await self.say("350 and to?")
+
+    async def _do_rnto(self, argument: str) -> None:
+        assert self._old is not None
+        if self.server.refuses_to_replace and self._path(argument).exists():
+            await self.say("553 No")
+            return
+        self._old.rename(self._path(argument))
+        await self.say("250 renamed")
+
+    async def _do_xsha256(self, argument: str) -> None:
+        if not self._has("XSHA256"):
+            await self.say("500 what?")
+            return
+        found = hashlib.sha256(self._path(argument.strip('"')).read_bytes()).hexdigest()
+        await self.say(f"250 {'0' * 64 if self.faults.wrong_digest else found.upper()}")
+
+    # -- bytes ------------------------------------------------------------------------------------------------------
+
+    async def _listen(self) -> int:
+        if self._passive is not None:
+            self._passive.close()
+        arrived = self._data = asyncio.get_running_loop().create_future()
+
+        async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.server.writers.append(writer)
+            if not arrived.done():
+                arrived.set_result((reader, writer))
+
+        self._passive = await asyncio.start_server(take, self.server.host, 0)
+        return int(self._passive.sockets[0].getsockname()[1])
+
+    async def _do_epsv(self, argument: str) -> None:
+        if self.faults.passive is not None:
+            await self.say("500 what?")
+        else:
+            await self.say(f"229 Entering (|||{await self._listen()}|)")
+
+    async def _do_pasv(self, argument: str) -> None:
+        port = await self._listen()
+        reply = self.faults.passive or "227 Entering (127,0,0,1,{high},{low})"
+        await self.say(reply.format(high=port // 256, low=port % 256))
+
+    async def _do_rest(self, argument: str) -> None:
+        self._offset = int(argument)
+        await self.say("350 from there")
+
+    async def _opened(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        assert self._data is not None
+        return await asyncio.wait_for(self._data, 10)
+
+    async def _last(self, reply: str) -> None:
+        await self.say(f"{reply}\r\n{reply}" if self.faults.late_reply else reply)
+
+    async def _do_mlsd(self, argument: str) -> None:
+        lines = [f"{self._facts(path)} {path.name}\r\n" for path in sorted(self._path(argument or self._at).iterdir())]
+        await self._list("".join(lines))
+
+    async def _do_list(self, argument: str) -> None:
+        lines = []
+        for path in sorted(self._path(self._at).iterdir()):
+            kind = "d" if path.is_dir() else "-"
+            lines.append(f"{kind}rw-r--r--   1 own   grp {path.stat().st_size:10} Jan  1 00:00 {path.name}\r\n")
+        await self._list("total 1\r\n" + "".join(lines))
+
+    async def _list(self, text: str) -> None:
+        content = text.encode("utf-8", "surrogateescape") if self.faults.listing is None else self.faults.listing
+        await self._send(content)
+
+    async def _do_retr(self, argument: str) -> None:
+        content = self._path(argument).read_bytes()[self._offset :]
+        self._offset = 0
+        await self._send(content)
+
+    async def _send(self, content: bytes) -> None:
+        await self.say("150 here it comes")
+        _, writer = await self._opened()
+        cut = self.faults.cut_download
+        whole = cut is None or cut >= len(content)
+        if not whole and self.faults.how == "rst":
+            # What was written has to leave first.
+            writer.transport.set_write_buffer_limits(high=0)
+        writer.write(content if whole else content[:cut])
+        await writer.drain()
+        how = "complete" if whole else self.faults.how
+        if how == "rst":
+            connected = writer.get_extra_info("socket")
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+        else:
+            writer.close()
+        if how == "hang up":
+            self._ended = True
+        elif how in ("rst", "refused"):
+            await self._last("426 Connection closed; transfer aborted")
+        elif how != "silent":
+            await self._last("226 complete")
+
+    async def _do_stor(self, argument: str) -> None:
+        offset, self._offset = self._offset, 0
+        await self._store(self._path(argument), "r+b" if offset else "wb", offset)
+
+    async def _do_appe(self, argument: str) -> None:
+        await self._store(self._path(argument), "ab", None)
+
+    async def _store(self, path: Path, mode: str, offset: int | None) -> None:
+        with path.open(mode) as file:
+            if offset:
+                file.seek(offset)
+            await self.say("150 send it")
+            reader, writer = await self._opened()
+            stored = 0
+            most = self.faults.cut_upload
+            while data := await reader.read(_BLOCK):
+                if self.faults.disk is not None and stored + len(data) > self.faults.disk:
+                    writer.close()
+                    await self.say("452 No space left on device")
+                    return
+                file.write(data if most is None else data[: max(0, most - stored)])
+                stored += len(data)
+            writer.close()
+        await self._last("226 stored")
+
+
+def _time(path: Path) -> str:
+    return datetime.fromtimestamp(int(path.stat().st_mtime), UTC).strftime("%Y%m%d%H%M%S")

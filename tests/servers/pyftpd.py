@@ -1,0 +1,34 @@
+"""pyftpdlib's server, plain, in a process of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from tests.servers.packages import Missing
+from tests.servers.server import LOOPBACK, Server, free_ports
+
+
+class Pyftpd(Server):
+    """One account, which may do everything in `folder`."""
+
+    name = "pyftpdlib"
+    user, password, host = "tester", "secret", LOOPBACK
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path()
+        self.port = 0
+
+    def _start(self) -> None:
+        if importlib.util.find_spec("pyftpdlib") is None:
+            raise Missing("pyftpdlib is not installed")
+        self.folder = self.base / "home"
+        self.folder.mkdir()
+        (self.port,) = free_ports(1)
+        log = self.base / "server.log"
+        command = [sys.executable, "-W", "ignore", "-m", "pyftpdlib", "-i", self.host, "-p", str(self.port), "-w"]
+        command += ["-d", str(self.folder), "-u", self.user, "-P", self.password]
+        child = self._spawn(command, log, {})
+        self._wait_for_port(self.port, log, alive=lambda: child.poll() is None, seconds=30)
