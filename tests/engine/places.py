@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from crossdock.engine.delivery import Delivery
-from crossdock.engine.engine import Engine, Summary
+from crossdock.engine.engine import Engine
+from crossdock.engine.summary import Summary
 from crossdock.errors import ConfigError, CrossdockError
 from crossdock.flows.flow import Destination, Flow, Place, Retry, Rule, Settle
 from crossdock.ledger.base import Query, Transfer

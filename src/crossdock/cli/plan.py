@@ -157,7 +157,7 @@ class _Apply:
 
     async def run(self) -> int:
         from crossdock.engine import saved
-        from crossdock.engine.engine import Summary
+        from crossdock.engine.summary import Summary
 
         summary = Summary()
 

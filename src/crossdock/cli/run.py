@@ -20,7 +20,7 @@ from crossdock.errors import ConfigError, CrossdockError, shown
 if TYPE_CHECKING:
     from crossdock.engine.delivery import Delivery
     from crossdock.engine.discovery import Discovery
-    from crossdock.engine.engine import Summary
+    from crossdock.engine.summary import Summary
     from crossdock.ledger.base import Transfer
 
 __all__ = ["run"]

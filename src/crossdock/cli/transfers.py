@@ -175,13 +175,13 @@ def _plain(value: object) -> str:
 def retry(session: Session, /, ids: tuple[int, ...], **options: Any) -> int:
     """Try transfers again, now, with their attempts counted anew: by id, or by filters.
 
-    Filters find those that failed, unless --state says otherwise. What waits for its next attempt waits no more; a
-    transfer that is done, or under way, stays as it is.
+    Filters find those that failed, and those that wait for their next attempt, unless --state says otherwise. What
+    waits, waits no more; a transfer that is done, or under way, stays as it is.
     """
     from crossdock.flows.explain import retriable
     from crossdock.ledger.base import State
 
-    states = frozenset({State.FAILED})
+    states = frozenset({State.FAILED, State.PENDING, State.DELIVERED})
     refused = frozenset({State.DONE, State.RUNNING})
     change = _Change(session, options, "made to be tried again", states, refused, retriable)
     return session.run(lambda: change.run(ids, lambda ledger: ledger.requeue))

@@ -20,7 +20,7 @@ from crossdock.cli.session import Session, common
 from crossdock.config import load
 from crossdock.demo.partner import Partner, fill, partner
 from crossdock.engine.delivery import Delivery
-from crossdock.engine.engine import Summary
+from crossdock.engine.summary import Summary
 from crossdock.errors import IntegrityError, shown
 from crossdock.ledger.base import Ledger, Query, State, Transfer
 

@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -23,22 +23,24 @@ from crossdock.engine.delivery import Courier, Delivery, Step
 from crossdock.engine.discovery import Discovery, add, look
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.late import check_late
+from crossdock.engine.summary import Summary
 from crossdock.engine.triggers import ticks
 from crossdock.engine.watch import watch
 from crossdock.engine.worker import Worker
 from crossdock.errors import ConfigError, ConnectionFailed, CrossdockError, LedgerError
-from crossdock.flows.expect import Late
 from crossdock.flows.flow import Flow
 from crossdock.flows.plan import Planner
-from crossdock.ledger.base import LEASE, Ledger, Transfer
+from crossdock.ledger.base import LEASE, Ledger, Query, State, Transfer
 from crossdock.storage.storage import Storage
 
-__all__ = ["Engine", "EventSource", "FileEvent", "LeftAlone", "Summary"]
+__all__ = ["Engine", "EventSource", "FileEvent", "LeftAlone"]
 
 log = logging.getLogger("crossdock.engine")
 
 PATIENCE = 5.0
 """Seconds that `run_once` waits for files to settle."""
+_COUNTED = 1000
+_NOT_DONE = frozenset({State.PENDING, State.DELIVERED})
 GRACE = 30.0
 """Seconds that a stopped engine waits for the transfers under way; then they are broken off, and left to the next."""
 _HOUSE = 60.0
@@ -66,56 +68,6 @@ class EventSource(Protocol):
     """Where events come from: a queue, a notification, a gateway's upload."""
 
     def events(self) -> AsyncIterator[FileEvent]: ...
-
-
-@dataclass(slots=True)
-class Summary:
-    """What one run did."""
-
-    listed: int = 0
-    found: int = 0
-    """Transfers added."""
-    delivered: int = 0
-    followed: int = 0
-    skipped: int = 0
-    failed: int = 0
-    waiting: int = 0
-    """Attempts that failed and are made again later."""
-    lost: int = 0
-    size: int = 0
-    """Bytes delivered."""
-    settling: int = 0
-    unmatched: int = 0
-    refused: int = 0
-    """Matched by no rule either, in flows that call that a failure."""
-    clashes: int = 0
-    removed: int = 0
-    """Archived files whose time was over."""
-    late: list[Late] = field(default_factory=list)
-    """Expected files that have not come, told for the first time."""
-    errors: dict[str, CrossdockError] = field(default_factory=dict)
-    """Flow → why its source could not be listed, or its archive kept."""
-
-    @property
-    def good(self) -> bool:
-        """Nothing failed, and nothing waits because something failed."""
-        return not (self.failed or self.waiting or self.clashes or self.refused or self.errors)
-
-    def count(self, delivery: Delivery) -> None:
-        match delivery.what:
-            case "delivered":
-                self.delivered += 1
-                self.size += int((delivery.receipt or {}).get("size") or 0)
-            case "followed":
-                self.followed += 1
-            case "skipped":
-                self.skipped += 1
-            case "failed":
-                self.failed += 1
-            case "retry":
-                self.waiting += 1
-            case "lost":
-                self.lost += 1
 
 
 class Engine:
@@ -262,6 +214,12 @@ class Engine:
                 break
             await asyncio.sleep(max(0.05, min(dues[name] for name in looking)))
         summary.settling = sum(settling.values())
+        moment = self.clock()
+        for name in names:
+            found_open = await self.ledger.find(Query(flow=name, states=_NOT_DONE, limit=_COUNTED))
+            summary.waiting += sum(
+                each.owner is None and each.ready is not None and each.ready > moment for each in found_open
+            )
         for name in names:
             summary.removed += await self._actions[name].sweep()
             summary.late += await check_late(

@@ -1,0 +1,59 @@
+"""What one run of an engine did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from crossdock.engine.delivery import Delivery
+from crossdock.errors import CrossdockError
+from crossdock.flows.expect import Late
+
+__all__ = ["Summary"]
+
+
+@dataclass(slots=True)
+class Summary:
+    """What one run did."""
+
+    listed: int = 0
+    found: int = 0
+    """Transfers added."""
+    delivered: int = 0
+    followed: int = 0
+    skipped: int = 0
+    failed: int = 0
+    waiting: int = 0
+    """Transfers whose next attempt is not due yet, because something failed; at most 1,000 of each flow."""
+    lost: int = 0
+    size: int = 0
+    """Bytes delivered."""
+    settling: int = 0
+    unmatched: int = 0
+    refused: int = 0
+    """Matched by no rule either, in flows that call that a failure."""
+    clashes: int = 0
+    removed: int = 0
+    """Archived files whose time was over."""
+    late: list[Late] = field(default_factory=list)
+    """Expected files that have not come, told for the first time."""
+    errors: dict[str, CrossdockError] = field(default_factory=dict)
+    """Flow → why its source could not be listed, or its archive kept."""
+
+    @property
+    def good(self) -> bool:
+        """Nothing failed, and nothing waits because something failed."""
+        return not (self.failed or self.waiting or self.clashes or self.refused or self.errors)
+
+    def count(self, delivery: Delivery) -> None:
+        match delivery.what:
+            case "delivered":
+                self.delivered += 1
+                self.size += int((delivery.receipt or {}).get("size") or 0)
+            case "followed":
+                self.followed += 1
+            case "skipped":
+                self.skipped += 1
+            case "failed":
+                self.failed += 1
+            case "lost":
+                self.lost += 1
