@@ -20,6 +20,7 @@ from crossdock.cli.session import Session, common
 from crossdock.config import load
 from crossdock.demo.partner import Partner, fill, partner
 from crossdock.engine.delivery import Delivery
+from crossdock.engine.late import missing
 from crossdock.engine.summary import Summary
 from crossdock.errors import IntegrityError, shown
 from crossdock.ledger.base import Ledger, Query, State, Transfer
@@ -84,9 +85,11 @@ async def _show(session: Session, base: Path) -> None:
             await _show_ledger(ledger, rows)
 
         _say(5, "A file that the flow expects has not come (crossdock late):")
-        for late in first.late:
-            click.echo(f"   {late}")
-        if not first.late:
+        async with session.config.new_ledger() as ledger:
+            late = await missing(session.config.flow("pull"), ledger, datetime.now(UTC))
+        for one in late:
+            click.echo(f"   {one}")
+        if not late:
             raise IntegrityError("nothing is late, though the file that is expected never came")
 
         _say(6, "The same command again:")
