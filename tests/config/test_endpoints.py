@@ -85,7 +85,8 @@ flow: 3
         "5: endpoints.partner.port: input should be less than or equal to 65535",
         "6: endpoints.partner.password: a secret may not be written into this file. "
         "Next: write 'password: env:PARTNER_PASSWORD' and export it, or 'password: file:PATH' of a file with mode 600",
-        "8: endpoints.lake.type: unknown type 's4'. Next: write one of ftp, ftpes, ftps, local, memory, netstorage, s3, sftp",
+        "8: endpoints.lake.type: unknown type 's4'. "
+        "Next: write one of ftp, ftpes, ftps, local, memory, netstorage, s3, sftp",
         "9: endpoints.x: must be a mapping of settings. Next: write {type: sftp, host: …}",
         "10: flow: unknown key. Next: did you mean 'flows'?",
     ]
