@@ -128,7 +128,10 @@ class NetStorageReader(Reader):
         )
 
     def _wrong(self, reason: str) -> IntegrityError:
-        return IntegrityError(f"read {self._where()}: {reason}", hint="run it again")
+        error = IntegrityError(f"read {self._where()}: {reason}", hint="run it again")
+        # To go on at the offset reached would take what is wrong for right.
+        error.exhausted = True
+        return error
 
     def _where(self) -> str:
         return f"{self._backend.endpoint}:{shown(self.entry.path)}"

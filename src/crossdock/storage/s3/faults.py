@@ -295,11 +295,11 @@ def failure(place: Place, error: Exception) -> StorageError:
 
 def _words(error: BaseException) -> str:
     """Without the URL and headers that aiohttp's own texts carry."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
     cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
     if cause is not error:
         return _words(cause)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return type(error).__name__

@@ -72,7 +72,8 @@ class FakeNetStorage:
 
     `store`: NetStorage 4 (objects) or 3 (files). `page`: names in an answer at most. `tls`: serves HTTPS with it.
     `clock_offset`: seconds that this server's clock is ahead. `reject_replays`: a signature is good once only.
-    `requests` counts by action, `connections` those accepted, `peak` the most requests under way at once.
+    `requests` counts by action, `connections` those accepted, `peak` the most of them open at once,
+    `trailers` the uploads that ended with signed ones.
     """
 
     def __init__(
@@ -102,13 +103,14 @@ class FakeNetStorage:
         self.clock_offset = 0.0
         self.faults: list[NetStorageFault] = []
         self.requests: Counter[str] = Counter()
+        self.log: list[tuple[str, str]] = []
+        """Of every request the target and the action header, as they came."""
         self.refusals: list[str] = []
         """Why requests were answered 403."""
-        self.connections = self.peak = 0
+        self.connections = self.peak = self.trailers = 0
         self.port = 0
         self._clock, self._reject_replays = clock, reject_replays
         self._used: set[str] = set()
-        self._running = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -125,6 +127,11 @@ class FakeNetStorage:
         """The content, past the protocol, with paths below `root`."""
         return NetStoragePeer(self, root)
 
+    def disconnect(self) -> None:
+        """End every connection, whatever it is doing."""
+        for task in self._tasks:
+            task.cancel()
+
     async def __aenter__(self) -> Self:
         # A large limit: small reads would make the test server what is measured.
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self.tls, limit=1 << 20)
@@ -136,8 +143,7 @@ class FakeNetStorage:
     ) -> None:
         if self._server is not None:
             self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
+        self.disconnect()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._server is not None:
             await self._server.wait_closed()
@@ -147,6 +153,7 @@ class FakeNetStorage:
         task = asyncio.current_task()
         if task is not None:
             self._tasks.add(task)
+        self.peak = max(self.peak, len(self._tasks))
         try:
             await self._serve(reader, writer)
         except (OSError, asyncio.IncompleteReadError):
@@ -156,7 +163,7 @@ class FakeNetStorage:
             with suppress(OSError):
                 await send_reply(writer, Query("GET", "/", {}, keep=False), Reply(400, f"{error}\n".encode()), self.now)
         except asyncio.CancelledError:
-            # Only by `__aexit__`, which waits for the end of this.
+            # Only by `disconnect`; the task ends here.
             pass
         finally:
             if task is not None:
@@ -165,14 +172,9 @@ class FakeNetStorage:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while (query := await read_request(reader, writer)) is not None:
-            self._running += 1
-            self.peak = max(self.peak, self._running)
-            try:
-                reply = await self._reply(query)
-                if reply is None or not await send_reply(writer, query, reply, self.now):
-                    return
-            finally:
-                self._running -= 1
+            reply = await self._reply(query)
+            if reply is None or not await send_reply(writer, query, reply, self.now):
+                return
 
     # -- one request ----------------------------------------------------------------------------------------------
 
@@ -184,6 +186,7 @@ class FakeNetStorage:
         parameters = parameters_of(action)
         name = parameters.get("action", b"").decode("latin-1")
         self.requests[name] += 1
+        self.log.append((query.target, action))
         fault = next((each for each in self.faults if each.strikes(name)), None)
         if fault is not None and fault.how in ("status", "drop", "stall"):
             if fault.how == "stall":
@@ -230,6 +233,7 @@ class FakeNetStorage:
             } or set(changed) != set(parameters):
                 return Reply(400, b"The trailer's action is another one\n")
             parameters = changed
+            self.trailers += 1
         return self.actions.run(name, path, parameters, query)
 
     def _authenticated(self, query: Query, headers: dict[str, str], action: str) -> str | None:
