@@ -181,6 +181,7 @@ def _summary(summary: Summary, seconds: float) -> str:
         (summary.failed, "failed"),
         (summary.waiting, "to be tried again"),
         (summary.settling, "settling"),
+        (summary.left, "left for the next run"),
         (summary.unmatched, "matched by no rule"),
         (summary.clashes, "not moved because of a rule"),
         (summary.removed, "removed from the archive"),
@@ -191,7 +192,7 @@ def _summary(summary: Summary, seconds: float) -> str:
 
 def _summary_json(summary: Summary, seconds: float) -> dict[str, Any]:
     keys = ("listed", "found", "delivered", "followed", "skipped", "failed", "waiting", "lost", "size", "settling")
-    found: dict[str, Any] = {key: getattr(summary, key) for key in (*keys, "unmatched", "clashes", "removed")}
+    found: dict[str, Any] = {key: getattr(summary, key) for key in (*keys, "left", "unmatched", "clashes", "removed")}
     found["seconds"] = round(seconds, 3)
     found["errors"] = {name: str(error) for name, error in summary.errors.items()}
     return found

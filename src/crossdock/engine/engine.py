@@ -203,9 +203,11 @@ class Engine:
         until = loop.time() + patience
         looking = {name: self.planner(name) for name in names}
         settling: dict[str, int] = {}
+        left: dict[str, int] = {}
         while True:
             found = await self._discover_all(list(looking), summary)
             settling |= {one.flow: sum(each.verdict == "settle" for each in one.new) for one in found}
+            left |= {one.flow: one.waiting for one in found}
             await self.worker(names, report=report).run(until_idle=True)
             dues = {one.flow: one.due for one in found if one.due is not None}
             now = loop.time()
@@ -213,7 +215,7 @@ class Engine:
             if not looking:
                 break
             await asyncio.sleep(max(0.05, min(dues[name] for name in looking)))
-        summary.settling = sum(settling.values())
+        summary.settling, summary.left = sum(settling.values()), sum(left.values())
         moment = self.clock()
         for name in names:
             found_open = await self.ledger.find(Query(flow=name, states=_NOT_DONE, limit=_COUNTED))

@@ -24,6 +24,8 @@ class Summary:
     failed: int = 0
     waiting: int = 0
     """Transfers whose next attempt is not due yet, because something failed; at most 1,000 of each flow."""
+    left: int = 0
+    """Files that the flows' caps leave for the next run."""
     lost: int = 0
     size: int = 0
     """Bytes delivered."""
