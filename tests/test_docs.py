@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import runpy
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ import yaml
 from crossdock.cli.table import COMMANDS
 from crossdock.config import load
 from crossdock.storage.s3 import S3Settings
+from crossdock.testing import FakeNetStorage
 from tests.servers import Moto, OpenSSH
 
 ROOT = Path(__file__).parents[1]
@@ -68,15 +72,32 @@ def blocks(page: str) -> list[Block]:
 
 def test_the_configurations_of_the_guide_are_right(tmp_path: Path) -> None:
     found = [block for block in blocks("guide.md") if block.kind == "yaml"]
-    assert len(found) == 2
+    assert len(found) == 3
     for number, block in enumerate(found):
         path = tmp_path / f"{number}.yaml"
         path.write_text(block.text)
         load(path)
 
 
+@pytest.fixture
+def netstorage() -> Iterator[FakeNetStorage]:
+    """In a thread: the commands of the guide are waited for."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    server = FakeNetStorage()
+    try:
+        asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(10)
+        yield server
+        asyncio.run_coroutine_threadsafe(server.__aexit__(None, None, None), loop).result(10)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
 def test_the_guide_runs_as_it_is_written(
-    openssh: OpenSSH, moto: Moto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    openssh: OpenSSH, moto: Moto, netstorage: FakeNetStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its endpoints are pointed at the servers of the tests; the commands are its own."""
     home = openssh.folder / f"guide-{tmp_path.name}-{os.getpid()}"
@@ -88,7 +109,9 @@ def test_the_guide_runs_as_it_is_written(
             "private_key": f"file:{openssh.key}", "host_key": openssh.fingerprint,
         },
         "lake": {"endpoint_url": moto.endpoint_url, "bucket": bucket},
+        "akamai": {"host": "127.0.0.1", "port": netstorage.port, "tls": False},
     }  # fmt: skip
+    monkeypatch.setenv("NETSTORAGE_KEY", netstorage.key)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", moto.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", moto.secret_key)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
