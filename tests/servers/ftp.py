@@ -76,6 +76,7 @@ class FtpServer(Server):
             "port": self.port,
             "user": self.user,
             "password": f"file:{self.base}/secret",
+            "root": self.root.rstrip("/"),
         }
         if self.tls != "none":
             found["ca_file"] = os.fspath(self.certificate)
@@ -93,8 +94,9 @@ class FtpServer(Server):
         secret = self.base / "secret"
         secret.touch(0o600)
         secret.write_text(self.secret)
-        self.folder = self.base / "home"
-        self.folder.mkdir()
+        world = self.base / "world"
+        self.folder = world / "home"
+        self.folder.mkdir(parents=True)
         if drops:
             os.chown(self.folder, self.uid, -1)
             share_with(self.folder, self.uid)
@@ -123,86 +125,89 @@ class FtpServer(Server):
         finally:
             connected.close()
 
-    def _write_passwd(self) -> dict[str, str]:
-        """An account for nss_wrapper."""
-        passwd = self.base / "passwd"
-        nobody = f"nobody:*:{_NOBODY}:{_NOBODY}:nobody:/:/bin/sh\n"
-        passwd.write_text(f"{self.user}:*:{self.uid}:{self.uid}:tester:{self.folder}:/bin/sh\n{nobody}")
-        group = self.base / "group"
-        group.write_text(f"{self.user}:x:{self.uid}:\n")
-        return {"NSS_WRAPPER_PASSWD": str(passwd), "NSS_WRAPPER_GROUP": str(group)}
-
 
 class Vsftpd(FtpServer):
-    """TLS with `require_ssl_reuse`, its default."""
+    """TLS with `require_ssl_reuse`, its default.
+
+    Debian's signs named accounts in by PAM alone, for which the system would have to be changed; the anonymous account,
+    with a list of passwords and every right, passes through the same code.
+    """
 
     name = "vsftpd"
-    packages = ("vsftpd", "libnss-wrapper", "libpam-wrapper")
-    needs = (
-        "usr/sbin/vsftpd",
-        "usr/lib/{triplet}/libnss_wrapper.so",
-        "usr/lib/{triplet}/libpam_wrapper.so",
-    )
+    packages = ("vsftpd", "libnss-wrapper")
+    needs = ("usr/sbin/vsftpd", "usr/lib/{triplet}/libnss_wrapper.so")
+
+    @property
+    def root(self) -> str:
+        return "home/"
+
+    def stop(self) -> None:
+        if self.folder != Path():
+            self.folder.parent.chmod(0o755)
+        super().stop()
+        self.folder = Path()
 
     def _run(self, tree: Tree) -> None:
-        environment = {**tree.environment(), **self._write_passwd(), **self._write_pam(tree)}
-        libraries = [tree.path(f"usr/lib/{{triplet}}/lib{name}_wrapper.so") for name in ("nss", "pam")]
-        environment["LD_PRELOAD"] = ":".join(map(str, libraries))
+        self.user = "anonymous"
+        # The root of the anonymous account's world must not be writable.
+        self.folder.parent.chmod(0o555)
         empty = self.base / "empty"
         empty.mkdir()
+        passwords = self.base / "passwords"
+        passwords.write_text(f"{self.secret}\n")
+        # The anonymous account needs a home of its own.
+        passwd = self.base / "passwd"
+        passwd.write_text(f"tester:*:{self.uid}:{self.uid}:tester:{self.folder}:/bin/sh\n")
+        group = self.base / "group"
+        group.write_text(f"tester:x:{self.uid}:\n")
+        wrapper = {
+            "LD_PRELOAD": str(tree.path("usr/lib/{triplet}/libnss_wrapper.so")),
+            "NSS_WRAPPER_PASSWD": str(passwd),
+            "NSS_WRAPPER_GROUP": str(group),
+        }
         lines = {
             "listen": "YES",
             "listen_ipv6": "NO",
             "background": "NO",
             "listen_address": self.host,
             "listen_port": str(self.port),
-            "anonymous_enable": "NO",
-            "local_enable": "YES",
+            "anonymous_enable": "YES",
+            "ftp_username": "tester",
+            "nopriv_user": "tester",
+            "secure_email_list_enable": "YES",
+            "email_password_file": str(passwords),
+            "anon_root": str(self.folder.parent),
+            "anon_umask": "007",
+            "anon_upload_enable": "YES",
+            "anon_mkdir_write_enable": "YES",
+            "anon_other_write_enable": "YES",
+            "anon_world_readable_only": "NO",
             "write_enable": "YES",
-            "local_umask": "007",
-            "chroot_local_user": "YES",
-            "allow_writeable_chroot": "YES",
             "secure_chroot_dir": str(empty),
-            "pam_service_name": "vsftpd",
             "seccomp_sandbox": "NO",
             "isolate": "NO",
             "isolate_network": "NO",
-            "check_shell": "NO",
-            "tcp_wrappers": "NO",
             "xferlog_enable": "NO",
             "max_login_fails": "100",
         }
         if os.geteuid() != 0:
-            lines |= {"run_as_launching_user": "YES", "chroot_local_user": "NO"}
+            lines["run_as_launching_user"] = "YES"
         if self.tls != "none":
             lines |= {
                 "ssl_enable": "YES",
                 "rsa_cert_file": str(self.certificate),
                 "rsa_private_key_file": str(self.certificate),
                 "implicit_ssl": "YES" if self.tls == "implicit" else "NO",
-                "force_local_logins_ssl": "YES",
-                "force_local_data_ssl": "YES",
+                "allow_anon_ssl": "YES",
+                "force_anon_logins_ssl": "YES",
+                "force_anon_data_ssl": "YES",
                 "require_ssl_reuse": "YES",
                 "ssl_ciphers": "HIGH",
             }
         lines |= dict(line.split("=", 1) for line in self.config)
         path = self.base / "vsftpd.conf"
         path.write_text("".join(f"{key}={value}\n" for key, value in lines.items()))
-        self._launch([str(tree.path("usr/sbin/vsftpd")), str(path)], environment)
-
-    def _write_pam(self, tree: Tree) -> dict[str, str]:
-        services = self.base / "pam.d"
-        services.mkdir()
-        module = tree.path("usr/lib/{triplet}/pam_wrapper/pam_matrix.so")
-        users = self.base / "users"
-        users.write_text(f"{self.user}:{self.secret}:vsftpd\n")
-        users.chmod(0o644)
-        kinds = ("auth", "account", "password", "session")
-        # libpam looks for "other" as well, and complains to the client where there is none.
-        for service in ("vsftpd", "other"):
-            text = "".join(f"{kind} required {module} passdb={users}\n" for kind in kinds)
-            (services / service).write_text(text)
-        return {"PAM_WRAPPER": "1", "PAM_WRAPPER_SERVICE_DIR": str(services)}
+        self._launch([str(tree.path("usr/sbin/vsftpd")), str(path)], {**tree.environment(), **wrapper})
 
 
 class Proftpd(FtpServer):
@@ -264,7 +269,10 @@ class Proftpd(FtpServer):
                 *(["TLSOptions UseImplicitSSL"] if self.tls == "implicit" else []),
             ]
         path = self.base / "proftpd.conf"
-        path.write_text("".join(f"{line}\n" for line in [*lines, *self.config]))
+        # Of a directive that comes twice the first is in force.
+        told = {line.split()[0] for line in self.config}
+        kept = [line for line in lines if line.split()[0] not in told]
+        path.write_text("".join(f"{line}\n" for line in [*kept, *self.config]))
         self._launch([str(tree.path("usr/sbin/proftpd")), "-n", "-q", "-c", str(path)], tree.environment())
 
 

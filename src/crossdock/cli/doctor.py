@@ -80,6 +80,8 @@ async def _findings(visit: _Visit) -> AsyncGenerator[Finding]:
             yield Finding("server", said)
         for finding in _capabilities(storage):
             yield finding
+        for remark in await _remarks(storage):
+            yield remark
         there = listed = True
         try:
             entries = 0
@@ -129,9 +131,20 @@ def _capabilities(storage: Storage) -> list[Finding]:
     return found
 
 
+async def _remarks(storage: Storage) -> list[Finding]:
+    """What the backend itself knows of this server that could be better."""
+    backend: Any = innermost(storage)
+    if not hasattr(backend, "remarks"):
+        return []
+    return [Finding(name, detail, mend=mend) for name, detail, mend in await backend.remarks()]
+
+
 async def server_of(storage: Storage) -> str | None:
     """What the server calls itself, where the backend knows."""
     backend: Any = innermost(storage)
+    if hasattr(backend, "server"):
+        said: str = await backend.server()
+        return said
     if hasattr(backend, "pool"):
         connection = await backend.pool.acquire()
         try:

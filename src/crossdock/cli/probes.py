@@ -84,7 +84,7 @@ async def _what_works(probes: _Probes, place: Location) -> str | None:
     """The setting with which a write that was refused succeeds, found by trying."""
     from crossdock.storage.registry import new_storage
 
-    if place.settings.type != "sftp":
+    if not hasattr(place.settings, "staging"):
         return None
     for variant in _VARIANTS:
         settings = place.settings.model_copy(update=variant)

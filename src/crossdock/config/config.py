@@ -151,7 +151,7 @@ def _url_name(url: str) -> str:
     from urllib.parse import urlsplit
 
     parts = urlsplit(url)
-    login = "/~" if parts.scheme == "sftp" and (parts.path + "/").startswith("/~/") else ""
+    login = "/~" if parts.scheme in ("sftp", "ftp", "ftpes", "ftps") and (parts.path + "/").startswith("/~/") else ""
     return f"{parts.scheme}://{parts.netloc}{login}"
 
 

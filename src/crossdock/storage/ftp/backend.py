@@ -19,7 +19,7 @@ from crossdock.errors import (
     StorageError,
 )
 from crossdock.storage.base import Backend, Capabilities, Entry, Reader, WriteOptions, Writer
-from crossdock.storage.ftp import asking
+from crossdock.storage.ftp import asking, describing
 from crossdock.storage.ftp.connection import Connection, Features
 from crossdock.storage.ftp.faults import Translate
 from crossdock.storage.ftp.listing import Listing
@@ -100,6 +100,24 @@ class FtpBackend(Backend):
         """The server refused to go on with a file: from now on, each attempt starts anew."""
         self.can_append = False
         self.capabilities = self._capable()
+
+    # -- for doctor -------------------------------------------------------------------------------------------------
+
+    async def server(self) -> str:
+        """What the server calls itself, how it is spoken to, and what it offers."""
+        connection = await self.pool.acquire()
+        try:
+            return describing.server_of(connection)
+        finally:
+            self.pool.release(connection)
+
+    async def remarks(self) -> list[tuple[str, str, str | None]]:
+        """What works, but not as well as it could: (name, detail, remedy)."""
+        connection = await self.pool.acquire()
+        try:
+            return list(describing.remarks(self.settings, connection))
+        finally:
+            self.pool.release(connection)
 
     # -- names ------------------------------------------------------------------------------------------------------
 

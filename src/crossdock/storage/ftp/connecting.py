@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from crossdock.errors import (
     AuthenticationFailed,
     ConnectionFailed,
+    PermissionDenied,
     ProtocolViolation,
     StorageError,
     Throttled,
@@ -51,7 +52,7 @@ class Connector:
                 hint = "if the server expects TLS from the first byte (port 990), write type: ftps"
             raise self._error(TimedOut, f"{name}: {error}", hint) from error
         except Lost as error:
-            raise self._error(ConnectionFailed, f"{name}: {error}", self._hint_for_loss(connection)) from error
+            raise self._error(ConnectionFailed, f"{name}: {error}", self._hint_for_loss(connection, error)) from error
         except Violation as error:
             hint = "check that this is an FTP server"
             if self._settings.security != "implicit":
@@ -178,7 +179,9 @@ class Connector:
         if not all(facts[name] for name in wanted):
             wire.ask(b"OPTS MLST " + "".join(f"{name};" for name in wanted).encode())
 
-    def _hint_for_loss(self, connection: Connection) -> str:
+    def _hint_for_loss(self, connection: Connection, error: Lost) -> str:
+        if "WRONG_VERSION" in str(error):
+            return "the server left TLS, as vsftpd does to report a mistake in its own settings: ask its operator"
         if connection.wire_is_fresh and self._settings.security != "implicit":
             return "check host and port; if the server expects TLS from the first byte (port 990), write type: ftps"
         return "check host, port and firewall; it is tried again"
@@ -204,6 +207,9 @@ class Connector:
             return self._error(Unsupported, said, "the server does not encrypt data connections: ask its operator")
         if reply.code == 421 or error.command == "connect":
             return self._error(Throttled, said, "the server is not ready; it is tried again")
+        if "chroot" in reply.text.lower():
+            hint = "vsftpd does not let in whoever could write to the root of its chroot: allow_writeable_chroot=YES"
+            return self._error(PermissionDenied, said, f"{hint}, or a root that is not writable")
         if error.command in ("USER", "PASS"):
             if reply.code == 331:
                 return self._error(AuthenticationFailed, said, "the server asks for a password: set password: env:NAME")

@@ -77,7 +77,10 @@ _CODES: dict[int, type[StorageError]] = {
 _FOUND: dict[type[Exception], type[StorageError]] = {IsFile: NotADirectory, IsFolder: NotAFile, Missing: NotFound}
 _HINTS: dict[type[StorageError], str] = {
     NotFound: "check the path and the endpoint's root",
-    PermissionDenied: "ask the server's operator for the permission, or choose another folder",
+    PermissionDenied: (
+        "ask the server's operator for the permission (vsftpd write_enable=YES, ProFTPD <Limit WRITE>; the root of a "
+        "chroot is often not writable), or choose another folder"
+    ),
     InvalidPath: "give it another name in the rule or command that moves it",
     NoSpace: "free space at the server; it is tried again",
     Throttled: "lower 'max_connections' at this endpoint; it is tried again",

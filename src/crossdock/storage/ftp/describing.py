@@ -1,0 +1,45 @@
+"""What `doctor` is told about a server: what it calls itself, how it is spoken to, and what is to be put up with."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from crossdock.storage.ftp.connection import Connection
+
+if TYPE_CHECKING:
+    from crossdock.storage.ftp.settings import FtpSettings
+
+__all__ = ["remarks", "server_of"]
+
+
+def server_of(connection: Connection) -> str:
+    secured = connection.wire.socket
+    how = secured.version() if isinstance(secured, ssl.SSLSocket) else "clear text"
+    features = connection.features
+    listed = ", ".join(sorted(features.names)) if features.known else "it does not say"
+    return f"{features.greeting.strip('- ')[:80]}; {how}; features: {listed}"
+
+
+def remarks(settings: FtpSettings, connection: Connection) -> Iterator[tuple[str, str, str | None]]:
+    """(name, detail, remedy) of what works, but not as well as it could."""
+    features = connection.features
+    if connection.tls is None:
+        yield "tls", "names, passwords and files travel in clear text", "type: ftpes    # if the server offers TLS"
+    if connection.old_tls:
+        yield (
+            "tls session",
+            "the server takes over sessions of TLS 1.2 only, so that TLS 1.3 is not used",
+            "ask the server's operator for a release that resumes TLS 1.3 sessions",
+        )
+    if "MLST" not in features:
+        yield "listings", "no MLSD: LIST is read instead, and times are asked for file by file (MDTM)", None
+    if features.sets_times is None:
+        yield "mtime", "no MFMT: modification times are not kept", "crossdock sync --checksum    # compares content"
+    if settings.staging == "rename" and not features.replaces:
+        yield (
+            "replacing",
+            "it is not known whether a rename may replace a file: where it may not, the old file steps aside first",
+            None,
+        )

@@ -1,0 +1,244 @@
+"""Plain, explicit and implicit; who is trusted; the TLS session of data connections; and what errors say to do."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossdock.errors import (
+    AuthenticationFailed,
+    ConfigError,
+    CrossdockError,
+    ProtocolViolation,
+    StorageError,
+    TimedOut,
+    Unsupported,
+)
+from crossdock.storage.ftp import FtpSettings, connection, pool
+from crossdock.storage.ftp.backend import FtpBackend
+from crossdock.storage.registry import parse_url
+from crossdock.storage.storage import Storage
+from crossdock.testing.fault_ftp import FaultyFtpServer
+from tests.conftest import POOL, _unavailable
+from tests.servers import FtpServer, Missing, Proftpd, PureFtpd, Vsftpd
+from tests.servers.ftp import write_certificate
+
+DATA = bytes(range(256)) * 12288  # 3 MiB
+
+
+@contextmanager
+def running(request: pytest.FixtureRequest, server: FtpServer) -> Iterator[FtpServer]:
+    known = request.config.stash[POOL]
+    try:
+        known.start(server)
+    except Missing as error:
+        _unavailable(known, server.name, error)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@asynccontextmanager
+async def opened(server: FtpServer, **more: Any) -> AsyncGenerator[Storage]:
+    settings = FtpSettings.model_validate(server.settings(timeout=5, connect_timeout=5) | more)
+    async with Storage(settings.backend("server")) as storage:
+        yield storage
+
+
+async def round_trip(storage: Storage) -> None:
+    await storage.write_bytes("a b/large", DATA)
+    await storage.write_bytes("a b/small", b"x")
+    await storage.write_bytes("a b/small", b"xyz")
+    assert await storage.read_bytes("a b/large", limit=len(DATA)) == DATA
+    found = {entry.path: entry.size for entry in [entry async for entry in storage.scan("a b")]}
+    assert found == {"a b/large": len(DATA), "a b/small": 3}
+    await storage.rename("a b/small", "c/renamed")
+    async with storage.read("a b/large", offset=len(DATA) - 10) as reader:
+        assert await reader.read() == DATA[-10:]
+    await storage.delete("a b/large")
+    assert not await storage.exists("a b/large")
+
+
+def tls_of(storage: Storage) -> bool:
+    backend = storage.backend
+    assert isinstance(backend, FtpBackend)
+    return backend.pool.account.old_tls
+
+
+@pytest.mark.parametrize(
+    ("kind", "tls"),
+    [(Vsftpd, "none"), (Vsftpd, "implicit"), (Proftpd, "none"), (Proftpd, "implicit"), (PureFtpd, "none")],
+    ids=lambda value: getattr(value, "name", value),
+)
+async def test_the_other_modes(request: pytest.FixtureRequest, kind: type[FtpServer], tls: Any) -> None:
+    with running(request, kind(tls)) as server:
+        async with opened(server) as storage:
+            await round_trip(storage)
+
+
+@pytest.mark.parametrize("kind", [Vsftpd, Proftpd], ids=lambda kind: kind.name)
+async def test_tls_1_2_with_session_reuse(request: pytest.FixtureRequest, kind: type[FtpServer]) -> None:
+    with running(request, kind("explicit")) as server:
+        settings = FtpSettings.model_validate(server.settings())
+        remembered = pool._ACCOUNTS.setdefault(pool._key(settings), pool.Account())
+        remembered.old_tls = True
+        async with Storage(settings.backend("server")) as storage:
+            await round_trip(storage)
+
+
+@pytest.mark.parametrize("kind", [Vsftpd, Proftpd], ids=lambda kind: kind.name)
+async def test_a_session_that_is_never_accepted(
+    request: pytest.FixtureRequest, kind: type[FtpServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tried with TLS 1.3, then with 1.2; then the error names the server's own option."""
+    from crossdock.storage.ftp import tls
+
+    class Forgetful(tls.TlsLayer):
+        def data(self, connected: Any, attach: Any, control: Any) -> Any:
+            fresh = self._contexts[1].wrap_socket(
+                connected, server_hostname=self._name, suppress_ragged_eofs=False, do_handshake_on_connect=False
+            )
+            attach(fresh)
+            fresh.do_handshake()
+            return fresh
+
+    monkeypatch.setattr("crossdock.storage.ftp.connecting.TlsLayer", Forgetful)
+    with running(request, kind("explicit")) as server:
+        async with opened(server) as storage:
+            (server.folder / "name").write_bytes(DATA)
+            with pytest.raises(Unsupported, match=r"require_ssl_reuse=NO.*NoSessionReuseRequired"):
+                await storage.read_bytes("name", limit=len(DATA))
+            assert tls_of(storage)
+            with pytest.raises((Unsupported, StorageError)):
+                await storage.write_bytes("name", b"x")
+
+
+async def test_a_pinned_certificate(vsftpd: Vsftpd) -> None:
+    """The pin is enough, and nothing but the pin will do."""
+    plain = {key: value for key, value in vsftpd.settings().items() if key != "ca_file"}
+    async with Storage(FtpSettings.model_validate(plain | {"certificate": vsftpd.fingerprint}).backend("s")) as storage:
+        assert not await storage.exists("nothing")
+    presented = ":".join(re.findall("..", vsftpd.fingerprint[7:].upper()))
+    with pytest.raises(AuthenticationFailed, match=presented):
+        async with Storage(FtpSettings.model_validate(plain | {"certificate": "ab" * 32}).backend("s")):
+            pass
+
+
+async def test_a_certificate_that_nobody_vouches_for(vsftpd: Vsftpd, tmp_path: Path) -> None:
+    other = tmp_path / "other.pem"
+    write_certificate(other)
+    with pytest.raises(AuthenticationFailed, match="not trusted"):
+        async with opened(vsftpd, ca_file=os.fspath(other)):
+            pass
+
+
+async def test_a_client_certificate(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    mine = tmp_path / "client.pem"
+    write_certificate(mine)
+    config = ("TLSVerifyClient on", f"TLSCACertificateFile {mine}")
+    with running(request, Proftpd("explicit", config=config)) as server:
+        async with opened(server, client_certificate=os.fspath(mine)) as storage:
+            await round_trip(storage)
+        with pytest.raises(CrossdockError):
+            async with opened(server) as storage:
+                await storage.exists("x")
+
+
+async def test_a_server_that_insists_on_tls(vsftpd: Vsftpd) -> None:
+    settings = vsftpd.settings(type="ftp")
+    del settings["ca_file"]
+    with pytest.raises(Unsupported, match="type: ftpes"):
+        async with Storage(FtpSettings.model_validate(settings).backend("server")):
+            pass
+
+
+async def test_implicit_where_it_is_not_expected(vsftpd: Vsftpd) -> None:
+    with pytest.raises(ProtocolViolation, match="type: ftpes"):
+        async with opened(vsftpd, type="ftps"):
+            pass
+
+
+@pytest.mark.parametrize("kind", ["ftp", "ftpes"])
+async def test_where_implicit_is_expected(request: pytest.FixtureRequest, kind: str) -> None:
+    with running(request, Proftpd("implicit")) as server:
+        settings = server.settings(type=kind, timeout=1, connect_timeout=1)
+        if kind == "ftp":
+            del settings["ca_file"]
+        with pytest.raises((TimedOut, StorageError), match="type: ftps"):
+            async with Storage(FtpSettings.model_validate(settings).backend("server")):
+                pass
+
+
+async def test_no_tls_is_never_made_up_for_by_clear_text(tmp_path: Path) -> None:
+    """AUTH is refused, or answered with more than was asked: not even the user's name is sent."""
+    secret = tmp_path / "secret"
+    secret.touch(0o600)
+    for reply in ("502 no", "234 go\r\n220 slipped in"):
+        async with FaultyFtpServer(tmp_path) as server:
+            server.faults.replies["AUTH"] = reply
+            settings = {"type": "ftpes", "host": server.host, "port": server.port, "user": reply[:3]}
+            with pytest.raises((Unsupported, ProtocolViolation)):
+                async with Storage(FtpSettings.model_validate(settings | {"password": f"file:{secret}"}).backend("s")):
+                    pass
+            assert [command for command in server.commands if command != "QUIT"] == ["AUTH TLS"]
+
+
+async def test_passive_ports_behind_a_firewall(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.touch(0o600)
+    secret.write_text("secret")
+    async with FaultyFtpServer(tmp_path) as server:
+        server.faults.passive = "227 Entering (127,0,0,1,0,1)"
+        settings = {"type": "ftp", "host": server.host, "port": server.port, "user": "tester"}
+        found = FtpSettings.model_validate(settings | {"password": f"file:{secret}"})
+        async with Storage(found.backend("server")) as storage:
+            with pytest.raises(StorageError, match="pasv_min_port"):
+                await storage.write_bytes("name", b"x")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"host": "h"}, "type"),
+        ({"type": "ftp", "host": "h", "ca_file": "x"}, "needs TLS"),
+        ({"type": "ftps", "host": "h", "tls": "none"}, "leave tls out"),
+        ({"type": "ftpes", "host": "h", "certificate": "SHA256:xyz"}, "64 hexadecimal digits"),
+        ({"type": "ftpes", "host": "h", "client_key": "x"}, "client_certificate"),
+        ({"type": "ftp", "host": "h", "user": "a\r\nDELE x"}, "line break"),
+        ({"type": "ftp", "host": "h", "encoding": "klingon"}, "unknown encoding"),
+    ],
+)
+def test_settings_that_contradict_themselves(settings: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        FtpSettings.model_validate(settings)
+
+
+@pytest.mark.parametrize(
+    ("url", "security", "address", "root", "path"),
+    [
+        ("ftp://me@host/in/a%20b", "none", ("host", 21), "/", "in/a b"),
+        ("ftpes://host:2121/~/x", "explicit", ("host", 2121), "", "x"),
+        ("ftps://host/x?timeout=5s", "implicit", ("host", 990), "/", "x"),
+    ],
+)
+def test_urls(url: str, security: str, address: tuple[str, int], root: str, path: str) -> None:
+    settings, found = parse_url(url)
+    assert isinstance(settings, FtpSettings)
+    assert (settings.security, settings.address, settings.root, found) == (security, address, root, path)
+
+
+def test_a_password_in_a_url_is_refused() -> None:
+    with pytest.raises(ConfigError, match="password"):
+        parse_url("ftps://me:secret@host/x")
+
+
+def test_features() -> None:
+    found = connection.Features(frozenset({"HASH", "XCRC"}), {"HASH": "SHA-256*;MD5"})
+    assert found.digests == {"crc32": b"XCRC", "sha256": b"HASH SHA-256", "md5": b"HASH MD5"}
