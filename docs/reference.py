@@ -22,7 +22,7 @@ from crossdock.config.schema import docstrings, models_of
 from crossdock.storage.registry import settings_class
 
 PAGE = Path(__file__).with_name("reference.md")
-TYPES = ("sftp", "s3", "netstorage", "local", "memory")
+TYPES = ("sftp", "ftpes", "s3", "netstorage", "local", "memory")
 _TIMES = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _READ_BY = {"_seconds": "duration", "_bytes": "size", "_path": "path", "_time": "time of day", "_days": "days"}
@@ -97,7 +97,8 @@ def _settings(kind: str) -> str:
     texts = docstrings(model)
     intro = inspect.cleandoc(model.__doc__ or "")
     url = inspect.cleandoc(model.from_url.__doc__ or "")
-    lines = [f"\n### type: {kind}\n\n{intro}\n"]
+    names = ", ".join(typing.get_args(model.model_fields["type"].annotation)) or kind
+    lines = [f"\n### type: {names}\n\n{intro}\n"]
     if url:
         lines.append(f"\nAs a URL: {url}\n")
     lines.append("\n| key | what | default | meaning |\n|---|---|---|---|\n")

@@ -22,7 +22,7 @@ from crossdock.cli.table import COMMANDS
 from crossdock.config import load
 from crossdock.storage.s3 import S3Settings
 from crossdock.testing import FakeNetStorage
-from tests.servers import Moto, OpenSSH
+from tests.servers import Moto, OpenSSH, Vsftpd
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -72,7 +72,7 @@ def blocks(page: str) -> list[Block]:
 
 def test_the_configurations_of_the_guide_are_right(tmp_path: Path) -> None:
     found = [block for block in blocks("guide.md") if block.kind == "yaml"]
-    assert len(found) == 3
+    assert len(found) == 4
     for number, block in enumerate(found):
         path = tmp_path / f"{number}.yaml"
         path.write_text(block.text)
@@ -97,7 +97,12 @@ def netstorage() -> Iterator[FakeNetStorage]:
 
 
 def test_the_guide_runs_as_it_is_written(
-    openssh: OpenSSH, moto: Moto, netstorage: FakeNetStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    openssh: OpenSSH,
+    vsftpd: Vsftpd,
+    moto: Moto,
+    netstorage: FakeNetStorage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its endpoints are pointed at the servers of the tests; the commands are its own."""
     home = openssh.folder / f"guide-{tmp_path.name}-{os.getpid()}"
@@ -108,6 +113,7 @@ def test_the_guide_runs_as_it_is_written(
             "host": openssh.host, "port": openssh.port, "user": openssh.user, "root": str(home),
             "private_key": f"file:{openssh.key}", "host_key": openssh.fingerprint,
         },
+        "carrier": vsftpd.settings(root=f"{vsftpd.root}guide-{tmp_path.name}-{os.getpid()}"),
         "lake": {"endpoint_url": moto.endpoint_url, "bucket": bucket},
         "akamai": {"host": "127.0.0.1", "port": netstorage.port, "tls": False},
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
@@ -141,10 +142,9 @@ async def test_a_full_disk_is_told_as_such(server: FaultyFtpServer) -> None:
     assert list(server.folder.iterdir()) == []
 
 
-async def test_a_digest_that_differs_is_not_published(server: FaultyFtpServer) -> None:
-    import hashlib
-
-    server.features = (*FACTS, "XSHA256")
+@pytest.mark.parametrize("offered", ["XSHA256", "XCRC"])
+async def test_a_digest_that_differs_is_not_published(server: FaultyFtpServer, offered: str) -> None:
+    server.features = (*FACTS, offered)
     digests = {"sha256": hashlib.sha256(b"data").hexdigest()}
 
     async def write(storage: Storage) -> None:
@@ -153,10 +153,10 @@ async def test_a_digest_that_differs_is_not_published(server: FaultyFtpServer) -
             await writer.commit(Expect(size=4, digests=digests))
 
     async with storage_of(server) as storage:
-        assert storage.capabilities.digests == {"sha256"}
+        assert storage.capabilities.digests == ({"sha256"} if offered == "XSHA256" else set())
         await write(storage)
         server.faults.wrong_digest = True
-        with pytest.raises(IntegrityError, match="sha256"):
+        with pytest.raises(IntegrityError, match=r"sha256|crc32"):
             await write(storage)
     assert [path.name for path in (server.folder / "a b").iterdir()] == ["name"]
 

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import struct
+import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -254,6 +255,13 @@ class _Session:
             return
         found = hashlib.sha256(self._path(argument.strip('"')).read_bytes()).hexdigest()
         await self.say(f"250 {'0' * 64 if self.faults.wrong_digest else found.upper()}")
+
+    async def _do_xcrc(self, argument: str) -> None:
+        if not self._has("XCRC"):
+            await self.say("500 what?")
+            return
+        found = zlib.crc32(self._path(argument.strip('"')).read_bytes())
+        await self.say(f"250 {0 if self.faults.wrong_digest else found:08X}")
 
     # -- bytes ------------------------------------------------------------------------------------------------------
 

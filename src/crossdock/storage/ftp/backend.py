@@ -65,7 +65,7 @@ class FtpBackend(Backend):
             atomic_write=staged and self.features.replaces,
             read_offset=restarts,
             resume_write=staged and looks and restarts and self.can_append,
-            digests=frozenset(self.features.digests) - {"crc32"} if self.settings.verify == "digest" else frozenset(),
+            digests=frozenset(self.features.digests) & {"sha256"} if self.settings.verify == "digest" else frozenset(),
             mtime_precision=timedelta(seconds=1) if self.features.sets_times else None,
             max_connections=self.settings.max_connections,
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import time
+import zlib
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import replace
@@ -57,6 +59,7 @@ class FtpWriter(StagedWriter):
         self._staged = 0
         """Bytes under the temporary's name when the write was resumed; beyond `offset` they are written over."""
         self._expect = Expect()
+        self._own: _Own | None = None
 
     # -- in the thread ----------------------------------------------------------------------------------------------
 
@@ -65,6 +68,7 @@ class FtpWriter(StagedWriter):
         if self._direct and asking.kind_of(connection, self._target) == "dir":
             raise IsFolder("a folder has this name")
         self._touched = True
+        self._own = _own(connection) if self._backend.settings.verify == "digest" and not self.offset else None
         try:
             self._stream = self._opened(connection)
         except Refused as error:
@@ -103,6 +107,8 @@ class FtpWriter(StagedWriter):
             for part in parts:
                 self._stream.write(part)
                 self._sent += len(part)
+                if self._own is not None:
+                    self._own.update(part)
         except Lost as error:
             raise self._reason(connection, error) from error
         connection.used = time.monotonic()
@@ -156,7 +162,10 @@ class FtpWriter(StagedWriter):
 
     def _compare(self, connection: Connection) -> None:
         offered = connection.features.digests if self._backend.settings.verify == "digest" else {}
-        for algorithm, wanted in self._expect.digests.items():
+        expected = dict(self._expect.digests)
+        if self._own is not None:
+            expected[self._own.algorithm] = self._own.hexdigest()
+        for algorithm, wanted in expected.items():
             if algorithm not in offered:
                 continue
             found = _digest(connection, offered[algorithm], self._target, len(wanted))
@@ -338,6 +347,30 @@ class FtpWriter(StagedWriter):
             self._release()
 
 
+class _Own:
+    """What a server without SHA-256 is asked for instead, of the bytes that were sent."""
+
+    def __init__(self, algorithm: str) -> None:
+        self.algorithm = algorithm
+        self._hash = None if algorithm == "crc32" else hashlib.new(algorithm, usedforsecurity=False)
+        self._crc = 0
+
+    def update(self, data: bytes) -> None:
+        if self._hash is None:
+            self._crc = zlib.crc32(data, self._crc)
+        else:
+            self._hash.update(data)
+
+    def hexdigest(self) -> str:
+        return f"{self._crc:08x}" if self._hash is None else self._hash.hexdigest()
+
+
+def _own(connection: Connection) -> _Own | None:
+    offered = connection.features.digests
+    found = next((name for name in ("sha1", "md5", "crc32") if name in offered), None)
+    return None if found is None or "sha256" in offered else _Own(found)
+
+
 def _digest(connection: Connection, command: bytes, name: bytes, length: int) -> str | None:
     """The server's own digest of a file, lower-case hexadecimal; None if it does not tell."""
     if command.startswith(b"HASH "):
@@ -353,5 +386,5 @@ def _digest(connection: Connection, command: bytes, name: bytes, length: int) ->
     wire.settimeout(max(600.0, timeout or 0))
     reply = connection.wire.ask(command + b" " + name)[0]
     wire.settimeout(timeout)
-    match = re.search(rf"(?<![0-9A-Fa-f])[0-9A-Fa-f]{{{length}}}(?![0-9A-Fa-f])", reply.text) if reply.good else None
+    match = re.search(rf"(?<![0-9A-Za-z])[0-9A-Fa-f]{{{length}}}(?![0-9A-Za-z])", reply.text) if reply.good else None
     return match[0].lower() if match else None
