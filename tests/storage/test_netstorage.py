@@ -28,6 +28,7 @@ from crossdock.errors import (
     SourceChanged,
     Throttled,
     TimedOut,
+    Truncated,
 )
 from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.netstorage.backend import NetStorageBackend
@@ -118,6 +119,16 @@ async def test_a_wrong_clock_is_named(server: FakeNetStorage, storage: Storage, 
             await action("name")
         assert "set this machine's clock" in str(caught.value)
         assert server.requests.total() == 1
+
+
+async def test_doctor_hears_what_may_fail_tomorrow(server: FakeNetStorage, place: NetStorageBackend) -> None:
+    assert [name for name, *_ in await place.remarks()] == ["tls"]
+    assert f"AkamaiNetStorage at http://127.0.0.1:{server.port}, its clock" in await place.server()
+    server.clock_offset = 45
+    server.actions.store = "file-store"
+    _, clock, store = await place.remarks()
+    assert (clock[0], store) == ("clock", ("store", "Apache is a file-store", "set 'store: file-store'"))
+    assert "of 60 allowed seconds" in clock[1]
 
 
 async def test_a_wrong_key_and_missing_rights_are_told_apart(
@@ -229,6 +240,61 @@ async def test_a_connection_that_breaks_midway_ends_the_stream(
     assert server.peer().names() == set()
 
 
+@pytest.mark.parametrize("size", [1000, len(BIG)], ids=["held", "streamed"])
+async def test_a_server_that_stores_late_leaves_nothing_either(
+    server: FakeNetStorage, storage: Storage, size: int
+) -> None:
+    """Cancelled after the last byte was sent: the server's answer has to come before the temporary is deleted."""
+    fault = NetStorageFault(action="upload", how="late")
+    server.faults.append(fault)
+    writing = asyncio.create_task(storage.write_bytes("name", BIG[:size]))
+    while not server.busy or not server.requests["upload"]:
+        await asyncio.sleep(0)
+    writing.cancel()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    fault.released.set()
+    await asyncio.wait([writing])
+    while server.busy:
+        await asyncio.sleep(0)
+    assert writing.cancelled()
+    assert server.peer().names() == set()
+
+
+@pytest.mark.parametrize("renames", [1, 2, 3])
+async def test_a_swap_that_is_cancelled_ends_well(server: FakeNetStorage, storage: Storage, renames: int) -> None:
+    """Where renaming does not replace: cancelled between any two steps, the file is there, and nothing else is."""
+    server.actions.rename_replaces = False
+    await storage.write_bytes("name", b"old")
+    server.requests.clear()
+    writing = asyncio.create_task(storage.write_bytes("name", b"new"))
+    while server.requests["rename"] < renames:
+        await asyncio.sleep(0)
+    writing.cancel()
+    await asyncio.wait([writing])
+    assert server.peer().names() == {"name"}
+    assert server.peer().read("name") == b"new"
+
+
+@pytest.mark.parametrize("replaces", [True, False])
+@pytest.mark.parametrize("after", [0, 1, 2])
+async def test_a_rename_whose_answer_is_lost(
+    server: FakeNetStorage, storage: Storage, replaces: bool, after: int
+) -> None:
+    server.actions.rename_replaces = replaces
+    await storage.write_bytes("name", b"old")
+    server.faults.append(NetStorageFault(action="rename", how="lost", after=after, times=1))
+    await storage.write_bytes("name", b"new")
+    assert server.peer().names() == {"name"}
+    assert server.peer().read("name") == b"new"
+    server.faults = [NetStorageFault(action="rename", how="lost", times=1)]
+    await storage.rename("name", "d/other")
+    assert server.peer().names() == {"d/other"}
+    server.faults = [NetStorageFault(action="delete", how="lost", times=1)]
+    await storage.delete("d/other")
+    assert server.peer().names() == set()
+
+
 async def test_a_killed_attempt_is_cleaned_up_after(server: FakeNetStorage, place: NetStorageBackend) -> None:
     """Its name follows from the attempt: what it staged goes, and half a swap is undone."""
     token = place.leftover("d/name", "0123456789ab")
@@ -273,6 +339,24 @@ async def test_a_file_replaced_while_the_download_is_broken(server: FakeNetStora
         async with storage.read("name") as reader:
             await reader.read()
             server.peer().write("name", content(len(BIG), 1))
+            while await reader.read():
+                pass
+
+
+async def test_a_range_that_is_shorter_than_it_says(
+    server: FakeNetStorage, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.peer().write("name", BIG)
+    download = Actions._download
+
+    def shorter(actions: Actions, name: bytes, parameters: dict[str, bytes], query: Query) -> Reply:
+        reply = download(actions, name, parameters, query)
+        reply.body = reply.body[:-1]
+        return reply
+
+    monkeypatch.setattr(Actions, "_download", shorter)
+    with pytest.raises(Truncated):
+        async with storage.read("name", offset=MIB) as reader:
             while await reader.read():
                 pass
 
@@ -329,9 +413,10 @@ async def test_a_listing_that_does_not_end(
     body = f'<{root}><file type="file" name="123456/d/a" size="1"/><resume start="/123456/d/a"/></{root}>'
     if root == "stat":
         body = body.replace('name="123456/d/a"', 'name="a"')
-    monkeypatch.setattr(Actions, action, lambda *_: Reply(200, body.encode()))
-    with pytest.raises(ProtocolViolation, match=r"does not end|out of order"):
-        await (walked(storage, "d") if root == "list" else listed(storage, "d"))
+    for answer in (body, f'<{root}><resume start="/123456/d/a"/></{root}>'):
+        monkeypatch.setattr(Actions, action, lambda *_, answer=answer: Reply(200, answer.encode()))
+        with pytest.raises(ProtocolViolation, match=r"does not end|out of order"):
+            await (walked(storage, "d") if root == "list" else listed(storage, "d"))
 
 
 async def test_a_page_that_fails_midway(server: FakeNetStorage, storage: Storage) -> None:

@@ -22,14 +22,18 @@ from crossdock.errors import (
 from crossdock.storage.base import Backend, Capabilities, Entry, Reader, WriteOptions, Writer
 from crossdock.storage.netstorage import listing
 from crossdock.storage.netstorage.client import Answer, Client, Request
+from crossdock.storage.netstorage.faults import http_date
 from crossdock.storage.netstorage.reader import NetStorageReader
 from crossdock.storage.netstorage.settings import NetStorageSettings
+from crossdock.storage.netstorage.signing import WINDOW
 from crossdock.storage.netstorage.wire import entry_of
 from crossdock.storage.netstorage.writer import NetStorageWriter
 from crossdock.storage.staging import publish_by_swap, staged_path, token_of, undo_swap
 
 __all__ = ["NetStorageBackend"]
 
+_STORES = {"AkamaiNetStorage": "object-store", "Apache": "file-store"}
+"""What the two kinds of store call themselves."""
 log = logging.getLogger("crossdock.storage")
 
 
@@ -151,6 +155,34 @@ class NetStorageBackend(Backend):
         request = self.request("GET", "du", path, "du", {"format": "xml", "encoding": "utf-8"})
         found = self.client.xml(request, await self.client.call(request), "du")
         return found.files, found.size
+
+    # -- what doctor asks -----------------------------------------------------------------------------------------
+
+    async def server(self) -> str:
+        """What the service calls itself, and how far apart the clocks are."""
+        name, skew = await self._greeting()
+        return f"{shown(name) or 'nameless'} at {self.client.service}, its clock {skew:+.0f} s from here"
+
+    async def remarks(self) -> list[tuple[str, str, str]]:
+        """(what, detail, remedy) of what works today and need not tomorrow."""
+        name, skew = await self._greeting()
+        found = []
+        if not self.settings.tls:
+            found.append(("tls", "names and files travel in clear text", "leave out 'tls: false'"))
+        if abs(skew) >= WINDOW / 2:
+            detail = f"it is {abs(skew):.0f} of {WINDOW} allowed seconds off"
+            found.append(("clock", detail, "set this machine's clock, and keep it set: 'timedatectl set-ntp true'"))
+        kind = _STORES.get(name.partition("/")[0])
+        if kind is not None and kind != self.settings.store:
+            found.append(("store", f"{shown(name)} is a {kind}", f"set 'store: {kind}'"))
+        return found
+
+    async def _greeting(self) -> tuple[str, float]:
+        """(name of the service, seconds that its clock is ahead)."""
+        request = self.request("GET", "stat", "", "stat", {"format": "xml", "encoding": "utf-8"})
+        answer = await self.client.call(request, allow=(404,), repeat=True)
+        theirs = http_date(answer.headers.get("Date"))
+        return answer.headers.get("Server", ""), theirs.timestamp() - self.client.clock() if theirs else 0.0
 
     # -- moving bytes ---------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from crossdock.testing.netstorage.tree import File, Tree
 
 __all__ = ["FakeNetStorage", "NetStorageFault", "NetStoragePeer"]
 
-How = Literal["status", "drop", "lost", "short", "stall", "flip"]
+How = Literal["status", "drop", "lost", "late", "short", "stall", "flip"]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -32,6 +32,7 @@ class NetStorageFault:
     - "status": answered with `status` (and `Retry-After`), nothing is done.
     - "drop": the connection ends without an answer, nothing is done.
     - "lost": it is done, and the connection ends without an answer.
+    - "late": it is done as soon as `released` is set, whether the client still waits or not.
     - "short": half of the answer's body, then the connection ends.
     - "flip": one bit of the answer's body is wrong.
     - "stall": never answered.
@@ -52,6 +53,7 @@ class NetStorageFault:
     struck: int = 0
 
     def __post_init__(self) -> None:
+        self.released = asyncio.Event()
         self._chance = None if self.seed is None else random.Random(self.seed)
 
     def strikes(self, action: str) -> bool:
@@ -73,7 +75,7 @@ class FakeNetStorage:
     `store`: NetStorage 4 (objects) or 3 (files). `page`: names in an answer at most. `tls`: serves HTTPS with it.
     `clock_offset`: seconds that this server's clock is ahead. `reject_replays`: a signature is good once only.
     `requests` counts by action, `connections` those accepted, `peak` the most of them open at once,
-    `trailers` the uploads that ended with signed ones.
+    `trailers` the uploads that ended with signed ones, `busy` the requests that are being done now.
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class FakeNetStorage:
         """Of every request the target and the action header, as they came."""
         self.refusals: list[str] = []
         """Why requests were answered 403."""
-        self.connections = self.peak = self.trailers = 0
+        self.connections = self.peak = self.trailers = self.busy = 0
         self.port = 0
         self._clock, self._reject_replays = clock, reject_replays
         self._used: set[str] = set()
@@ -172,7 +174,11 @@ class FakeNetStorage:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while (query := await read_request(reader, writer)) is not None:
-            reply = await self._reply(query)
+            self.busy += 1
+            try:
+                reply = await self._reply(query)
+            finally:
+                self.busy -= 1
             if reply is None or not await send_reply(writer, query, reply, self.now):
                 return
 
@@ -195,13 +201,15 @@ class FakeNetStorage:
                 return None
             after = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
             return Reply(fault.status, b"Injected\n", after)
+        if fault is not None and fault.how == "late":
+            await fault.released.wait()
         reply = self._answer(query, name, action, parameters)
         if fault is not None:
             if fault.how == "lost":
                 return None
             if fault.how == "short":
                 reply.cut = len(reply.body) // 2
-            elif reply.body:
+            elif fault.how == "flip" and reply.body:
                 at = len(reply.body) // 2
                 reply.body = reply.body[:at] + bytes([reply.body[at] ^ 1]) + reply.body[at + 1 :]
         return reply
