@@ -215,6 +215,10 @@ class _ReceivingChannel:
         self._recv_state = self._send_state = "open"
         self._recv_paused, self._encoding, self._session = False, None, self
         self.data, self.adjusted = b"", 0
+        self._send_window = self.flushed = 0
+
+    def _flush_send_buf(self) -> None:
+        self.flushed = self._send_window
 
     def data_received(self, data: Any, datatype: None) -> None:
         self.data += data
@@ -233,14 +237,25 @@ def test_packets_cut_anywhere(most: int) -> None:
     ssh, channel = _Ssh(ours), _ReceivingChannel()
     ssh._channels[7] = channel
     receiver = Receiver(ssh)
-    stream, data, others = b"", b"", []
+    stream, data, others, granted = b"", b"", [], 0
     for _ in range(40 if most == 1 else 400):
         body = draw.randbytes(draw.choice((1, 20, 5000)))
-        if draw.random() < 0.8:
+        grant = draw.random() < 0.1
+        if grant:
+            payload, granted = b"\x5d\0\0\0\x07" + (5).to_bytes(4, "big"), granted + 5
+        elif draw.random() < 0.8:
             payload, data = b"\x5e" + (7).to_bytes(4, "big") + text(body), data + body
         else:
-            # An ignored packet, data with another length inside, data of a channel that is not there.
-            payload = draw.choice((b"\x02" + text(body), b"\x5e\0\0\0\x07" + body, b"\x5e\0\0\0\x08" + text(body)))
+            # An ignored packet, data with another length inside, data of a channel that is not there, its window.
+            payload = draw.choice(
+                (
+                    b"\x02" + text(body),
+                    b"\x5e\0\0\0\x07" + body,
+                    b"\x5e\0\0\0\x08" + text(body),
+                    b"\x5d\0\0\0\x08\0\0\0\x05",
+                    b"\x5d\0\0\0\x07\0\0\0\x05\0",
+                )
+            )
             others.append(payload)
         padding = 4 + -(5 + len(payload) + 4) % 16
         packet = bytes((padding,)) + payload + bytes(padding)
@@ -258,28 +273,33 @@ def test_packets_cut_anywhere(most: int) -> None:
             ssh.go_on()
     ssh.go_on()
     late = [packet for packet in ssh.others if packet.startswith(b"\x5e\0\0\0\x07") and packet not in others]
+    grants = [packet for packet in ssh.others if packet == b"\x5d\0\0\0\x07\0\0\0\x05"]
+    late += grants
+    assert channel.flushed == channel._send_window == granted - 5 * len(grants) == 5 * receiver.adjusted
     assert sorted(packet for packet in ssh.others if packet not in late) == sorted(others)
-    assert len(channel.data) + sum(len(packet) - 9 for packet in late) == len(data)
+    assert len(channel.data) + sum(len(packet) - 9 for packet in late if packet not in grants) == len(data)
     assert receiver.opened > 20 and channel._recv_window == 100_000 + channel.adjusted - len(channel.data)
-    if not late:
+    if len(late) == len(grants):
         assert channel.data == data
 
 
 def test_under_uvloop(openssh: OpenSSH) -> None:
     uvloop = pytest.importorskip("uvloop")
 
-    async def work() -> int:
+    async def work() -> tuple[int, int]:
         async with Storage(connect_settings(openssh).backend("server")) as storage:
             await storage.write_bytes("uvloop.bin", DATA)
             assert await storage.read_bytes("uvloop.bin") == DATA
             await storage.delete("uvloop.bin")
             connection = await storage.backend.pool.acquire()  # type: ignore[attr-defined]
             storage.backend.pool.release(connection)  # type: ignore[attr-defined]
-            opened: int = connection._ssh._transport.get_protocol().opened
-            return opened
+            receiver: Any = connection._ssh._transport.get_protocol()
+            return receiver.opened, receiver.adjusted
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        assert runner.run(work()) > len(DATA) // (32 * 1024)
+        opened, adjusted = runner.run(work())
+    assert opened > len(DATA) // (32 * 1024)
+    assert adjusted > 5
 
 
 async def test_reading_goes_on_over_new_keys(openssh: OpenSSH) -> None:

@@ -19,7 +19,8 @@ DEPTH = 4
 _INLINE = 64 * 1024
 """Bytes hashed on the event loop: under 0.1 ms, less than handing them to a thread costs."""
 _BATCH = 1024 * 1024
-"""Bytes handed to the hashing thread at once."""
+"""Bytes handed to the hashing thread at once, at least."""
+_MOST_BEHIND = 4 * 1024 * 1024
 
 
 @cache
@@ -32,41 +33,54 @@ os.register_at_fork(after_in_child=_hashers.cache_clear)
 
 
 class Tally:
-    """Counts and digests a stream in order, off the event loop. Holds at most two batches of 1 MiB plus a chunk."""
+    """Counts and digests a stream in order, off the event loop, which it may be up to 4 MiB ahead of.
+
+    A thread waits for the interpreter's lock after every chunk; were each batch waited for before the next is made
+    ready, that would be the pace of the whole transfer.
+    """
 
     def __init__(self) -> None:
         self.size = 0
         self._sha256 = hashlib.sha256()
         self._waiting: list[bytes] = []
-        self._waiting_size = 0
+        self._behind = 0
+        """Bytes fed and not yet digested."""
         self._running: asyncio.Future[None] | None = None
+        self._failure: BaseException | None = None
 
     async def feed(self, data: bytes) -> None:
         self.size += len(data)
         self._waiting.append(data)
-        self._waiting_size += len(data)
-        if self._waiting_size >= _BATCH:
-            await self._settle()
+        self._behind += len(data)
+        if self._running is None and self._behind >= _BATCH:
             self._start()
+        while self._running is not None and self._behind > _MOST_BEHIND:
+            await asyncio.wait((self._running,))
 
     async def sha256(self) -> str:
         """The digest of all that was fed, as lower-case hex."""
-        await self._settle()
-        if self._waiting_size > _INLINE:
-            self._start()
-            await self._settle()
+        while self._running is not None or self._behind > _INLINE:
+            await asyncio.wait((self._running or self._start(),))
+        if self._failure is not None:
+            raise self._failure
         self._update(self._waiting)
-        self._waiting, self._waiting_size = [], 0
+        self._waiting, self._behind = [], 0
         return self._sha256.hexdigest()
 
-    def _start(self) -> None:
-        batch, self._waiting, self._waiting_size = self._waiting, [], 0
-        self._running = asyncio.get_running_loop().run_in_executor(_hashers(), self._update, batch)
+    def _start(self) -> asyncio.Future[None]:
+        batch, self._waiting = self._waiting, []
+        size = sum(map(len, batch))
 
-    async def _settle(self) -> None:
-        if self._running is not None:
-            running, self._running = self._running, None
-            await running
+        def ended(done: asyncio.Future[None]) -> None:
+            self._running = None
+            self._behind -= size
+            self._failure = self._failure or (asyncio.CancelledError() if done.cancelled() else done.exception())
+            if self._behind >= _BATCH:
+                self._start()
+
+        running = self._running = asyncio.get_running_loop().run_in_executor(_hashers(), self._update, batch)
+        running.add_done_callback(ended)
+        return running
 
     def _update(self, batch: list[bytes]) -> None:
         for data in batch:

@@ -1,9 +1,10 @@
 """A shorter way for the bulk of what is sent and received: SSH_MSG_CHANNEL_DATA under AES-GCM.
 
 asyncssh precedes every packet with an SSH_MSG_IGNORE (a defence of CBC ciphers that GCM does not need), makes a new
-AESGCM object for each, and copies what it sends and receives about nine times. Here it is copied twice. `speed_up`
-installs that on one connection and `outlet` on its channel, and only where asyncssh's internals look as they did when
-this was written; packets of every other kind, and all of them while keys are being exchanged, go asyncssh's way.
+AESGCM object for each, and copies what it sends and receives about nine times. Here it is copied twice. OpenSSH grants
+window for every 96 KiB it takes: those packets are dealt with here as well. `speed_up` installs that on one connection
+and `outlet` on its channel, and only where asyncssh's internals look as they did when this was written; packets of
+every other kind, and all of them while keys are being exchanged, go asyncssh's way.
 """
 
 from __future__ import annotations
@@ -141,8 +142,7 @@ class _Sender:
 
     def ready(self) -> bool:
         """Whether the shorter way can be gone just now."""
-        ssh = self._ssh
-        encryption = ssh._send_encryption
+        ssh, encryption = self._ssh, self._ssh._send_encryption
         if encryption is not self._encryption:
             cipher = _cipher(encryption)
             if cipher is None:
@@ -262,8 +262,10 @@ class Receiver(asyncio.BufferedProtocol):
         self._encryption: Any = None
         self._cipher: Any = None
         self._decrypt: Callable[[bytes, memoryview, memoryview], bytes] = AESGCM(bytes(16)).decrypt
-        self.opened = 0
-        """Packets of channel data that came the shorter way."""
+        self._granted: set[Any] = set()
+        # Channels whose window has grown: each goes on sending once all that has arrived is dealt with.
+        self.opened = self.adjusted = 0
+        """Packets of channel data, and of window, that came the shorter way."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._ssh.connection_made(transport)
@@ -296,6 +298,9 @@ class Receiver(asyncio.BufferedProtocol):
             pass
         if self._start == self._end or ssh._transport is None:
             self._start = self._end = 0
+        while self._granted:
+            if (channel := self._granted.pop())._send_state == "open":
+                channel._flush_send_buf()
 
     def _next(self, have: int) -> bool:
         """Take one packet, or pass something on. False: more has to come first."""
@@ -320,15 +325,20 @@ class Receiver(asyncio.BufferedProtocol):
         except InvalidTag:
             self._pass_on(have)
             return True
-        channel = self._channel(plain)
+        channel = self._channel(plain) or self._grown(plain)
         if channel is None:
             self._pass_on(end - start)
             return True
         cipher._update_iv()
         ssh._recv_seq = (ssh._recv_seq + 1) & 0xFFFFFFFF
         self._start = end
-        self.opened += 1
-        self._deliver(channel, memoryview(plain)[10 : -plain[0]])
+        if plain[1] == MSG_CHANNEL_DATA:
+            self.opened += 1
+            self._deliver(channel, memoryview(plain)[10 : -plain[0]])
+        else:
+            self.adjusted += 1
+            channel._send_window += U32.unpack_from(plain, 6)[0]
+            self._granted.add(channel)
         return True
 
     def _missing(self, have: int) -> int:
@@ -372,6 +382,13 @@ class Receiver(asyncio.BufferedProtocol):
         ):
             return None
         return channel
+
+    def _grown(self, plain: bytes) -> Any:
+        """The channel whose window the packet enlarges; None if it does something else."""
+        if len(plain) - plain[0] != 10 or plain[1] != MSG_CHANNEL_WINDOW_ADJUST:
+            return None
+        channel = self._ssh._channels.get(U32.unpack_from(plain, 2)[0])
+        return channel if channel and channel._recv_state == channel._send_state == "open" else None
 
     def _deliver(self, channel: Any, data: memoryview) -> None:
         """As asyncssh's channel does it, the window included."""
