@@ -1,13 +1,16 @@
-"""The four jobs of docs/flows.md, run from the file as it is written there, against OpenSSH and Ceph.
+"""The four jobs of docs/flows.md, run from the file as it is written there: every kind of endpoint on either side.
 
 What a test changes: where the endpoints are, how long a file settles, and that nobody is mailed; only S3 has tags.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import secrets
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,10 @@ from typing import Any
 import pytest
 import yaml
 
+from crossdock.testing import FakeNetStorage
+from crossdock.testing.netstorage.server import NetStoragePeer
 from tests.cli.conftest import Cli, cli, contents
-from tests.servers import Ceph, OpenSSH
+from tests.servers import Ceph, OpenSSH, Vsftpd
 from tests.storage.s3_places import BotoPeer, boto
 
 __all__ = ["cli"]
@@ -31,8 +36,11 @@ class Bench:
     folder: Path
     openssh: OpenSSH
     ceph: Ceph
+    vsftpd: Vsftpd
+    netstorage: FakeNetStorage
     folders: dict[str, Path] = field(default_factory=dict)
     buckets: dict[str, BotoPeer] = field(default_factory=dict)
+    groups: dict[str, NetStoragePeer] = field(default_factory=dict)
 
     def configure(self, job: str, **changes: Any) -> None:
         """Write the crossdock.yaml of the section `job`."""
@@ -64,6 +72,15 @@ class Bench:
             self.folders[name].mkdir()
             where = {"host": server.host, "port": server.port, "user": server.user, "host_key": server.fingerprint}
             return {"type": "sftp", **where, "private_key": f"file:{server.key}", "root": str(self.folders[name])}
+        if kind == "ftpes":
+            self.folders[name] = self.vsftpd.folder / unique
+            self.folders[name].mkdir()
+            return self.vsftpd.settings(root=f"{self.vsftpd.root}{unique}")
+        if kind == "netstorage":
+            fake = self.netstorage
+            self.groups[name] = fake.peer(unique)
+            where = {"host": "127.0.0.1", "port": fake.port, "tls": False, "cp_code": fake.cp_code, "root": unique}
+            return {"type": "netstorage", **where, "key_name": fake.key_name, "key": "env:NETSTORAGE_KEY"}
         client = boto(self.ceph)
         client.create_bucket(Bucket=unique)
         self.buckets[name] = BotoPeer(client, unique)
@@ -73,6 +90,8 @@ class Bench:
         for path, data in files.items():
             if name in self.buckets:
                 self.buckets[name].write(f"{below}{path}", data)
+            elif name in self.groups:
+                self.groups[name].write(f"{below}{path}", data)
             else:
                 place = self.folders[name] / below / path
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -81,15 +100,38 @@ class Bench:
     def held(self, name: str, below: str) -> dict[str, bytes]:
         if name in self.folders:
             return contents(self.folders[name] / below) if (self.folders[name] / below).exists() else {}
-        peer = self.buckets[name]
+        peer = self.buckets.get(name) or self.groups[name]
         return {path.removeprefix(below): peer.read(path) for path in peer.names() if path.startswith(below)}
 
 
 @pytest.fixture
-def bench(tmp_path: Path, openssh: OpenSSH, ceph: Ceph, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def netstorage() -> Iterator[FakeNetStorage]:
+    """In a thread of its own, since the program blocks this one."""
+    server = FakeNetStorage()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(30)
+    yield server
+    asyncio.run_coroutine_threadsafe(server.__aexit__(None, None, None), loop).result(30)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture
+def bench(
+    tmp_path: Path,
+    openssh: OpenSSH,
+    ceph: Ceph,
+    vsftpd: Vsftpd,
+    netstorage: FakeNetStorage,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Bench:
+    monkeypatch.setenv("NETSTORAGE_KEY", netstorage.key)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ceph.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", ceph.secret_key)
-    return Bench(tmp_path, openssh, ceph)
+    return Bench(tmp_path, openssh, ceph, vsftpd, netstorage)
 
 
 def files() -> dict[str, bytes]:
@@ -119,9 +161,15 @@ def answers(cli: Cli, names: dict[str, bytes]) -> None:
         assert found.rows, name
 
 
-@pytest.mark.parametrize("lake", ["s3", "local", "sftp"])
-def test_pull(cli: Cli, bench: Bench, lake: str) -> None:
-    bench.configure("Pull", lake=lake)
+@pytest.mark.parametrize(
+    ("partner", "lake"),
+    [
+        ("sftp", "s3"), ("sftp", "local"), ("sftp", "sftp"), ("sftp", "ftpes"), ("sftp", "netstorage"),
+        ("ftpes", "s3"), ("netstorage", "s3"), ("local", "s3"),
+    ],
+)  # fmt: skip
+def test_pull(cli: Cli, bench: Bench, partner: str, lake: str) -> None:
+    bench.configure("Pull", partner=partner, lake=lake)
     sent = files()
     bench.fill("partner", "outbox/", sent)
     run(cli, delivered=len(sent))
@@ -129,6 +177,8 @@ def test_pull(cli: Cli, bench: Bench, lake: str) -> None:
     assert bench.held("partner", "outbox/") == {f".done/{path}": data for path, data in sent.items()}
     answers(cli, sent)
     # A file that is moved back is transferred again, and its archived name is never replaced.
+    if partner == "netstorage":
+        return
     outbox = bench.folders["partner"] / "outbox"
     (outbox / ".done/statement_1.csv").rename(outbox / "statement_1.csv")
     bench.fill("partner", "outbox/", {"-rf": b"the second of that name"})
@@ -138,14 +188,16 @@ def test_pull(cli: Cli, bench: Bench, lake: str) -> None:
     assert archived == {**sent, "-rf~1": b"the second of that name"}
 
 
-@pytest.mark.parametrize("lake", ["s3", "local"])
-def test_push(cli: Cli, bench: Bench, lake: str) -> None:
-    bench.configure("Push", lake=lake)
+@pytest.mark.parametrize(
+    ("lake", "partner"), [("s3", "sftp"), ("local", "sftp"), ("s3", "ftpes"), ("s3", "netstorage"), ("ftpes", "sftp")]
+)
+def test_push(cli: Cli, bench: Bench, lake: str, partner: str) -> None:
+    bench.configure("Push", lake=lake, partner=partner)
     sent = files()
     bench.fill("lake", "to-partner/", {**sent, "x.tmp": b"no", "drafts/y": b"no"})
     run(cli, delivered=len(sent))
     marked = {f"{path}.done": b"" for path in sent}
-    assert bench.held("partner", "inbox") == {**sent, **marked}
+    assert bench.held("partner", "inbox/") == {**sent, **marked}
     if lake == "s3":
         peer = bench.buckets["lake"]
         tags = peer.client.get_object_tagging(Bucket=peer.bucket, Key="to-partner/-rf")["TagSet"]
@@ -153,12 +205,22 @@ def test_push(cli: Cli, bench: Bench, lake: str) -> None:
     answers(cli, sent)
     bench.fill("lake", "to-partner/", {"-rf": b"changed"})
     run(cli, delivered=1)
-    assert bench.held("partner", "inbox")["-rf"] == b"changed"
+    assert bench.held("partner", "inbox/")["-rf"] == b"changed"
 
 
-@pytest.mark.parametrize("new", ["sftp", "s3", "local"])
-def test_mirror(cli: Cli, bench: Bench, new: str) -> None:
-    bench.configure("Mirror", new=new)
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("sftp", "sftp"),
+        ("sftp", "s3"),
+        ("sftp", "local"),
+        ("ftpes", "sftp"),
+        ("sftp", "ftpes"),
+        ("ftpes", "netstorage"),
+    ],
+)
+def test_mirror(cli: Cli, bench: Bench, old: str, new: str) -> None:
+    bench.configure("Mirror", old=old, new=new)
     sent = files()
     bench.fill("old", "data/", sent)
     bench.fill("new", "data/", {"was here before": b"stays"})
