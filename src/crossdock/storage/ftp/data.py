@@ -30,28 +30,48 @@ class Data:
     def __init__(self, connected: socket.socket, timeout: float) -> None:
         self.socket = connected
         self._timeout = timeout
-        self._ended = False
+        self._ended = self._waits = False
+        self._buffer = bytearray()
         self.ragged = False
         """TLS ended without its goodbye: nothing proves that the end is the end."""
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes, fewer only at the end. Raises `Lost`, `Silent`."""
-        found: list[bytes] = []
-        left = size
+        if isinstance(self.socket, ssl.SSLSocket):
+            return self._read_records(self.socket, size)
         try:
-            while left:
-                data = self.socket.recv(left)
-                if not data:
+            if not self._waits:
+                # The kernel fills the whole chunk, and minds the time, in one call.
+                self._waits = True
+                self.socket.settimeout(None)
+                patience = struct.pack("ll", int(self._timeout), int(self._timeout % 1 * 1e6))
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+            found = self.socket.recv(size, socket.MSG_WAITALL)
+            while found and len(found) < size:
+                more = self.socket.recv(size - len(found), socket.MSG_WAITALL)
+                if not more:
                     break
-                left -= len(data)
-                if not found and not left:
-                    return data
-                found.append(data)
-        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
-            self.ragged = isinstance(error, ssl.SSLEOFError)
+                found += more
+        except BlockingIOError as error:
+            raise self._lost(TimeoutError()) from error
         except OSError as error:
             raise self._lost(error) from error
-        return b"".join(found)
+        return found
+
+    def _read_records(self, secured: ssl.SSLSocket, size: int) -> bytes:
+        """A TLS record at a time, which is 16 KiB, into one buffer."""
+        if len(self._buffer) < size:
+            self._buffer = bytearray(size)
+        filled = 0
+        with memoryview(self._buffer) as view:
+            try:
+                while filled < size and (got := secured.recv_into(view[filled:size])):
+                    filled += got
+            except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+                self.ragged = isinstance(error, ssl.SSLEOFError)
+            except OSError as error:
+                raise self._lost(error) from error
+            return bytes(view[:filled])
 
     def write(self, data: bytes | memoryview) -> None:
         try:
