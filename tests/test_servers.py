@@ -173,7 +173,8 @@ def test_a_stamped_tree_needs_neither_apt_nor_a_network(openssh: OpenSSH, monkey
 def test_required_names() -> None:
     assert parse_required("") == frozenset()
     assert parse_required("openssh, s3") == {"openssh", "ceph", "moto"}
-    assert parse_required("all") == {"openssh", "ceph", "moto", "postgres", "gpg"}
+    assert parse_required("ftp") == {"vsftpd", "proftpd", "pureftpd"}
+    assert parse_required("all") == {"openssh", "vsftpd", "proftpd", "pureftpd", "ceph", "moto", "postgres", "gpg"}
     with pytest.raises(ValueError, match="no server is called 'cepf'; there are openssh"):
         parse_required("cepf")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -141,8 +140,6 @@ async def _run(session: Session) -> Summary:
         if delivery.error is not None:
             raise delivery.error
 
-    # What it would warn of is part of the show.
-    logging.getLogger("crossdock.engine").setLevel(logging.ERROR)
     async with opened_engine(session, None, report=ended, progress=moved) as engine:
         with display(progress, wanted=not session.quiet):
             return await engine.run_once()
