@@ -5,6 +5,7 @@
 - `CutProxy` (`cut.py`): a TCP proxy that cuts, stalls or slows the wire at byte N.
 - `FakeNetStorage` (`netstorage`): Akamai's HTTP interface over a tree in memory, with answers that fail on purpose.
 - `FaultySftpServer` (`fault_sftp.py`, needs asyncssh): an SFTP server that lies, dies or stalls.
+- `FaultyFtpServer` (`fault_ftp.py`): an FTP server that lies, cuts and refuses.
 """
 
 import pytest
