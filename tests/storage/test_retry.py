@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from crossdock.errors import ConnectionFailed, CrossdockError, NotFound, SourceChanged, Throttled
+from crossdock.errors import ConnectionFailed, CrossdockError, IntegrityError, NotFound, SourceChanged, Throttled
 from crossdock.storage.base import Entry, Reader
 from crossdock.storage.layers import Layer
 from crossdock.storage.memory import MemoryBackend
@@ -132,3 +132,26 @@ async def test_a_read_goes_on_at_the_offset_reached() -> None:
     breaking = Breaking(memory)
     assert await Storage(Retry(breaking, time.policy())).read_bytes("f") == data
     assert breaking.opened == [0, 262_144, 524_288, 786_432]
+
+
+async def test_a_stream_found_wrong_at_its_end_is_not_read_on() -> None:
+    time = Time()
+
+    class Wrong(Layer):
+        async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
+            reader = await super().begin_read(path, offset=offset, pin=pin)
+            inner = reader.read
+
+            async def read() -> bytes:
+                found = await inner()
+                if not found and not offset:
+                    raise IntegrityError("the digest is another")
+                return found
+
+            reader.read = read  # type: ignore[method-assign]
+            return reader
+
+    memory = MemoryBackend()
+    await Storage(memory).write_bytes("f", b"x" * 1000)
+    with pytest.raises(IntegrityError):
+        await Storage(Retry(Wrong(memory), time.policy())).read_bytes("f")

@@ -137,7 +137,12 @@ class _Probes:
     async def write(self) -> str:
         self.made.add(self.file)
         entry = await self.storage.write_bytes(self.file, self.data)
-        how = "in one step" if self.storage.capabilities.atomic_write else "NOT in one step: a partial file can be seen"
+        capabilities = self.storage.capabilities
+        how = "NOT in one step: a partial file can be seen"
+        if capabilities.rename:
+            how = "by a swap: an old file is absent for a moment when it is replaced"
+        if capabilities.atomic_write:
+            how = "in one step"
         seen = "size confirmed" if entry.size == _SIZE else "size not confirmed"
         return f"{_SIZE:,} bytes, published {how}, {seen}"
 

@@ -15,7 +15,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
 
-from crossdock.errors import CrossdockError, SourceChanged, Truncated
+from crossdock.errors import CrossdockError, IntegrityError, SourceChanged, Truncated
 from crossdock.storage.base import Backend, Entry, Reader
 from crossdock.storage.layers import Layer, LayeredReader
 
@@ -23,6 +23,8 @@ __all__ = ["Retry", "RetryPolicy"]
 
 log = logging.getLogger("crossdock.storage")
 T = TypeVar("T")
+_FROM_THE_START = (IntegrityError, SourceChanged, Truncated)
+"""What is wrong with a whole stream: going on at the offset reached would hide it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +115,7 @@ class _RetryReader(LayeredReader):
             try:
                 data = await self.inner.read()
             except CrossdockError as error:
-                if not error.retryable or error.exhausted or isinstance(error, (SourceChanged, Truncated)):
+                if not error.retryable or error.exhausted or isinstance(error, _FROM_THE_START):
                     raise
                 if not self._backend.capabilities.read_offset:
                     raise
@@ -128,7 +130,7 @@ class _RetryReader(LayeredReader):
             else:
                 self._offset += len(data)
                 return data
-        data = await self._policy.run(self._again, but=(SourceChanged, Truncated))
+        data = await self._policy.run(self._again, but=_FROM_THE_START)
         self._broken = False
         self._offset += len(data)
         return data
