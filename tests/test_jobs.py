@@ -153,9 +153,12 @@ def run(cli: Cli, *, delivered: int, code: int = 0) -> None:
     assert again.rows[-1]["summary"]["delivered"] == 0
 
 
-def answers(cli: Cli, names: dict[str, bytes]) -> None:
-    """`where` knows every file that was moved."""
+def answers(cli: Cli, flow: str, names: dict[str, bytes]) -> None:
+    """`where` and `explain` know every file that was moved."""
     for name in names:
+        told = cli("explain", "--json", "--", flow, name)
+        assert told.code == 0, (name, told.err)
+        assert {each["state"] for each in told.rows[0]["transfers"]} == {"done"}, (name, told.out)
         found = cli("where", "--json", "--", name.rpartition("/")[2])
         assert found.code == 0, (name, found.err)
         assert found.rows, name
@@ -175,7 +178,7 @@ def test_pull(cli: Cli, bench: Bench, partner: str, lake: str) -> None:
     run(cli, delivered=len(sent))
     assert bench.held("lake", "partner/") == sent
     assert bench.held("partner", "outbox/") == {f".done/{path}": data for path, data in sent.items()}
-    answers(cli, sent)
+    answers(cli, "pull", sent)
     # A file that is moved back is transferred again, and its archived name is never replaced.
     if partner == "netstorage":
         return
@@ -202,7 +205,7 @@ def test_push(cli: Cli, bench: Bench, lake: str, partner: str) -> None:
         peer = bench.buckets["lake"]
         tags = peer.client.get_object_tagging(Bucket=peer.bucket, Key="to-partner/-rf")["TagSet"]
         assert tags == [{"Key": "delivered", "Value": "yes"}]
-    answers(cli, sent)
+    answers(cli, "push", sent)
     bench.fill("lake", "to-partner/", {"-rf": b"changed"})
     run(cli, delivered=1)
     assert bench.held("partner", "inbox/")["-rf"] == b"changed"
@@ -230,7 +233,7 @@ def test_mirror(cli: Cli, bench: Bench, old: str, new: str) -> None:
     bench.fill("old", "data/", {"empty.csv": b"no longer"})
     run(cli, delivered=1)
     assert bench.held("new", "data/") == {**sent, "was here before": b"stays", "empty.csv": b"no longer"}
-    answers(cli, sent)
+    answers(cli, "mirror", sent)
 
 
 def test_route(cli: Cli, bench: Bench) -> None:
@@ -242,7 +245,7 @@ def test_route(cli: Cli, bench: Bench) -> None:
     lake = {f"pay/{name[4:12]}/{name}": data for name, data in dated.items()}
     assert bench.held("lake", "") == {**lake, "latest/eu/stock_latest.csv": b"eu"}
     assert bench.held("staging", "") == dated
-    answers(cli, dated)
+    answers(cli, "clone", dated)
     bench.fill("prod", "feeds/", {"notes.txt": b"no rule takes it"})
     result = cli("run", "--once", "--json")
     assert result.code == 1, "unmatched: fail"

@@ -1,0 +1,113 @@
+"""run: once, and as a daemon that is told to stop and to read its configuration again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import PROGRAM, Cli
+
+_CONFIG = """\
+endpoints:
+  src: {{type: local, root: in}}
+  dst: {{type: local, root: out}}
+flows:
+  move:
+    source: "src:"
+    to: "dst:{to}{{path}}"
+    settle: none
+    {more}
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def configure(home: Path, *, to: str = "", more: str = "trigger: {every: 1s}") -> None:
+    (home / "crossdock.yaml").write_text(_CONFIG.format(to=to, more=more))
+
+
+def put(home: Path, name: str, data: bytes) -> None:
+    """Whole at once: nothing settles here."""
+    (home / "new").write_bytes(data)
+    (home / "new").rename(home / "in" / name)
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def test_the_exit_code_and_the_summary(cli: Cli, home: Path) -> None:
+    configure(home)
+    (home / "in/a").write_bytes(b"1")
+    result = cli("run", "--once")
+    assert (result.code, result.err) == (0, result.err)
+    assert result.err.startswith("1 transfer delivered, 1 B")
+    assert (home / "out/a").read_bytes() == b"1"
+    (home / "in/b").write_bytes(b"2")
+    (home / "out/b").mkdir()
+    result = cli("run", "--once", "--json")
+    assert result.code == 1
+    assert [row["what"] for row in result.rows[:-1]] == ["failed"]
+    assert result.rows[-1]["summary"]["failed"] == 1
+    (home / "in").rename(home / "gone")
+    assert cli("run", "--once").code == 4, "one flow, whose source is not there"
+    assert cli("run", "other").code == 3
+    assert "did you mean move?" in cli("run", "mov").err
+
+
+def test_files_that_settle_are_waited_for_with_patience(cli: Cli, home: Path) -> None:
+    configure(home)
+    text = (home / "crossdock.yaml").read_text().replace("settle: none", "settle: {for: 1s}")
+    (home / "crossdock.yaml").write_text(text)
+    (home / "in/a").write_bytes(b"1")
+    result = cli("run", "--once", "--patience", "0s")
+    assert "1 settling" in result.err
+    assert not (home / "out/a").exists()
+    assert cli("run", "--once").code == 0
+    assert (home / "out/a").read_bytes() == b"1"
+
+
+def test_a_daemon(home: Path) -> None:
+    configure(home)
+    with (home / "log").open("w+b") as log:
+        daemon = subprocess.Popen([PROGRAM, "run", "--json"], cwd=home, stdout=subprocess.PIPE, stderr=log)
+        try:
+            put(home, "a", b"1")
+            until((home / "out/a").exists, "the first file")
+            said = (home / "log").read_text
+            (home / "crossdock.yaml").write_text("flows: {move: {sorce: x}}\n")
+            daemon.send_signal(signal.SIGHUP)
+            until(lambda: "the configuration stays as it was" in said(), "a wrong configuration is refused")
+            put(home, "b", b"2")
+            until((home / "out/b").exists, "the old configuration still works")
+            configure(home, to="new/")
+            daemon.send_signal(signal.SIGHUP)
+            until(lambda: "the configuration was read again" in said(), "a new configuration is taken")
+            put(home, "c", b"3")
+            until((home / "out/new/c").exists, "by the new rules")
+            daemon.send_signal(signal.SIGTERM)
+            out, _ = daemon.communicate(timeout=30)
+        finally:
+            if daemon.poll() is None:
+                daemon.kill()
+                daemon.wait()
+    assert daemon.returncode == 0, said()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(row["what"], row["target"]) for row in rows] == [
+        ("delivered", "dst:a"), ("delivered", "dst:b"), ("delivered", "dst:new/c"),
+    ]  # fmt: skip
+    assert not list((home / "out").rglob(".crossdock-*"))
