@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,9 +10,9 @@ import tempfile
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
-from tests.servers import Missing, OpenSSH
+from tests.servers import Missing, OpenSSH, Vsftpd
 
 from benchmarks import data
 from benchmarks.data import Dataset, Trace
@@ -29,6 +30,15 @@ class _HomedOpenSSH(OpenSSH):
 
     def __init__(self, parent: Path) -> None:
         super().__init__()
+        self._home = parent
+
+    def _parent(self) -> Path:
+        return self._home
+
+
+class _HomedVsftpd(Vsftpd):
+    def __init__(self, parent: Path, tls: Literal["none", "explicit"]) -> None:
+        super().__init__(tls)
         self._home = parent
 
     def _parent(self) -> Path:
@@ -64,6 +74,10 @@ class Bed:
             self.sshd = stack.enter_context(_HomedOpenSSH(self.folder))
             self.ceph = stack.enter_context(CollectedCeph(store=_STORE))
             self.store = Store(self.ceph)
+            self.ftp = {
+                "ftp": stack.enter_context(_HomedVsftpd(self.folder, "none")),
+                "ftpes": stack.enter_context(_HomedVsftpd(self.folder, "explicit")),
+            }
             self._write_settings()
             self._stack = stack.pop_all()
         return self
@@ -89,7 +103,7 @@ endpoints:
     type: s3
     bucket: {BUCKET}
     endpoint_url: "{s3.endpoint_url}"
-"""
+{"".join(f"  {name}: {json.dumps(server.settings())}{chr(10)}" for name, server in self.ftp.items())}"""
         )
         (self.settings / "rclone.conf").write_text(
             f"""\
@@ -106,7 +120,7 @@ type = s3
 provider = Ceph
 env_auth = true
 endpoint = {s3.endpoint_url}
-"""
+{"".join(_rclone(name, server) for name, server in self.ftp.items())}"""
         )
 
     def environment(self) -> dict[str, str]:
@@ -124,6 +138,7 @@ endpoint = {s3.endpoint_url}
             "AWS_SHARED_CREDENTIALS_FILE": f"{home}/aws-credentials",
             "AWS_EC2_METADATA_DISABLED": "true",
             "CROSSDOCK_CONFIG": f"{home}/crossdock.yaml",
+            "RCLONE_CA_CERT": os.fspath(self.ftp["ftpes"].certificate),
             "RCLONE_CONFIG": f"{home}/rclone.conf",
             "RCLONE_CACHE_DIR": f"{home}/rclone-cache",
         }
@@ -141,6 +156,8 @@ endpoint = {s3.endpoint_url}
         return text.replace(str(self.sshd.folder), "…").replace(str(self.folder), "…")
 
     def _root(self, place: Place) -> str:
+        if place in self.ftp:
+            return f"{self.ftp[place].folder}/"
         return {"local": f"{self.folder}/", "sftp": f"{self.sshd.folder}/", "s3": ""}[place]
 
     def names(self, kind: Kind) -> list[str]:
@@ -158,6 +175,9 @@ endpoint = {s3.endpoint_url}
             self._data[kind] = made = data.make(self.folder / kind, self.names(kind), size, seed=len(kind))
             # The same files again by hard links: equal times, and no second copy in memory.
             shutil.copytree(made.folder, self.sshd.folder / kind, copy_function=os.link)
+            for place, server in self.ftp.items():
+                if any(item.kind == kind and item.source == place for item in items):
+                    shutil.copytree(made.folder, server.folder / kind, copy_function=os.link)
             if any(item.kind == kind and "s3" in (item.source, item.target) for item in items):
                 self._upload(kind, made)
         self.sshd.own()
@@ -180,7 +200,8 @@ endpoint = {s3.endpoint_url}
         """The data of one kind is not needed any more."""
         self._data.pop(kind, None)
         shutil.rmtree(self.folder / kind, ignore_errors=True)
-        shutil.rmtree(self.sshd.folder / kind, ignore_errors=True)
+        for folder in (self.sshd.folder, *(server.folder for server in self.ftp.values())):
+            shutil.rmtree(folder / kind, ignore_errors=True)
         self.store.empty(f"{kind}/")
 
     def reset(self, item: Item) -> Trace | None:
@@ -197,6 +218,8 @@ endpoint = {s3.endpoint_url}
             target.mkdir()
             if item.target == "sftp":
                 os.chown(target, self.sshd.uid, -1)
+            elif item.target in self.ftp:
+                os.chown(target, self.ftp[item.target].uid, -1)
         os.sync()
         return None
 
@@ -210,6 +233,19 @@ endpoint = {s3.endpoint_url}
         if item.target == "s3":
             return self.store.wrong(self._data[item.kind], "target/")
         return data.wrong_on_disk(self._data[item.kind], Path(self.target(item)))
+
+
+def _rclone(name: str, server: Vsftpd) -> str:
+    """A section of rclone's configuration; "" if it is not installed."""
+    try:
+        secret = subprocess.run(
+            [program("rclone", ""), "obscure", server.secret], stdout=subprocess.PIPE, text=True, check=True
+        ).stdout.strip()
+    except Missing:
+        return ""
+    tls = "explicit_tls = true\n" if server.tls == "explicit" else ""
+    where = f"host = {server.host}\nport = {server.port}\nuser = {server.user}\npass = {secret}\n"
+    return f"\n[{name}]\ntype = ftp\n{where}{tls}"
 
 
 def _room(need: int) -> bool:

@@ -7,9 +7,9 @@ from typing import Literal
 
 FLOW = "a flow"
 """How tables name `crossdock run --once`."""
-Place = Literal["s3", "sftp", "local"]
+Place = Literal["s3", "sftp", "local", "ftp", "ftpes"]
 Kind = Literal["big", "small", "again", "help"]
-WORDS = {"s3": "S3", "sftp": "SFTP", "local": "local"}
+WORDS = {"s3": "S3", "sftp": "SFTP", "local": "local", "ftp": "FTP", "ftpes": "FTPS"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,7 @@ class Item:
 _DISK = (("rclone", 1.2), ("rclone-best", 1.2), ("sftp", 1.0))
 _S3 = (("rclone", 1.2), ("rclone-best", 1.2))
 _SMALL = (("rclone", 30.0), ("rclone-best", 2.0))
+_FTP = (("rclone", 1.2), ("lftp", 1.0), ("curl", 1.0))
 _AGAIN = (("rclone", 2.0), ("rclone-best", 2.0))
 
 ITEMS = (
@@ -81,6 +82,14 @@ ITEMS = (
     ),
     Item("small-s3-sftp", "small", "s3", "sftp", _SMALL, flow=0.7),
     Item("small-sftp-s3", "small", "sftp", "s3", _SMALL, flow=0.7),
+    Item("big-local-ftp", "big", "local", "ftp", _FTP),
+    Item("big-ftp-local", "big", "ftp", "local", _FTP),
+    Item("big-local-ftps", "big", "local", "ftpes", _FTP),
+    Item("big-ftps-local", "big", "ftpes", "local", _FTP),
+    Item("small-local-ftp", "small", "local", "ftp", _FTP[:2]),
+    Item("small-ftp-local", "small", "ftp", "local", _FTP[:2]),
+    Item("small-local-ftps", "small", "local", "ftpes", _FTP[:2]),
+    Item("small-ftps-local", "small", "ftpes", "local", _FTP[:2]),
     Item("again-s3-local", "again", "s3", "local", _AGAIN),
     Item("again-local-sftp", "again", "local", "sftp", _AGAIN),
     Item("help", "help", seconds=0.150),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 
-from tests.servers import Missing, OpenSSH
+from tests.servers import Missing, OpenSSH, Vsftpd
 from tests.servers.packages import fetch
 
 from benchmarks.bed import Bed
@@ -75,6 +75,8 @@ class Crossdock(Tool):
         path = self.bed.target(item) if there else self.bed.source(item)
         if place == "sftp":
             return f"partner:{path.removeprefix(f'{self.bed.sshd.folder}/')}"
+        if place in self.bed.ftp:
+            return f"{place}:{path.removeprefix(f'{self.bed.ftp[place].folder}/')}"
         return f"lake:{path}" if place == "s3" else path
 
 
@@ -157,11 +159,13 @@ class Rclone(Tool):
         return _first_line(self._program, "version")
 
     def flags(self, item: Item) -> list[str]:
-        return BEST[item.name] if self._best else []
+        return BEST.get(item.name, []) if self._best else []
 
     def command(self, item: Item) -> list[str] | None:
         if item.kind == "help":
             return None if self._best else [self._program, "--help"]
+        if self._best and item.name not in BEST:
+            return None
         source, target = self._location(item.source, item), self._location(item.target, item, there=True)
         if item.kind == "big":
             return [self._program, "copyto", *self.flags(item), f"{source}/big.bin", f"{target}/big.bin"]
@@ -170,6 +174,8 @@ class Rclone(Tool):
 
     def _location(self, place: Place, item: Item, *, there: bool = False) -> str:
         path = self.bed.target(item) if there else self.bed.source(item)
+        if place in self.bed.ftp:
+            return f"{place}:{_at_ftp(self.bed.ftp[place], path)}"
         return {"sftp": f"partner:{path}", "s3": f"lake:{BUCKET}/{path}", "local": path}[place]
 
 
@@ -229,27 +235,53 @@ class Lftp(OpenSSHClient):
 
     def command(self, item: Item) -> list[str] | None:
         source, target = self.bed.source(item), self.bed.target(item)
-        if {item.source, item.target} != {"local", "sftp"}:
+        put, there = item.source == "local", item.target if item.source == "local" else item.source
+        if "local" not in (item.source, item.target) or there in ("local", "s3"):
             return None
-        put = item.target == "sftp"
+        if there == "sftp":
+            ssh = shlex.join([str(self._ssh), "-a", "-x", *self.options()])
+            lines = [f'set sftp:connect-program "{ssh}"']
+            where = f"open -u {self.bed.sshd.user},x -p {self.bed.sshd.port} sftp://{self.bed.sshd.host}"
+        else:
+            server = self.bed.ftp[there]
+            lines = [f"set ftp:ssl-allow {'yes' if server.tls == 'explicit' else 'no'}", "set ftp:ssl-force true"]
+            lines = lines if server.tls == "explicit" else lines[:1]
+            lines += ["set ftp:ssl-protect-data true", f'set ssl:ca-file "{server.certificate}"']
+            where = f"open -u {server.user},{server.secret} -p {server.port} ftp://{server.host}"
+            source = source if put else _at_ftp(server, source)
+            target = _at_ftp(server, target) if put else target
         if item.kind == "big":
-            order = (
-                f'put "{source}/big.bin" -o "{target}/big.bin"'
-                if put
-                else f'get "{source}/big.bin" -o "{target}/big.bin"'
-            )
+            order = f'{"put" if put else "get"} "{source}/big.bin" -o "{target}/big.bin"'
         else:
             order = f'mirror{" -R" if put else ""} -P 8 "{source}" "{target}"'
-        ssh = shlex.join([str(self._ssh), "-a", "-x", *self.options()])
-        lines = [
-            f'set sftp:connect-program "{ssh}"',
-            "set cmd:fail-exit true",
-            f"open -u {self.bed.sshd.user},x -p {self.bed.sshd.port} sftp://{self.bed.sshd.host}",
-            order,
-        ]
+        lines += ["set cmd:fail-exit true", where, order]
         script = self.bed.settings / f"{item.name}.lftp"
         script.write_text("\n".join([*lines, ""]))
         return [str(self._lftp), "--norc", "-f", str(script)]
+
+
+class Curl(Tool):
+    name = "curl"
+
+    def __init__(self, bed: Bed) -> None:
+        super().__init__(bed)
+        self._program = program("curl", "install curl")
+
+    @property
+    def version(self) -> str:
+        return " ".join(_first_line(self._program, "--version").split()[:2])
+
+    def command(self, item: Item) -> list[str] | None:
+        if item.kind != "big" or not {item.source, item.target} & set(self.bed.ftp):
+            return None
+        server = self.bed.ftp[item.target if item.target in self.bed.ftp else item.source]
+        source, target = f"{self.bed.source(item)}/big.bin", f"{self.bed.target(item)}/big.bin"
+        tls = ["--ssl-reqd", "--cacert", str(server.certificate)] if server.tls == "explicit" else []
+        base = [self._program, "-sS", "-u", f"{server.user}:{server.secret}", *tls]
+        url = f"ftp://{server.host}:{server.port}/"
+        if item.source == "local":
+            return [*base, "-T", source, url + _at_ftp(server, target)]
+        return [*base, "-o", target, url + _at_ftp(server, source)]
 
 
 class AwsCli(Tool):
@@ -277,6 +309,11 @@ class AwsCli(Tool):
         return f"s3://{BUCKET}/{path}" if place == "s3" else path
 
 
+def _at_ftp(server: Vsftpd, path: str) -> str:
+    """A path on this machine as the server calls it."""
+    return server.root + path.removeprefix(f"{server.folder}/")
+
+
 def tools(bed: Bed) -> tuple[list[Tool], dict[str, str]]:
     """All that can be had, and why the others cannot, by name."""
     found: list[Tool] = []
@@ -289,6 +326,7 @@ def tools(bed: Bed) -> tuple[list[Tool], dict[str, str]]:
         "rclone-best": lambda: Rclone(bed, best=True),
         "sftp": lambda: OpenSSHClient(bed),
         "lftp": lambda: Lftp(bed),
+        "curl": lambda: Curl(bed),
         "aws": lambda: AwsCli(bed),
     }
     for name, maker in makers.items():
