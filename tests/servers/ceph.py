@@ -30,7 +30,7 @@ class Ceph(Server):
     needs = tuple(f"usr/bin/{program}" for program in _PROGRAMS)
     patience = 0  # nothing of it is worth saving, and an orderly end takes five seconds
 
-    def __init__(self, *, store: int = 3 << 30) -> None:
+    def __init__(self, *, store: int = 6 << 30) -> None:
         super().__init__()
         self._store = store
         self._environment: dict[str, str] = {}
