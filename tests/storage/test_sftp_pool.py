@@ -297,3 +297,25 @@ async def test_a_cancelled_connect_leaves_nothing_stuck() -> None:
         assert await Storage(backend).read_bytes("x") == b"1"
         assert len(peer.sign_ins) == 1
         await backend.close()
+
+
+@pytest.mark.timeout(30)
+async def test_who_asks_in_the_moment_a_connection_is_made_does_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Pool._make
+    asking: list[asyncio.Task[bytes]] = []
+
+    async def make(pool: Pool) -> None:
+        await made(pool)
+        if not asking:
+            # They run before anybody learns that this has ended; the first takes the connection, the others want more.
+            asking.extend(asyncio.create_task(storage.read_bytes("x")) for _ in range(3))
+
+    async with serving(FakeSftp(x=b"1")) as peer:
+        async with Storage(peer.settings().backend("fake")) as storage:
+            peer.connections[0].abort()
+            with pytest.raises(ConnectionFailed):
+                for _ in range(1000):
+                    await storage.stat("x")
+            monkeypatch.setattr(Pool, "_make", make)
+            assert await storage.read_bytes("x") == b"1"
+            assert await asyncio.gather(*asking) == [b"1"] * 3

@@ -143,7 +143,8 @@ class Pool:
     async def _grow(self) -> None:
         """Wait for one more connection, which all who wait share."""
         try:
-            if self._making is None:
+            # Awaiting one that has ended would not yield: with a connection that died at once, for ever.
+            if self._making is None or self._making.done():
                 self._breaker.check(self._endpoint)
                 self._making = asyncio.get_running_loop().create_task(self._make())
                 self._making.add_done_callback(self._made)
@@ -159,7 +160,8 @@ class Pool:
             log.info("goes on with %d connections: %s", len(self._connections), error)
 
     def _made(self, task: asyncio.Task[None]) -> None:
-        self._making = None
+        if self._making is task:
+            self._making = None
         if not task.cancelled():
             task.exception()
         self._wake()
