@@ -10,6 +10,7 @@ would choose, or its owner has taken it.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +42,8 @@ log = logging.getLogger("crossdock.engine")
 
 ARCHIVED = "archive"
 """The kind of the ledger's marks: one for each archived file that is to be removed some day."""
+_COPYING = "archiving"
+"""The kind of the marks of copies into the archive that are under way: what a killed one has left is found by them."""
 _NEWER = "the source holds a newer file, which is left alone"
 _SUFFIXES = 9
 """Names tried after a clash, before one that nothing else has."""
@@ -67,6 +70,8 @@ class Disposal:
         storage = await self._endpoints.storage(transfer.source)
         meant = _read_entry(receipt) or transfer.entry
         work = _Work(self, storage, transfer, meant, receipt, min(one.id for one in siblings) if siblings else lease.id)
+        if transfer.state is State.DELIVERED:
+            await work.sweep()
         try:
             now = await storage.stat(transfer.entry.path)
         except NotFound:
@@ -209,10 +214,9 @@ class _Work:
         )
 
     async def archive(self, now: Entry, *, again: bool) -> tuple[str, bool]:
-        copies = not self._storage.capabilities.directories and self._storage.can_server_copy(self._storage)
         for path in self._names:
             try:
-                if copies:
+                if self._copies:
                     return await self._copied(path, now, again), True
                 archived = await self._moved(path)
             except AlreadyExists:
@@ -245,31 +249,69 @@ class _Work:
             )
         return None
 
+    @property
+    def _copies(self) -> bool:
+        """A store without folders has no rename: it copies, and removes what it copied."""
+        return not self._storage.capabilities.directories and self._storage.can_server_copy(self._storage)
+
     async def _copied(self, path: str, now: Entry, again: bool) -> str:
         """By a copy within the store and a delete, both of exactly this object. Raises `SourceChanged`: not copied."""
-        create = self._storage.capabilities.create_new
         there = None
-        if again or not create:
-            try:
-                there = await self._storage.stat(path)
-            except NotFound:
-                pass
+        if again or not self._storage.capabilities.create_new:
+            there = await self._at_name(path)
             if there is not None and not (again and self._was_moved(there)):
-                raise self._storage.backend.error(AlreadyExists, "archive", path, "the name is taken")
+                raise self._taken(path)
         if there is None:
-            # With its time, it can be told from another file after a crash.
-            options = WriteOptions(overwrite=not create, modified=now.modified)
-            await self._storage.server_copy(self._storage, self._path, path, options, pin=now)
+            await self._copy(self._path, path, now)
         words = f"archived as {shown(path)}"
         try:
-            if self._storage.capabilities.pinned_delete:
-                await self._storage.delete_pinned(self._path, now)
-            else:
-                await self._storage.delete(self._path)
+            await self._remove_copied(self._path, now)
         except SourceChanged:
             words += f"; {_NEWER}"
         await self._disposal.note(self._transfer, await self._storage.stat(path))
         return words
+
+    async def _at_name(self, path: str) -> Entry | None:
+        try:
+            return await self._storage.stat(path)
+        except NotFound:
+            return None
+
+    def _taken(self, path: str) -> CrossdockError:
+        return self._storage.backend.error(AlreadyExists, "archive", path, "the name is taken")
+
+    async def _remove_copied(self, path: str, copied: Entry) -> None:
+        if self._storage.capabilities.pinned_delete:
+            await self._storage.delete_pinned(path, copied)
+        else:
+            await self._storage.delete(path)
+
+    async def _copy(self, path: str, to: str, pin: Entry) -> None:
+        """Within the store, with its time: by that it can be told from another file after a crash.
+
+        What it stages there is in the ledger before it holds a byte.
+        """
+        flow, ledger, marks = self._disposal._flow.name, self._disposal._ledger, list[str]()
+
+        async def staged(token: bytes) -> None:
+            marks.append(f"{self._first:020}:{hashlib.sha256(token).hexdigest()[:16]}")
+            value = {"token": base64.b64encode(token).decode()}
+            await ledger.mark(flow, _COPYING, marks[-1], value=value)
+
+        create = self._storage.capabilities.create_new
+        options = WriteOptions(overwrite=not create, modified=pin.modified, staged=staged)
+        await self._storage.server_copy(self._storage, path, to, options, pin=pin)
+        # Kept if it failed: nobody can say that the store took everything back.
+        await ledger.unmark(flow, _COPYING, marks)
+
+    async def sweep(self) -> None:
+        """Remove what a copy of an earlier attempt has staged."""
+        flow, ledger, first = self._disposal._flow.name, self._disposal._ledger, f"{self._first:020}:"
+        found = await ledger.marks(flow, _COPYING, after=first, limit=_PAGE)
+        mine = [mark for mark in found if mark.key.startswith(first)]
+        for mark in mine:
+            await self._storage.discard(base64.b64decode(mark.value["token"]))
+        await ledger.unmark(flow, _COPYING, [mark.key for mark in mine])
 
     async def take_marker(self, marker: str) -> None:
         """The sender's word that this file is finished goes first: it must not vouch for the next of that name."""
@@ -278,7 +320,14 @@ class _Work:
             return
         for path in self._disposal.archive_paths(marker, self._transfer.entry.modified, self._at, self._first):
             try:
-                await self._storage.rename(marker, path)
+                if self._copies:
+                    there = await self._storage.stat(marker)
+                    if await self._at_name(path) is not None:
+                        raise self._taken(path)
+                    await self._copy(marker, path, there)
+                    await self._remove_copied(marker, there)
+                else:
+                    await self._storage.rename(marker, path)
                 await self._disposal.note(self._transfer, await self._storage.stat(path))
                 return
             except AlreadyExists:
