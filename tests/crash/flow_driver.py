@@ -37,6 +37,7 @@ from crossdock.storage.local import LocalBackend
 from crossdock.storage.registry import new_storage, settings_class
 from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.s3.backend import S3Backend
+from crossdock.storage.s3.calls import Calls
 from crossdock.storage.s3.copying import Copy
 from crossdock.storage.s3.upload import Upload
 from crossdock.storage.s3.writer import S3Writer
@@ -195,6 +196,14 @@ def patch(strike: Strike) -> None:
     for kind, name, point in OPERATIONS:
         if name in kind.__dict__:
             wrap(kind, name, point)
+    copy_part = Calls.copy_part
+
+    async def part(self: Calls, path: str, *args: Any) -> Any:
+        found = await copy_part(self, path, *args)
+        strike("archive-part:after" if path.startswith(".done/") else "part:after")
+        return found
+
+    Calls.copy_part = part  # type: ignore[method-assign, assignment]
     look_back = delivery.recovered  # type: ignore[attr-defined]
 
     async def recovered(*args: Any) -> Any:
