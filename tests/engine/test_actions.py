@@ -14,7 +14,7 @@ import pytest
 from crossdock.engine.actions import Actions
 from crossdock.engine.disposal import ARCHIVED
 from crossdock.engine.endpoints import Endpoints
-from crossdock.engine.notify import Notice, NotificationFailed
+from crossdock.engine.notice import Notice, NotificationFailed
 from crossdock.errors import ConnectionFailed, CrossdockError, PermissionDenied, Unsupported
 from crossdock.flows.flow import After, Flow, Mail, Place, Rule, Settle, Webhook
 from crossdock.ledger.base import Lease, Planned, State

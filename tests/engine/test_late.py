@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from crossdock.engine.late import check_late, missing
-from crossdock.engine.notify import Notice, NotificationFailed
+from crossdock.engine.notice import Notice, NotificationFailed
 from crossdock.engine.outbox import Outbox
 from crossdock.flows.flow import Expectation, Flow, Mail, Place, Rule, Webhook
 from crossdock.ledger.base import Planned, State

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crossdock.engine.notify import Notice, NotificationFailed, channel_of
+from crossdock.engine.notice import Notice, NotificationFailed, channel_of
 from crossdock.engine.outbox import OUTBOX, Outbox
 from crossdock.errors import ConfigError
 from crossdock.flows.flow import Flow, Mail, Place, Rule, Webhook

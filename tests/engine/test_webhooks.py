@@ -21,7 +21,8 @@ from aiohttp import ClientTimeout, web
 
 from crossdock.config import load
 from crossdock.engine import webhooks
-from crossdock.engine.notify import Notice, NotificationFailed, send
+from crossdock.engine.notice import Notice, NotificationFailed
+from crossdock.engine.notify import send
 from crossdock.engine.webhooks import forbidden, post, signature
 from crossdock.errors import ConfigError
 from crossdock.flows.flow import Webhook

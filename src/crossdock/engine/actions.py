@@ -15,7 +15,7 @@ from typing import Any
 from crossdock.engine import notify
 from crossdock.engine.disposal import Disposal, beside
 from crossdock.engine.endpoints import Endpoints
-from crossdock.engine.notify import Notice
+from crossdock.engine.notice import Notice
 from crossdock.engine.outbox import Outbox, Send
 from crossdock.errors import ConfigError, shown
 from crossdock.flows.flow import Flow

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 
-from crossdock.engine.notify import Notice
+from crossdock.engine.notice import Notice
 from crossdock.engine.outbox import Outbox
 from crossdock.flows.expect import Arrival, Due, Late, due, late
 from crossdock.flows.flow import Flow

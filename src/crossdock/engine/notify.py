@@ -1,90 +1,15 @@
-"""What a flow tells others: the notice, and its way out as a webhook (`engine.webhooks`) or a mail.
-
-A notice's id is the same whenever it is sent again, so that a receiver can tell a repetition from news. Sending is
-repeated by the callers (`engine.outbox`); here, one call is one try.
-"""
+"""A notice's way out, as a webhook or a mail. One call is one try; repeating is the callers' (`engine.outbox`)."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-import smtplib
-import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.message import EmailMessage
-from email.policy import SMTP
-from email.utils import format_datetime
-from typing import Any, Literal
 
-from crossdock.errors import ConfigError, CrossdockError, shown
+from crossdock.engine.mail import send_mail
+from crossdock.engine.notice import Notice
+from crossdock.errors import ConfigError
 from crossdock.flows.flow import Mail, Webhook
 
-__all__ = ["Kind", "Notice", "NotificationFailed", "channel_of", "send", "send_mail"]
-
-Kind = Literal["delivered", "failed", "late"]
-
-_TIMEOUT = 30.0
-"""Seconds of silence after which a mail server is given up."""
-_LONGEST_SUBJECT = 200
-
-
-class NotificationFailed(CrossdockError):
-    """Nobody took the notice. `retryable`: they may later."""
-
-    def __init__(
-        self, message: str, *, retryable: bool, hint: str | None = None, retry_after: float | None = None
-    ) -> None:
-        super().__init__(message, hint=hint, retry_after=retry_after)
-        self.retryable = retryable
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
-    """Something that happened in a flow."""
-
-    id: str
-    """Of the delivery: equal for every repetition, and in no other notice."""
-    kind: Kind
-    flow: str
-    at: datetime
-    """When it happened. Aware."""
-    text: str
-    """One line for people."""
-    data: Mapping[str, Any] = field(default_factory=dict)
-    """Fit for JSON."""
-
-    def body(self) -> bytes:
-        """The JSON of a webhook: `{"type", "timestamp", "data"}`; the same bytes for every repetition."""
-        found = {
-            "type": self.kind,
-            "timestamp": self.at.astimezone(UTC).isoformat(),
-            "data": {"flow": self.flow, "text": self.text, **self.data},
-        }
-        return json.dumps(found, separators=(",", ":"), sort_keys=True).encode()
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "kind": self.kind,
-            "flow": self.flow,
-            "at": self.at.isoformat(),
-            "text": self.text,
-            "data": dict(self.data),
-        }
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Notice:
-        return cls(**{**found, "at": datetime.fromisoformat(found["at"])})
-
-
-def channel_of(to: Webhook | Mail) -> str:
-    """Names whom a notice goes to, without telling; the same as long as the address is."""
-    address = to.url if isinstance(to, Webhook) else json.dumps([to.host, to.port, *to.to])
-    kind = "webhook" if isinstance(to, Webhook) else "mail"
-    return f"{kind}-{hashlib.sha256(address.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
+__all__ = ["send"]
 
 
 async def send(to: Webhook | Mail, notice: Notice) -> None:
@@ -97,80 +22,3 @@ async def send(to: Webhook | Mail, notice: Notice) -> None:
     except ImportError as error:
         raise ConfigError("webhooks need an HTTP client", hint="pip install 'crossdock[notify]'") from error
     await post(to, notice)
-
-
-def send_mail(mail: Mail, notice: Notice) -> None:
-    """One mail, in this thread. Raises `NotificationFailed`, `ConfigError`."""
-    message = _message(mail, notice)
-    place = f"mail through {mail.host}:{mail.port}"
-    password = mail.password.reveal() if mail.user is not None and mail.password is not None else ""
-    try:
-        context = ssl.create_default_context()
-        if mail.tls == "implicit":
-            server: smtplib.SMTP = smtplib.SMTP_SSL(mail.host, mail.port, timeout=_TIMEOUT, context=context)
-        else:
-            server = smtplib.SMTP(mail.host, mail.port, timeout=_TIMEOUT)
-        with server:
-            if mail.tls == "starttls":
-                server.starttls(context=context)
-            if mail.user is not None:
-                server.login(mail.user, password)
-            refused = server.send_message(message, mail.sender, list(mail.to))
-    except ssl.SSLError as error:
-        raise NotificationFailed(
-            f"{place}: TLS: {error.reason or error}",
-            retryable=False,
-            hint="the server must show a certificate for this name; port 465 takes 'tls: implicit', 587 'starttls'",
-        ) from error
-    except smtplib.SMTPNotSupportedError as error:
-        raise NotificationFailed(
-            f"{place}: {error}", retryable=False, hint="check 'tls' and 'user' against what the server offers"
-        ) from error
-    except smtplib.SMTPRecipientsRefused as error:
-        raise _refused(place, error.recipients) from error
-    except smtplib.SMTPResponseException as error:
-        raise NotificationFailed(
-            f"{place}: {_answer(error.smtp_code, error.smtp_error)}",
-            retryable=400 <= error.smtp_code < 500,
-            hint="check the user and password" if isinstance(error, smtplib.SMTPAuthenticationError) else None,
-        ) from error
-    except (smtplib.SMTPException, OSError) as error:
-        raise NotificationFailed(f"{place}: {str(error) or type(error).__name__}", retryable=True) from error
-    if refused:
-        # Some have it: sending it to all again would be a nuisance.
-        failure = _refused(place, refused)
-        failure.retryable = False
-        raise failure
-
-
-def _message(mail: Mail, notice: Notice) -> EmailMessage:
-    """Only `shown` text comes from file names, and a header with a line break in it is refused by the library."""
-    message = EmailMessage(policy=SMTP)
-    line = shown(notice.text)
-    try:
-        message["From"] = mail.sender
-        message["To"] = ", ".join(mail.to)
-        message["Subject"] = shown(f"[crossdock] {notice.flow}: {notice.kind}: {line}")[:_LONGEST_SUBJECT]
-    except (ValueError, IndexError) as error:
-        raise ConfigError(f"an address of the mail cannot be: {error}", hint="write name@example.com") from error
-    message["Date"] = format_datetime(notice.at)
-    message["Message-ID"] = f"<{notice.id}.{channel_of(mail)}@crossdock.invalid>"
-    message["Auto-Submitted"] = "auto-generated"
-    details = "\n".join(f"{shown(name)}: {shown(_text(value))}" for name, value in notice.data.items())
-    message.set_content(f"{line}\n\nflow: {shown(notice.flow)}\nat: {notice.at.isoformat()}\n{details}\n")
-    return message
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _answer(code: int, text: bytes | str) -> str:
-    words = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    return f"{code} {shown(' '.join(words.split()))}"
-
-
-def _refused(place: str, recipients: Mapping[str, tuple[int, bytes]]) -> NotificationFailed:
-    answers = "; ".join(f"{name}: {_answer(code, text)}" for name, (code, text) in recipients.items())
-    temporary = all(400 <= code < 500 for code, _ in recipients.values())
-    return NotificationFailed(f"{place}: {answers}", retryable=temporary, hint="check the addresses under 'to'")

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from crossdock.engine import notify
-from crossdock.engine.notify import Notice, channel_of
+from crossdock.engine.notice import Kind, Notice, channel_of
 from crossdock.errors import CrossdockError
 from crossdock.flows.flow import Flow, Mail, Webhook
 from crossdock.ledger.base import Ledger, Mark
@@ -56,7 +56,7 @@ class Outbox:
         self._paused: dict[str, tuple[datetime, float]] = {}
         """Receiver → until when it is left alone, and for how many seconds that was."""
 
-    def wanted(self, kind: notify.Kind) -> list[str]:
+    def wanted(self, kind: Kind) -> list[str]:
         """Who wants to be told of it."""
         return [channel for channel, to in self._receivers.items() if kind in to.on]
 
