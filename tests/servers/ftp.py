@@ -35,17 +35,18 @@ TYPES: dict[Tls, str] = {"none": "ftp", "explicit": "ftpes", "implicit": "ftps"}
 class FtpServer(Server):
     """An FTP server for the account `tester`, whose home (and the server's whole world, where it can) is `folder`.
 
-    `config`: lines of the server's own configuration, in force over ours. Started by root, the server drops to another
+    `config`: lines of the server's own configuration, in force over ours; `host`: an address of loopback, of IPv4 or
+    IPv6. Started by root, the server drops to another
     account; both it and the test may write to what either made in `folder`.
     """
 
     needs_root: ClassVar[bool] = False
 
-    def __init__(self, tls: Tls = "none", *, config: tuple[str, ...] = ()) -> None:
+    def __init__(self, tls: Tls = "none", *, config: tuple[str, ...] = (), host: str = LOOPBACK) -> None:
         super().__init__()
         self.tls: Tls = tls
         self.config = config
-        self.host = LOOPBACK
+        self.host = host
         self.port = 0
         self.user = "tester"
         self.secret = secrets.token_hex(8)
@@ -101,10 +102,18 @@ class FtpServer(Server):
             os.chown(self.folder, self.uid, -1)
             share_with(self.folder, self.uid)
         self.certificate = self.base / "certificate.pem"
-        write_certificate(self.certificate)
+        self._certify()
         (self.port,) = free_ports(1)
         self._run(tree)
         self.version = self._greeting()
+
+    def _certify(self) -> None:
+        """Put a certificate and its key into `certificate`."""
+        write_certificate(self.certificate, address=self.host)
+
+    @property
+    def ipv6(self) -> bool:
+        return ":" in self.host
 
     @abstractmethod
     def _run(self, tree: Tree) -> None:
@@ -112,7 +121,7 @@ class FtpServer(Server):
 
     def _launch(self, command: list[str], environment: dict[str, str]) -> None:
         child = self._spawn(command, self.log, environment)
-        self._wait_for_port(self.port, self.log, alive=lambda: running(child.pid), seconds=30)
+        self._wait_for_port(self.port, self.log, alive=lambda: running(child.pid), seconds=30, host=self.host)
 
     def _greeting(self) -> str:
         connected: socket.socket = socket.create_connection((self.host, self.port), timeout=10)
@@ -166,10 +175,10 @@ class Vsftpd(FtpServer):
             "NSS_WRAPPER_GROUP": str(group),
         }
         lines = {
-            "listen": "YES",
-            "listen_ipv6": "NO",
+            "listen": "NO" if self.ipv6 else "YES",
+            "listen_ipv6": "YES" if self.ipv6 else "NO",
             "background": "NO",
-            "listen_address": self.host,
+            "listen_address6" if self.ipv6 else "listen_address": self.host,
             "listen_port": str(self.port),
             "anonymous_enable": "YES",
             "ftp_username": "tester",
@@ -230,7 +239,7 @@ class Proftpd(FtpServer):
             "ServerName crossdock",
             "ServerType standalone",
             "DefaultServer on",
-            "UseIPv6 off",
+            f"UseIPv6 {'on' if self.ipv6 else 'off'}",
             "UseReverseDNS off",
             "WtmpLog off",
             "TransferLog none",
@@ -296,8 +305,8 @@ class PureFtpd(FtpServer):
             env={**os.environ, **tree.environment()},
         )
         command = [str(tree.path("usr/sbin/pure-ftpd")), "-S", f"{self.host},{self.port}", "-l", f"puredb:{database}"]
-        command += ["-A", "-E", "-H", "-4", "-U", "117:007", "-g", f"{self.base}/pid", "-L", "20000:10", "-C", "50"]
-        command += ["-c", "50", "-I", "15", "-f", "none"]
+        command += ["-A", "-E", "-H", "-6" if self.ipv6 else "-4", "-U", "117:007", "-g", f"{self.base}/pid"]
+        command += ["-L", "20000:10", "-C", "50", "-c", "50", "-I", "15", "-f", "none"]
         if self.tls != "none":
             command += ["-Y", "3", "-2", str(self.certificate)]
         self._launch([*command, *self.config], tree.environment())

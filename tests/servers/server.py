@@ -107,11 +107,13 @@ class Server(ABC):
         self.pids.append(child.pid)
         return child
 
-    def _wait_for_port(self, port: int, log: Path, *, alive: Callable[[], bool], seconds: float) -> None:
+    def _wait_for_port(
+        self, port: int, log: Path, *, alive: Callable[[], bool], seconds: float, host: str = LOOPBACK
+    ) -> None:
         deadline = time.monotonic() + seconds
         while True:
             try:
-                socket.create_connection((LOOPBACK, port), timeout=1).close()
+                socket.create_connection((host, port), timeout=1).close()
                 return
             except OSError:
                 pass

@@ -4,52 +4,35 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import socket
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from crossdock.errors import (
     AuthenticationFailed,
     ConfigError,
+    ConnectionFailed,
     CrossdockError,
     ProtocolViolation,
     StorageError,
     TimedOut,
     Unsupported,
 )
-from crossdock.storage.ftp import FtpSettings, connection, pool
+from crossdock.storage.ftp import FtpSettings, connection, data, pool
 from crossdock.storage.ftp.backend import FtpBackend
 from crossdock.storage.registry import parse_url
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
-from tests.conftest import POOL, _unavailable
-from tests.servers import FtpServer, Missing, Proftpd, PureFtpd, Vsftpd
+from tests.servers import FtpServer, Proftpd, PureFtpd, Vsftpd
 from tests.servers.ftp import write_certificate
+from tests.storage.ftp_places import opened, running
 
 DATA = bytes(range(256)) * 12288  # 3 MiB
-
-
-@contextmanager
-def running(request: pytest.FixtureRequest, server: FtpServer) -> Iterator[FtpServer]:
-    known = request.config.stash[POOL]
-    try:
-        known.start(server)
-    except Missing as error:
-        _unavailable(known, server.name, error)
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-@asynccontextmanager
-async def opened(server: FtpServer, **more: Any) -> AsyncGenerator[Storage]:
-    settings = FtpSettings.model_validate(server.settings(timeout=5, connect_timeout=5) | more)
-    async with Storage(settings.backend("server")) as storage:
-        yield storage
 
 
 async def round_trip(storage: Storage) -> None:
@@ -66,10 +49,13 @@ async def round_trip(storage: Storage) -> None:
     assert not await storage.exists("a b/large")
 
 
+def backend_of(storage: Storage) -> FtpBackend:
+    assert isinstance(storage.backend, FtpBackend)
+    return storage.backend
+
+
 def tls_of(storage: Storage) -> bool:
-    backend = storage.backend
-    assert isinstance(backend, FtpBackend)
-    return backend.pool.account.old_tls
+    return backend_of(storage).pool.account.old_tls
 
 
 @pytest.mark.parametrize(
@@ -81,6 +67,95 @@ async def test_the_other_modes(request: pytest.FixtureRequest, kind: type[FtpSer
     with running(request, kind(tls)) as server:
         async with opened(server) as storage:
             await round_trip(storage)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("tls", ["none", "explicit"])
+@pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
+async def test_active_mode(request: pytest.FixtureRequest, kind: type[FtpServer], tls: Any, host: str) -> None:
+    with running(request, kind(tls, host=host)) as server:
+        async with opened(server, mode="active") as storage:
+            await round_trip(storage)
+            assert backend_of(storage).settings.mode == "active"
+
+
+@pytest.mark.parametrize("tls", ["none", "explicit"])
+@pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
+async def test_passive_mode_over_ipv6(request: pytest.FixtureRequest, kind: type[FtpServer], tls: Any) -> None:
+    with running(request, kind(tls, host="::1")) as server:
+        async with opened(server) as storage:
+            await round_trip(storage)
+
+
+class Stranger:
+    """Connects to every port that the server is invited to, before the server hears of it, and says what is not so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+        self.connected: list[socket.socket] = []
+        listen = data._listen
+
+        def invaded(connection: Any) -> socket.socket:
+            asked = connection.wire.ask
+
+            def ask(*commands: bytes) -> Any:
+                port = int(commands[0].split(b"|")[3])
+                one = socket.create_connection(("127.0.0.1", port), source_address=(bound, 0))
+                one.sendall(b"forged")
+                self.connected.append(one)
+                return asked(*commands)
+
+            connection.wire.ask = ask
+            try:
+                return listen(connection)
+            finally:
+                del connection.wire.ask
+
+        monkeypatch.setattr(data, "_listen", invaded)
+
+    def close(self) -> None:
+        for one in self.connected:
+            one.close()
+
+
+async def test_active_mode_is_for_the_server_alone(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever else connects is turned away, and the server, which comes later, is served."""
+    stranger = Stranger(monkeypatch, "127.0.0.2")
+    with running(request, Vsftpd("none")) as server, closing(stranger):
+        async with opened(server, mode="active") as storage:
+            await round_trip(storage)
+    assert len(stranger.connected) > 5
+
+
+async def test_active_mode_where_only_a_stranger_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stranger = Stranger(monkeypatch, "127.0.0.2")
+    (tmp_path / "name").write_bytes(b"data")
+    secret = tmp_path / "secret"
+    secret.touch(0o600)
+    secret.write_text("secret")
+    with closing(stranger):
+        async with FaultyFtpServer(tmp_path) as server:
+            server.faults.replies = {"EPRT": "200 I will", "RETR": "150 it comes", "STOR": "150 send it"}
+            settings = {"type": "ftp", "host": server.host, "port": server.port, "user": "tester", "mode": "active"}
+            found = FtpSettings.model_validate(settings | {"password": f"file:{secret}", "connect_timeout": 0.2})
+            async with Storage(found.backend("server")) as storage:
+                with pytest.raises(ConnectionFailed, match=r"turned away: 127\.0\.0\.2.*leave mode out"):
+                    await storage.read_bytes("name")
+                with pytest.raises(ConnectionFailed, match=r"turned away: 127\.0\.0\.2"):
+                    await storage.write_bytes("name", b"x")
+
+
+async def test_active_mode_where_the_server_cannot_reach_this_machine(request: pytest.FixtureRequest) -> None:
+    """It was told an address; what listens there is closed when it comes."""
+    with running(request, Vsftpd("none", config=("port_enable=NO",))) as server:
+        async with opened(server, mode="active") as storage:
+            with pytest.raises(CrossdockError, match=r"port_enable=YES.*leave mode out"):
+                await storage.write_bytes("name", b"x")
+    with running(request, Vsftpd("none", config=("pasv_enable=NO",))) as server:
+        async with opened(server) as storage:
+            with pytest.raises(CrossdockError, match="pasv_enable=YES"):
+                await storage.write_bytes("name", b"x")
 
 
 @pytest.mark.parametrize("kind", [Vsftpd, Proftpd], ids=lambda kind: kind.name)
@@ -163,6 +238,28 @@ async def test_implicit_where_it_is_not_expected(vsftpd: Vsftpd) -> None:
     with pytest.raises(ProtocolViolation, match="type: ftpes"):
         async with opened(vsftpd, type="ftps"):
             pass
+
+
+@pytest.mark.parametrize("kind", ["ftpes", "ftps"])
+async def test_a_server_that_hangs_up_before_the_tls_greeting(kind: Literal["ftpes", "ftps"]) -> None:
+    """By a reset, which finds the socket anywhere on its way into TLS; nothing is left open."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as executor:
+
+        def serve() -> None:
+            connected, _ = listener.accept()
+            if kind == "ftpes":
+                connected.sendall(b"220 hello\r\n")
+                assert connected.recv(100) == b"AUTH TLS\r\n"
+                connected.sendall(b"234 go\r\n")
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connected.close()
+
+        served = executor.submit(serve)
+        host, port = listener.getsockname()
+        with pytest.raises(ConnectionFailed, match=r"TLS greeting|cannot connect|broke"):
+            async with Storage(FtpSettings(type=kind, host=host, port=port).backend("server")):
+                pass
+        served.result()
 
 
 @pytest.mark.parametrize("kind", ["ftp", "ftpes"])

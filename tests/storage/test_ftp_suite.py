@@ -1,4 +1,7 @@
-"""`StorageSuite` against the FTP servers, each in the strictest mode it has."""
+"""`StorageSuite` whole against the FTP servers: plain, under explicit and, where they know it, under implicit TLS.
+
+Under TLS vsftpd and ProFTPD require that data connections take over the session. A server runs once per worker.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from crossdock.testing.fault_ftp import FaultyFtpServer
 from crossdock.testing.storage.names import NAMES
 from tests.servers import FtpServer, Proftpd, PureFtpd, Vsftpd
 from tests.servers.pyftpd import Pyftpd
+from tests.storage.ftp_places import running
 
 
 class FtpSuite(StorageSuite):
@@ -51,6 +55,22 @@ class TestVsftpd(FtpSuite):
         return vsftpd
 
 
+class TestVsftpdPlain(TestVsftpd):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def vsftpd(cls, request: pytest.FixtureRequest) -> Iterator[Vsftpd]:
+        with running(request, Vsftpd("none")) as server:
+            yield server
+
+
+class TestVsftpdImplicitTls(TestVsftpd):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def vsftpd(cls, request: pytest.FixtureRequest) -> Iterator[Vsftpd]:
+        with running(request, Vsftpd("implicit")) as server:
+            yield server
+
+
 class TestProftpd(FtpSuite):
     @pytest.fixture
     def server(self, proftpd: Proftpd) -> FtpServer:
@@ -65,6 +85,22 @@ class TestProftpd(FtpSuite):
         with pytest.raises(InvalidPath):
             await storage.write_bytes(f"{name}/file", b"x")
         assert await self.names(storage, peer) == set()
+
+
+class TestProftpdPlain(TestProftpd):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def proftpd(cls, request: pytest.FixtureRequest) -> Iterator[Proftpd]:
+        with running(request, Proftpd("none")) as server:
+            yield server
+
+
+class TestProftpdImplicitTls(TestProftpd):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def proftpd(cls, request: pytest.FixtureRequest) -> Iterator[Proftpd]:
+        with running(request, Proftpd("implicit")) as server:
+            yield server
 
 
 class TestPureFtpd(FtpSuite):
@@ -87,6 +123,14 @@ class TestPureFtpd(FtpSuite):
     @pytest.fixture
     def server(self, pureftpd: PureFtpd) -> FtpServer:
         return pureftpd
+
+
+class TestPureFtpdPlain(TestPureFtpd):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pureftpd(cls, request: pytest.FixtureRequest) -> Iterator[PureFtpd]:
+        with running(request, PureFtpd("none")) as server:
+            yield server
 
 
 class _Plain(StorageSuite):

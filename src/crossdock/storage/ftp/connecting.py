@@ -115,7 +115,10 @@ class Connector:
             raise Lost(f"cannot connect: {error.strerror or error}") from error
         connection.attach(connected)
         connection.family = connected.family
-        connection.peer = connected.getpeername()[0]
+        try:
+            connection.peer = connected.getpeername()[0]
+        except OSError as error:
+            raise Lost(f"the connection broke at once: {error.strerror or error}") from error
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # While a transfer takes its time, this keeps the connection in the tables of what lies between.
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -6,6 +6,7 @@ import re
 import socket
 import ssl
 import struct
+import time
 from typing import TYPE_CHECKING
 
 from crossdock.storage.ftp.tls import SessionRefused
@@ -14,7 +15,7 @@ from crossdock.storage.ftp.wire import Lost, Refused, Reply, Silent, Violation, 
 if TYPE_CHECKING:
     from crossdock.storage.ftp.connection import Connection
 
-__all__ = ["Data", "Unreachable", "about_session", "begin", "finish"]
+__all__ = ["Data", "Uncalled", "Unreachable", "about_session", "begin", "finish"]
 
 _EXTENDED = re.compile(rb"\((.)\1\1(\d{1,5})\1\)")
 _PASSIVE = re.compile(rb"(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3})")
@@ -149,6 +150,8 @@ def begin(connection: Connection, command: bytes, *, offset: int = 0) -> Data:
             connection.pending = False
             if about_session(connection, reply):
                 raise SessionRefused(str(reply))
+            if listener is not None and reply.code == 425:
+                raise Uncalled(str(reply))
             raise Refused(command, reply)
         if listener is not None:
             connected = _accept(connection, listener)
@@ -217,6 +220,13 @@ class Unreachable(Lost):
         super().__init__(f"the data connection to {host} port {port} fails: {reason}")
 
 
+class Uncalled(Lost):
+    """In active mode the server did not connect back."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the server did not connect back: {reason}")
+
+
 def _passive_port(connection: Connection) -> int:
     """Only the port is taken: the address is always the one that the control connection leads to (CVE-2021-4189)."""
     if connection.extended:
@@ -244,12 +254,12 @@ def _port(connection: Connection, port: int, reply: Reply) -> int:
 
 def _listen(connection: Connection) -> socket.socket:
     host = connection.wire.socket.getsockname()[0]
-    listener = socket.create_server((host, 0), family=connection.family, backlog=1)
-    listener.settimeout(connection.settings.connect_timeout)
+    listener = socket.create_server((host, 0), family=connection.family, backlog=8)
     port = listener.getsockname()[1]
     kind = 2 if connection.family == socket.AF_INET6 else 1
     try:
-        reply = connection.wire.ask(b"EPRT |%d|%s|%d|" % (kind, host.encode(), port))[0]
+        connection.attach_data(listener)
+        reply = connection.wire.ask(b"EPRT |%d|%s|%d|" % (kind, host.partition("%")[0].encode(), port))[0]
         if reply.code in _UNKNOWN and kind == 1:
             numbers = host.replace(".", ",").encode()
             connection.wire.must(b"PORT %s,%d,%d" % (numbers, port // 256, port % 256))
@@ -262,13 +272,20 @@ def _listen(connection: Connection) -> socket.socket:
 
 
 def _accept(connection: Connection, listener: socket.socket) -> socket.socket:
+    """The server's own connection; whoever else comes is turned away."""
+    deadline = time.monotonic() + connection.settings.connect_timeout
+    strangers: set[str] = set()
     try:
-        connected, address = listener.accept()
+        while True:
+            listener.settimeout(max(deadline - time.monotonic(), 0.001))
+            connected, address = listener.accept()
+            if address[0] == connection.peer:
+                break
+            strangers.add(address[0])
+            connected.close()
     except OSError as error:
-        raise Silent("the server did not connect back") from error
-    if address[0] != connection.peer:
-        connected.close()
-        raise Violation(f"a data connection from {address[0]}, which is not the server")
+        others = f"; turned away: {', '.join(sorted(strangers))}" if strangers else ""
+        raise Uncalled(f"nothing came within {connection.settings.connect_timeout:g} s{others}") from error
     connected.settimeout(connection.settings.timeout)
     connection.attach_data(connected)
     return connected

@@ -21,7 +21,7 @@ from crossdock.errors import (
     TimedOut,
     Unsupported,
 )
-from crossdock.storage.ftp.data import Unreachable
+from crossdock.storage.ftp.data import Uncalled, Unreachable
 from crossdock.storage.ftp.tls import SessionRefused, Untrusted
 from crossdock.storage.ftp.wire import IsFile, IsFolder, Lost, Missing, Refused, Reply, Silent, Violation
 
@@ -94,6 +94,15 @@ _PASSIVE_HINT = (
     "the server's passive ports must be open in its firewall: ask its operator for the range "
     "(vsftpd pasv_min_port and pasv_max_port, ProFTPD PassivePorts, Pure-FTPd -p); it is tried again"
 )
+_ACTIVE_HINT = (
+    "mode: active needs this machine to be reachable from the server, at any port, and the server to connect "
+    "(vsftpd port_enable=YES and connect_from_port_20=NO): leave mode out to let this machine connect instead"
+)
+_MODE_HINTS = {
+    "PASV": "the server refuses passive mode: ask its operator for it (vsftpd pasv_enable=YES), or write mode: active",
+    "PORT": _ACTIVE_HINT,
+}
+_MODE_HINTS |= {"EPSV": _MODE_HINTS["PASV"], "EPRT": _ACTIVE_HINT}
 
 
 def kind_of_refusal(reply: Reply) -> type[StorageError] | None:
@@ -115,6 +124,7 @@ def translated(error: Exception, operation: str, endpoint: str, path: str) -> St
         reply = error.reply
         fallback = PermissionDenied if reply.code >= 500 else ConnectionFailed
         kind = kind_of_refusal(reply) or _CODES.get(reply.code, fallback)
+        hint = _MODE_HINTS.get(error.command)
     elif isinstance(error, (IsFile, IsFolder, Missing)):
         kind = _FOUND[type(error)]
     elif isinstance(error, Violation):
@@ -125,6 +135,8 @@ def translated(error: Exception, operation: str, endpoint: str, path: str) -> St
         kind, hint = AuthenticationFailed, "the data connection leads to another server: ask its operator"
     elif isinstance(error, Unreachable):
         kind, hint = ConnectionFailed, _PASSIVE_HINT
+    elif isinstance(error, Uncalled):
+        kind, hint = ConnectionFailed, _ACTIVE_HINT
     else:
         kind = TimedOut if isinstance(error, Silent) else ConnectionFailed
     return kind(str(error), operation=operation, endpoint=endpoint, path=path, hint=hint or hint_for(kind))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -48,7 +49,13 @@ class TlsLayer:
 
     def control(self, connected: socket.socket, attach: Callable[[socket.socket], None], *, old: bool) -> ssl.SSLSocket:
         """`attach` is told the socket that takes over, before it blocks. Raises `Untrusted`, `NotTls`, `Lost`."""
-        wrapped = self._contexts[old].wrap_socket(connected, server_hostname=self._name, do_handshake_on_connect=False)
+        try:
+            _raise_what_pends(connected)
+            wrapped = self._contexts[old].wrap_socket(
+                connected, server_hostname=self._name, do_handshake_on_connect=False
+            )
+        except OSError as error:
+            raise Lost(f"the connection broke before the TLS greeting: {error.strerror or error}") from error
         try:
             attach(wrapped)
             self._greet(wrapped)
@@ -75,6 +82,7 @@ class TlsLayer:
         self, connected: socket.socket, attach: Callable[[socket.socket], None], control: ssl.SSLSocket
     ) -> ssl.SSLSocket:
         """Raises `OSError`; `Untrusted` if it is another server than that of the control connection."""
+        _raise_what_pends(connected)
         wrapped = control.context.wrap_socket(
             connected,
             server_hostname=self._name,
@@ -99,6 +107,13 @@ class TlsLayer:
         digest = hashlib.sha256(wrapped.getpeercert(True) or b"").hexdigest()
         if digest not in self._pins:
             raise Untrusted("it is not the certificate that is pinned", shown_fingerprint(digest))
+
+
+def _raise_what_pends(connected: socket.socket) -> None:
+    """Raises `OSError` if the peer has reset it: `wrap_socket` would too, and leave a socket open that nobody holds."""
+    pending = connected.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if pending:
+        raise OSError(pending, os.strerror(pending))
 
 
 def _context(settings: FtpSettings) -> ssl.SSLContext:
