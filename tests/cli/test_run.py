@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import PROGRAM, Cli
+from tests.servers import Postgres
 
 _CONFIG = """\
 endpoints:
@@ -111,3 +114,91 @@ def test_a_daemon(home: Path) -> None:
         ("delivered", "dst:a"), ("delivered", "dst:b"), ("delivered", "dst:new/c"),
     ]  # fmt: skip
     assert not list((home / "out").rglob(".crossdock-*"))
+
+
+@contextmanager
+def daemon(home: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
+    """A daemon, and what it has said; it is killed if it still runs at the end."""
+    with (home / "log").open("w+b") as log:
+        process = subprocess.Popen([PROGRAM, "run", *options], cwd=home, stdout=subprocess.DEVNULL, stderr=log)
+        try:
+            until(lambda: "running move" in (home / "log").read_text(), "the daemon runs")
+            yield process, (home / "log").read_text
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def ended(process: subprocess.Popen[bytes], said: Callable[[], str]) -> int:
+    code = process.wait(timeout=30)
+    assert "Traceback" not in said()
+    return code
+
+
+@pytest.mark.parametrize("wrong", ["tests", "ledger", "removed"])
+def test_a_reload_that_fails_late_keeps_the_old_configuration(home: Path, wrong: str) -> None:
+    """Rules that fail their tests, and a ledger that cannot be opened, are found only when it is tried."""
+    configure(home)
+    with daemon(home) as (process, said):
+        text = (home / "crossdock.yaml").read_text()
+        match wrong:
+            case "tests":
+                configure(home, more='trigger: {every: 1s}\n    tests: [{file: a, to: "dst:b"}]')
+            case "ledger":
+                (home / "crossdock.yaml").write_text(f"ledger: nowhere/l.db\n{text}")
+            case "removed":
+                (home / "crossdock.yaml").unlink()
+        process.send_signal(signal.SIGHUP)
+        until(lambda: "the configuration stays as it was" in said(), "it is refused")
+        put(home, "a", b"1")
+        until((home / "out/a").exists, "the old one still works")
+        process.send_signal(signal.SIGTERM)
+        assert ended(process, said) == 0
+
+
+def test_a_second_ctrl_c_breaks_off(home: Path) -> None:
+    configure(home)
+    (home / "in/big").touch()
+    os.truncate(home / "in/big", 8 << 30)
+    with daemon(home) as (process, said):
+        until(lambda: any((home / "out").glob(".crossdock-*")), "it is under way")
+        process.send_signal(signal.SIGINT)
+        until(lambda: "stopping" in said(), "the first is heard")
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert ended(process, said) == 130
+    assert not any((home / "out").iterdir())
+
+
+def test_an_error_that_goes_on_is_told_once(home: Path) -> None:
+    """A source that is away does not end the daemon, whether it is watched or not, and does not fill its log."""
+    configure(home, more="trigger: {every: 1s, watch: true}")
+    (home / "in").rename(home / "away")
+    with daemon(home) as (process, said):
+        until(lambda: "is not a folder" in said(), "it is told")
+        time.sleep(2.5)
+        assert said().count("is not a folder") == 1, said()
+        (home / "away").rename(home / "in")
+        until(lambda: "can be listed again" in said(), "so is its return")
+        put(home, "a", b"1")
+        until((home / "out/a").exists, "and its files come")
+        process.send_signal(signal.SIGTERM)
+        assert ended(process, said) == 0
+
+
+@pytest.mark.usefixtures("postgres")
+def test_a_ledger_that_is_gone_for_a_while(home: Path) -> None:
+    """The database's server crashes, and comes back, under a daemon."""
+    configure(home)
+    with Postgres() as server, daemon(home, "--ledger", server.dsn) as (process, said):
+        put(home, "a", b"1")
+        until((home / "out/a").exists, "it works")
+        server.crash()
+        until(lambda: "Next: see that the database server runs" in said(), "the ledger is away")
+        put(home, "b", b"2")
+        server.start_again()
+        until((home / "out/b").exists, "it goes on")
+        assert "the ledger can be used again" in said()
+        process.send_signal(signal.SIGTERM)
+        assert ended(process, said) == 0

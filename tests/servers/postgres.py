@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.servers.packages import Tree
-from tests.servers.server import LOOPBACK, Server, StartFailed, free_ports
+from tests.servers.server import LOOPBACK, Server, StartFailed, free_ports, guard, stop
 
 _NOBODY = 65534
 _PROGRAMS = "usr/lib/postgresql/15/bin"
@@ -30,6 +32,7 @@ class Postgres(Server):
         self.uid = _NOBODY if os.geteuid() == 0 else os.geteuid()
         self.user = "tester"
         self.port = 0
+        self._run_again: Callable[[], None] = lambda: None
 
     @property
     def dsn(self) -> str:
@@ -65,11 +68,30 @@ class Postgres(Server):
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         command = [str(programs / "postgres"), "-D", str(self.base / "data"), *options]
-        child = self._spawn(command, log, environment, uid=uid)
-        self._wait_for_port(self.port, log, alive=lambda: child.poll() is None, seconds=60)
+
+        def run() -> None:
+            child = self._spawn(command, log, environment, uid=uid)
+            self._wait_for_port(self.port, log, alive=lambda: child.poll() is None, seconds=60)
+
+        self._run_again = run
+        run()
         version = subprocess.run([command[0], "--version"], env={**os.environ, **environment}, stdout=subprocess.PIPE)
         self.version = version.stdout.decode().strip().replace(" (PostgreSQL)", "").removeprefix("postgres ")
         self.version = f"PostgreSQL {self.version}"
+
+    def crash(self) -> None:
+        """End it at once, with all its connections; what was committed is there when it is started again."""
+        server = self._children[-1]
+        server.send_signal(signal.SIGQUIT)
+        server.wait(timeout=30)
+        self._children.clear()
+        self.pids.clear()
+
+    def start_again(self) -> None:
+        """After `crash`: on the same port."""
+        self._run_again()
+        stop([], self._guard, seconds=self.patience)
+        self._guard = guard(os.getpid(), self.pids, self.base)
 
     def _initdb(self) -> list[str]:
         options = ["--no-sync", "--no-instructions", "--encoding=UTF8", "--locale=C.UTF-8", "--auth=trust"]

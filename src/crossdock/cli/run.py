@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,15 +17,21 @@ from crossdock.cli.options import DURATION
 from crossdock.cli.output import count, emit, human_size, human_time
 from crossdock.cli.progress import Progress, display
 from crossdock.cli.session import Session, common
-from crossdock.errors import ConfigError, CrossdockError, shown
+from crossdock.errors import CrossdockError, LedgerUnavailable, shown
 
 if TYPE_CHECKING:
+    from crossdock.config import Config
     from crossdock.engine.delivery import Delivery
     from crossdock.engine.discovery import Discovery
     from crossdock.engine.summary import Summary
     from crossdock.ledger.base import Transfer
 
 __all__ = ["run"]
+
+_AGAIN = 5.0
+"""Seconds, more or less, until a daemon asks again for a ledger that failed."""
+_REPEATED = 3600.0
+"""Seconds until a daemon says again what it has said."""
 
 
 @click.command()
@@ -54,7 +62,8 @@ def run(session: Session, /, flows: tuple[str, ...], **options: Any) -> int:
     """Run the flows by their triggers (all of them, or those named) until SIGTERM or Ctrl-C; with --once, one time.
 
     What was delivered is in the ledger and is never sent again, however often this is run and wherever it was stopped.
-    SIGHUP reads the configuration again; if it is wrong, the old one stays.
+    SIGHUP reads the configuration again; if it is wrong, the old one stays. Modules of your own stay as they are.
+    A ledger that cannot be used for a while is waited for, once it has worked.
     """
     flows_of(session.config, flows)
     command = _Once(session, flows, options) if options["once"] else _Daemon(session, flows, options)
@@ -118,7 +127,18 @@ class _Once(_Command):
 
 
 class _Daemon(_Command):
-    """Runs until it is told to stop; a reload is a stop and a start with what the file says by then."""
+    """Runs until it is told to stop.
+
+    A reload is a stop and a start with what the file says by then. So is a ledger that fails once it has worked: its
+    server is started anew, its disk was full for a while.
+    """
+
+    def __init__(self, session: Session, flows: tuple[str, ...], options: dict[str, Any]) -> None:
+        super().__init__(session, flows, options)
+        self._works: Config | None = None
+        """The configuration that last ran."""
+        self._said: dict[str, tuple[str, float]] = {}
+        """Flow, or "" for the ledger → what was said of it, and when."""
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -129,7 +149,8 @@ class _Daemon(_Command):
         def end() -> None:
             nonlocal over
             if over:
-                task.cancel()
+                self.session.interrupt(task)
+                return
             over = True
             self.session.say("stopping; once more to break off what is under way")
             stop.set()
@@ -139,34 +160,69 @@ class _Daemon(_Command):
         loop.add_signal_handler(signal.SIGHUP, stop.set)
         while not over:
             stop.clear()
-            async with opened_engine(
-                self.session, self.options["ledger"], transfers=self.options["transfers"], report=self.tell
-            ) as engine:
-                names = flows_of(self.session.config, self.flows)
-                self.session.say(f"running {', '.join(names)}; Ctrl-C or SIGTERM ends it")
-                await engine.serve(stop, names, looked=self._looked, grace=self.options["grace"])
-            if not over:
-                self._reload()
+            try:
+                await self._serve(stop)
+            except CrossdockError as error:
+                if over:
+                    raise
+                await self._after(error, stop)
+            if stop.is_set() and not over:
+                self.session.forget_config()
         return exits.OK
 
-    def _reload(self) -> None:
-        old = self.session.config
-        del self.session.config
-        try:
-            flows_of(self.session.config, self.flows)
-        except ConfigError as error:
+    async def _serve(self, stop: asyncio.Event) -> None:
+        async with opened_engine(
+            self.session, self.options["ledger"], transfers=self.options["transfers"], report=self.tell
+        ) as engine:
+            names = flows_of(self.session.config, self.flows)
+            if self._works is not None and not self.session.has_config(self._works):
+                self.session.say("the configuration was read again")
+            self._works = self.session.config
+            self._good("", "the ledger can be used again")
+            self.session.say(f"running {', '.join(names)}; Ctrl-C or SIGTERM ends it")
+            await engine.serve(stop, names, looked=self._looked, grace=self.options["grace"])
+
+    async def _after(self, error: CrossdockError, stop: asyncio.Event) -> None:
+        """Go on with the old configuration, or wait for the ledger; else the error is raised again."""
+        if self._works is None:
+            raise error
+        if not self.session.has_config(self._works):
             complain(error)
             self.session.say("the configuration stays as it was")
-            self.session.config = old
-        else:
-            self.session.say("the configuration was read again")
+            self.session.config = self._works
+            return
+        if not isinstance(error, LedgerUnavailable):
+            raise error
+        self._bad("", error)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_AGAIN * random.uniform(0.5, 1.5)):
+                await stop.wait()
 
     def _looked(self, flow: str, found: Discovery | CrossdockError) -> None:
+        from crossdock.engine.engine import LeftAlone
+
         if isinstance(found, CrossdockError):
-            click.echo(f"crossdock: flow {flow}:", err=True)
-            complain(found)
-        elif found.added:
+            if not (isinstance(found, LeftAlone) and flow in self._said):
+                self._bad(flow, found)
+            return
+        self._good(flow, f"flow {flow}: its source can be listed again")
+        if found.added:
             self.session.say(f"{flow}: {count(len(found.added), 'transfer')} to do")
+
+    def _bad(self, about: str, error: CrossdockError) -> None:
+        """Said when it is new, and then once an hour."""
+        text, now = str(error), asyncio.get_running_loop().time()
+        said, at = self._said.get(about, ("", 0.0))
+        if said == text and now - at < _REPEATED:
+            return
+        self._said[about] = text, now
+        if about:
+            click.echo(f"crossdock: flow {about}:", err=True)
+        complain(error)
+
+    def _good(self, about: str, text: str) -> None:
+        if self._said.pop(about, None) is not None:
+            self.session.say(text)
 
 
 def _name(transfer: Transfer) -> str:

@@ -38,6 +38,7 @@ class Session:
         self.config_file: str | None = None
         self.verbose = 0
         self.quiet = False
+        self._interrupted = False
 
     @cached_property
     def config(self) -> Config:
@@ -46,6 +47,14 @@ class Session:
         from crossdock.config import load
 
         return load(Path(self.config_file) if self.config_file else None)
+
+    def has_config(self, config: Config) -> bool:
+        """Whether it is in force; nothing is read."""
+        return self.__dict__.get("config") is config
+
+    def forget_config(self) -> None:
+        """The next look at `config` reads the file again."""
+        self.__dict__.pop("config", None)
 
     def locate(self, text: str) -> Location:
         return self.config.locate(text)
@@ -61,21 +70,12 @@ class Session:
         import signal
 
         self._log()
-        interrupted = False
-
-        def stop(task: asyncio.Task[T]) -> None:
-            nonlocal interrupted
-            if interrupted:
-                os.write(2, b"\ncrossdock: stopped without cleaning up; 'crossdock doctor' finds what is left\n")
-                os._exit(exits.INTERRUPTED)
-            interrupted = True
-            task.cancel()
 
         async def whole() -> T:
             loop, task = asyncio.get_running_loop(), asyncio.current_task()
             assert task is not None
             for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, stop, task)
+                loop.add_signal_handler(number, self.interrupt, task)
             return await work()
 
         collect_less_often()
@@ -83,9 +83,17 @@ class Session:
             try:
                 return runner.run(whole())
             except asyncio.CancelledError:
-                if interrupted:
+                if self._interrupted:
                     raise Interrupted from None
                 raise
+
+    def interrupt(self, task: asyncio.Task[Any]) -> None:
+        """Break off what `run` was given, whose task this is; it cleans up. Asked once more: end at once."""
+        if self._interrupted:
+            os.write(2, b"\ncrossdock: stopped without cleaning up; 'crossdock doctor' finds what is left\n")
+            os._exit(exits.INTERRUPTED)
+        self._interrupted = True
+        task.cancel()
 
     def _log(self) -> None:
         if not self.verbose:

@@ -27,7 +27,7 @@ from crossdock.engine.summary import Summary
 from crossdock.engine.triggers import ticks
 from crossdock.engine.watch import watch
 from crossdock.engine.worker import Worker
-from crossdock.errors import ConfigError, ConnectionFailed, CrossdockError, LedgerError
+from crossdock.errors import ConfigError, ConnectionFailed, CrossdockError, LedgerError, StorageError
 from crossdock.flows.flow import Flow
 from crossdock.flows.plan import Planner
 from crossdock.ledger.base import LEASE, Ledger, Query, State, Transfer
@@ -48,6 +48,11 @@ _PRUNE = 86400.0
 _SOONEST = 1.0
 _KEEP_LOOKING = 60.0
 """Seconds for which a poll looks again at files that settle, or ten times the flow's own `settle`."""
+
+
+def _log_failure(flow: str, found: Discovery | CrossdockError) -> None:
+    if isinstance(found, CrossdockError):
+        log.warning("flow %s: %s", flow, found)
 
 
 class LeftAlone(ConnectionFailed):
@@ -260,12 +265,12 @@ class Engine:
         flows: Iterable[str] | None = None,
         *,
         sources: Iterable[EventSource] = (),
-        looked: Callable[[str, Discovery | CrossdockError], None] = lambda flow, found: None,
+        looked: Callable[[str, Discovery | CrossdockError], None] = _log_failure,
         grace: float = GRACE,
     ) -> None:
         """Run the flows by their triggers until `stop` is set; then finish what is under way, for `grace` seconds.
 
-        `looked` is told of every look at a source. Raises what the ledger raises.
+        `looked` is told of every look at a source; by default, failures are logged. Raises what the ledger raises.
         """
         names = list(self.planners if flows is None else flows)
         worker = self.worker(names)
@@ -322,8 +327,16 @@ class Engine:
         worker: Worker,
         looked: Callable[[str, Discovery | CrossdockError], None],
     ) -> None:
-        storage = await self.endpoints.storage(self.planner(name).flow.source.endpoint)
-        async for _ in watch(storage.backend.address(self.planner(name).flow.source.path)):
+        source = self.planner(name).flow.source
+        while True:
+            try:
+                storage = await self.endpoints.storage(source.endpoint)
+            except StorageError:
+                # Told by the flow's ticks, which find the same; a folder may be mounted later.
+                await asyncio.sleep(_HOUSE)
+            else:
+                break
+        async for _ in watch(storage.backend.address(source.path)):
             async with lock:
                 await self._poll(name, worker, looked)
 
@@ -337,7 +350,6 @@ class Engine:
             except LedgerError:
                 raise
             except CrossdockError as error:
-                log.warning("flow %s: %s", name, error)
                 looked(name, error)
                 return
             looked(name, found)

@@ -73,7 +73,8 @@ class PostgresLedger(SqlLedger):
         async with self._reported("open"):
             pool = await asyncpg.create_pool(
                 self._dsn,
-                min_size=1,
+                # With a minimum the pool would keep it up by itself, and print tracebacks while the server is away.
+                min_size=0,
                 max_size=self._connections,
                 command_timeout=self._timeout,
                 statement_cache_size=0,
