@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from crossdock.errors import LedgerUnavailable
+from crossdock.errors import LedgerError, LedgerUnavailable
 from crossdock.ledger.base import Lease, Query, State
 from crossdock.ledger.sqlite import SqliteLedger
 from crossdock.ledger.sqlite_file import connect
@@ -133,7 +133,7 @@ async def test_a_full_disk(tmp_path: Path) -> None:
 LIMITED = """
 import asyncio, resource, sys
 from pathlib import Path
-from crossdock.errors import LedgerUnavailable
+from crossdock.errors import LedgerError, LedgerUnavailable
 from crossdock.ledger.sqlite import SqliteLedger
 from crossdock.testing.ledger.base import planned
 
@@ -232,3 +232,23 @@ async def test_a_killed_writer_loses_nothing_it_was_told(tmp_path: Path) -> None
                 assert found.fence >= fences.get(id, 0), f"seed {seed}: {found}"
             assert len(await ledger.find(Query(limit=10**6))) >= len(told)
         whole(path)
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+async def test_a_file_that_is_no_longer_there(tmp_path: Path, how: str) -> None:
+    """What would be written to it would be lost: nothing is, and a new ledger does not take its place unasked."""
+    path = tmp_path / "ledger.db"
+    async with SqliteLedger(tmp_path / "other.db"):
+        pass
+    async with SqliteLedger(path) as ledger:
+        await ledger.mark("f", "kind", "before")
+        if how == "removed":
+            path.rename(tmp_path / "kept.db")
+        else:
+            (tmp_path / "other.db").replace(path)
+        for _ in range(2):
+            with pytest.raises(LedgerError, match="removed, moved or replaced") as caught:
+                await ledger.mark("f", "kind", "after")
+            assert not caught.value.retryable
+            assert caught.value.hint is not None
+    assert path.exists() == (how == "replaced")

@@ -14,7 +14,7 @@ from crossdock.ledger.base import MAX_RESCUES, Added
 from crossdock.ledger.queries import load
 from crossdock.ledger.relational import Params, SqlLedger
 from crossdock.ledger.rows import Row
-from crossdock.ledger.sqlite_file import connect, translated
+from crossdock.ledger.sqlite_file import connect, file_id, translated
 from crossdock.ledger.writer import Connection, Writer
 
 __all__ = ["SqliteLedger"]
@@ -27,7 +27,7 @@ class SqliteLedger(SqlLedger):
     """A ledger in the file `path`, which is made (mode 0600) if it is not there. `clock`: seconds since 1970.
 
     Several processes of one host may share it. Within a process, whatever is asked for at the same time is committed
-    together. Once the file is found damaged nothing is read or written any more.
+    together. Once the file is found damaged, moved or replaced nothing is read or written any more.
     """
 
     def __init__(
@@ -43,13 +43,26 @@ class SqliteLedger(SqlLedger):
         self._path, self._clock, self._factory = Path(path), clock, factory
         self._writer: Writer | None = None
         self._damaged: LedgerError | None = None
+        self._file: tuple[int, int] | None = None
 
     def _connect(self) -> Connection:
-        return connect(self._path, factory=self._factory)
+        connection = connect(self._path, factory=self._factory)
+        self._file = file_id(self._path)
+        return connection
+
+    def _moved(self) -> LedgerError | None:
+        """SQLite goes on with a file whose name is gone; what it writes there nobody finds again."""
+        if file_id(self._path) != self._file:
+            self._damaged = LedgerError(
+                f"ledger {self.where}: the file was removed, moved or replaced while it was in use",
+                hint="put it back, or an older copy that sends again what it has forgotten; "
+                "if there is none, everything is sent anew",
+            )
+        return self._damaged
 
     async def open(self) -> None:
         if self._writer is None:
-            writer = Writer(self._connect, self._translate, f"ledger {self.where}")
+            writer = Writer(self._connect, self._translate, f"ledger {self.where}", wrong=self._moved)
             await writer.start()
             self._writer = writer
             try:

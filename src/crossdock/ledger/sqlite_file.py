@@ -16,7 +16,7 @@ from pathlib import Path
 from crossdock.errors import LedgerError, LedgerUnavailable
 from crossdock.ledger.queries import migrations
 
-__all__ = ["connect", "file_system", "migrate", "translated", "wal_is_safe"]
+__all__ = ["connect", "file_id", "file_system", "migrate", "translated", "wal_is_safe"]
 
 Version = tuple[int, int, int]
 BUSY = 30.0
@@ -69,6 +69,15 @@ def file_system(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
         if place.is_relative_to(where) and len(where.parts) >= best:
             best, kind = len(where.parts), found
     return kind
+
+
+def file_id(path: Path) -> tuple[int, int] | None:
+    """Device and inode of what has this name now; None if nothing can be found under it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def connect(

@@ -31,12 +31,18 @@ class Writer:
 
     An action's answer is given after its transaction was committed, and never if that failed: then all actions of the
     transaction fail, with what `translate` makes of the error. An action that raises is undone alone.
+    `wrong` is asked before each transaction that writes: what it returns is raised instead.
     """
 
     def __init__(
-        self, connect: Callable[[], Connection], translate: Callable[[sqlite3.Error], Exception], name: str
+        self,
+        connect: Callable[[], Connection],
+        translate: Callable[[sqlite3.Error], Exception],
+        name: str,
+        *,
+        wrong: Callable[[], Exception | None] = lambda: None,
     ) -> None:
-        self._connect, self._translate = connect, translate
+        self._connect, self._translate, self._wrong = connect, translate, wrong
         self._queue: SimpleQueue[_Asked | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._ended = False
@@ -94,8 +100,12 @@ class Writer:
     def _transact(self, connection: Connection, batch: Sequence[_Asked]) -> None:
         batch = [asked for asked in batch if not asked.answer.cancelled()]
         answers: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        writes = any(asked.writes for asked in batch)
+        if writes and (wrong := self._wrong()) is not None:
+            _tell(batch[0].loop, [(asked.answer, None, wrong) for asked in batch])
+            return
         try:
-            connection.execute("BEGIN IMMEDIATE" if any(asked.writes for asked in batch) else "BEGIN")
+            connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
             answers.extend((asked.answer, *_guarded(connection, asked)) for asked in batch)
             connection.execute("COMMIT")
         except sqlite3.Error as error:
