@@ -187,3 +187,15 @@ async def test_who_died_while_sending_is_replaced(ledger: SqliteLedger, clock: C
     assert await box.flush() == 0
     clock.move(601)
     assert await box.flush() == 1
+
+
+async def test_one_mishap_is_one_failure(ledger: SqliteLedger, clock: Clock, post: Post) -> None:
+    """Notices that were under way together when the receiver went away do not add up to a long pause."""
+    post.errors["webhook"] = NotificationFailed("the receiver is down", retryable=True)
+    box = outbox(ledger, clock, post)
+    notices = [Notice(id=str(n), kind="delivered", flow="statements", at=clock(), text="", data={}) for n in range(16)]
+    await asyncio.gather(*(box.tell(notice) for notice in notices))
+    assert post.tries == 16
+    post.errors.clear()
+    clock.move(16)
+    assert await box.flush() == 16

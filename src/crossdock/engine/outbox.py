@@ -116,6 +116,9 @@ class Outbox:
             if not error.retryable:
                 log.error("flow %s: %s", self._flow.name, error)
                 return "never", f": {error}"
+            if self._is_paused(channel):
+                # Of the same mishap: it was under way when another one failed.
+                return "later", ""
             doubled = min(2 * self._paused[channel][1], _LONGEST_PAUSE) if channel in self._paused else _PAUSE
             wait = max(doubled, error.retry_after or 0.0)
             self._paused[channel] = (self._clock() + timedelta(seconds=wait), doubled)
