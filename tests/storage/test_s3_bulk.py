@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from crossdock.storage.http import NotHttp, Unreachable
 from crossdock.storage.s3.bulk import Bulk, BulkResponse
-from crossdock.storage.s3.faults import NotHttp, Unreachable
 
 DATA = random.Random(20261121).randbytes(3 * 1024 * 1024 + 5)
 

@@ -20,9 +20,9 @@ from crossdock.errors import (
     shown,
 )
 from crossdock.storage.base import Backend, Capabilities, Entry, Reader, WriteOptions, Writer
+from crossdock.storage.http import http_date
 from crossdock.storage.netstorage import listing
 from crossdock.storage.netstorage.client import Answer, Client, Request
-from crossdock.storage.netstorage.faults import http_date
 from crossdock.storage.netstorage.reader import NetStorageReader
 from crossdock.storage.netstorage.settings import NetStorageSettings
 from crossdock.storage.netstorage.signing import WINDOW

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -14,9 +13,10 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
-from crossdock.errors import ConfigError, ProtocolViolation, Throttled
+from crossdock.errors import ProtocolViolation, Throttled
+from crossdock.storage.http import FAILURES, TooLong, trusted, whole
 from crossdock.storage.layers import TokenBucket
-from crossdock.storage.netstorage.faults import FAILURES, Place, failure, refused
+from crossdock.storage.netstorage.faults import Place, failure, refused
 from crossdock.storage.netstorage.settings import NetStorageSettings
 from crossdock.storage.netstorage.signing import Signer
 from crossdock.storage.netstorage.wire import Answered, action_of, parse_xml, quoted
@@ -81,7 +81,7 @@ class Client:
         self._signer = Signer(settings.key_name, key, self.clock)
         if not proxy_bypass(settings.host):
             self._proxy = getproxies().get("https" if settings.tls else "http")
-        tls = await asyncio.to_thread(self._tls)
+        tls = await asyncio.to_thread(trusted, settings.ca_file) if settings.tls else True
         # No limit: whoever calls has a slot, and needs one connection at a time.
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=tls),
@@ -93,17 +93,6 @@ class Client:
         )
         # On a connection that has died aiohttp would send a GET again by itself, with the signature already used.
         self._session._retry_connection = False
-
-    def _tls(self) -> ssl.SSLContext | bool:
-        file = self.settings.ca_file
-        if not self.settings.tls:
-            return True
-        try:
-            context = ssl.create_default_context(cafile=file)
-        except OSError as error:
-            raise ConfigError(f"cannot read the certificates in {file}: {error.strerror or error}") from error
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        return context
 
     async def close(self) -> None:
         session, self._session = self._session, None
@@ -173,20 +162,15 @@ class Client:
 
     async def body(self, request: Request, response: aiohttp.ClientResponse) -> bytes:
         """The rest of an answer, and the end of it. Raises `ProtocolViolation` above 64 MiB."""
-        chunks: list[bytes] = []
-        size = 0
         try:
-            async for chunk in response.content.iter_any():
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > LARGEST_ANSWER:
-                    raise self.violation(request, f"an answer of more than {LARGEST_ANSWER} bytes")
+            return await whole(response.content, LARGEST_ANSWER)
+        except TooLong as error:
+            raise self.violation(request, str(error)) from error
         except FAILURES as error:
             raise failure(self.place(request), error) from error
         finally:
             # After a failure another connection may reach another server.
             response.close() if response.status >= 400 and response.status != 404 else response.release()
-        return b"".join(chunks)
 
     async def call(self, request: Request, *, allow: Collection[int] = (), repeat: bool = False) -> Answer:
         """The whole answer. `repeat`: tried again, with the policy, while the failure may pass."""

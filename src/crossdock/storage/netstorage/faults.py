@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-
-import aiohttp
+from datetime import datetime
 
 from crossdock.errors import (
     AlreadyExists,
@@ -23,12 +19,11 @@ from crossdock.errors import (
     TimedOut,
     shown,
 )
+from crossdock.storage.http import http_date, no_answer, retry_after
 from crossdock.storage.netstorage.signing import WINDOW
 
-__all__ = ["FAILURES", "Place", "failure", "http_date", "refused"]
+__all__ = ["Place", "failure", "refused"]
 
-FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
-"""What aiohttp raises for a request without an answer."""
 _LONGEST = 200
 _SUSPECT = 30
 """Seconds of difference between the clocks from which on a 403 is blamed on them; Akamai's own kit does the same."""
@@ -67,15 +62,6 @@ class Place:
     service: str
 
 
-def http_date(text: str | None) -> datetime | None:
-    """An RFC 9110 date; None if it is not one."""
-    try:
-        found = parsedate_to_datetime(text or "")
-    except ValueError:
-        return None
-    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
-
-
 def refused(
     place: Place, status: int, headers: Mapping[str, str], body: bytes, *, now: datetime, accepted: bool
 ) -> StorageError:
@@ -88,7 +74,7 @@ def refused(
     hint = _HINTS.get(kind)
     if kind is ProtocolViolation:
         hint = "check 'host': it may not be NetStorage's HTTP interface, or a proxy answers in its place"
-    return _error(kind, place, reason, hint, _retry_after(headers, now))
+    return _error(kind, place, reason, hint, retry_after(headers, now))
 
 
 def _forbidden(place: Place, reason: str, headers: Mapping[str, str], *, now: datetime, accepted: bool) -> StorageError:
@@ -119,44 +105,7 @@ def _error(
     )
 
 
-def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    text = headers.get("Retry-After", "")
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    moment = http_date(text) if text else None
-    return max(0.0, (moment - now).total_seconds()) if moment else None
-
-
 def failure(place: Place, error: Exception) -> StorageError:
-    """The error of a request without an answer."""
-    kind: type[StorageError] = ConnectionFailed
-    hint: str | None = None
-    if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError, ssl.SSLError)):
-        kind, hint = AuthenticationFailed, "set 'ca_file' to the authority that signed the server's certificate"
-        reason = f"TLS with {place.service} failed: {_words(error)}"
-    elif isinstance(error, aiohttp.ConnectionTimeoutError):
-        kind, hint = TimedOut, "check 'host', the proxy and the firewall"
-        reason = f"no connection to {place.service} in time"
-    elif isinstance(error, TimeoutError):
-        kind, reason = TimedOut, f"{place.service} went silent"
-    elif isinstance(error, aiohttp.ClientConnectorError):
-        hint = "check 'host' and the network"
-        reason = f"cannot connect to {place.service}: {_words(error)}"
-    elif isinstance(error, (aiohttp.ClientResponseError, aiohttp.InvalidURL)):
-        kind, reason = ProtocolViolation, f"{place.service} does not speak HTTP"
-        hint = "check 'host', 'port' and 'tls'"
-    else:
-        reason = f"the connection to {place.service} broke: {_words(error)}"
+    """The error of a request without an answer: one of `http.FAILURES`."""
+    kind, reason, hint = no_answer(place.service, "host", error)
     return _error(kind, place, reason, hint, None)
-
-
-def _words(error: BaseException) -> str:
-    """Without the URL and headers that aiohttp's own texts carry."""
-    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
-    if cause is not error:
-        return _words(cause)
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return type(error).__name__

@@ -11,8 +11,9 @@ import aiohttp
 
 from crossdock.errors import IntegrityError, NotAFile, NotFound, SourceChanged, Truncated, shown
 from crossdock.storage.base import Entry, Reader
+from crossdock.storage.http import FAILURES, http_date
 from crossdock.storage.netstorage.client import Answer, Request
-from crossdock.storage.netstorage.faults import FAILURES, failure, http_date
+from crossdock.storage.netstorage.faults import failure
 from crossdock.storage.netstorage.wire import md5_of
 
 if TYPE_CHECKING:

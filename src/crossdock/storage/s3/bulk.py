@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 from multidict import CIMultiDict
 
-from crossdock.storage.s3.faults import NotHttp, Unreachable
+from crossdock.storage.http import NotHttp, Unreachable
 
 __all__ = ["Bulk", "BulkResponse"]
 

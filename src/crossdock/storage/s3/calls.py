@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from crossdock.errors import AlreadyExists, InvalidPath, ProtocolViolation, Unsupported
 from crossdock.storage.base import Backend, Entry, WriteOptions
+from crossdock.storage.http import http_date
 from crossdock.storage.s3.client import Answer, Body, Client, Request
 from crossdock.storage.s3.settings import S3Settings
 from crossdock.storage.s3.wire import (
@@ -22,7 +23,6 @@ from crossdock.storage.s3.wire import (
     element,
     etag_of,
     format_mtime,
-    parse_http_date,
     parse_mtime,
     texts,
 )
@@ -60,7 +60,7 @@ def entry_of(path: str, headers: Mapping[str, str], size: int | None = None) -> 
     return Entry(
         path=path,
         size=size,
-        modified=parse_mtime(headers.get(MTIME)) or parse_http_date(headers.get("last-modified")),
+        modified=parse_mtime(headers.get(MTIME)) or http_date(headers.get("last-modified")),
         etag=etag_of(headers.get("etag")),
         digests=digests,
         attributes=attributes_of(headers),

@@ -20,8 +20,9 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from yarl import URL
 
-from crossdock.errors import ConfigError, ProtocolViolation
+from crossdock.errors import ProtocolViolation
 from crossdock.storage.base import Backend
+from crossdock.storage.http import FAILURES, TooLong, trusted, whole
 from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.s3.bulk import Bulk, BulkResponse
 from crossdock.storage.s3.credentials import CredentialSource, Keys
@@ -46,7 +47,6 @@ _READ_BUFFER = 256 * 1024
 _NOTHING = hashlib.sha256(b"").hexdigest()
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 # What aiohttp raises for a request without an answer.
-_FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 
 
 class Body:
@@ -179,10 +179,7 @@ class Client:
         file = self.settings.ca_file or os.environ.get("AWS_CA_BUNDLE")
         if not self.service.startswith("https:"):
             return True
-        try:
-            return ssl.create_default_context(cafile=file)
-        except OSError as error:
-            raise ConfigError(f"cannot read the certificates in {file}: {error.strerror or error}") from error
+        return trusted(file)
 
     async def close(self) -> None:
         session, self._session = self._session, None
@@ -234,7 +231,7 @@ class Client:
                 allow_redirects=False,
                 proxy=proxy,
             )
-        except _FAILURES as error:
+        except FAILURES as error:
             raise failure(self.place(request), error) from error
         _acknowledge(response)
         return response
@@ -272,20 +269,15 @@ class Client:
 
     async def body(self, request: Request, response: Response) -> bytes:
         """The rest of an answer, and the end of it. Raises `ProtocolViolation` above 16 MiB."""
-        chunks: list[bytes] = []
-        size = 0
         try:
-            async for chunk in response.content.iter_any():
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > LARGEST_ANSWER:
-                    raise self.violation(request, f"an answer of more than {LARGEST_ANSWER} bytes")
-        except _FAILURES as error:
+            return await whole(response.content, LARGEST_ANSWER)
+        except TooLong as error:
+            raise self.violation(request, str(error)) from error
+        except FAILURES as error:
             raise failure(self.place(request), error) from error
         finally:
             # After a server's error another connection may reach another server.
             response.close() if response.status >= 500 else response.release()
-        return b"".join(chunks)
 
     async def call(self, request: Request, *, allow: Collection[str] = (), repeat: bool = False) -> Answer:
         """The whole answer. `repeat`: tried again, with the policy, while the failure may pass."""

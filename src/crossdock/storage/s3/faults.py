@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-
-import aiohttp
 
 from crossdock.errors import (
     AlreadyExists,
@@ -28,23 +25,12 @@ from crossdock.errors import (
     Unsupported,
     shown,
 )
-from crossdock.storage.s3.wire import parse_http_date, parse_xml, texts
+from crossdock.storage.http import http_date, no_answer, retry_after
+from crossdock.storage.s3.wire import parse_xml, texts
 
-__all__ = ["NotHttp", "Place", "Refusal", "Unreachable", "changed", "failure", "refusal_of", "refused"]
+__all__ = ["Place", "Refusal", "changed", "failure", "refusal_of", "refused"]
 
 _LONGEST = 300
-
-
-class Unreachable(OSError):
-    """No connection came about, for the reason given."""
-
-    def __init__(self, os_error: OSError) -> None:
-        super().__init__(os_error.errno, os_error.strerror)
-        self.os_error = os_error
-
-
-class NotHttp(OSError):
-    """An answer that is no HTTP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +185,7 @@ def refused(place: Place, refusal: Refusal) -> CrossdockError:
     if request_id:
         reason += f" (request {shown(request_id[:64])})"
     hint = _hint(place, refusal)
-    after = _retry_after(refusal.headers)
+    after = retry_after(refusal.headers, datetime.now(UTC))
     if issubclass(kind, TransferError):
         where = f"{place.operation} {place.endpoint}:{shown(place.path)}"
         return kind(f"{where}: {reason}", hint=hint, retry_after=after)
@@ -232,7 +218,7 @@ def _hint(place: Place, refusal: Refusal) -> str | None:
             return f"set 'region: {shown(refusal.region)}'"
         return "check 'endpoint_url', 'region' and 'addressing'; redirects are not followed"
     if code == "RequestTimeTooSkewed":
-        theirs = parse_http_date(refusal.headers.get("date"))
+        theirs = http_date(refusal.headers.get("date"))
         there = f"{theirs:%Y-%m-%d %H:%M:%S}" if theirs else "unknown"
         return f"set this machine's clock: here it is {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, there {there}"
     return _HINTS.get(code)
@@ -261,48 +247,10 @@ _HINTS = {
 }
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    text = headers.get("retry-after", "")
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    moment = parse_http_date(text) if text else None
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds()) if moment else None
-
-
 def failure(place: Place, error: Exception) -> StorageError:
-    """The error of a request without an answer: aiohttp's, one of those above, a `TimeoutError` or an `OSError`."""
-    kind: type[StorageError] = ConnectionFailed
-    hint: str | None = None
-    if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError, ssl.SSLError)):
-        kind, hint = AuthenticationFailed, "set 'ca_file' to the authority that signed the server's certificate"
-        reason = f"TLS with {place.service} failed: {_words(error)}"
-    elif isinstance(error, aiohttp.ConnectionTimeoutError) or (
-        isinstance(error, Unreachable) and isinstance(error.os_error, TimeoutError)
-    ):
-        kind, hint = TimedOut, "check 'endpoint_url', the proxy and the firewall"
-        reason = f"no connection to {place.service} in time"
-    elif isinstance(error, TimeoutError):
-        kind, reason = TimedOut, f"{place.service} went silent"
-    elif isinstance(error, (aiohttp.ClientConnectorError, Unreachable)):
-        hint = "check 'endpoint_url' and the network"
-        reason = f"cannot connect to {place.service}: {error.os_error.strerror or type(error.os_error).__name__}"
-    elif isinstance(error, (aiohttp.ClientResponseError, aiohttp.InvalidURL, NotHttp)):
-        kind, reason = ProtocolViolation, f"{place.service} does not speak HTTP: {_words(error)}"
-    else:
-        reason = f"the connection to {place.service} broke: {_words(error)}"
+    """The error of a request without an answer: one of `http.FAILURES`."""
+    kind, reason, hint = no_answer(place.service, "endpoint_url", error)
     return kind(reason, operation=place.operation, endpoint=place.endpoint, path=place.path, hint=hint)
-
-
-def _words(error: BaseException) -> str:
-    """Without the URL and headers that aiohttp's own texts carry."""
-    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
-    if cause is not error:
-        return _words(cause)
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return type(error).__name__
 
 
 def changed(place: Place, reason: str) -> SourceChanged:

@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
-from email.utils import parsedate_to_datetime
 from urllib.parse import quote, unquote_plus
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -25,7 +24,6 @@ __all__ = [
     "element",
     "etag_of",
     "format_mtime",
-    "parse_http_date",
     "parse_mtime",
     "parse_time",
     "parse_xml",
@@ -80,15 +78,6 @@ def parse_time(text: str | None) -> datetime | None:
     """An ISO 8601 time as in listings; None if it is not one."""
     try:
         found = datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def parse_http_date(text: str | None) -> datetime | None:
-    """An RFC 9110 date as in headers; None if it is not one."""
-    try:
-        found = parsedate_to_datetime(text or "")
     except ValueError:
         return None
     return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)

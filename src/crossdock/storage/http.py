@@ -1,0 +1,113 @@
+"""What the endpoints that are reached over HTTP share: whole answers, dates, and requests that got no answer."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Protocol
+
+import aiohttp
+
+from crossdock.errors import AuthenticationFailed, ConfigError, ConnectionFailed, ProtocolViolation, TimedOut
+
+__all__ = ["FAILURES", "NotHttp", "TooLong", "Unreachable", "http_date", "no_answer", "retry_after", "trusted", "whole"]
+
+FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
+"""What is raised for a request without an answer."""
+
+
+class Unreachable(OSError):
+    """No connection came about, for the reason given."""
+
+    def __init__(self, os_error: OSError) -> None:
+        super().__init__(os_error.errno, os_error.strerror)
+        self.os_error = os_error
+
+
+class NotHttp(OSError):
+    """An answer that is no HTTP."""
+
+
+class TooLong(Exception):
+    """An answer of more bytes than any that is meant."""
+
+
+class _Content(Protocol):
+    def iter_any(self) -> AsyncIterator[bytes]: ...
+
+
+def trusted(ca_file: Path | str | None) -> ssl.SSLContext:
+    """Who may vouch for a server: those in the file, else the system's. Raises `ConfigError`."""
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise ConfigError(f"cannot read the certificates in {ca_file}: {error.strerror or error}") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def http_date(text: str | None) -> datetime | None:
+    """An RFC 9110 date; None if it is not one."""
+    try:
+        found = parsedate_to_datetime(text or "")
+    except ValueError:
+        return None
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Seconds that the server asks to be left alone for (RFC 9110, 10.2.3). `headers` in any case, or in lower case."""
+    text = headers.get("retry-after", "")
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    moment = http_date(text) if text else None
+    return max(0.0, (moment - now).total_seconds()) if moment else None
+
+
+async def whole(content: _Content, most: int) -> bytes:
+    """What is left of an answer. Raises `TooLong`, and what is in `FAILURES`."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in content.iter_any():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > most:
+            raise TooLong(f"an answer of more than {most} bytes")
+    return b"".join(chunks)
+
+
+_Kind = type[AuthenticationFailed] | type[ConnectionFailed] | type[ProtocolViolation] | type[TimedOut]
+
+
+def no_answer(service: str, setting: str, error: Exception) -> tuple[_Kind, str, str | None]:
+    """Kind, reason and remedy for one of `FAILURES`. `setting`: the name of the one that says where the service is."""
+    if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError, ssl.SSLError)):
+        hint = "set 'ca_file' to the authority that signed the server's certificate"
+        return AuthenticationFailed, f"TLS with {service} failed: {_words(error)}", hint
+    if isinstance(error, aiohttp.ConnectionTimeoutError) or (
+        isinstance(error, Unreachable) and isinstance(error.os_error, TimeoutError)
+    ):
+        return TimedOut, f"no connection to {service} in time", f"check '{setting}', the proxy and the firewall"
+    if isinstance(error, TimeoutError):
+        return TimedOut, f"{service} went silent", None
+    if isinstance(error, (aiohttp.ClientConnectorError, Unreachable)):
+        return ConnectionFailed, f"cannot connect to {service}: {_words(error)}", f"check '{setting}' and the network"
+    if isinstance(error, (aiohttp.ClientResponseError, aiohttp.InvalidURL, NotHttp)):
+        reason = f"{service} does not speak HTTP: {_words(error)}"
+        return ProtocolViolation, reason, f"check '{setting}', its port, and whether it takes TLS"
+    return ConnectionFailed, f"the connection to {service} broke: {_words(error)}", None
+
+
+def _words(error: BaseException) -> str:
+    """Without the URL and headers that aiohttp's own texts carry."""
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
+    if cause is not error:
+        return _words(cause)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return type(error).__name__
