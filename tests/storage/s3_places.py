@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import botocore.session
 import pytest
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.s3 import S3Settings
@@ -61,6 +62,18 @@ class BotoPeer:
             for item in page.get("Contents", []):
                 self.client.delete_object(Bucket=self.bucket, Key=item["Key"])
 
+    def remove(self) -> None:
+        """What was asked for by a process that was killed may still be carried out: then it is emptied again."""
+        for last in (False, False, False, True):
+            self.empty()
+            try:
+                self.client.delete_bucket(Bucket=self.bucket)
+            except ClientError as error:
+                if last or error.response["Error"]["Code"] != "BucketNotEmpty":
+                    raise
+            else:
+                return
+
 
 def boto(server: Server) -> Any:
     config = Config(
@@ -89,8 +102,7 @@ def bucket(server: Server, *, versioned: bool = False) -> Iterator[BotoPeer]:
         if versioned:
             client.put_bucket_versioning(Bucket=peer.bucket, VersioningConfiguration={"Status": "Enabled"})
         yield peer
-        peer.empty()
-        client.delete_bucket(Bucket=peer.bucket)
+        peer.remove()
     finally:
         client.close()
 
