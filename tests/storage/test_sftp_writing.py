@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import struct
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -136,17 +138,115 @@ async def test_create_new_by_hard_link() -> None:
         _, at = c.take(body, 0)
         old, at = c.take(body, at)
         new, _ = c.take(body, at)
-        if new in sftp.files:
+        if new in sftp.files or old not in sftp.files:
             return FAILURE
         sftp.files[new] = sftp.files[old]
         return OK
 
     sftp.hook = link
     async with writing(sftp) as (storage, _):
+        assert storage.capabilities.create_new
         await storage.write_bytes("x", b"1", WriteOptions(overwrite=False))
         with pytest.raises(AlreadyExists):
             await storage.write_bytes("x", b"2", WriteOptions(overwrite=False))
     assert sftp.files == {b"/x": b"1"}
+
+
+async def test_extensions_announced_and_refused_are_not_used() -> None:
+    """Go's library for servers announces all that it knows, whatever the server that uses it can do."""
+    sftp = FakeSftp(x=b"old")
+    sftp.extensions = [(b"hardlink@openssh.com", b"1"), (b"posix-rename@openssh.com", b"1")]
+    sftp.hook = lambda kind, body: status(c.OP_UNSUPPORTED) if kind == c.EXTENDED else None
+    async with writing(sftp) as (storage, _):
+        assert not storage.capabilities.create_new
+        assert not storage.capabilities.atomic_write
+        await storage.write_bytes("x", b"new")
+        await storage.rename("x", "y")
+        with pytest.raises(Unsupported):
+            await storage.write_bytes("z", b"2", WriteOptions(overwrite=False))
+    assert sftp.files == {b"/y": b"new"}
+
+
+async def test_behind_a_plain_failure_the_reason_is_looked_for() -> None:
+    """Many servers have one word for all that goes wrong."""
+    sftp = FakeSftp(file=b"x")
+
+    def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        if kind in (c.LSTAT, c.STAT, c.OPEN, c.MKDIR, c.OPENDIR):
+            name, _ = c.take(body, 0)
+            odd = name.startswith(b"/file/") or len(name) > 256 or not name.isascii()
+            missing = kind == c.OPEN and name.startswith(b"/new/") and b"/new" not in sftp.folders
+            return FAILURE if odd or missing else None
+        return FAILURE if kind == c.EXTENDED and (len(body) > 300 or not body.isascii()) else None
+
+    sftp.hook = hook
+    async with writing(sftp) as (storage, _):
+        assert not await storage.exists("file/below")
+        with pytest.raises(NotADirectory, match="/file"):
+            await storage.write_bytes("file/below", b"1")
+        with pytest.raises(NotADirectory, match="/file"):
+            await storage.make_dir("file/below/that")
+        with pytest.raises(InvalidPath, match="300 bytes"):
+            await storage.write_bytes("n" * 300, b"1")
+        with pytest.raises(InvalidPath, match="not plain ASCII"):
+            await storage.write_bytes("\u00e9", b"1")
+        assert leftovers(sftp) == []
+        await storage.write_bytes("new/one", b"1")
+    assert sftp.files == {b"/file": b"x", b"/new/one": b"1"}
+
+
+async def test_a_time_that_no_open_file_takes_is_given_by_name() -> None:
+    sftp = FakeSftp()
+    stamped = []
+
+    def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        if kind == c.SETSTAT:
+            stamped.append(body)
+            return OK
+        return FAILURE if kind == c.FSETSTAT else None
+
+    sftp.hook = hook
+    async with writing(sftp) as (storage, _):
+        await storage.write_bytes("x", b"new", WriteOptions(modified=datetime.fromtimestamp(1_000_000_000, UTC)))
+    (body,) = stamped
+    name, at = c.take(body, 0)
+    assert name.startswith(b"/.crossdock-")
+    assert body[at:] == c.times(1_000_000_000)
+
+
+@pytest.mark.parametrize("spoils", [False, True])
+async def test_what_was_staged_beyond_the_end_is_cut_off_and_looked_at(*, spoils: bool) -> None:
+    """paramiko's server library answers a new size with a file of zeros: nothing of that is published."""
+    sftp = FakeSftp()
+
+    def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        if kind != c.FSETSTAT:
+            return None
+        name, at = c.take(body, 0)
+        (size,) = struct.unpack_from(">Q", body, at + 4)
+        held = sftp.files[name]
+        held[:] = bytes(size) if spoils else held[:size]
+        return OK
+
+    async with writing(sftp) as (storage, _):
+        writer = await storage.begin_write("x", WriteOptions())
+        await writer.write(DATA)
+        while (token := writer.checkpoint()) is None or json.loads(token)["offset"] < 65536:
+            await asyncio.sleep(0)
+        await writer.write(DATA)
+        await writer.suspend()
+        sftp.hook = hook
+        again = await storage.begin_write("x", WriteOptions(resume=token))
+        try:
+            await again.write(DATA[again.offset :])
+            if spoils:
+                with pytest.raises(IntegrityError, match="spoiling"):
+                    await again.commit(Expect(size=len(DATA)))
+            else:
+                await again.commit(Expect(size=len(DATA)))
+        finally:
+            await again.abort()
+    assert sftp.files == ({} if spoils else {b"/x": DATA})
 
 
 async def test_staging_none_writes_under_the_final_name() -> None:

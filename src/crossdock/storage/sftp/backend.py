@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from crossdock.errors import (
     AlreadyExists,
     InvalidPath,
-    NoSpace,
     NotADirectory,
     NotAFile,
     NotFound,
@@ -22,10 +21,11 @@ from crossdock.errors import (
 from crossdock.storage.base import Backend, Capabilities, Entry, Kind, Reader, WriteOptions, Writer
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.codec import Attrs, Violation, parse_name, text
-from crossdock.storage.sftp.faults import Translate, hint_for, translated
+from crossdock.storage.sftp.faults import Translate, hint_for
 from crossdock.storage.sftp.listing import MISSING, kind_of_mode, listed
 from crossdock.storage.sftp.pool import Pool, leave, pool_for
 from crossdock.storage.sftp.reader import open_reader
+from crossdock.storage.sftp.reasons import below_file, explain, lacks_folder, not_moved, refused
 from crossdock.storage.sftp.wire import Session, Status, checked
 from crossdock.storage.sftp.writer import SftpWriter
 from crossdock.storage.staging import publish_by_swap, staged_path, token_of, undo_swap
@@ -40,7 +40,8 @@ __all__ = ["SftpBackend"]
 
 log = logging.getLogger("crossdock.storage.sftp")
 
-_POSIX_RENAME, _HARDLINK, _STATVFS = b"posix-rename@openssh.com", b"hardlink@openssh.com", b"statvfs@openssh.com"
+_POSIX_RENAME, _HARDLINK = b"posix-rename@openssh.com", b"hardlink@openssh.com"
+_OPENSSH_OWN = frozenset((b"fsync@openssh.com", b"fstatvfs@openssh.com", _HARDLINK))
 _LISTS_AHEAD = 4
 _EMPTY_REPLIES = 16
 
@@ -83,8 +84,12 @@ class SftpBackend(Backend):
                 self._base = await self._root(session)
             self.posix_rename = _POSIX_RENAME in session.extensions
             self._hardlink = _HARDLINK in session.extensions
-            # OpenSSH renames by link(2), which cannot replace; what others do is not known.
-            self._trusted_rename = "OpenSSH" in connection.server
+            # OpenSSH renames by link(2), which cannot replace; what others do is not known, behind its sshd as well.
+            self._trusted_rename = "OpenSSH" in connection.server and session.extensions.keys() >= _OPENSSH_OWN
+            if not self._trusted_rename:
+                for name in await refused(session, self._base or b"", (_POSIX_RENAME, _HARDLINK)):
+                    self.posix_rename = self.posix_rename and name != _POSIX_RENAME
+                    self._hardlink = self._hardlink and name != _HARDLINK
             host = self.settings.host.lower()
             self.store = f"sftp:{self.settings.user}@{host}:{self.settings.port or 22}"
             self.capabilities = self._capable()
@@ -143,7 +148,13 @@ class SftpBackend(Backend):
         try:
             with Translate("stat", self.endpoint, path):
                 asked = codec.STAT if self.settings.links == "follow" or not path else codec.LSTAT
-                return self.entry(path, await connection.session.attrs(asked, text(self.full(path, "stat"))))
+                name = self.full(path, "stat")
+                try:
+                    return self.entry(path, await connection.session.attrs(asked, text(name)))
+                except Status as error:
+                    if error.code == codec.FAILURE and await below_file(self, connection.session, name):
+                        raise self.error(NotFound, "stat", path, "no such file", hint=hint_for(NotFound)) from error
+                    raise
         finally:
             self.pool.release(connection)
 
@@ -181,7 +192,7 @@ class SftpBackend(Backend):
                     except Status as error:
                         if error.code == codec.EOF:
                             return
-                        raise
+                        raise await self._no_folder(session, path, error) from error
                     empty = 0 if found else empty + 1
                     if empty > _EMPTY_REPLIES:
                         raise Violation("a listing that does not end and names nothing")
@@ -193,14 +204,17 @@ class SftpBackend(Backend):
             self.close_quietly(session, handle, path)
 
     async def _open_folder(self, session: Session, path: str) -> bytes:
-        name = self.full(path, "list")
         try:
-            return await session.open_folder(name)
+            return await session.open_folder(self.full(path, "list"))
         except Status as error:
-            # OpenSSH says "no such file" of what is no folder, others "failure".
-            if error.code in (*MISSING, codec.FAILURE) and await self.kind_of(session, name) in ("file", "other"):
-                raise self.error(NotADirectory, "list", path, "it is no folder") from error
-            raise
+            raise await self._no_folder(session, path, error) from error
+
+    async def _no_folder(self, session: Session, path: str, error: Status) -> Exception:
+        """OpenSSH says "no such file" of what is no folder, others "failure", and some only when its names are read."""
+        asked = error.code in (*MISSING, codec.FAILURE)
+        if asked and await self.kind_of(session, self.full(path, "list")) in ("file", "other"):
+            return self.error(NotADirectory, "list", path, "it is no folder")
+        return error
 
     # -- moving bytes ---------------------------------------------------------------------------------------------
 
@@ -291,13 +305,7 @@ class SftpBackend(Backend):
                 checked(await session.extended(_HARDLINK, text(old), text(new)), codec.STATUS)
                 await session.status(codec.REMOVE, text(old))
         except Status as error:
-            with Translate(operation, self.endpoint, shown):
-                there = await self.kind_of(session, new) if error.code not in MISSING else None
-                if there == "dir":
-                    raise self.error(NotAFile, operation, shown, "a folder has this name") from error
-                if there is not None and not overwrite:
-                    raise self.error(AlreadyExists, operation, shown, "the file exists") from error
-                raise
+            raise await not_moved(self, session, operation, shown, error, overwrite=overwrite) from error
 
     async def make_parents(self, session: Session, path: str, operation: str) -> None:
         """Make the folders above `path`, from the lowest that is missing. Raises `NotADirectory`."""
@@ -309,7 +317,7 @@ class SftpBackend(Backend):
             try:
                 await session.status(codec.MKDIR, text(folder), codec.NO_ATTRS)
             except Status as error:
-                if error.code in MISSING and b"/" in folder:
+                if b"/" in folder and await lacks_folder(self, session, folder, error):
                     missing.append(folder)
                     folder = folder.rpartition(b"/")[0]
                     continue
@@ -323,6 +331,9 @@ class SftpBackend(Backend):
         try:
             attrs = await session.attrs(codec.STAT, text(folder))
         except Status:
+            above = await below_file(self, session, folder)
+            if above:
+                raise self.error(NotADirectory, operation, path, f"{above!r} is a file") from error
             raise error from None
         if kind_of_mode(attrs.permissions) not in ("dir", None):
             raise self.error(NotADirectory, operation, path, f"{folder.decode(errors='replace')!r} is a file")
@@ -371,34 +382,4 @@ class SftpBackend(Backend):
     async def explain(
         self, session: Session, operation: str, path: str, error: Status, *, creates: bool = False
     ) -> StorageError:
-        """The error behind a status; where the server says no more than "failure", look for the reason."""
-        plain = translated(error, operation, self.endpoint, path)
-        if error.code not in (codec.FAILURE, codec.PERMISSION_DENIED) or type(plain) is NoSpace:
-            return plain
-        if self.settings.verify == "none":
-            return plain
-        name = self.full(path, operation)
-        try:
-            if await self.kind_of(session, name) == "dir":
-                return self.error(NotAFile, operation, path, "it is a folder")
-            if creates and error.code == codec.FAILURE:
-                if self.settings.staging == "none" and await self.kind_of(session, name) is not None:
-                    return self.error(AlreadyExists, operation, path, "the file exists")
-                if await self._full(session, name.rpartition(b"/")[0] or b"/"):
-                    return self.error(NoSpace, operation, path, "the server's disk is full", hint=hint_for(NoSpace))
-        except Status:
-            return plain
-        if error.code == codec.FAILURE and operation in ("read", "write"):
-            reason = f"the server failed and gave no reason ({error})"
-            return self.error(ProtocolViolation, operation, path, reason, hint=hint_for(ProtocolViolation))
-        return plain
-
-    async def _full(self, session: Session, folder: bytes) -> bool:
-        if _STATVFS not in session.extensions:
-            return False
-        found = checked(await session.extended(_STATVFS, text(folder)), codec.EXTENDED_REPLY)
-        if len(found) < 64:
-            return False
-        values = [int.from_bytes(found[at : at + 8], "big") for at in range(0, 64, 8)]
-        block, available, files, free_files = values[1], values[4], values[5], values[7]
-        return block * available < session.write_limit or (files > 0 and free_files == 0)
+        return await explain(self, session, operation, path, error, creates=creates)

@@ -144,6 +144,8 @@ class SftpReader(Reader):
         else:
             now = self._backend.entry(self._path, attrs)
             self.changed = (now.size, now.modified) != (self.entry.size, self.entry.modified)
+            if self._size is not None and now.size is not None and self._size < self._reached < now.size:
+                raise SourceChanged(f"read {self._backend.endpoint}:{self._path}: the file grows while it is read")
 
     def _ask(self, offset: int, length: int) -> None:
         self._queue.append(_Ahead(offset, length, self._session.read(self._handle, offset, length)))

@@ -14,6 +14,7 @@ from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.codec import Attrs, parse_attrs, text
 from crossdock.storage.sftp.faults import Translate
 from crossdock.storage.sftp.listing import MISSING
+from crossdock.storage.sftp.reasons import lacks_folder
 from crossdock.storage.sftp.wire import Lost, Reply, Session, Status, checked
 from crossdock.storage.staging import StagedWriter, Stored, publish_by_swap
 
@@ -28,6 +29,7 @@ log = logging.getLogger("crossdock.storage.sftp")
 
 _FSYNC = b"fsync@openssh.com"
 _LATEST = 0xFFFFFFFF
+_SAMPLE = 4096
 
 
 class SftpWriter(StagedWriter):
@@ -49,6 +51,8 @@ class SftpWriter(StagedWriter):
         self._sent = self._acked = self.offset
         self._queue: deque[tuple[asyncio.Future[Reply], int]] = deque()
         self._limit = 0
+        self._found = 0
+        """Bytes of the temporary when it was opened to be resumed."""
 
     # -- the connection -------------------------------------------------------------------------------------------
 
@@ -76,7 +80,7 @@ class SftpWriter(StagedWriter):
         try:
             handle = await session.open(self._target, flags)
         except Status as error:
-            if error.code not in MISSING or self.options.resume is not None:
+            if self.options.resume is not None or not await lacks_folder(self._backend, session, self._target, error):
                 raise await self._backend.explain(session, "write", self.path, error, creates=True) from error
             await self._backend.make_parents(session, self.path, "write")
             try:
@@ -105,9 +109,8 @@ class SftpWriter(StagedWriter):
             raise self._backend.error(
                 NotFound, "resume", self.path, f"{stored} of {self.offset} staged bytes are left", hint="start it again"
             )
-        if stored > self.offset:
-            # What was sent but not acknowledged is sent again; a server that cannot cut it off is caught by the size.
-            session.request(codec.FSETSTAT, handle, codec.size(self.offset))
+        # What was sent but not acknowledged is written over; only what is still beyond the end then is cut off.
+        self._found = stored
 
     # -- writing --------------------------------------------------------------------------------------------------
 
@@ -186,6 +189,8 @@ class SftpWriter(StagedWriter):
             # A small file's data, and the last of a large one's, leaves together with what follows.
             await self._send(whole=True)
             looks = self._backend.settings.verify == "size"
+            if self._found > self._sent:
+                await self._cut_off(session, handle)
             stamped = self._stamp(session, handle)
             synced = self._sync(session, handle)
             described = session.request(codec.FSTAT, handle) if looks else None
@@ -193,8 +198,7 @@ class SftpWriter(StagedWriter):
             self._handle = None
             while self._queue:
                 await self._acknowledge()
-            if stamped is not None:
-                await self._tolerate(stamped, "keep the modification time of")
+            restamp = stamped is not None and not await self._tolerate(stamped)
             if synced is not None:
                 await self._synced(session, synced)
             attrs = await self._described(session, described) if described is not None else None
@@ -202,6 +206,8 @@ class SftpWriter(StagedWriter):
                 checked(await closed, codec.STATUS)
             except Status as error:
                 raise await self._backend.explain(session, "write", self.path, error, creates=True) from error
+            if restamp:
+                attrs = await self._stamp_by_name(session, attrs)
         if attrs is None:
             return Stored(None)
         return Stored(attrs.size, replace(self._backend.entry(self.path, attrs), kind="file"))
@@ -212,16 +218,49 @@ class SftpWriter(StagedWriter):
         seconds = int(self.options.modified.timestamp())
         return session.request(codec.FSETSTAT, handle, codec.times(seconds)) if 0 <= seconds <= _LATEST else None
 
+    async def _stamp_by_name(self, session: Session, attrs: Attrs | None) -> Attrs | None:
+        """For servers that change no open file."""
+        assert self.options.modified is not None
+        seconds = int(self.options.modified.timestamp())
+        if await self._tolerate(session.request(codec.SETSTAT, text(self._target), codec.times(seconds))):
+            return attrs and await session.attrs(codec.LSTAT, text(self._target))
+        log.info("the server keeps no modification time: %s:%r", self.endpoint, self.path)
+        return attrs
+
+    async def _cut_off(self, session: Session, handle: bytes) -> None:
+        """Shorten the temporary to what was written. Raises `IntegrityError` if the server spoils it.
+
+        paramiko's server library empties the file and fills it up with zeros (paramiko/sftp_server.py, set_file_attr).
+        """
+        while self._queue:
+            await self._acknowledge()
+        before = await self._sample(session)
+        checked(await session.request(codec.FSETSTAT, handle, codec.size(self._sent)), codec.STATUS)
+        if not before.strip(b"\0") or await self._sample(session) != before:
+            raise self._mismatch("the server does not shorten a file without spoiling it")
+
+    async def _sample(self, session: Session) -> bytes:
+        """The last bytes written, as the server holds them."""
+        handle = await session.open(self._target, codec.FOR_READING)
+        try:
+            size = min(_SAMPLE, self._sent)
+            return checked(await session.read(handle, self._sent - size, size), codec.DATA)
+        finally:
+            self._backend.close_quietly(session, handle, self.path)
+
     def _sync(self, session: Session, handle: bytes) -> asyncio.Future[Reply] | None:
         if self._backend.settings.fsync and _FSYNC in session.extensions:
             return session.extended(_FSYNC, handle)
         return None
 
-    async def _tolerate(self, future: asyncio.Future[Reply], what: str) -> None:
+    async def _tolerate(self, future: asyncio.Future[Reply], what: str = "") -> bool:
         try:
             checked(await future, codec.STATUS)
         except Status as error:
-            log.info("the server does not %s %s:%r: %s", what, self.endpoint, self.path, error)
+            if what:
+                log.info("the server does not %s %s:%r: %s", what, self.endpoint, self.path, error)
+            return False
+        return True
 
     async def _synced(self, session: Session, future: asyncio.Future[Reply]) -> None:
         try:
@@ -251,7 +290,11 @@ class SftpWriter(StagedWriter):
                 session, self._target, self._final, self.path, overwrite=self.options.overwrite, operation="write"
             )
             return
-        if await backend.kind_of(session, self._final) == "dir":
+        try:
+            there = await backend.kind_of(session, self._final)
+        except Status as error:
+            raise await backend.explain(session, "write", self.path, error, creates=True) from error
+        if there == "dir":
             raise backend.error(NotAFile, "write", self.path, "a folder has this name")
 
         async def rename(old: str, new: str) -> None:

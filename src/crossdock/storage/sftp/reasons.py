@@ -1,0 +1,149 @@
+"""What is behind a status that says no more than "failure"."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from crossdock.errors import (
+    AlreadyExists,
+    InvalidPath,
+    NoSpace,
+    NotADirectory,
+    NotAFile,
+    ProtocolViolation,
+    StorageError,
+)
+from crossdock.storage.sftp import codec
+from crossdock.storage.sftp.codec import text
+from crossdock.storage.sftp.faults import hint_for, translated
+from crossdock.storage.sftp.listing import MISSING, kind_of_mode
+from crossdock.storage.sftp.wire import Session, Status, checked
+from crossdock.storage.staging import temporary_path
+
+if TYPE_CHECKING:
+    from crossdock.storage.sftp.backend import SftpBackend
+
+__all__ = ["below_file", "explain", "lacks_folder", "not_moved", "refused"]
+
+_STATVFS = b"statvfs@openssh.com"
+_LONGEST_NAME = 255
+"""Bytes; NAME_MAX of nearly every file system."""
+
+
+async def explain(
+    backend: SftpBackend, session: Session, operation: str, path: str, error: Status, *, creates: bool = False
+) -> StorageError:
+    """The error behind a status; where the server says no more than "failure", look for the reason."""
+    plain = translated(error, operation, backend.endpoint, path)
+    if error.code not in (codec.FAILURE, codec.PERMISSION_DENIED) or type(plain) is NoSpace:
+        return plain
+    if backend.settings.verify == "none":
+        return plain
+    name = backend.full(path, operation)
+    fails = error.code == codec.FAILURE
+    try:
+        kind = await backend.kind_of(session, name)
+        if kind == "dir":
+            return backend.error(NotAFile, operation, path, "it is a folder")
+        if creates and fails:
+            if backend.settings.staging == "none" and kind is not None:
+                return backend.error(AlreadyExists, operation, path, "the file exists")
+            if await _full(session, name.rpartition(b"/")[0] or b"/"):
+                return backend.error(NoSpace, operation, path, "the server's disk is full", hint=hint_for(NoSpace))
+    except Status as again:
+        fails = fails and again.code == codec.FAILURE
+    if fails and creates:
+        above = await below_file(backend, session, name)
+        if above:
+            return backend.error(NotADirectory, operation, path, f"{above!r} is a file")
+        doubt = _doubtful(path)
+        if doubt is not None:
+            return backend.error(InvalidPath, operation, path, f"{doubt} ({error})", hint=hint_for(InvalidPath))
+    if fails and operation in ("read", "write"):
+        reason = f"the server failed and gave no reason ({error})"
+        return backend.error(ProtocolViolation, operation, path, reason, hint=hint_for(ProtocolViolation))
+    return plain
+
+
+async def not_moved(
+    backend: SftpBackend, session: Session, operation: str, path: str, error: Status, *, overwrite: bool
+) -> StorageError:
+    """Why nothing could get the name `path`."""
+    try:
+        there = await backend.kind_of(session, backend.full(path, operation)) if error.code not in MISSING else None
+    except Status:
+        there = None
+    if there == "dir":
+        return backend.error(NotAFile, operation, path, "a folder has this name")
+    if there is not None and not overwrite:
+        return backend.error(AlreadyExists, operation, path, "the file exists")
+    found = await explain(backend, session, operation, path, error, creates=True)
+    told = isinstance(found, (InvalidPath, NoSpace, NotADirectory))
+    return found if told else translated(error, operation, backend.endpoint, path)
+
+
+def _doubtful(path: str) -> str | None:
+    """Why a server may not take a name that it failed to create."""
+    names = [part.encode("utf-8", "surrogateescape") for part in path.split("/")]
+    longest = max(map(len, names))
+    if longest > _LONGEST_NAME:
+        return f"the server does not take a name of {longest} bytes"
+    if not path.isascii() or not path.isprintable():
+        return "the server fails at this name, which is not plain ASCII"
+    return None
+
+
+async def below_file(backend: SftpBackend, session: Session, name: bytes) -> str:
+    """The file that is where `name` needs a folder; "" if there is none, or the server does not say."""
+    folder = name.rpartition(b"/")[0]
+    while folder:
+        try:
+            attrs = await session.attrs(codec.STAT, text(folder))
+        except Status as error:
+            if error.code not in (*MISSING, codec.FAILURE):
+                return ""
+        else:
+            found = kind_of_mode(attrs.permissions) in ("dir", None)
+            return "" if found else folder.decode(backend.settings.encoding, "replace")
+        folder = folder.rpartition(b"/")[0]
+    return ""
+
+
+async def lacks_folder(backend: SftpBackend, session: Session, name: bytes, error: Status) -> bool:
+    """Whether nothing could be made under `name` because the folder above is missing, also where that is failure."""
+    if error.code != codec.FAILURE:
+        return error.code in MISSING
+    try:
+        return await backend.kind_of(session, name.rpartition(b"/")[0] or b"/") is None
+    except Status:
+        return False
+
+
+async def refused(session: Session, folder: bytes, names: Iterable[bytes]) -> list[bytes]:
+    """Of these extensions the ones that are announced and not there: asked about a name that does not exist.
+
+    Libraries for servers (Go's pkg/sftp) announce what the server that uses them refuses.
+    """
+    asked = text(folder + b"/" + temporary_path("probe", secrets.token_hex(6)).encode())
+    waiting = [(name, session.extended(name, asked, asked)) for name in names if name in session.extensions]
+    found = []
+    for name, future in waiting:
+        try:
+            checked(await future, codec.STATUS)
+        except Status as error:
+            if error.code == codec.OP_UNSUPPORTED:
+                found.append(name)
+    return found
+
+
+async def _full(session: Session, folder: bytes) -> bool:
+    if _STATVFS not in session.extensions:
+        return False
+    found = checked(await session.extended(_STATVFS, text(folder)), codec.EXTENDED_REPLY)
+    if len(found) < 64:
+        return False
+    values = [int.from_bytes(found[at : at + 8], "big") for at in range(0, 64, 8)]
+    block, available, files, free_files = values[1], values[4], values[5], values[7]
+    return block * available < session.write_limit or (files > 0 and free_files == 0)
