@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Cli, contents
+from tests.cli.conftest import PROGRAM, Cli, contents
 
 
 def test_twice(cli: Cli, tree: Path, tmp_path: Path) -> None:
@@ -106,12 +109,38 @@ def test_checksum_finds_what_time_hides(cli: Cli, tree: Path, tmp_path: Path) ->
     assert cli("sync", "in", "out").err.startswith("0 files copied")
     assert cli("sync", "--checksum", "in", "out").err.startswith("1 file copied")
     assert target.read_bytes() == b"one\n"
+    os.utime(target, (1, 1))
+    assert cli("sync", "--checksum", "--dry-run", "in", "out").err.startswith("would be 0 files copied")
+    assert cli("sync", "--checksum", "in", "out").err.startswith("0 files copied"), "content counts instead of time"
 
 
 def test_several_processes(cli: Cli, tree: Path, tmp_path: Path) -> None:
     result = cli("sync", "--processes", "2", "--json", "in", "out")
     assert result.code == 0
     assert contents(tmp_path / "out") == contents(tree)
+
+
+def test_a_process_that_is_killed(tmp_path: Path) -> None:
+    """What it was at fails and is told; the others do the rest, and nobody waits for the dead."""
+    (tmp_path / "in").mkdir()
+    for number in range(300):
+        (tmp_path / "in" / f"{number:03}").write_bytes(b"x" * 20_000)
+    command = [PROGRAM, "sync", "in", "out", "--processes", "3", "--transfers", "6", "--bwlimit", "3M", "--json"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "out").is_dir() or len(list((tmp_path / "out").iterdir())) < 10:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert b"Traceback" not in err
+    *rows, last = [json.loads(line) for line in out.splitlines()]
+    failed = [row for row in rows if row["action"] == "fail"]
+    assert 0 < len(failed) <= 6
+    assert all("the process that was to move it has ended" in row["error"] for row in failed)
+    assert last["summary"]["copy"] == 300 - len(failed)
 
 
 def test_a_source_that_is_not_there(cli: Cli) -> None:

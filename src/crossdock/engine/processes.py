@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from crossdock.engine.attempts import deliver
-from crossdock.errors import CrossdockError
+from crossdock.errors import CrossdockError, TransferError, shown
 from crossdock.storage.base import Entry
 from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.storage import Storage
@@ -41,10 +41,12 @@ class _Child:
     writer: asyncio.StreamWriter | None = None
     listener: asyncio.Task[None] | None = None
     load: int = 0
+    ended: bool = False
 
 
 @dataclass
 class _Pending:
+    path: str
     done: asyncio.Future[tuple[Receipt, int]]
     progress: Callable[[int], None]
     child: _Child
@@ -102,12 +104,14 @@ class Pool:
             await asyncio.to_thread(os.waitpid, child.pid, 0)
 
     async def __call__(self, path: str, to: str, pin: Entry, progress: Callable[[int], None]) -> tuple[Receipt, int]:
-        child = min(self._children, key=lambda child: child.load)
+        child = min((child for child in self._children if not child.ended), key=lambda child: child.load, default=None)
+        if child is None:
+            raise _left_undone(path)
         assert child.writer is not None
         self._count += 1
         number = self._count
         done: asyncio.Future[tuple[Receipt, int]] = asyncio.get_running_loop().create_future()
-        self._pending[number] = _Pending(done, progress, child)
+        self._pending[number] = _Pending(path, done, progress, child)
         child.load += 1
         try:
             child.writer.write(_packed((number, path, to, pin)))
@@ -130,9 +134,18 @@ class Pool:
                 else:
                     pending.done.set_exception(value)
         finally:
+            # Whoever is killed with nothing under way would look like the one with the least to do.
+            child.ended = True
             for pending in self._pending.values():
                 if pending.child is child and not pending.done.done():
-                    pending.done.set_exception(CrossdockError("a worker process ended", hint="run it again"))
+                    pending.done.set_exception(_left_undone(pending.path))
+
+
+def _left_undone(path: str) -> TransferError:
+    return TransferError(
+        f"copy {shown(path)}: the process that was to move it has ended",
+        hint="run it again; the system's log tells if memory ran out",
+    )
 
 
 def _packed(message: object) -> bytes:

@@ -188,14 +188,14 @@ class _Run:
         if there.kind != "file":
             self._skip(name, f"the target has a {there.kind} of this name")
             return None
+        if self.options.checksum and entry.size == there.size:
+            return lambda: self._look_closer(name, entry, there)
         reason = self._comparison.difference(entry, there)
-        if reason is None and not self.options.checksum:
+        if reason is None:
             self._skip(name, "unchanged", entry.size)
             return None
-        if reason not in (None, UNSURE):
+        if reason != UNSURE:
             return lambda: self._move(name, entry, reason)
-        if self.options.checksum:
-            return lambda: self._look_closer(name, entry, there)
         unsure.append((name, entry, there))
         return None
 
