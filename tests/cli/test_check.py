@@ -59,7 +59,7 @@ def test_mistakes_as_json(cli: Cli, config: Path) -> None:
     assert result.code == 3
     assert result.rows == [
         {"kind": "mistake", "file": "crossdock.yaml", "line": 7, "key": "flows.statements.trigger.every",
-         "message": "input should be greater than or equal to 1"},
+         "message": "input should be greater than or equal to 1", "next": "write 1 or more"},
         {"kind": "mistake", "file": "crossdock.yaml", "line": 15, "key": "flows.statements.after.archve",
          "message": "unknown key", "next": "did you mean 'archive'?"},
     ]  # fmt: skip

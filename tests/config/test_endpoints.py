@@ -82,13 +82,14 @@ flow: 3
     assert found == [
         "2: endpoints.partner: host is missing. Next: add 'host:'",
         "4: endpoints.partner.hots: unknown key. Next: did you mean 'host'?",
-        "5: endpoints.partner.port: input should be less than or equal to 65535",
+        "5: endpoints.partner.port: input should be less than or equal to 65535. Next: write 65535 or less",
         "6: endpoints.partner.password: a secret may not be written into this file. "
         "Next: write 'password: env:PARTNER_PASSWORD' and export it, or 'password: file:PATH' of a file with mode 600",
         "8: endpoints.lake.type: unknown type 's4'. "
         "Next: write one of ftp, ftpes, ftps, local, memory, netstorage, s3, sftp",
         "9: endpoints.x: must be a mapping of settings. Next: write {type: sftp, host: …}",
         "10: flow: unknown key. Next: did you mean 'flows'?",
+        "10: flow: must be a mapping of names to flows. Next: write 'name: {source: …}' below it",
     ]
     assert "hunter2" not in "".join(found)
 

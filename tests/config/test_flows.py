@@ -241,7 +241,7 @@ def test_what_only_trying_shows(write: Write, module: str, tmp_path: Path) -> No
 """
     path = write(text)
     found = [str(mistake).removeprefix(f"{path}:").partition(". Next")[0] for mistake in rehearse(load(path))]
-    assert found[0].startswith("13: flows.a.rules.1.transform: transform charset: from: ")
+    assert found[0].startswith("14: flows.a.rules.1.transform.0: transform charset: from: ")
     assert found[1:] == [
         "17: flows.a.tests.1: b.csv was to go to lake:b.csv, and goes to lake:b.csv and here:copy "
         "(rule rules[0] matches .*\\.csv)",

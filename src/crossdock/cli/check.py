@@ -41,15 +41,20 @@ def check(session: Session, file: str | None, connect: bool, as_json: bool) -> i
     if file is not None:
         session.config_file = file
     report = _Report(session, as_json)
+    from crossdock.config import Mistakes
+    from crossdock.config.rehearsal import rehearse
+
     try:
         config = session.config
+    except Mistakes as error:
+        tried = rehearse(error.readable) if error.readable is not None else []
+        report.mistakes(sorted([*error.mistakes, *tried], key=lambda one: one.line or 0))
+        return exits.CONFIG
     except ConfigError as error:
-        report.mistakes(getattr(error, "mistakes", [error]))
+        report.mistakes([error])
         return exits.CONFIG
     if config.file is None:
         raise ConfigError("there is no crossdock.yaml here", hint="write one, or pass --config FILE")
-    from crossdock.config.rehearsal import rehearse
-
     report.endpoints(config)
     wrong = rehearse(config)
     report.mistakes(wrong)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import combinations
 
+from crossdock.config.checks import sound_rules
 from crossdock.config.mistakes import Report
 from crossdock.config.taking import Reach, archive_of, root_of
 from crossdock.errors import shown
@@ -13,11 +14,14 @@ from crossdock.storage.settings import EndpointSettings
 
 __all__ = ["check_across"]
 
+_PLACE = ("type", "root", "host", "port", "user", "bucket", "endpoint_url")
+_FILES = (("source",), ("include",), ("exclude",), ("settle", "temporary"), ("after", "archive"), ("after", "delete"))
+
 
 def check_across(report: Report, flows: Mapping[str, Flow], endpoints: Mapping[str, EndpointSettings]) -> None:
-    """Adds to the report what is wrong with flows that are each well by themselves."""
-    roots = {name: root_of(name, settings) for name, settings in endpoints.items()}
-    reaches = {name: Reach(flow, roots) for name, flow in flows.items()}
+    """Adds to the report what is wrong between flows; those whose files are not known for certain are left out."""
+    roots = {name: root_of(name, settings) for name, settings in endpoints.items() if _known(report, name)}
+    reaches = {name: Reach(flow, roots) for name, flow in flows.items() if _comparable(report, flow)}
     _loops(report, reaches)
     for one, other in combinations(reaches.values(), 2):
         if not _same_files(report, one, other):
@@ -29,6 +33,17 @@ def check_across(report: Report, flows: Mapping[str, Flow], endpoints: Mapping[s
         for name in endpoints:
             if name not in used:
                 report.warning(("endpoints", name), "no flow uses this endpoint", "remove it if it is not used by hand")
+
+
+def _known(report: Report, endpoint: str) -> bool:
+    """Which files it holds is as the user means it."""
+    return all(report.sound(("endpoints", endpoint, name)) for name in _PLACE)
+
+
+def _comparable(report: Report, flow: Flow) -> bool:
+    """Which files it takes, where it writes them and what becomes of them is as the user means it."""
+    key = ("flows", flow.name)
+    return sound_rules(report, flow) and all(report.sound((*key, *name)) for name in _FILES)
 
 
 def _loops(report: Report, reaches: Mapping[str, Reach]) -> None:

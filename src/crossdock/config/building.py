@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
-from pydantic import ValidationError
-
-from crossdock.config.mistakes import Key, Report, instead
+from crossdock.config.mending import validated
+from crossdock.config.mistakes import Key, Report, brief, instead
 from crossdock.config.models import (
     AfterModel,
     ExpectModel,
@@ -39,6 +37,7 @@ from crossdock.flows.flow import (
     Trigger,
     Webhook,
 )
+from crossdock.flows.schedule import Schedule, zone_of
 
 __all__ = ["OBJECT_STORES", "Builder"]
 
@@ -54,14 +53,13 @@ class Builder:
         self._report, self._types, self._folder = report, types, folder
 
     def build(self, name: str, data: dict[Any, Any]) -> Flow | None:
-        """None if there was a mistake; it is in the report."""
+        """With stand-ins for what is wrong, which is in the report; None if nothing can be made of it."""
         key = ("flows", name)
-        try:
-            model = FlowModel.model_validate(data, context={"folder": self._folder})
-        except ValidationError as error:
-            self._report.invalid(key, FlowModel, error.errors(include_url=False, include_input=False))
-            return None
-        return self._flow(name, key, model)
+        model = validated(self._report, key, FlowModel, data, self._folder)
+        return self._flow(name, key, model) if model is not None else None
+
+    def _sound(self, *keys: Key) -> bool:
+        return all(self._report.sound(key) for key in keys)
 
     def _flow(self, name: str, key: Key, model: FlowModel) -> Flow:
         source = self._place((*key, "source"), model.source.rstrip("/")) or Place("")
@@ -95,43 +93,46 @@ class Builder:
             hint = "write name:path, with a name from 'endpoints:'"
             if path.startswith("//") or text.startswith(("/", ".", "~")):
                 hint = "add an endpoint for it to 'endpoints:' and write its name and a path, name:path"
-            self._report.mistake(key, f"not a location: {text!r}", hint)
+            self._report.mistake(key, f"not a location: {brief(text)}", hint)
             return None
         if name not in self._types:
-            hint = instead(name, self._types) if self._types else "add it to 'endpoints:'"
-            self._report.mistake(key, f"no endpoint is called {name!r}", hint)
-            return None
+            hint = instead(name, map(str, self._types)) if self._types else "add it to 'endpoints:'"
+            self._report.mistake(key, f"no endpoint is called {brief(name)}", hint)
         path = path.lstrip("/")
         if any(part in (".", "..") for part in path.split("/")):
             self._report.mistake(key, "'.' and '..' are not names", "write the path from the endpoint's root on")
-            return None
         return Place(name, path)
 
     # -- rules ------------------------------------------------------------------------------------------------------
 
     def _rules(self, key: Key, model: FlowModel) -> tuple[Rule, ...]:
+        rules, to = (*key, "rules"), (*key, "to")
         if model.to is not None and model.rules is not None:
             self._report.mistake(key, "both 'to' and 'rules'", "make 'to' the last rule: {to: …} without 'match'")
-            return ()
+            self._report.unsure(rules)
+            self._report.unsure(to)
+        if model.transform and (model.rules is not None or not self._sound(rules)):
+            hint = "write 'transform:' into each rule that needs it"
+            self._report.mistake((*key, "transform"), "'transform' beside 'rules'", hint)
+        if not model.rules and model.to is None and self._sound(rules):
+            self._report.mistake(key, "neither 'to' nor 'rules'", "add 'to: name:' for every file, or 'rules:'")
+            self._report.unsure(rules)
+        found = [self._rule((*rules, at), f"rules[{at}]", one) for at, one in enumerate(model.rules or ())]
+        names: set[str] = set()
+        for at, rule in enumerate(found):
+            if rule.name in names:
+                message = f"two rules are called {rule.name!r}"
+                self._report.mistake((*rules, at, "name"), message, "give each a name of its own")
+            names.add(rule.name)
+        keys: list[Key] = [(*rules, at) for at in range(len(found))]
         if model.to is not None:
             whole = RuleModel.model_construct(match=None, to=model.to, transform=model.transform, name="to")
             if not model.to:
-                self._report.mistake((*key, "to"), "a flow that goes nowhere", "write to: name:")
-            return (self._rule(key, "to", whole),)
-        if model.transform:
-            hint = "write 'transform:' into each rule that needs it"
-            self._report.mistake((*key, "transform"), "'transform' beside 'rules'", hint)
-        if not model.rules:
-            self._report.mistake(key, "neither 'to' nor 'rules'", "add 'to: name:' for every file, or 'rules:'")
-            return ()
-        rules = [self._rule((*key, "rules", at), f"rules[{at}]", one) for at, one in enumerate(model.rules)]
-        for at, rule in enumerate(rules):
-            for earlier in rules[:at]:
-                if earlier.name == rule.name:
-                    message = f"two rules are called {rule.name!r}"
-                    self._report.mistake((*key, "rules", at, "name"), message, "give each a name of its own")
-                    break
-        return tuple(rules)
+                self._report.mistake(to, "a flow that goes nowhere", "write to: name:")
+            found.append(self._rule(key, "to", whole))
+            keys.append(key)
+        self._report.rules[key[-1]] = tuple(keys)
+        return tuple(found)
 
     def _rule(self, key: Key, name: str, model: RuleModel) -> Rule:
         regex = model.match.regex if model.match else None
@@ -139,10 +140,12 @@ class Builder:
         if regex is not None:
             try:
                 re.compile(regex)
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 hint = "put '\\' before a character that is meant as it is, or write match: {glob: '*.csv'}"
-                at = f" at character {error.pos + 1}" if error.pos is not None else ""
-                self._report.mistake((*key, "match", "regex"), f"not a regular expression: {error.msg}{at}", hint)
+                reason = error.msg if isinstance(error, re.error) else str(error)
+                if isinstance(error, re.error) and error.pos is not None:
+                    reason += f" at character {error.pos + 1}"
+                self._report.mistake((*key, "match", "regex"), f"not a regular expression: {reason}", hint)
                 regex = None
         if glob is not None and not self._glob((*key, "match", "glob"), glob):
             glob = None
@@ -151,12 +154,12 @@ class Builder:
         if calls and len(model.to) > 1:
             hint = "let the function return all the locations"
             self._report.mistake((*key, "to"), "a function stands alone", hint)
-        elif calls:
+        for written in calls:
             try:
-                call = PythonRouter.parse(calls[0], self._folder)
+                call = PythonRouter.parse(written, self._folder)
             except ValueError as error:
-                self._report.mistake((*key, "to"), f"{error}: {calls[0]!r}", "write python:module.function")
-        destinations = () if calls else self._destinations((*key, "to"), model.to)
+                self._report.mistake((*key, "to"), f"{error}: {brief(written)}", "write python:module.function")
+        destinations = self._destinations((*key, "to"), model.to)
         return Rule(
             name=model.name or name,
             regex=regex,
@@ -170,7 +173,7 @@ class Builder:
     def _destinations(self, key: Key, written: tuple[str, ...]) -> tuple[Destination, ...]:
         found: list[Destination] = []
         for at, text in enumerate(written):
-            place = self._place((*key, at), text)
+            place = self._place((*key, at), text) if not text.startswith(PREFIX) else None
             if place is None:
                 continue
             template = place.path + "{path}" if not place.path or place.path.endswith("/") else place.path
@@ -210,7 +213,7 @@ class Builder:
                     rules.append(FilterRule(name == "include", glob))
         for low, high in (("min_age", "max_age"), ("min_size", "max_size")):
             bounds = getattr(model, low), getattr(model, high)
-            if None not in bounds and bounds[0] > bounds[1]:
+            if None not in bounds and bounds[0] > bounds[1] and self._sound((*key, low), (*key, high)):
                 self._report.mistake((*key, low), f"more than {high}", f"write a {low} that is at most {high}")
         return Filters(
             rules=tuple(rules),
@@ -234,7 +237,7 @@ class Builder:
             return Settle(sightings=1, seconds=0.0) if whole else Settle()
         told = model.marker is not None or model.manifest is not None
         sightings, seconds = model.sightings, model.for_
-        if sightings == 1 and seconds:
+        if sightings == 1 and seconds and self._sound((*key, "for"), (*key, "sightings")):
             self._report.mistake((*key, "sightings"), "one look cannot tell 'for' how long", "write sightings: 2")
         if sightings is None:
             sightings = 2 if seconds or (seconds is None and not whole and not told) else 1
@@ -254,7 +257,7 @@ class Builder:
     def _trigger(self, key: Key, model: TriggerModel | None, kind: str | None) -> Trigger:
         if model is None:
             return Trigger()
-        if not (model.every or model.cron or model.watch):
+        if not (model.every or model.cron or model.watch) and self._sound((*key, "watch")):
             self._report.mistake(key, "a trigger that never starts", "write {every: 5m}, {cron: '…'} or {watch: true}")
         if model.every and model.cron:
             self._report.mistake(key, "both 'every' and 'cron'", "keep one of them")
@@ -262,11 +265,13 @@ class Builder:
             self._report.mistake((*key, "watch"), f"type {kind} cannot be watched", "write every: 60s instead")
         if model.jitter and not (model.every or model.cron):
             self._report.mistake((*key, "jitter"), "'jitter' without 'every' or 'cron'", "remove it")
-        if model.every and model.jitter >= model.every:
+        if model.every and model.jitter >= model.every and self._sound((*key, "every")):
             self._report.mistake((*key, "jitter"), "as long as 'every' or longer", "write a shorter time")
         if "timezone" in model.model_fields_set and not model.cron:
             self._report.mistake((*key, "timezone"), "'timezone' without 'cron'", "remove it")
         self._zone((*key, "timezone"), model.timezone)
+        if model.cron is not None:
+            self._cron((*key, "cron"), model.cron)
         return Trigger(
             every=model.every,
             cron=model.cron,
@@ -277,10 +282,21 @@ class Builder:
 
     def _zone(self, key: Key, name: str) -> None:
         try:
-            ZoneInfo(name)
-        except (KeyError, OSError, ValueError):
-            # ZoneInfoNotFoundError is a KeyError; the others: no name of a zone at all.
-            self._report.mistake(key, f"no time zone is called {name!r}", "write a name such as Europe/London or UTC")
+            zone_of(name)
+        except ValueError:
+            message = f"no time zone is called {brief(name)}"
+            self._report.mistake(key, message, "write a name such as Europe/London or UTC")
+
+    def _cron(self, key: Key, line: str) -> None:
+        """Each field by itself, so that all that is wrong is told; then all together: some days never come."""
+        fields = line.split()
+        alone = [" ".join(field if at == number else "*" for at in range(5)) for number, field in enumerate(fields)]
+        for text in [*(alone if len(fields) == 5 else []), line]:
+            try:
+                Schedule(text)
+            except ValueError as error:
+                reason, _, hint = str(error).replace(repr(text), brief(line)).partition("; ")
+                self._report.mistake(key, reason, hint or 'write five fields, such as cron: "*/5 6-20 * * 1-5"')
 
     # -- what follows ------------------------------------------------------------------------------------------------
 
@@ -311,7 +327,7 @@ class Builder:
             self._report.mistake(key, "not a folder below the source", hint)
         elif any(part in ("", ".", "..") for part in archive.rstrip("/").split("/")):
             self._report.mistake(key, "not a folder below the source", "write a folder's name such as .done")
-        elif "{" in archive and not re.search(r"\{(name|path|stem)\}", archive):
+        if "{" in archive and not re.search(r"\{(name|path|stem)\}", archive):
             self._report.mistake(key, "every file would get the same name", "write {folder}/.done/{name}")
 
     def _expect(self, key: Key, model: ExpectModel) -> Expectation:

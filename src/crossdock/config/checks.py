@@ -3,47 +3,41 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
-from typing import Any
 
-from crossdock.config.mistakes import Key, Report, instead
+from crossdock.config.mistakes import Key, Report
 from crossdock.config.patterns import Language, common_path, cost, pattern_of
 from crossdock.flows.flow import Flow, Rule
-from crossdock.flows.route import DATES, WORDS, Template
-from crossdock.flows.schedule import schedule_of
+from crossdock.flows.route import DATES, WORDS, Template, mistakes_in
 
-__all__ = ["check_flow", "rule_key"]
+__all__ = ["check_flow", "rule_key", "sound_rules"]
 
 _OWN = re.compile(r"\.(?=[*+])")
 
 
 def rule_key(report: Report, flow: Flow, at: int) -> Key:
     """Where a rule stands: `rules`, or the short form `to`."""
-    data: Any = report.document.data["flows"][flow.name]
-    return ("flows", flow.name, "rules", at) if data.get("rules") is not None else ("flows", flow.name)
+    return report.rules[flow.name][at]
 
 
-def check_flow(report: Report, flow: Flow, *, whole: bool = True) -> None:
-    """Adds to the report what is wrong in a flow that is well-formed; not `whole`: in what of it could be read."""
+def sound_rules(report: Report, flow: Flow) -> bool:
+    """Which files the rules take, and where they send them, is as the user means it."""
+    keys = report.rules[flow.name]
+    return report.sound(("flows", flow.name, "rules"), below=False) and all(
+        report.sound((*key, name)) for key in keys for name in ("match", "to")
+    )
+
+
+def check_flow(report: Report, flow: Flow) -> None:
+    """Adds to the report what is wrong in a flow that is well-formed; about stand-ins nothing is said."""
     key: Key = ("flows", flow.name)
     for at, rule in enumerate(flow.rules):
-        if whole or rule.regex is not None or rule.glob is not None:
-            _rule(report, rule, rule_key(report, flow, at))
-    if whole:
+        _rule(report, rule, rule_key(report, flow, at))
+    if all(report.sound((*key, name)) for name in ("include", "exclude")):
         _reached(report, flow)
     for name, text in (("marker", flow.settle.marker), ("manifest", flow.settle.manifest)):
         _beside(report, (*key, "settle", name), text, WORDS)
     _beside(report, (*key, "after", "marker"), flow.after.marker, WORDS)
     _beside(report, (*key, "after", "archive"), flow.after.archive, (*WORDS, *DATES))
-    trigger = flow.trigger if whole else replace(flow.trigger, timezone="UTC", every=None)
-    try:
-        schedule_of(trigger)
-    except ValueError as error:
-        reason, _, hint = str(error).partition("; ")
-        report.mistake((*key, "trigger", "cron" if flow.trigger.cron else "every"), reason, hint or _CRON)
-
-
-_CRON = 'write five fields, such as cron: "*/5 6-20 * * 1-5"'
 
 
 def _rule(report: Report, rule: Rule, key: Key) -> None:
@@ -57,6 +51,7 @@ def _rule(report: Report, rule: Rule, key: Key) -> None:
         for word in sorted(groups & {*WORDS, *DATES}):
             message = f"the group {word!r} has the name of a word that every template knows"
             report.mistake((*key, "match", "regex"), message, f"call it otherwise: (?P<the_{word}>…)")
+    # A function that stands among them has no template.
     for number, to in enumerate(rule.to):
         place = (*key, "to", number)
         template = _template(report, place, to.template, {*WORDS, *DATES, *groups})
@@ -79,18 +74,11 @@ def _several(rule: Rule) -> bool:
 
 
 def _template(report: Report, key: Key, text: str, words: set[str]) -> Template | None:
-    try:
-        template = Template(text)
-    except (KeyError, ValueError) as error:
-        message = str(error.args[0]) if error.args else str(error)
+    wrong = list(mistakes_in(text, words))
+    for message in wrong:
         reason, _, hint = message.partition("; ")
         report.mistake(key, reason, hint or "write {now:%Y-%m-%d} or {now:%Y/%m/%d@Europe/London}")
-        return None
-    unknown = sorted(template.names - words)
-    if unknown:
-        report.mistake(key, f"{{{unknown[0]}}} means nothing here", instead(unknown[0], words))
-        return None
-    return template
+    return None if wrong else Template(text)
 
 
 def _beside(report: Report, key: Key, text: str | None, words: tuple[str, ...]) -> None:
@@ -111,6 +99,9 @@ def _reached(report: Report, flow: Flow) -> None:
     excluded = [Language.of(glob=rule.pattern) for rule in flow.filters.rules if not rule.include]
     for at, (rule, language) in enumerate(zip(flow.rules, languages, strict=True)):
         key = rule_key(report, flow, at)
+        if not all(report.sound((*rule_key(report, flow, one), "match")) for one in range(at + 1)):
+            # What is meant by it, and what is left by those before it, is not known.
+            return
         if common_path([language]) == (None, True):
             pattern = rule.regex or rule.glob or ""
             bare = re.sub(r"\A\^?/+", "", pattern)

@@ -29,11 +29,14 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 class Mistakes(ConfigError):
-    """All that is wrong with one file; `mistakes` has each by itself."""
+    """All that is wrong with one file; `mistakes` has each by itself.
 
-    def __init__(self, file: str, mistakes: list[ConfigError]) -> None:
+    `readable`: the file with stand-ins for what is wrong, to look for more in it, and for nothing else.
+    """
+
+    def __init__(self, file: str, mistakes: list[ConfigError], *, readable: Config | None = None) -> None:
         super().__init__("\n".join(str(mistake) for mistake in mistakes), file=None)
-        self.file, self.mistakes = file, mistakes
+        self.file, self.mistakes, self.readable = file, mistakes, readable
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from crossdock.config.values import Wrong
 from crossdock.errors import ConfigError, shown
 
 if TYPE_CHECKING:
@@ -17,77 +18,180 @@ if TYPE_CHECKING:
 
     from crossdock.documents import Document
 
-__all__ = ["Key", "Report", "instead"]
+__all__ = ["MOST", "UNKNOWN", "Key", "Report", "brief", "instead", "keys_of", "model_at", "near", "place_of", "written"]
 
 Key = tuple[Any, ...]
 """The keys and indexes that lead to a value of the file."""
+MOST = 1000
+"""Mistakes that are told of one file."""
+UNKNOWN = ("extra_forbidden", "invalid_key")
+_BRIEF = 60
+_UNION = ("str", "int", "bool", "float", "path")
 
 
 class Report:
-    """The mistakes found so far in one file, and what is only advisable to change."""
+    """The mistakes found so far in one file, and what is only advisable to change.
+
+    What is found late must not be blamed on what was found early. So the report knows which values are not the user's
+    own: a value that could not be read is replaced by a stand-in, so that the rest can be looked at. Nothing is
+    reported about a stand-in.
+    """
 
     def __init__(self, document: Document) -> None:
         self.document = document
         self.mistakes: list[ConfigError] = list(document.mistakes)
         self.warnings: list[ConfigError] = []
+        self.renamed: dict[Key, Any] = {}
+        """A key as it should have been written → its last part as it stands in the file."""
+        self.rules: dict[str, tuple[Key, ...]] = {}
+        """Flow → where each of its rules stands."""
+        self._stand_ins: set[Key] = set()
+        self._unsure: set[Key] = set()
+        self._mistaken: set[Key] = set()
+        """The keys of mistakes, and all above them."""
+        self._told: set[tuple[int | None, str, str]] = set()
 
     def mistake(self, key: Key, message: str, hint: str | None) -> None:
-        self.mistakes.append(self.error(key, message, hint))
+        if len(self.mistakes) >= MOST or self._among(key, self._stand_ins):
+            return
+        self._mistaken.update(key[:length] for length in range(len(key) + 1))
+        error = self.error(key, message, hint)
+        if (told := (error.line, error.key, message)) not in self._told:
+            self._told.add(told)
+            self.mistakes.append(error)
 
     def warning(self, key: Key, message: str, hint: str | None) -> None:
-        self.warnings.append(self.error(key, message, hint))
+        if not self._among(key, self._stand_ins):
+            self.warnings.append(self.error(key, message, hint))
+
+    def stand_in(self, key: Key) -> None:
+        """From now on the value of a key is not the user's."""
+        self._stand_ins.add(key)
+
+    def unsure(self, key: Key) -> None:
+        """What is below a key may be meant otherwise, and is no reason to find something else wrong."""
+        self._unsure.add(key)
+
+    def sound(self, key: Key, *, below: bool = True) -> bool:
+        """The value of a key is the user's, and nothing is wrong with it (`below`: nor with a part of it)."""
+        elsewhere = self._among(key, self._stand_ins) or self._among(key, self._unsure)
+        return not elsewhere and not (below and key in self._mistaken)
+
+    @staticmethod
+    def _among(key: Key, keys: set[Key]) -> bool:
+        return bool(keys) and any(key[:length] in keys for length in range(len(key) + 1))
+
+    def value(self, key: Key) -> Any:
+        """What stands in the file at a key; None without it."""
+        found, as_written = self.document.data, self._as_written(key)
+        for part in as_written:
+            if not isinstance(found, dict) or part not in found:
+                return None
+            found = found[part]
+        return found
 
     def error(self, key: Key, message: str, hint: str | None) -> ConfigError:
-        key = written(self.document.data, key)
+        key = written(self.document.data, self._as_written(key))
         name = shown(".".join(str(part) for part in key))
         return ConfigError(message, file=self.document.file, line=self.document.line(key), key=name, hint=hint)
 
-    def invalid(self, key: Key, model: type[BaseModel], errors: Iterable[ErrorDetails]) -> None:
-        """What pydantic found below `key`, in our words."""
-        for item in errors:
-            self._invalid(key, model, item)
+    def _as_written(self, key: Key) -> Key:
+        return tuple(self.renamed.get(key[: at + 1], part) for at, part in enumerate(key)) if self.renamed else key
 
-    def _invalid(self, key: Key, model: type[BaseModel], item: ErrorDetails) -> None:
-        place = tuple(part for part in item["loc"] if not _is_tag(part))
+    def invalid(self, key: Key, model: type[BaseModel], item: ErrorDetails) -> None:
+        """What pydantic found below `key`, in our words."""
+        if len(self.mistakes) >= MOST:
+            return
+        place = tuple(item["loc"])
         name = str(place[-1]) if place else ""
         kind, context = item["type"], item.get("ctx", {})
-        if kind == "extra_forbidden":
-            inner = _model_at(model, place[:-1]) or model
-            self.mistake((*key, *place), "unknown key", instead(name, _keys(inner)))
+        if kind in UNKNOWN:
+            inner = model_at(model, place[:-1]) or model
+            self.mistake((*key, *place), "unknown key", instead(name, keys_of(inner)))
             return
         if kind == "missing":
             self.mistake((*key, *place[:-1]), f"{name} is missing", f"add '{name}:'")
             return
-        message, hint = item["msg"].removeprefix("Value error, "), getattr(context.get("error"), "hint", None)
+        error = context.get("error")
+        if isinstance(error, Wrong):
+            for one in error.all:
+                self.mistake((*key, *place), _small(str(one)), one.hint)
+            return
+        message, hint = item["msg"].removeprefix("Value error, "), None
         if message.startswith("secrets are written by reference"):
             variable = re.sub(r"[^A-Z0-9]", "_", f"{key[-1]}_{name}".upper())
             message = "a secret may not be written into this file"
             hint = f"write '{name}: env:{variable}' and export it, or '{name}: file:PATH' of a file with mode 600"
         elif kind in ("model_type", "dict_type", "model_attributes_type"):
-            mapping = _model_at(model, place)
-            keys = _keys(mapping) if mapping else []
+            mapping = model_at(model, place)
+            keys = keys_of(mapping) if mapping else []
             message = "must be a mapping"
             hint = f"write keys below it: {', '.join(keys)}" if keys else "write 'key: value' pairs below it"
         elif kind in ("tuple_type", "list_type"):
             message, hint = "must be a list", "write each item on a line of its own, after '- '"
         elif kind == "string_type":
             hint = "put the value in quotes"
+            if isinstance(item["input"], (dict, list)) or item["input"] is None:
+                hint = "write one text here" if item["input"] is not None else "write a text, or remove the key"
         elif kind == "literal_error":
-            found = _at(self.document.data, (*key, *place))
-            known = re.findall(r"'([^']*)'", context["expected"])
-            message, hint = f"unknown value {found!r}", instead(str(found), known)
+            found, known = item["input"], re.findall(r"'([^']*)'", context["expected"])
+            message, hint = f"unknown value {brief(found)}", instead(str(found)[:_BRIEF], known)
         elif kind.startswith("bool_"):
             message, hint = "neither true nor false", "write true or false"
-        elif hint is None and message.startswith("write "):
+        elif message.startswith("write "):
             message, hint = "cannot be read", message
-        self.mistake((*key, *place), message[:1].lower() + message[1:], hint)
+        elif needed := re.fullmatch(r"(\w+) needs (\S.*)", message):
+            hint = f"add {needed[2]}, or remove {needed[1]}"
+        elif "; " in message:
+            message, _, hint = message.partition("; ")
+        self.mistake((*key, *place), _small(message), hint or _remedy(kind, context, name))
+
+
+def _small(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _remedy(kind: str, context: Mapping[str, Any], name: str) -> str:
+    """What to write where pydantic only says what it should have been."""
+    for bound, words in (("ge", "{} or more"), ("gt", "more than {}"), ("le", "{} or less"), ("lt", "less than {}")):
+        if bound in context:
+            number = context[bound]
+            return f"write {words.format(int(number) if number == int(number) else number)}"
+    if kind.startswith(("int_", "float_", "finite_")):
+        return "write a whole number" if kind.startswith("int_") else "write a number"
+    if kind == "string_too_short":
+        return "write something, or remove the key"
+    return f"see '{name}' in the reference: docs/reference.md" if name else "see docs/reference.md"
+
+
+def brief(value: object) -> str:
+    """A value of the file as a message shows it."""
+    found = repr(value if not isinstance(value, str) else value[: _BRIEF + 1])
+    return found if len(found) <= _BRIEF else f"{found[:_BRIEF]}…"
+
+
+def place_of(data: Any, item: ErrorDetails) -> Key:
+    """Where in `data` an error of pydantic is: without the parts that it adds for the members of a union."""
+    found: list[Any] = []
+    for at, part in enumerate(item["loc"]):
+        there = isinstance(data, dict) and part in data
+        added = isinstance(part, str) and ("[" in part or part in _UNION)
+        if added and not there and not (item["type"] == "missing" and at == len(item["loc"]) - 1):
+            continue
+        found.append(part)
+        if not isinstance(part, int) or isinstance(data, list) or there:
+            try:
+                data = data[part]
+            except (KeyError, IndexError, TypeError):
+                data = None
+    return tuple(found)
 
 
 def written(data: Any, key: Key) -> Key:
     """The part of a key that stands in the file: a value that stands for a list of one has no index there."""
     found: list[Any] = []
     for part in key:
-        if isinstance(part, int) and not isinstance(data, list):
+        if isinstance(part, int) and not isinstance(data, list) and not (isinstance(data, dict) and part in data):
             continue
         if found and not isinstance(data, (dict, list)):
             break
@@ -99,38 +203,34 @@ def written(data: Any, key: Key) -> Key:
     return tuple(found)
 
 
-def _at(data: Any, key: Key) -> Any:
-    for part in written(data, key):
-        data = data[part]
-    return data
-
-
-def _is_tag(part: Any) -> bool:
-    """Parts that pydantic adds for the members of a union; no key of ours looks like that."""
-    return isinstance(part, str) and ("[" in part or part in ("str", "int", "bool", "float", "path"))
-
-
-def _model_at(annotation: Any, place: Key) -> type[BaseModel] | None:
+def model_at(annotation: Any, place: Key) -> type[BaseModel] | None:
     """The model that describes the value at a place below `annotation`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         if not place:
             return annotation
         for name, field in annotation.model_fields.items():
             if place[0] == (field.alias or name):
-                return _model_at(field.annotation, place[1:])
+                return model_at(field.annotation, place[1:])
         return None
-    inner = [_model_at(part, place) for part in typing.get_args(annotation)]
+    inner = [model_at(part, place) for part in typing.get_args(annotation)]
     if place and isinstance(place[0], int):
-        inner += [_model_at(part, place[1:]) for part in typing.get_args(annotation)]
+        inner += [model_at(part, place[1:]) for part in typing.get_args(annotation)]
     return next((model for model in inner if model is not None), None)
 
 
-def _keys(model: type[BaseModel]) -> list[str]:
+def keys_of(model: type[BaseModel]) -> list[str]:
+    """What may be written in a mapping."""
     return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def near(wrong: str, known: Iterable[str]) -> str | None:
+    """The known word that was probably meant."""
+    found = difflib.get_close_matches(wrong[:_BRIEF], list(known), 1)
+    return found[0] if found else None
 
 
 def instead(wrong: str, known: Iterable[str]) -> str:
     """What to write in place of a word that is none of the known ones."""
     known = list(known)
-    near = difflib.get_close_matches(wrong, known, 1)
-    return f"did you mean '{near[0]}'?" if near else f"write one of {', '.join(sorted(known))}"
+    meant = near(wrong, known)
+    return f"did you mean '{meant}'?" if meant else f"write one of {', '.join(sorted(known))}"

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from crossdock.config.values import Days, OneOrMore, TimeOfDay, Wrong
+from crossdock.config.values import Days, OneOrMore, TimeOfDay, Wrong, raise_all
 from crossdock.storage.settings import ByteSize, Seconds, Secret
 
 __all__ = ["FlowModel", "RuleModel", "SettleModel"]
@@ -106,7 +106,7 @@ class AfterModel(_Model):
 class WebhookModel(_Model):
     """A POST of JSON, repeated until it is accepted."""
 
-    url: str
+    url: str = Field(examples=["https://hooks.example.com/crossdock"])
     """https://…"""
     secret: Secret | None = None
     """The key that deliveries are signed with (HMAC-SHA256)."""
@@ -141,8 +141,8 @@ class WebhookModel(_Model):
 class MailModel(_Model):
     """A mail through an SMTP server."""
 
-    to: OneOrMore[str]
-    from_: str = Field(alias="from")
+    to: OneOrMore[str] = Field(examples=["ops@example.com"])
+    from_: str = Field(alias="from", examples=["crossdock@example.com"])
     """The sender's address."""
     host: str = Field(min_length=1)
     """The SMTP server."""
@@ -160,18 +160,22 @@ class MailModel(_Model):
         found = (value,) if isinstance(value, str) else value
         if not found:
             raise Wrong("no address", "write name@host.example")
-        for address in found:
-            name, _, host = address.rpartition("@")
-            if not name or not host or any(c.isspace() or not c.isprintable() for c in address):
-                raise Wrong(f"not a mail address: {address!r}", "write name@host.example")
+        parts = {address: address.rpartition("@") for address in found}
+        raise_all(
+            Wrong(f"not a mail address: {address[:60]!r}", "write name@host.example")
+            for address, (name, _, host) in parts.items()
+            if not name or not host or any(c.isspace() or not c.isprintable() for c in address)
+        )
         return value
 
     @model_validator(mode="after")
     def _sign_in(self) -> Self:
+        wrong = []
         if (self.user is None) != (self.password is None):
-            raise Wrong("user and password belong together", "write both, or neither")
+            wrong.append(Wrong("user and password belong together", "write both, or neither"))
         if self.password is not None and self.tls == "none":
-            raise Wrong("a password would be sent in clear text", "write tls: starttls or tls: implicit")
+            wrong.append(Wrong("a password would be sent in clear text", "write tls: starttls or tls: implicit"))
+        raise_all(wrong)
         return self
 
 
@@ -198,7 +202,7 @@ class ExpectModel(_Model):
 
     match: str = Field(min_length=1)
     """A glob on the path below the source."""
-    by: TimeOfDay
+    by: TimeOfDay = Field(examples=["06:30"])
     """Hours and minutes: "06:30"."""
     timezone: str = "UTC"
     days: Days = frozenset(range(7))

@@ -59,6 +59,14 @@ def _with_nul(data: Any, key: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
                 yield (*key, name)
 
 
+def _without_nul(data: Any) -> Any:
+    if isinstance(data, str):
+        return data.replace("\0", "")
+    if isinstance(data, dict):
+        return {_without_nul(name): _without_nul(value) for name, value in data.items()}
+    return [_without_nul(value) for value in data] if isinstance(data, list) else data
+
+
 class _Reading:
     """One pass over a parsed file, collecting mistakes."""
 
@@ -81,12 +89,11 @@ class _Reading:
         nul = list(_with_nul(data, ()))
         for key in nul:
             self.report.mistake(key, "a NUL character, which no name can have", "remove it")
-        if isinstance(data, dict) and not nul:
-            from crossdock.config.mistakes import instead
-
-            for key in data:
-                if key not in _KEYS:
-                    self.report.mistake((key,), "unknown key", instead(str(key), _KEYS))
+            self.report.stand_in(key)
+        if nul:
+            data = _without_nul(data)
+        if isinstance(data, dict):
+            data = self._sections(data)
             self._endpoints(data.get("endpoints"))
             if data.get("ledger") is not None:
                 from crossdock.config.ledgers import read
@@ -94,50 +101,59 @@ class _Reading:
                 ledger = read(data["ledger"], self.report, self.file.parent)
             if data.get("flows") is not None:
                 self._flows(data["flows"])
-        elif not nul:
+        else:
             self.report.mistake((), "the file must be a mapping", "start it with 'endpoints:'")
+        warnings = tuple(self.report.warnings)
+        found = Config(self.file, self.endpoints, self.unusable, self.flows, ledger, warnings, self.report)
         if self.report.mistakes:
-            raise Mistakes(self.document.file, sorted(self.report.mistakes, key=lambda mistake: mistake.line or 0))
-        return Config(
-            self.file, self.endpoints, self.unusable, self.flows, ledger, tuple(self.report.warnings), self.report
-        )
+            raise Mistakes(self.document.file, self._sorted(), readable=found)
+        return found
+
+    def _sorted(self) -> list[ConfigError]:
+        from crossdock.config.mistakes import MOST
+
+        found = sorted(self.report.mistakes, key=lambda mistake: mistake.line or 0)
+        if len(found) >= MOST:
+            message = f"more than {MOST} mistakes; the rest is not told"
+            found.append(ConfigError(message, file=self.document.file, hint="mend these first"))
+        return found
+
+    def _sections(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """The top of the file; a key that is not known counts as the one that was meant."""
+        from crossdock.config.mistakes import instead, near
+
+        found = {key: data[key] for key in _KEYS if key in data}
+        for key in data:
+            if key not in _KEYS:
+                self.report.mistake((key,), "unknown key", instead(str(key), _KEYS))
+                meant = near(str(key), _KEYS)
+                if meant is not None and meant not in found:
+                    found[meant] = data[key]
+                    self.report.renamed[(meant,)] = key
+        return found
 
     def _flows(self, found: Any) -> None:
+        from crossdock.config.across import check_across
         from crossdock.config.building import Builder
+        from crossdock.config.checks import check_flow
 
         if not isinstance(found, dict):
             self.report.mistake(("flows",), "must be a mapping of names to flows", "write 'name: {source: …}' below it")
             return
-        broken: list[Flow] = []
         builder = Builder(self.report, self.types, self.file.parent)
         for name, data in found.items():
             key = ("flows", name)
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 self.report.mistake(key, "not a name for a flow", "use letters, digits, '-', '_' and '.'")
-            elif not isinstance(data, dict):
+            if not isinstance(data, dict):
                 self.report.mistake(key, "must be a mapping", "write {source: name:folder, to: name:}")
-            else:
-                before = len(self.report.mistakes)
-                flow = builder.build(name, data)
-                if flow is not None and len(self.report.mistakes) == before:
-                    self.flows[name] = flow
-                elif flow is not None:
-                    broken.append(flow)
-        self._meaning(broken)
-
-    def _meaning(self, broken: list[Flow]) -> None:
-        from crossdock.config.across import check_across
-        from crossdock.config.checks import check_flow
-
-        for flow in broken:
-            check_flow(self.report, flow, whole=False)
-        sound: dict[str, Flow] = {}
-        for name, flow in self.flows.items():
-            before = len(self.report.mistakes)
+                continue
+            flow = builder.build(name, data)
+            if flow is not None:
+                self.flows[name] = flow
+        for flow in self.flows.values():
             check_flow(self.report, flow)
-            if len(self.report.mistakes) == before:
-                sound[name] = flow
-        check_across(self.report, sound, self.endpoints)
+        check_across(self.report, self.flows, self.endpoints)
 
     def _endpoints(self, found: Any) -> None:
         if found is None:
@@ -150,16 +166,16 @@ class _Reading:
             key = ("endpoints", name)
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 self.report.mistake(key, "not a name for an endpoint", "use letters, digits, '-', '_' and '.'")
-            elif not isinstance(data, dict):
+            if not isinstance(data, dict):
                 self.types[name] = None
                 self.report.mistake(key, "must be a mapping of settings", "write {type: sftp, host: …}")
             else:
                 self._endpoint(name, data)
 
     def _endpoint(self, name: str, data: dict[Any, Any]) -> None:
-        from pydantic import ValidationError
-
-        from crossdock.config.mistakes import instead
+        from crossdock.config.mending import validated
+        from crossdock.config.mistakes import brief, instead, near
+        from crossdock.config.pins import check_pins
         from crossdock.storage.registry import backend_types, settings_class
 
         key = ("endpoints", name)
@@ -170,16 +186,18 @@ class _Reading:
             self.report.mistake(key, "its type is missing", f"add 'type:' with one of {', '.join(known)}")
             return
         if kind not in known:
-            self.report.mistake((*key, "type"), f"unknown type {kind!r}", instead(str(kind), known))
-            return
+            self.report.mistake((*key, "type"), f"unknown type {brief(kind)}", instead(str(kind), known))
+            kind = near(str(kind), known)
+            if kind is None:
+                return
+            self.report.stand_in((*key, "type"))
+            data = {**data, "type": kind}
         try:
             model = settings_class(kind)
         except ConfigError as error:
             self.unusable[name] = error
             return
-        try:
-            self.endpoints[name] = model.model_validate(data, context={"folder": self.file.parent})
-        except ValidationError as error:
-            self.report.invalid(key, model, error.errors(include_url=False, include_input=False))
-        except ConfigError as error:
-            self.report.mistake(key, error.message, error.hint)
+        settings = validated(self.report, key, model, data, self.file.parent)
+        if settings is not None:
+            self.endpoints[name] = settings
+            check_pins(self.report, key, settings)

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import time
 from typing import Annotated, TypeVar
 
 from pydantic import BeforeValidator
 
-__all__ = ["Days", "OneOrMore", "TimeOfDay", "Wrong", "several"]
+__all__ = ["Days", "OneOrMore", "TimeOfDay", "Wrong", "raise_all", "several"]
 
 T = TypeVar("T")
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 class Wrong(ValueError):
-    """A value that cannot be, and what to write instead."""
+    """A value that cannot be, and what to write instead; `others` are wrong with the same value."""
 
-    def __init__(self, message: str, hint: str | None = None) -> None:
+    def __init__(self, message: str, hint: str | None = None, *, others: Iterable[Wrong] = ()) -> None:
         super().__init__(message)
-        self.hint = hint
+        self.hint, self.all = hint, (self, *others)
+
+
+def raise_all(found: Iterable[Wrong]) -> None:
+    """Raises the first, which tells of the others; returns if there is none."""
+    wrong = list(found)
+    if wrong:
+        raise Wrong(str(wrong[0]), wrong[0].hint, others=wrong[1:])
 
 
 def several(value: object) -> object:
@@ -35,23 +43,26 @@ def _days(value: object) -> object:
     if not isinstance(parts, (list, tuple)):
         return value
     found: set[int] = set()
+    wrong: list[Wrong] = []
     for part in parts:
         ends = re.split(r"\.\.|-", str(part).strip().lower())
-        if len(ends) > 2 or not ends[0]:
-            raise Wrong(f"{part!r} is not a day", f"write {', '.join(_DAYS)}, or mon..fri")
-        first, last = (_day(part, end) for end in (ends[0], ends[-1]))
+        first, last = _day(ends[0]), _day(ends[-1])
+        if len(ends) > 2 or first is None or last is None:
+            wrong.append(Wrong(f"{str(part)[:60]!r} is not a day", f"write {', '.join(_DAYS)}, or mon..fri"))
+            continue
         found.update(day % 7 for day in range(first, last + 1 + (7 if last < first else 0)))
+    raise_all(wrong)
     if not found:
         raise Wrong("no day at all", "leave 'days:' out for every day")
     return frozenset(found)
 
 
-def _day(part: object, name: str) -> int:
+def _day(name: str) -> int | None:
     name = name.strip()
     for number, day in enumerate(_DAYS):
         if name and (name == day or (len(name) > 3 and name in (f"{day}day", _LONG[number]))):
             return number
-    raise Wrong(f"{part!r} is not a day", f"write {', '.join(_DAYS)}, or mon..fri")
+    return None
 
 
 _LONG = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")

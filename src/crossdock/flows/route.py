@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -15,13 +16,14 @@ from crossdock.flows.filters import compile_glob
 from crossdock.flows.flow import Destination, Flow, Place, Rule
 from crossdock.storage.base import Entry
 
-__all__ = ["DATES", "WORDS", "Routed", "Routes", "Template", "parse_place"]
+__all__ = ["DATES", "WORDS", "Routed", "Routes", "Template", "mistakes_in", "parse_place"]
 
 WORDS = ("path", "folder", "name", "stem", "suffix")
 """Of every template: `a/b.tar.gz` has the folder `a`, the name `b.tar.gz`, the stem `b.tar` and the suffix `.gz`."""
 DATES = ("now", "modified")
 """Times of a template: `{now:%Y/%m/%d}`, `{modified:%Y%m%d@Europe/London}`; in UTC unless a zone follows the @."""
 
+_SHOWN = 200
 _WORD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
@@ -43,14 +45,8 @@ class Template:
     text: str
 
     def __post_init__(self) -> None:
-        for word, date in self._dates:
-            zone = date.rpartition("@")[2] if "@" in date else "UTC"
-            if word not in DATES:
-                raise ValueError(f"only {' and '.join(DATES)} take a format: {{{word}:…}} in {self.text!r}")
-            try:
-                ZoneInfo(zone)
-            except (KeyError, OSError, ValueError) as error:
-                raise ValueError(f"no time zone is called {zone!r} (in {self.text!r})") from error
+        for message in mistakes_in(self.text):
+            raise ValueError(message)
 
     @cached_property
     def _parts(self) -> list[tuple[str, str]]:
@@ -65,14 +61,7 @@ class Template:
             elif match[1]:
                 found.append((literal, match[1]))
                 literal = ""
-            else:
-                raise ValueError(f"a brace by itself in {self.text!r}; write {{{{ or }}}} for the character")
         return [*found, (literal + self.text[at:], "")]
-
-    @property
-    def _dates(self) -> list[tuple[str, str]]:
-        split = [word.partition(":") for _, word in self._parts]
-        return [(word, date) for word, colon, date in split if colon]
 
     @property
     def names(self) -> frozenset[str]:
@@ -120,6 +109,27 @@ class Template:
                 raise ValueError(f"{{{name}}} is not known for this file (in {self.text!r})")
             raise ValueError(f"{{{name}}} means nothing in {self.text!r}; write one of {', '.join(sorted(values))}")
         return str(value)
+
+
+def mistakes_in(text: str, words: Iterable[str] | None = None) -> Iterator[str]:
+    """All that is wrong with a template, what to write instead after a "; "; only `words` have a meaning in it."""
+    shown_text = repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
+    found = [match for match in _WORD.finditer(text) if match[0] not in ("{{", "}}")]
+    if any(not match[1] for match in found):
+        yield f"a brace by itself in {shown_text}; write {{{{ or }}}} for the character"
+    for word, colon, date in (match[1].partition(":") for match in found if match[1]):
+        if words is not None and word not in words:
+            near = difflib.get_close_matches(word[:_SHOWN], [*words], 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"write one of {', '.join(sorted(words))}"
+            yield f"{{{word[:_SHOWN]}}} means nothing here; {hint}"
+        elif colon and word not in DATES:
+            yield f"only {' and '.join(DATES)} take a format: {{{word}:…}} in {shown_text}; write {{{word}}}"
+        if colon and "@" in date:
+            zone = date.rpartition("@")[2]
+            try:
+                ZoneInfo(zone)
+            except (KeyError, OSError, ValueError):
+                yield f"no time zone is called {zone!r} (in {shown_text})"
 
 
 def words_of(path: str) -> dict[str, str]:
