@@ -20,6 +20,7 @@ from crossdock.errors import (
     InvalidPath,
     NoSpace,
     NotADirectory,
+    NotAFile,
     NotFound,
     PermissionDenied,
     ProtocolViolation,
@@ -58,7 +59,7 @@ async def test_a_small_file_takes_three_round_trips() -> None:
         sftp.bursts.clear()
         entry = await storage.write_bytes("x", b"small", WriteOptions(modified=WHEN))
     assert entry.size == 5
-    assert sftp.bursts == [[c.OPEN], [c.WRITE, c.FSETSTAT, c.EXTENDED, c.FSTAT, c.CLOSE], [c.EXTENDED]]
+    assert sftp.bursts == [[c.OPEN], [c.WRITE, c.FSETSTAT, c.EXTENDED, c.FSTAT, c.LSTAT, c.CLOSE], [c.EXTENDED]]
     assert sftp.files == {b"/x": b"small"}
 
 
@@ -193,6 +194,28 @@ async def test_behind_a_plain_failure_the_reason_is_looked_for() -> None:
         assert leftovers(sftp) == []
         await storage.write_bytes("new/one", b"1")
     assert sftp.files == {b"/file": b"x", b"/new/one": b"1"}
+
+
+async def test_a_folder_is_kept_where_the_server_would_replace_or_remove_it_as_a_file() -> None:
+    """rclone renames onto folders, and removes files by RMDIR."""
+    sftp = FakeSftp(file=b"x")
+    sftp.folders.add(b"/folder")
+
+    def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        if kind == c.RMDIR:
+            sftp.files.pop(c.take(body, 0)[0], None)
+            return OK
+        return None
+
+    sftp.hook = hook
+    async with writing(sftp) as (storage, _):
+        with pytest.raises(NotAFile):
+            await storage.write_bytes("folder", b"1")
+        with pytest.raises(NotAFile):
+            await storage.rename("file", "folder", overwrite=True)
+        with pytest.raises(NotADirectory):
+            await storage.remove_dir("file")
+    assert sftp.files == {b"/file": b"x"}
 
 
 async def test_a_time_that_no_open_file_takes_is_given_by_name() -> None:
@@ -345,7 +368,7 @@ async def test_folders_are_made_only_when_missing() -> None:
         assert sftp.folders == {b"/", b"/a", b"/a/b"}
         sftp.seen.clear()
         await storage.write_bytes("a/b/y", b"1")
-    assert not {c.MKDIR, c.STAT, c.LSTAT} & set(sftp.seen)
+    assert not {c.MKDIR, c.STAT} & set(sftp.seen)
 
 
 async def test_a_file_in_the_way_of_a_folder() -> None:

@@ -51,7 +51,9 @@ class SftpBackend(Backend):
 
     def __init__(self, endpoint: str, settings: SftpSettings) -> None:
         self.endpoint, self.settings = endpoint, settings
-        self.posix_rename = self._hardlink = self._trusted_rename = False
+        self.posix_rename = self._hardlink = False
+        self.openssh = False
+        """Answered by OpenSSH's own SFTP server; what others take for a file or a folder is looked at first."""
         self._pool: Pool | None = None
         self._base: bytes | None = None
         self.capabilities = self._capable()
@@ -64,7 +66,7 @@ class SftpBackend(Backend):
             directories=True,
             # Without it the old file steps aside first, and a crash may leave none under the name.
             atomic_write=staged and self.posix_rename,
-            create_new=not staged or self._trusted_rename or self._hardlink,
+            create_new=not staged or self.openssh or self._hardlink,
             read_offset=True,
             resume_write=staged and looks,
             mtime_precision=timedelta(seconds=1),
@@ -85,8 +87,8 @@ class SftpBackend(Backend):
             self.posix_rename = _POSIX_RENAME in session.extensions
             self._hardlink = _HARDLINK in session.extensions
             # OpenSSH renames by link(2), which cannot replace; what others do is not known, behind its sshd as well.
-            self._trusted_rename = "OpenSSH" in connection.server and session.extensions.keys() >= _OPENSSH_OWN
-            if not self._trusted_rename:
+            self.openssh = "OpenSSH" in connection.server and session.extensions.keys() >= _OPENSSH_OWN
+            if not self.openssh:
                 for name in await refused(session, self._base or b"", (_POSIX_RENAME, _HARDLINK)):
                     self.posix_rename = self.posix_rename and name != _POSIX_RENAME
                     self._hardlink = self._hardlink and name != _HARDLINK
@@ -296,9 +298,11 @@ class SftpBackend(Backend):
         """One rename. Raises `AlreadyExists`, `NotAFile`; `NotFound` if `old` or the folder of `new` is missing."""
         try:
             if overwrite:
+                if not self.openssh and operation != "write" and await self.kind_of(session, new) == "dir":
+                    raise self.error(NotAFile, operation, shown, "a folder has this name")
                 checked(await session.extended(_POSIX_RENAME, text(old), text(new)), codec.STATUS)
-            elif self._trusted_rename or not self._hardlink:
-                if not self._trusted_rename and await self.kind_of(session, new) is not None:
+            elif self.openssh or not self._hardlink:
+                if not self.openssh and await self.kind_of(session, new) is not None:
                     raise self.error(AlreadyExists, operation, shown, "the file exists")
                 await session.status(codec.RENAME, text(old), text(new))
             else:
@@ -351,6 +355,8 @@ class SftpBackend(Backend):
         session, name = connection.session, self.full(path, "rmdir")
         try:
             with Translate("rmdir", self.endpoint, path):
+                if not self.openssh and await self.kind_of(session, name) not in ("dir", None):
+                    raise self.error(NotADirectory, "rmdir", path, "it is a file")
                 try:
                     await session.status(codec.RMDIR, text(name))
                 except Status as error:

@@ -13,7 +13,7 @@ from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.codec import Attrs, parse_attrs, text
 from crossdock.storage.sftp.faults import Translate
-from crossdock.storage.sftp.listing import MISSING
+from crossdock.storage.sftp.listing import MISSING, kind_of_mode
 from crossdock.storage.sftp.reasons import lacks_folder
 from crossdock.storage.sftp.wire import Lost, Reply, Session, Status, checked
 from crossdock.storage.staging import StagedWriter, Stored, publish_by_swap
@@ -53,6 +53,8 @@ class SftpWriter(StagedWriter):
         self._limit = 0
         self._found = 0
         """Bytes of the temporary when it was opened to be resumed."""
+        self._there: asyncio.Future[Reply] | None = None
+        """What has the final name, where the server might put a file in place of a folder."""
 
     # -- the connection -------------------------------------------------------------------------------------------
 
@@ -194,6 +196,8 @@ class SftpWriter(StagedWriter):
             stamped = self._stamp(session, handle)
             synced = self._sync(session, handle)
             described = session.request(codec.FSTAT, handle) if looks else None
+            if looks and not self._direct and not self._backend.openssh:
+                self._there = session.request(codec.LSTAT, text(self._final))
             closed = session.request(codec.CLOSE, handle)
             self._handle = None
             while self._queue:
@@ -285,6 +289,10 @@ class SftpWriter(StagedWriter):
 
     async def _rename(self, session: Session) -> None:
         backend = self._backend
+        if self._there is not None:
+            kind, payload = await self._there
+            if kind == codec.ATTRS and kind_of_mode(parse_attrs(payload)[0].permissions) == "dir":
+                raise backend.error(NotAFile, "write", self.path, "a folder has this name")
         if not self.options.overwrite or backend.posix_rename:
             await backend.move(
                 session, self._target, self._final, self.path, overwrite=self.options.overwrite, operation="write"
