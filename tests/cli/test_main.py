@@ -195,3 +195,25 @@ def test_the_entry_point_is_installed() -> None:
     done = subprocess.run([PROGRAM, "--help"], capture_output=True, text=True, check=True, timeout=60)
     assert "Commands:" in done.stdout
     assert callable(main.main)
+
+
+@pytest.mark.parametrize("redirect", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_without_streams(tmp_path: Path, redirect: str) -> None:
+    """A caller may have closed them; files that are opened then must not be taken for them."""
+    (tmp_path / "a").write_bytes(b"x" * 100_000)
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"exec {PROGRAM} cp a b {redirect}"], cwd=tmp_path, stderr=subprocess.PIPE, timeout=60
+    )
+    assert done.returncode == 0
+    assert b"Traceback" not in done.stderr
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+
+
+@pytest.mark.parametrize("command", [["ls", "-R", "--json", "."], ["cat", "a"], ["cp", "--json", "a", "b"]])
+def test_output_that_finds_no_room(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 100_000)
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([PROGRAM, *command], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert done.returncode == 5
+    assert b"crossdock: write to stdout: No space left on device\nNext: " in done.stderr
+    assert b"Traceback" not in done.stderr

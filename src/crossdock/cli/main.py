@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -21,8 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["crossdock", "main", "run"]
 
 
-class _PipeClosed(Exception):
-    """Nobody reads our output any more."""
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What a write to stdout fails with, where that is a file."""
+
+
+class _OutputLost(Exception):
+    """What was written to stdout went nowhere; its cause is the `OSError`."""
 
 
 class _Commands(click.Group):
@@ -60,9 +65,12 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError as error:
-            # click would turn it into exit code 1, which means failed transfers here.
-            raise _PipeClosed from error
+        except (OSError, BaseExceptionGroup) as error:
+            # click would turn a closed pipe into exit code 1, which means failed transfers here.
+            lost = _lost_output(error)
+            if lost is None:
+                raise
+            raise _OutputLost from lost
 
 
 def _version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
@@ -97,10 +105,16 @@ def run(argv: Sequence[str] | None = None) -> int:
         return exits.USAGE
     except (click.Abort, KeyboardInterrupt, Interrupted):
         return exits.INTERRUPTED
-    except (_PipeClosed, BrokenPipeError):
+    except (_OutputLost, OSError) as error:
+        lost = _lost_output(error if isinstance(error, OSError) else error.__cause__)
+        if lost is None:
+            raise
         # The interpreter flushes stdout once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exits.PIPE
+        if isinstance(lost, BrokenPipeError):
+            return exits.PIPE
+        click.echo(f"crossdock: write to stdout: {lost.strerror}\nNext: see to the disk that it goes to", err=True)
+        return exits.TEMPORARY
     except CrossdockError as error:
         if session.verbose > 1:
             import traceback
@@ -109,6 +123,15 @@ def run(argv: Sequence[str] | None = None) -> int:
         complain(error)
         return exits.code_of(error)
     return result if isinstance(result, int) else exits.OK
+
+
+def _lost_output(error: BaseException | None) -> OSError | None:
+    """The failed write to stdout, by itself or among what was broken off because of it."""
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, map(_lost_output, error.exceptions)), None)
+    if isinstance(error, OSError) and error.filename is None:
+        return error if isinstance(error, BrokenPipeError) or error.errno in _NO_ROOM else None
+    return None
 
 
 def complain(error: CrossdockError) -> None:
@@ -126,7 +149,17 @@ def _lines(text: str) -> str:
 
 def main() -> NoReturn:
     """The console script."""
+    _replace_closed()
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding lacks is escaped instead of ending the program.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.exit(run())
+
+
+def _replace_closed() -> None:
+    """A caller may have closed standard streams (`<&-`): what is opened next would get their numbers."""
+    while (number := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(number)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
