@@ -92,7 +92,11 @@ async def _findings(visit: _Visit) -> AsyncGenerator[Finding]:
         except CrossdockError as error:
             there, listed = not isinstance(error, NotFound), False
             drop_box = getattr(place.settings, "verify", None) == "none"
-            mend = error.hint if there else f"crossdock mkdir '{place.shown()}'"
+            mend = error.hint
+            if not there:
+                # A root that is not there is more often written wrong than missing.
+                make = f"crossdock mkdir '{place.shown()}'"
+                mend = make if place.path or not error.hint else f"{error.hint}; or make it: {make}"
             yield Finding("list", error.message, good=there and drop_box, mend=None if drop_box else mend)
         if not there:
             return

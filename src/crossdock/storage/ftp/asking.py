@@ -103,7 +103,8 @@ def list_folder(connection: Connection, folder: bytes, listing: Listing) -> None
         found = look(connection, folder)
         if found is not None and found.kind != "dir":
             raise IsFile(folder)
-        if found is None:
+        # The root is always there: what is refused is to look at it.
+        if found is None and folder != b"/":
             raise Missing("no such folder")
         raise Refused(command, reply)
     if "MLSD" in connection.features or "MLST" in connection.features:

@@ -15,13 +15,14 @@ from crossdock.errors import (
     InvalidPath,
     NotAFile,
     NotFound,
+    PermissionDenied,
     ProtocolViolation,
     StorageError,
 )
 from crossdock.storage.base import Backend, Capabilities, Entry, Reader, WriteOptions, Writer
 from crossdock.storage.ftp import asking, describing
 from crossdock.storage.ftp.connection import Connection, Features
-from crossdock.storage.ftp.faults import Translate
+from crossdock.storage.ftp.faults import Translate, hint_for_permission
 from crossdock.storage.ftp.listing import Listing
 from crossdock.storage.ftp.pool import Pool, leave, pool_for
 from crossdock.storage.ftp.reader import FtpReader
@@ -52,6 +53,7 @@ class FtpBackend(Backend):
         self.can_append = True
         self._pool: Pool | None = None
         self._base: bytes | None = None
+        self._home = b"/"
         self.capabilities = self._capable()
 
     def _capable(self) -> Capabilities:
@@ -80,6 +82,7 @@ class FtpBackend(Backend):
             self.features = connection.features
             root = self._encoded(self.settings.root, "open", "")
             below = root.removeprefix(b"~").strip(b"/")
+            self._home = connection.home
             home = connection.home.rstrip(b"/")
             self._base = root.rstrip(b"/") if root.startswith(b"/") else home + b"/" + below if below else home
             host, port = self.settings.address
@@ -181,6 +184,8 @@ class FtpBackend(Backend):
 
     async def stat(self, path: str) -> Entry:
         found = await self.call("stat", path, asking.look, self.full(path, "stat"))
+        if found is None and not path:
+            raise self._no_root("stat", "the server knows nothing of it")
         if found is None:
             raise self.error(NotFound, "stat", path, "no such file or folder", hint="check the path and the root")
         return replace(found, path=path)
@@ -190,7 +195,12 @@ class FtpBackend(Backend):
             raise self._unsupported("list recursively", path)
         listing = Listing(prefix=path + "/" if path else "", encoding=self.settings.encoding)
         try:
-            await self.call("list", path, asking.list_folder, self.full(path, "list"), listing)
+            try:
+                await self.call("list", path, asking.list_folder, self.full(path, "list"), listing)
+            except NotFound as error:
+                if path:
+                    raise
+                raise self._no_root("list", str(error.reason)) from error
             while True:
                 with Translate("list", self.endpoint, path):
                     page = listing.page()
@@ -199,6 +209,21 @@ class FtpBackend(Backend):
                 yield page if listing.tells_times else await self._timed(page, path)
         finally:
             listing.close()
+
+    def _no_root(self, operation: str, reason: str) -> StorageError:
+        if self._base in (b"", b"/", self._home):
+            # It is there, since the sign-in leads to it.
+            hint = hint_for_permission("LIST")
+            return self.error(PermissionDenied, operation, "", f"the root may not be looked at: {reason}", hint=hint)
+        root, home = (part.decode("utf-8", "backslashreplace") for part in (self._base or b"/", self._home))
+        return self.error(
+            NotFound,
+            operation,
+            "",
+            f"no such folder: {root}",
+            hint=f"the sign-in leads to {home}, and a server with a chroot (vsftpd chroot_local_user, ProFTPD "
+            "DefaultRoot, Pure-FTPd -A) shows nothing above: write the endpoint's root as it is seen from there",
+        )
 
     async def _timed(self, page: list[Entry], path: str) -> list[Entry]:
         """LIST tells times too coarsely to know a file again by: they are asked for."""

@@ -18,7 +18,8 @@ from crossdock.errors import (
     Unsupported,
 )
 from crossdock.storage.ftp.connection import Connection, Features
-from crossdock.storage.ftp.tls import NotTls, TlsLayer, Untrusted
+from crossdock.storage.ftp.faults import hint_for_certificate
+from crossdock.storage.ftp.tls import NotTls, TlsLayer, Untrusted, presented
 from crossdock.storage.ftp.wire import Lost, Refused, Reply, Silent, Violation, Wire
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ log = logging.getLogger("crossdock.storage.ftp")
 
 TOO_MANY = re.compile(r"too many|maximum|max(?:imum)? number|limit|already|connections? from|full", re.IGNORECASE)
 _WANTS_TLS = re.compile(r"\b(?:ssl|tls|encrypt\w*|clear ?text|auth command|secure)\b", re.IGNORECASE)
+_REFUSED_HINT = (
+    "check user and password with the server's operator; an account that is not admitted gets the same answer "
+    "(vsftpd userlist_file, local_enable=YES and the account's shell; ProFTPD RequireValidShell and <Limit LOGIN>; "
+    "Pure-FTPd MinUID), and so does one without its home folder"
+)
 _QUOTED = re.compile(rb'"((?:[^"]|"")*)"')
 
 
@@ -50,6 +56,11 @@ class Connector:
             hint = "check host, port and firewall; it is tried again"
             if self._settings.security != "implicit" and connection.wire_is_fresh:
                 hint = "if the server expects TLS from the first byte (port 990), write type: ftps"
+            elif not connection.wire_is_fresh:
+                hint = (
+                    "it has answered before: some servers take their time to refuse a sign-in (Pure-FTPd), so check "
+                    "user and password, and raise 'connect_timeout' at this endpoint"
+                )
             raise self._error(TimedOut, f"{name}: {error}", hint) from error
         except Lost as error:
             raise self._error(ConnectionFailed, f"{name}: {error}", self._hint_for_loss(connection, error)) from error
@@ -61,10 +72,7 @@ class Connector:
         except Refused as error:
             raise self._refused(name, error) from error
         except Untrusted as error:
-            if error.fingerprint is not None:
-                hint = f"if the server's operator confirms it, write certificate: {error.fingerprint!r}"
-            else:
-                hint = "set ca_file, or pin the server's certificate, which 'crossdock doctor' shows"
+            hint = hint_for_certificate(error, error.fingerprint or self._presented(connection))
             raise self._error(
                 AuthenticationFailed, f"{name} presents a certificate that is not trusted: {error}", hint
             ) from error
@@ -134,7 +142,8 @@ class Connector:
             raise self._error(
                 Unsupported,
                 f"{host} port {port} offers no TLS: {reply}",
-                "nothing was sent in clear text; if that is acceptable for this server, write type: ftp",
+                "nothing was sent in clear text: ask its operator for TLS (vsftpd ssl_enable=YES, ProFTPD "
+                "TLSEngine on, Pure-FTPd TLS 1), or, if clear text is acceptable for this server, write type: ftp",
             )
         if not wire.quiet:
             # Whoever sits in between could slip in answers before the encryption (the class of CVE-2011-1575).
@@ -145,6 +154,19 @@ class Connector:
         found = Wire(secured)
         connection.attach_wire(found)
         return found
+
+    def _presented(self, connection: Connection) -> str | None:
+        """What the server presents, seen on a connection of its own, on which nothing is sent that matters."""
+        try:
+            connected = self._connect(connection)
+            with connected:
+                if self._settings.security == "explicit":
+                    wire = Wire(connected)
+                    if not (wire.reply().good and wire.ask(b"AUTH TLS")[0].good and wire.quiet):
+                        return None
+                return presented(connected)
+        except (Lost, Violation):
+            return None
 
     def _log_in(self, wire: Wire) -> None:
         settings = self._settings
@@ -183,6 +205,11 @@ class Connector:
             wire.ask(b"OPTS MLST " + "".join(f"{name};" for name in wanted).encode())
 
     def _hint_for_loss(self, connection: Connection, error: Lost) -> str:
+        if connection.tls is not None and connection.wire_is_fresh:
+            return (
+                "it ended right after the TLS greeting: if the server asks for a client certificate (ProFTPD "
+                "TLSVerifyClient, vsftpd require_cert, Pure-FTPd TLS 3), set client_certificate to one that it trusts"
+            )
         if "WRONG_VERSION" in str(error):
             return "the server left TLS, as vsftpd does to report a mistake in its own settings: ask its operator"
         if connection.wire_is_fresh and self._settings.security != "implicit":
@@ -203,11 +230,16 @@ class Connector:
         reply = error.reply
         said = f"{name}: {error}"
         if reply.code in (421, 530) and TOO_MANY.search(reply.text):
-            return self._error(Throttled, said, "lower 'max_connections' at this endpoint; it is tried again")
+            options = "vsftpd max_clients and max_per_ip, ProFTPD MaxClientsPerUser and the like, Pure-FTPd -c and -C"
+            hint = f"lower 'max_connections' at this endpoint, or ask its operator for more ({options})"
+            return self._error(Throttled, said, f"{hint}; it is tried again")
         if self._settings.security == "none" and _WANTS_TLS.search(reply.text):
             return self._error(Unsupported, said, "the server insists on TLS: write type: ftpes")
         if error.command == "PROT":
             return self._error(Unsupported, said, "the server does not encrypt data connections: ask its operator")
+        if "OOPS" in reply.text and "chroot" not in reply.text:
+            hint = "vsftpd reports a mistake in its own settings in this way: tell its operator, with this message"
+            return self._error(ConnectionFailed, said, hint)
         if reply.code == 421 or error.command == "connect":
             return self._error(Throttled, said, "the server is not ready; it is tried again")
         if "chroot" in reply.text.lower():
@@ -217,7 +249,7 @@ class Connector:
             if reply.code == 331:
                 return self._error(AuthenticationFailed, said, "the server asks for a password: set password: env:NAME")
             if reply.code in (331, 332, 430, 500, 501, 502, 503, 504, 530, 532, 534, 550):
-                return self._error(AuthenticationFailed, said, "check user and password with the server's operator")
+                return self._error(AuthenticationFailed, said, _REFUSED_HINT)
         return self._error(ProtocolViolation, said, "check that this is an FTP server")
 
     def _error(self, kind: type[StorageError], reason: str, hint: str) -> StorageError:

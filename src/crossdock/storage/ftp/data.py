@@ -15,7 +15,7 @@ from crossdock.storage.ftp.wire import Lost, Refused, Reply, Silent, Violation, 
 if TYPE_CHECKING:
     from crossdock.storage.ftp.connection import Connection
 
-__all__ = ["Data", "Uncalled", "Unreachable", "about_session", "begin", "finish"]
+__all__ = ["Data", "Uncalled", "Unreachable", "about_session", "begin", "finish", "told_address"]
 
 _EXTENDED = re.compile(rb"\((.)\1\1(\d{1,5})\1\)")
 _PASSIVE = re.compile(rb"(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3})")
@@ -243,6 +243,13 @@ def _passive_port(connection: Connection) -> int:
     if max(numbers) > 255:
         return _port(connection, 0, reply)
     return _port(connection, numbers[4] * 256 + numbers[5], reply)
+
+
+def told_address(connection: Connection) -> str | None:
+    """Where PASV would lead, which is never followed; None: the server does not say. Raises `Lost`, `Violation`."""
+    reply = connection.wire.ask(b"PASV")[0]
+    match = _PASSIVE.search(b" ".join(reply.lines)) if reply.code == 227 else None
+    return b".".join(match.groups()[:4]).decode() if match else None
 
 
 def _port(connection: Connection, port: int, reply: Reply) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from crossdock.storage.ftp.connection import Connection
+from crossdock.storage.ftp.data import told_address
 
 if TYPE_CHECKING:
     from crossdock.storage.ftp.settings import FtpSettings
@@ -27,6 +29,16 @@ def remarks(settings: FtpSettings, connection: Connection) -> Iterator[tuple[str
     features = connection.features
     if connection.tls is None:
         yield "tls", "names, passwords and files travel in clear text", "type: ftpes    # if the server offers TLS"
+    if settings.mode == "passive" and connection.family == socket.AF_INET:
+        told = told_address(connection)
+        if told not in (None, connection.peer, "0.0.0.0"):
+            yield (
+                "passive mode",
+                f"PASV names the address {told}, which is not the server's ({connection.peer}): it is not followed "
+                "here, and leads others astray",
+                "ask the server's operator for its outer address: vsftpd pasv_address, ProFTPD MasqueradeAddress, "
+                "Pure-FTPd -P",
+            )
     if connection.old_tls:
         yield (
             "tls session",

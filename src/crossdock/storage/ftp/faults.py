@@ -25,7 +25,7 @@ from crossdock.storage.ftp.data import Uncalled, Unreachable
 from crossdock.storage.ftp.tls import SessionRefused, Untrusted
 from crossdock.storage.ftp.wire import IsFile, IsFolder, Lost, Missing, Refused, Reply, Silent, Violation
 
-__all__ = ["SESSION_HINT", "Translate", "kind_of_refusal", "translated"]
+__all__ = ["SESSION_HINT", "Translate", "hint_for_certificate", "hint_for_permission", "kind_of_refusal", "translated"]
 
 SESSION_HINT = (
     "the server wants the data connection to take over the TLS session and did not accept ours, neither under TLS 1.3 "
@@ -77,10 +77,7 @@ _CODES: dict[int, type[StorageError]] = {
 _FOUND: dict[type[Exception], type[StorageError]] = {IsFile: NotADirectory, IsFolder: NotAFile, Missing: NotFound}
 _HINTS: dict[type[StorageError], str] = {
     NotFound: "check the path and the endpoint's root",
-    PermissionDenied: (
-        "ask the server's operator for the permission (vsftpd write_enable=YES, ProFTPD <Limit WRITE>; the root of a "
-        "chroot is often not writable), or choose another folder"
-    ),
+    PermissionDenied: "ask the server's operator for the permission, or choose another folder",
     InvalidPath: "give it another name in the rule or command that moves it",
     NoSpace: "free space at the server; it is tried again",
     Throttled: "lower 'max_connections' at this endpoint; it is tried again",
@@ -90,8 +87,20 @@ _HINTS: dict[type[StorageError], str] = {
     AuthenticationFailed: "check user and password with the server's operator",
     Unsupported: "ask the server's operator, or do without it at this endpoint",
 }
+_WRITE = "vsftpd write_enable=YES, ProFTPD <Limit WRITE>; the root of a chroot is often not writable"
+_RENAME = "vsftpd cmds_denied without RNFR and RNTO, ProFTPD <Limit RNFR RNTO>, Pure-FTPd without -G"
+_PERMITS = {
+    "RETR": "vsftpd download_enable=YES, ProFTPD <Limit READ>",
+    "LIST": "vsftpd dirlist_enable=YES, ProFTPD <Limit DIRS>",
+    "STOR": f"{_WRITE}; for anonymous vsftpd anon_upload_enable=YES; for names with a dot first Pure-FTPd without -x",
+    "MKD": f"{_WRITE}; for anonymous vsftpd anon_mkdir_write_enable=YES, Pure-FTPd -M",
+    "RMD": f"{_WRITE}; for anonymous vsftpd anon_other_write_enable=YES",
+    "RNFR": f"{_RENAME}; for anonymous vsftpd anon_other_write_enable=YES",
+    "DELE": "ProFTPD <Limit DELE>, Pure-FTPd without -K; for anonymous vsftpd anon_other_write_enable=YES",
+}
+_PERMITS |= {"MLSD": _PERMITS["LIST"], "CWD": _PERMITS["LIST"], "APPE": _PERMITS["STOR"], "RNTO": _PERMITS["RNFR"]}
 _PASSIVE_HINT = (
-    "the server's passive ports must be open in its firewall: ask its operator for the range "
+    "the server's passive ports must be open in its firewall and be forwarded: ask its operator for the range "
     "(vsftpd pasv_min_port and pasv_max_port, ProFTPD PassivePorts, Pure-FTPd -p); it is tried again"
 )
 _ACTIVE_HINT = (
@@ -125,6 +134,8 @@ def translated(error: Exception, operation: str, endpoint: str, path: str) -> St
         fallback = PermissionDenied if reply.code >= 500 else ConnectionFailed
         kind = kind_of_refusal(reply) or _CODES.get(reply.code, fallback)
         hint = _MODE_HINTS.get(error.command)
+        if kind is PermissionDenied and error.command in _PERMITS:
+            hint = hint_for_permission(error.command)
     elif isinstance(error, (IsFile, IsFolder, Missing)):
         kind = _FOUND[type(error)]
     elif isinstance(error, Violation):
@@ -141,6 +152,36 @@ def translated(error: Exception, operation: str, endpoint: str, path: str) -> St
         kind = TimedOut if isinstance(error, Silent) else ConnectionFailed
     return kind(str(error), operation=operation, endpoint=endpoint, path=path, hint=hint or hint_for(kind))
 
+
+def hint_for_permission(command: str) -> str:
+    """What each server calls the permission for a command, such as "STOR"."""
+    return f"ask the server's operator for the permission ({_PERMITS[command]}), or choose another folder"
+
+
+def hint_for_certificate(error: Untrusted, fingerprint: str | None) -> str:
+    """What to do about a certificate, by OpenSSL's reason; `fingerprint`: of what the server presented, where known."""
+    ways = [_CERTIFICATES[error.code]] if error.code in _CERTIFICATES else []
+    if fingerprint is not None:
+        ways.append(f"if the server's operator confirms it, write certificate: {fingerprint!r}")
+    return "; or, ".join(ways) or "ask the server's operator for the authority that signed it, and set ca_file"
+
+
+_AUTHORITY = "set ca_file to the authority that signed it, or to the certificate itself, as its operator gives it"
+_ANOTHER_HOST = "write as host the name that the certificate is for, which the server's operator knows"
+_CERTIFICATES = {
+    9: "its time has not come: check the clocks of this machine and of the server",
+    10: (
+        "ask the server's operator to renew it (vsftpd rsa_cert_file, ProFTPD TLSRSACertificateFile or "
+        "TLSECCertificateFile, Pure-FTPd CertFile), and check this machine's clock"
+    ),
+    18: _AUTHORITY,
+    19: _AUTHORITY,
+    20: _AUTHORITY,
+    21: _AUTHORITY,
+    62: _ANOTHER_HOST,
+    64: _ANOTHER_HOST,
+}
+"""By X509_V_ERR_… of OpenSSL's x509_vfy.h."""
 
 _OURS = (Refused, Lost, Violation, Untrusted, SessionRefused, IsFile, IsFolder, Missing)
 

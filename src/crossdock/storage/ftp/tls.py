@@ -15,15 +15,18 @@ from crossdock.storage.ftp.wire import Lost, Silent
 if TYPE_CHECKING:
     from crossdock.storage.ftp.settings import FtpSettings
 
-__all__ = ["NotTls", "SessionRefused", "TlsLayer", "Untrusted"]
+__all__ = ["NotTls", "SessionRefused", "TlsLayer", "Untrusted", "presented"]
 
 
 class Untrusted(Exception):
-    """The server's certificate is not one to trust. `fingerprint`: of what it presented, where known."""
+    """The server's certificate is not one to trust.
 
-    def __init__(self, reason: str, fingerprint: str | None = None) -> None:
+    `fingerprint`: of what it presented, where known; `code`: OpenSSL's X509_V_ERR_…, 0 where a pin decides.
+    """
+
+    def __init__(self, reason: str, fingerprint: str | None = None, *, code: int = 0) -> None:
         super().__init__(reason)
-        self.fingerprint = fingerprint
+        self.fingerprint, self.code = fingerprint, code
 
 
 class NotTls(Exception):
@@ -70,7 +73,7 @@ class TlsLayer:
         try:
             wrapped.do_handshake()
         except ssl.SSLCertVerificationError as error:
-            raise Untrusted(error.verify_message or str(error)) from error
+            raise Untrusted(error.verify_message or str(error), code=error.verify_code) from error
         except ssl.SSLError as error:
             raise NotTls(error.reason or str(error)) from error
         except TimeoutError as error:
@@ -104,9 +107,26 @@ class TlsLayer:
     def _check(self, wrapped: ssl.SSLSocket) -> None:
         if not self._pins:
             return
-        digest = hashlib.sha256(wrapped.getpeercert(True) or b"").hexdigest()
+        digest = _digest(wrapped)
         if digest not in self._pins:
             raise Untrusted("it is not the certificate that is pinned", shown_fingerprint(digest))
+
+
+def presented(connected: socket.socket) -> str | None:
+    """The fingerprint of what a server presents, whether it is to be trusted or not. For messages; nothing is sent."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        _raise_what_pends(connected)
+        with context.wrap_socket(connected) as wrapped:
+            return shown_fingerprint(_digest(wrapped))
+    except OSError:
+        return None
+
+
+def _digest(wrapped: ssl.SSLSocket) -> str:
+    return hashlib.sha256(wrapped.getpeercert(True) or b"").hexdigest()
 
 
 def _raise_what_pends(connected: socket.socket) -> None:

@@ -298,9 +298,13 @@ class FtpWriter(StagedWriter):
     def _no_rename(self, error: Refused) -> StorageError | None:
         if error.reply.code not in (500, 502, 550, 553, 450):
             return None
-        translated = Translate("write", self.endpoint, self.path)
-        return translated.error(
-            error, hint="if the server forbids renaming, write staging: none at this endpoint (partial files are seen)"
+        found = Translate("write", self.endpoint, self.path).error(error)
+        return type(found)(
+            f"renaming is refused (vsftpd cmds_denied, ProFTPD <Limit RNFR RNTO>, Pure-FTPd -G and the like): {error}",
+            operation="write",
+            endpoint=self.endpoint,
+            path=self.path,
+            hint=f"write staging: none at this endpoint (partial files are seen), or {found.hint}",
         )
 
     # -- giving up --------------------------------------------------------------------------------------------------
