@@ -107,6 +107,31 @@ def test_lines_in_json_and_toml(write: Write, name: str, text: str, line: int) -
     assert f"{line}: endpoints.a.hots: unknown key. Next: did you mean 'host'?" in found
 
 
+PIN = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE" + "A" * 42
+
+
+@pytest.mark.parametrize("pin", [PIN, f"{PIN}=", KEY, f"{KEY} someone", f"[h]:22 {KEY}"])
+def test_a_host_key_that_can_be_one(write: Write, pin: str) -> None:
+    load(write(f"endpoints: {{a: {{type: sftp, host: h, host_key: '{pin}'}}}}"))
+
+
+@pytest.mark.parametrize(
+    "pin",
+    [
+        "SHA256:...", "SHA256:…", "SHA256:", PIN[:-1], f"{PIN}A", PIN.replace("+", "-"), f"{PIN[:-1]}V", f"{PIN}==",
+        PIN.replace("SHA256:", "MD5:"), PIN.replace("SHA256:", "sha256:"), "ssh-ed25519", "ssh-ed25519 AAAA", KEY[:-8],
+        KEY.replace("ssh-ed25519", "ssh-rsa"), KEY.partition(" ")[2], "", "anything at all",
+    ],
+)  # fmt: skip
+def test_a_host_key_that_cannot(write: Write, pin: str) -> None:
+    for name in ("host_key", "jump_host_key"):
+        text = f"endpoints:\n  a: {{type: sftp, host: h.example, user: u,\n    {name}: ['{pin}']}}\n"
+        (found,) = mistakes(write(text))
+        assert found.startswith(f"3: endpoints.a.{name}.0: ")
+        assert "Next: write what 'crossdock trust " in found
+
+
 def test_a_key_given_twice(write: Write) -> None:
     found = mistakes(write("endpoints:\n  a: {type: memory}\n  a: {type: memory}\n"))
     assert found == ["3: endpoints.a: the key is there twice, first on line 2. Next: remove one of them"]

@@ -43,6 +43,13 @@ def test_a_job(job: str, folder: Path) -> None:
     jsonschema.Draft202012Validator(schema()).validate(parse(path.read_bytes(), str(path)).data)
 
 
+def test_the_example_of_the_readme(cli: Cli, tmp_path: Path) -> None:
+    text = PAGE.parents[1].joinpath("README.md").read_text("utf-8")
+    (tmp_path / "crossdock.yaml").write_text(re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[0])
+    result = cli("check")
+    assert (result.code, result.err) == (0, "crossdock.yaml: 3 endpoints, 1 flow, no mistakes\n")
+
+
 @pytest.mark.parametrize("line", ["{type: s3, bucket: acme-mirror}", "{type: local, root: /srv/mirror}"])
 def test_swapping_a_side_is_one_line(line: str, folder: Path) -> None:
     assert f"`new: {line}`" in PAGE.read_text("utf-8")
