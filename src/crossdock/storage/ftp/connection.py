@@ -7,9 +7,11 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from crossdock.storage.ftp.wire import Lost, Reply, Violation, Wire, shut
 
@@ -85,6 +87,55 @@ class Features:
         return found
 
 
+class _Call(Generic[T]):
+    """Something that a thread is to call while a coroutine waits. Lighter than an executor's future, which takes locks."""
+
+    def __init__(self, work: Callable[..., T], arguments: tuple[object, ...]) -> None:
+        self._work, self._arguments = work, arguments
+        self._loop = asyncio.get_running_loop()
+        self._result: T | None = None
+        self._error: BaseException | None = None
+        self.told: asyncio.Future[T] = self._loop.create_future()
+        self.ended = False
+
+    def __call__(self) -> None:
+        try:
+            self._result = self._work(*self._arguments)
+        except BaseException as error:  # noqa: BLE001 (handed to the coroutine)
+            self._error = error
+        try:
+            self._loop.call_soon_threadsafe(self._tell)
+        except RuntimeError:
+            return  # the event loop has ended: nobody is left to tell
+
+    def _tell(self) -> None:
+        self.ended = True
+        if self.told.done():
+            return
+        if self._error is not None:
+            self.told.set_exception(self._error)
+            self._error = None
+        else:
+            self.told.set_result(self._result)  # type: ignore[arg-type]
+
+    async def heard_out(self) -> None:
+        """Wait for the end, of which nobody wants the result, however often that is interrupted."""
+        while not self.ended:
+            self.told = self._loop.create_future()
+            try:
+                await self.told
+            except asyncio.CancelledError:
+                continue
+            except BaseException:  # noqa: BLE001 (nobody is left to tell)
+                return
+
+
+def _work_off(calls: SimpleQueue[Callable[[], None] | None]) -> None:
+    while (call := calls.get()) is not None:
+        call()
+        del call
+
+
 class Connection:
     """Made by `connecting.sign_in`. Its attributes are the thread's, but for `kill`, `broken` and the idle time."""
 
@@ -108,7 +159,8 @@ class Connection:
         self.made = self.used = time.monotonic()
         self._wire: Wire | None = None
         self._connecting: socket.socket | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="crossdock-ftp")
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread: Thread | None = None
         self._killed = False
 
     # -- the thread's side ------------------------------------------------------------------------------------------
@@ -182,12 +234,45 @@ class Connection:
         poll.register(self._wire.socket, select.POLLIN)
         return bool(poll.poll(0))
 
+    def _begin(self, call: Callable[[], None]) -> None:
+        if self._thread is None:
+            self._thread = Thread(target=_work_off, args=(self._calls,), name="crossdock-ftp", daemon=True)
+            self._thread.start()
+        self._calls.put(call)
+
     def begin(self, work: Callable[..., T], *arguments: object) -> Future[T]:
-        return self._thread.submit(work, *arguments)
+        future: Future[T] = Future()
+
+        def call() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                found = work(*arguments)
+            except BaseException as error:  # noqa: BLE001 (handed to whoever asks for the result)
+                future.set_exception(error)
+            else:
+                future.set_result(found)
+
+        self._begin(call)
+        return future
 
     async def run(self, work: Callable[..., T], *arguments: object) -> T:
-        """Call `work` in the thread; see `wait`."""
-        return await self.wait(self.begin(work, *arguments))
+        """Call `work` in the thread. A caller who is cancelled fares as with `wait`."""
+        call = _Call(work, arguments)
+        self._begin(call)
+        try:
+            return await call.told
+        except asyncio.CancelledError:
+            killer = self._give_up()
+            await call.heard_out()
+            killer.cancel()
+            raise
+
+    def _give_up(self) -> asyncio.TimerHandle:
+        """End the transfer, and the connection if that does not wake the thread in time."""
+        self.broken = True
+        shut(self.data)
+        return asyncio.get_running_loop().call_later(_GRACE, self.kill)
 
     async def wait(self, future: Future[T]) -> T:
         """The result. If the caller is cancelled, the transfer is ended, the command heard out, and none follows."""
@@ -195,9 +280,7 @@ class Connection:
         try:
             return await asyncio.shield(wrapped)
         except asyncio.CancelledError:
-            self.broken = True
-            shut(self.data)
-            killer = asyncio.get_running_loop().call_later(_GRACE, self.kill)
+            killer = self._give_up()
             while not wrapped.done():
                 try:
                     await asyncio.wait([wrapped])
@@ -217,7 +300,7 @@ class Connection:
     def close(self) -> Future[None]:
         """Say goodbye if that can be done without much waiting, and let go."""
         parting = self.begin(self._part)
-        self._thread.shutdown(wait=False)
+        self._calls.put(None)
         return parting
 
     def _part(self) -> None:

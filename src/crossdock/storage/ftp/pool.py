@@ -95,7 +95,7 @@ class Pool:
         self._busy: dict[Connection, Use] = {}
         self._making = 0
         self._sign_in = asyncio.Lock()
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[None], Use]] = deque()
         self._grow_after = 0.0
         self._partings: set[Future[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
@@ -122,7 +122,10 @@ class Pool:
                         self._busy[made] = use
                         return made
                     continue
-            await self._wait()
+            if self._idle:
+                # Not for this one; it may have been woken in place of one that it is for.
+                self._wake()
+            await self._wait(use)
 
     def _may(self, use: Use) -> bool:
         if use != "read":
@@ -168,7 +171,7 @@ class Pool:
             raise
         finally:
             self._making -= 1
-            self._wake()
+            self._wake_all()
         if self._closed:
             self._part(connection)
             raise self._error(ConnectionFailed, "the endpoint is closed")
@@ -179,13 +182,21 @@ class Pool:
     def _signed_in(self, connection: Connection) -> None:
         self._connector.sign_in(connection, old_tls=self.account.old_tls)
 
-    async def _wait(self) -> None:
+    async def _wait(self, use: Use) -> None:
         """Until something changes. Raises `Throttled` if those who hold all connections wait themselves."""
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        place = (waiter, use)
+        self._waiting.append(place)
         patience = self._settings.timeout
+        alarm = loop.call_later(patience, _ring, waiter)
         try:
-            await asyncio.wait_for(waiter, patience)
+            await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled():
+                # It was this one's turn, and is the next one's now.
+                self._wake()
+            raise
         except TimeoutError:
             moved = max((one.used for one in self._busy), default=time.monotonic())
             if time.monotonic() - moved > patience:
@@ -195,8 +206,9 @@ class Pool:
                     "raise 'max_connections' at this endpoint: a copy within one account needs two",
                 ) from None
         finally:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
+            alarm.cancel()
+            if place in self._waiting:
+                self._waiting.remove(place)
 
     def release(self, connection: Connection) -> None:
         """Safe to repeat. What is in an unknown state is dropped."""
@@ -210,8 +222,17 @@ class Pool:
         self._wake()
 
     def _wake(self) -> None:
+        """A connection is free: for whoever has waited longest and may have it."""
+        for place in self._waiting:
+            waiter, use = place
+            if not waiter.done() and self._may(use):
+                self._waiting.remove(place)
+                waiter.set_result(None)
+                return
+
+    def _wake_all(self) -> None:
         while self._waiting:
-            waiter = self._waiting.popleft()
+            waiter, _ = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_result(None)
 
@@ -259,7 +280,7 @@ class Pool:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-        self._wake()
+        self._wake_all()
         for connection in self._busy:
             connection.kill()
         for connection in (*self._idle, *self._busy):
@@ -270,6 +291,11 @@ class Pool:
 
     def _error(self, kind: type[StorageError], reason: str, hint: str | None = None) -> StorageError:
         return kind(reason, operation="connect", endpoint=self._endpoint, hint=hint)
+
+
+def _ring(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())
 
 
 _POOLS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Pool]] = WeakKeyDictionary()
