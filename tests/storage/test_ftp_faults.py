@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,20 +98,32 @@ async def test_a_size_that_is_a_lie(server: FaultyFtpServer, size: int, errors: 
 
 
 async def test_a_late_reply_never_answers_the_next_command(server: FaultyFtpServer) -> None:
-    """What nobody asked for makes a connection unfit for anyone else."""
-    for name in ("one", "two"):
-        (server.folder / name).write_bytes(name.encode())
+    """What nobody asked for ends a connection: not one more command is sent on it."""
+    (server.folder / "one").write_bytes(b"one")
     server.faults.late_reply = True
     async with storage_of(server, max_connections=1) as storage:
         for _ in range(3):
-            for name in ("one", "two"):
-                try:
-                    assert await storage.read_bytes(name) == name.encode()
-                except (SourceChanged, ProtocolViolation, ConnectionFailed):
-                    continue
+            with pytest.raises(ProtocolViolation, match="nobody asked for: b'226"):
+                await storage.read_bytes("one")
+            with pytest.raises(ProtocolViolation, match="nobody asked for: b'226"):
+                await storage.write_bytes("two", b"two")
         server.faults.late_reply = False
-        assert not await storage.exists("three")
-        assert (await storage.stat("two")).size == 3
+        assert not await storage.exists("two")
+        assert (await storage.stat("one")).size == 3
+    after = [later for one, later in pairwise(server.commands) if one.startswith(("RETR", "STOR"))]
+    assert set(after) == {"USER tester"}
+    assert [path.name for path in server.folder.iterdir()] == ["one"]
+
+
+async def test_a_reply_that_comes_while_nobody_asks(server: FaultyFtpServer) -> None:
+    """The connection was in order when it was given back; it is not used again."""
+    (server.folder / "one").write_bytes(b"one")
+    async with storage_of(server, max_connections=1) as storage:
+        for number in range(1, 4):
+            assert await storage.read_bytes("one") == b"one"
+            assert server.accepted == number
+            for session in server.open:
+                await session.say("226 as I said")
 
 
 async def test_a_reader_that_is_left_takes_its_connection_along(server: FaultyFtpServer) -> None:
@@ -436,3 +449,43 @@ async def test_what_is_served_is_what_was_asked_for(tmp_path: Path) -> None:
         async with Storage(FtpSettings.model_validate(url).backend("faulty")) as storage:
             await storage.write_bytes("name", DATA)
             assert await storage.read_bytes("name", limit=len(DATA)) == DATA
+
+
+async def test_a_server_that_agrees_before_it_looks_for_the_folder(server: FaultyFtpServer) -> None:
+    """As rclone's does: a large file is under way before it says that there is no folder for it."""
+    server.faults.agrees_early = True
+    async with storage_of(server) as storage:
+        await storage.write_bytes("a/b/large", DATA)
+        await storage.write_bytes("c/small", b"1")
+        assert (server.folder / "a/b/large").read_bytes() == DATA
+        server.commands.clear()
+        await storage.write_bytes("c/other", b"2")
+        assert not [command for command in server.commands if command.startswith(("CWD", "MKD"))]
+        for path in (server.folder / "c").iterdir():
+            path.unlink()
+        (server.folder / "c").rmdir()
+        with pytest.raises(ConnectionFailed, match="folder is gone"):
+            await storage.write_bytes("c/small", b"3")
+        await storage.write_bytes("c/small", b"4")
+    assert (server.folder / "c/small").read_bytes() == b"4"
+
+
+async def test_a_server_with_nothing_but_lists(server: FaultyFtpServer) -> None:
+    """RFC 959 has neither SIZE nor MDTM nor MLST."""
+    server.features = ()
+    server.faults.replies = {command: "500 what?" for command in ("SIZE", "MDTM", "MFMT", "FEAT", "OPTS")}
+    async with storage_of(server) as storage:
+        for data in (b"first", DATA, b""):
+            await storage.write_bytes("a/x", data)
+            assert (server.folder / "a/x").read_bytes() == data
+            assert (await storage.stat("a/x")).size == len(data)
+            assert await storage.read_bytes("a/x", limit=len(data) + 1) == data
+        assert (await storage.stat("a")).kind == "dir"
+        assert not await storage.exists("a/y")
+        assert not await storage.exists("a/x/y")
+        assert not await storage.exists("b/x")
+        server.faults.cut_upload = 3
+        with pytest.raises(IntegrityError):
+            await storage.write_bytes("a/x", b"fourth")
+        await storage.delete("a/x")
+    assert not (server.folder / "a/x").exists()

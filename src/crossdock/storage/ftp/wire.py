@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
+import struct
 from dataclasses import dataclass
 
-__all__ = ["IsFile", "IsFolder", "Lost", "Missing", "Refused", "Reply", "Silent", "Violation", "Wire", "shut"]
+__all__ = ["IsFile", "IsFolder", "Lost", "Missing", "Refused", "Reply", "Silent", "Violation", "Wire", "be_patient", "shut"]
 
 _MOST_LINE = 64 * 1024
 _MOST_REPLY = 1024 * 1024
@@ -78,6 +80,16 @@ def shut(connected: socket.socket | None) -> None:
             return
 
 
+def be_patient(connected: socket.socket, seconds: float) -> None:
+    """Let the kernel mind the time of each call on a blocking socket, by `BlockingIOError`.
+
+    Python's own timeouts ask it twice for each, and hand the interpreter over each time.
+    """
+    patience = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        connected.setsockopt(socket.SOL_SOCKET, option, patience)
+
+
 class Wire:
     """Raises `Lost`, `Silent` and `Violation`; after any of them it is of no more use."""
 
@@ -87,12 +99,27 @@ class Wire:
         self.alive = True
         self.heard = False
         """A whole reply has arrived."""
+        self.patience = connected.gettimeout() or 0.0
+        """Seconds that a reply may take."""
+
+    def wait_for(self, seconds: float) -> None:
+        """Set `patience`."""
+        self.patience = seconds
+        if isinstance(self.socket, ssl.SSLSocket):
+            self.socket.settimeout(seconds)
+            return
+        if self.socket.gettimeout() is not None:
+            self.socket.settimeout(None)
+        be_patient(self.socket, seconds)
 
     def send(self, *commands: bytes) -> None:
         """Several commands leave in one packet; their replies come in the same order."""
         for command in commands:
             if _FORBIDDEN.search(command):
                 raise ValueError("a line break or NUL in a command")
+        if self._held:
+            # It would be taken for the answer to this command.
+            raise self._violation(f"a reply that nobody asked for: {bytes(self._held[:80])!r}")
         try:
             self.socket.sendall(b"".join(command + b"\r\n" for command in commands))
         except OSError as error:
@@ -163,8 +190,8 @@ class Wire:
 
     def _lost(self, error: OSError) -> Lost:
         self.alive = False
-        if isinstance(error, TimeoutError):
-            return Silent(f"no answer within {self.socket.gettimeout() or 0:g} s")
+        if isinstance(error, (TimeoutError, BlockingIOError)):
+            return Silent(f"no answer within {self.patience:g} s")
         return Lost(f"the connection broke: {error.strerror or error}")
 
     def _violation(self, reason: str) -> Violation:
