@@ -473,7 +473,7 @@ async def test_a_server_that_agrees_before_it_looks_for_the_folder(server: Fault
 async def test_a_server_with_nothing_but_lists(server: FaultyFtpServer) -> None:
     """RFC 959 has neither SIZE nor MDTM nor MLST."""
     server.features = ()
-    server.faults.replies = {command: "500 what?" for command in ("SIZE", "MDTM", "MFMT", "FEAT", "OPTS")}
+    server.faults.replies = dict.fromkeys(("SIZE", "MDTM", "MFMT", "FEAT", "OPTS"), "500 what?")
     async with storage_of(server) as storage:
         for data in (b"first", DATA, b""):
             await storage.write_bytes("a/x", data)

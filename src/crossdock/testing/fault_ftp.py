@@ -44,6 +44,8 @@ class FtpFaults:
     """A last reply comes twice."""
     passive: str | None = None
     """The whole reply to PASV; EPSV is then unknown."""
+    agrees_early: bool = False
+    """STOR and APPE are agreed to before the folder is looked for; that there is none is the last reply, a 450."""
     replies: dict[str, str] = field(default_factory=dict)
     """Commands that are answered like this, and do nothing: {"RNFR": "502 no"}."""
 
@@ -352,6 +354,12 @@ class _Session:
         await self._store(self._path(argument), "ab", None)
 
     async def _store(self, path: Path, mode: str, offset: int | None) -> None:
+        if self.faults.agrees_early and not path.parent.is_dir():
+            await self.say("150 send it")
+            _, writer = await self._opened()
+            writer.close()
+            await self.say("450 error during transfer: file does not exist")
+            return
         with path.open(mode) as file:
             if offset:
                 file.seek(offset)

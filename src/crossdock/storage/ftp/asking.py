@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from crossdock.errors import NotFound
@@ -23,20 +24,46 @@ _NO_SUCH_COMMAND = (500, 501, 502, 504)
 
 def look(connection: Connection, name: bytes) -> Entry | None:
     """Describe a name, in an entry without a path. None: there is no such name. Raises `Refused`."""
+    return understood(connection, name, connection.wire.ask(*questions(connection, name)))
+
+
+def questions(connection: Connection, name: bytes) -> tuple[bytes, ...]:
+    """What `look` asks, for those who send something else along with it; `understood` takes the replies."""
+    return (b"MLST " + name,) if "MLST" in connection.features else (b"SIZE " + name, b"MDTM " + name)
+
+
+def understood(connection: Connection, name: bytes, replies: Sequence[Reply]) -> Entry | None:
+    """The answer to `questions`; asks more if that does not settle it. Raises `Refused`."""
+    reply = replies[0]
     if "MLST" in connection.features:
-        reply = connection.wire.ask(b"MLST " + name)[0]
         if reply.good:
             return _described(reply)
-    else:
-        size, modified = connection.wire.ask(b"SIZE " + name, b"MDTM " + name)
-        if size.code == 213:
-            value = size.lines[0].strip()
-            when = parse_time(modified.lines[0].strip()) if modified.code == 213 else None
-            return Entry(path="", size=int(value) if value.isdigit() else None, modified=when)
-        if _is_folder(connection, name):
-            return Entry(path="", kind="dir")
-        reply = size
+    elif reply.code == 213:
+        value, modified = reply.lines[0].strip(), replies[1]
+        when = parse_time(modified.lines[0].strip()) if modified.code == 213 else None
+        return Entry(path="", size=int(value) if value.isdigit() else None, modified=when)
+    elif _is_folder(connection, name):
+        return Entry(path="", kind="dir")
+    elif reply.code in _NO_SUCH_COMMAND and reply.code != 501:
+        return _listed(connection, name)
     _must_be_missing(connection, name, reply)
+    return None
+
+
+def _listed(connection: Connection, name: bytes) -> Entry | None:
+    """What the listing of the folder above says of a file, where the server has neither MLST nor SIZE (RFC 3659)."""
+    folder, _, last = name.rpartition(b"/")
+    listing = Listing(prefix="", encoding="latin-1")
+    try:
+        list_folder(connection, folder or b"/", listing)
+        while page := listing.page():
+            for entry in page:
+                if entry.path.encode("latin-1") == last:
+                    return replace(entry, path="")
+    except (IsFile, Missing):
+        pass
+    finally:
+        listing.close()
     return None
 
 
@@ -153,8 +180,12 @@ def make_folders(connection: Connection, folder: bytes) -> None:
 
 def move(connection: Connection, old: bytes, new: bytes) -> None:
     """Raises `Refused`; its command tells which half was."""
-    connection.wire.must(b"RNFR " + old, 350)
-    connection.wire.must(b"RNTO " + new)
+    # Sent together: after an RNFR that was refused, RNTO is out of sequence and does nothing (RFC 959 §5.4).
+    first, second = connection.wire.ask(b"RNFR " + old, b"RNTO " + new)
+    if first.code != 350:
+        raise Refused(b"RNFR", first)
+    if not second.good:
+        raise Refused(b"RNTO", second)
 
 
 def remove(connection: Connection, name: bytes) -> None:

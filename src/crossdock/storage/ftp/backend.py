@@ -51,6 +51,8 @@ class FtpBackend(Backend):
         self.endpoint, self.settings = endpoint, settings
         self.features = Features()
         self.can_append = True
+        self.folders: set[bytes] = set()
+        """Folders that have been seen, at a server that tells too late that one is missing."""
         self._pool: Pool | None = None
         self._base: bytes | None = None
         self._home = b"/"

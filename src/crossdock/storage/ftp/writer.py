@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
 import time
-import zlib
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import replace
@@ -16,7 +13,8 @@ from typing import TYPE_CHECKING
 from crossdock.errors import AlreadyExists, NotFound, ProtocolViolation, StorageError
 from crossdock.storage.base import Entry, Expect, WriteOptions
 from crossdock.storage.ftp import asking, data
-from crossdock.storage.ftp.faults import Translate
+from crossdock.storage.ftp.digests import Own, digest_of, own_digest
+from crossdock.storage.ftp.faults import Translate, kind_of_refusal
 from crossdock.storage.ftp.tls import SessionRefused
 from crossdock.storage.ftp.wire import IsFolder, Lost, Missing, Refused, Violation
 from crossdock.storage.staging import StagedWriter, Stored, publish_by_swap
@@ -59,7 +57,7 @@ class FtpWriter(StagedWriter):
         self._staged = 0
         """Bytes under the temporary's name when the write was resumed; beyond `offset` they are written over."""
         self._expect = Expect()
-        self._own: _Own | None = None
+        self._own: Own | None = None
 
     # -- in the thread ----------------------------------------------------------------------------------------------
 
@@ -68,11 +66,14 @@ class FtpWriter(StagedWriter):
         if self._direct and asking.kind_of(connection, self._target) == "dir":
             raise IsFolder("a folder has this name")
         self._touched = True
-        self._own = _own(connection) if self._backend.settings.verify == "digest" and not self.offset else None
+        above = self._target.rpartition(b"/")[0]
+        if _tells_late(connection) and above not in self._backend.folders:
+            asking.make_folders(connection, above)
+            self._backend.folders.add(above)
+        self._own = own_digest(connection) if self._backend.settings.verify == "digest" and not self.offset else None
         try:
             self._stream = self._opened(connection)
         except Refused as error:
-            above = self._target.rpartition(b"/")[0]
             if self.offset or error.reply.code < 450:
                 raise
             # Even if none was missing: somebody else may have made it meanwhile.
@@ -120,7 +121,16 @@ class FtpWriter(StagedWriter):
         reply = connection.stop_transfer()
         if reply is None or reply.good:
             return error
-        return SessionRefused(str(reply)) if data.about_session(connection, reply) else Refused(b"STOR", reply)
+        if data.about_session(connection, reply):
+            return SessionRefused(str(reply))
+        return self._late(Refused(b"STOR", reply))
+
+    def _late(self, error: Refused) -> Exception:
+        """A folder that was there, and is not any more: the next attempt makes it again."""
+        if kind_of_refusal(error.reply) is not NotFound:
+            return error
+        self._backend.folders.discard(self._target.rpartition(b"/")[0])
+        return Lost(f"the folder is gone ({error})")
 
     def _complete(self, connection: Connection, parts: list[bytes]) -> Stored:
         """Send the rest, hear the server's last word, set the time, and look at what is stored."""
@@ -144,11 +154,13 @@ class FtpWriter(StagedWriter):
             stream.end()
         except Lost as error:
             raise self._reason(connection, error) from error
-        wire = connection.wire.socket
-        timeout = wire.gettimeout()
-        wire.settimeout(max(_LAST_WORD, timeout or 0))
-        data.finish(connection, stream)
-        wire.settimeout(timeout)
+        wire, timeout = connection.wire, connection.wire.patience
+        wire.wait_for(max(_LAST_WORD, timeout))
+        try:
+            data.finish(connection, stream)
+        except Refused as error:
+            raise self._late(error) from error
+        wire.wait_for(timeout)
         self._stream = None
 
     def _stamp(self, connection: Connection) -> None:
@@ -168,7 +180,7 @@ class FtpWriter(StagedWriter):
         for algorithm, wanted in expected.items():
             if algorithm not in offered:
                 continue
-            found = _digest(connection, offered[algorithm], self._target, len(wanted))
+            found = digest_of(connection, offered[algorithm], self._target, len(wanted))
             if found is None:
                 log.info("the server offers %s and does not tell it of %s:%r", algorithm, self.endpoint, self.path)
             elif found != wanted.lower():
@@ -351,44 +363,9 @@ class FtpWriter(StagedWriter):
             self._release()
 
 
-class _Own:
-    """What a server without SHA-256 is asked for instead, of the bytes that were sent."""
+def _tells_late(connection: Connection) -> bool:
+    """Whether the server may agree to a STOR before it has looked for the folder, as servers made with Go's goftp do.
 
-    def __init__(self, algorithm: str) -> None:
-        self.algorithm = algorithm
-        self._hash = None if algorithm == "crc32" else hashlib.new(algorithm, usedforsecurity=False)
-        self._crc = 0
-
-    def update(self, data: bytes) -> None:
-        if self._hash is None:
-            self._crc = zlib.crc32(data, self._crc)
-        else:
-            self._hash.update(data)
-
-    def hexdigest(self) -> str:
-        return f"{self._crc:08x}" if self._hash is None else self._hash.hexdigest()
-
-
-def _own(connection: Connection) -> _Own | None:
-    offered = connection.features.digests
-    found = next((name for name in ("sha1", "md5", "crc32") if name in offered), None)
-    return None if found is None or "sha256" in offered else _Own(found)
-
-
-def _digest(connection: Connection, command: bytes, name: bytes, length: int) -> str | None:
-    """The server's own digest of a file, lower-case hexadecimal; None if it does not tell."""
-    if command.startswith(b"HASH "):
-        if not connection.wire.ask(b"OPTS " + command)[0].good:
-            return None
-        command = b"HASH"
-    elif b" " in name:
-        # Without a standard: Serv-U and others tell where the name ends by quotes.
-        name = b'"' + name + b'"'
-    wire = connection.wire.socket
-    timeout = wire.gettimeout()
-    # The server reads the whole file before it answers.
-    wire.settimeout(max(600.0, timeout or 0))
-    reply = connection.wire.ask(command + b" " + name)[0]
-    wire.settimeout(timeout)
-    match = re.search(rf"(?<![0-9A-Za-z])[0-9A-Fa-f]{{{length}}}(?![0-9A-Za-z])", reply.text) if reply.good else None
-    return match[0].lower() if match else None
+    The servers known by their greeting look first, and are not asked about each folder.
+    """
+    return not (connection.features.replaces or connection.features.verbatim)
