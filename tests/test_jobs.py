@@ -12,6 +12,7 @@ import secrets
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -153,15 +154,29 @@ def run(cli: Cli, *, delivered: int, code: int = 0) -> None:
     assert again.rows[-1]["summary"]["delivered"] == 0
 
 
-def answers(cli: Cli, flow: str, names: dict[str, bytes]) -> None:
-    """`where` and `explain` know every file that was moved."""
-    for name in names:
+def _proof(row: dict[str, Any], proofs: dict[str, tuple[int, str]]) -> tuple[int, str]:
+    """Size and digest; a store that copied by itself has shown nobody the bytes."""
+    digest = row.get("sha256") or (proofs[f"{row['target']}:{row['target_path']}"][1] if row["verified"] else "")
+    return row["stored_size"], digest
+
+
+def answers(cli: Cli, flow: str, folder: str, moved: dict[str, dict[str, bytes]]) -> None:
+    """`where` and `explain` know every file that was moved: name below the source → destination → what it holds."""
+    for name, targets in moved.items():
         told = cli("explain", "--json", "--", flow, name)
         assert told.code == 0, (name, told.err)
-        assert {each["state"] for each in told.rows[0]["transfers"]} == {"done"}, (name, told.out)
-        found = cli("where", "--json", "--", name.rpartition("/")[2])
-        assert found.code == 0, (name, found.err)
-        assert found.rows, name
+        proofs = {to: (len(data), sha256(data).hexdigest()) for to, data in targets.items()}
+        latest = {f"{row['target']}:{row['target_path']}": row for row in reversed(told.rows[0]["transfers"])}
+        assert {to: _proof(row, proofs) for to, row in latest.items()} == proofs, (name, told.out)
+        assert {row["state"] for row in latest.values()} == {"done"}, (name, told.out)
+        for asked in (name.rpartition("/")[2], f"{folder}/{name}"):
+            found = cli("where", "--json", "--", asked)
+            assert found.code == 0, (asked, found.err)
+            of_name = [row for row in found.rows if row["path"] == f"{folder}/{name}"]
+            rows = [row for file in of_name for row in file["destinations"]]
+            held = {(f"{row['target']}:{row['target_path']}", _proof(row, proofs)) for row in rows}
+            assert held >= set(proofs.items()), (asked, found.out)
+            assert {row["state"] for row in rows} == {"done"}, (asked, found.out)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +193,7 @@ def test_pull(cli: Cli, bench: Bench, partner: str, lake: str) -> None:
     run(cli, delivered=len(sent))
     assert bench.held("lake", "partner/") == sent
     assert bench.held("partner", "outbox/") == {f".done/{path}": data for path, data in sent.items()}
-    answers(cli, "pull", sent)
+    answers(cli, "pull", "outbox", {path: {f"lake:partner/{path}": data} for path, data in sent.items()})
     # A file that is moved back is transferred again, and its archived name is never replaced.
     if partner == "netstorage":
         return
@@ -189,6 +204,8 @@ def test_pull(cli: Cli, bench: Bench, partner: str, lake: str) -> None:
     assert bench.held("lake", "partner/") == {**sent, "-rf": b"the second of that name"}
     archived = bench.held("partner", "outbox/.done")
     assert archived == {**sent, "-rf~1": b"the second of that name"}
+    now = {**sent, "-rf": b"the second of that name"}
+    answers(cli, "pull", "outbox", {path: {f"lake:partner/{path}": data} for path, data in now.items()})
 
 
 @pytest.mark.parametrize(
@@ -205,10 +222,11 @@ def test_push(cli: Cli, bench: Bench, lake: str, partner: str) -> None:
         peer = bench.buckets["lake"]
         tags = peer.client.get_object_tagging(Bucket=peer.bucket, Key="to-partner/-rf")["TagSet"]
         assert tags == [{"Key": "delivered", "Value": "yes"}]
-    answers(cli, "push", sent)
+    answers(cli, "push", "to-partner", {path: {f"partner:inbox/{path}": data} for path, data in sent.items()})
     bench.fill("lake", "to-partner/", {"-rf": b"changed"})
     run(cli, delivered=1)
     assert bench.held("partner", "inbox/")["-rf"] == b"changed"
+    answers(cli, "push", "to-partner", {"-rf": {"partner:inbox/-rf": b"changed"}})
 
 
 @pytest.mark.parametrize(
@@ -233,7 +251,8 @@ def test_mirror(cli: Cli, bench: Bench, old: str, new: str) -> None:
     bench.fill("old", "data/", {"empty.csv": b"no longer"})
     run(cli, delivered=1)
     assert bench.held("new", "data/") == {**sent, "was here before": b"stays", "empty.csv": b"no longer"}
-    answers(cli, "mirror", sent)
+    sent["empty.csv"] = b"no longer"
+    answers(cli, "mirror", "data", {path: {f"new:data/{path}": data} for path, data in sent.items()})
 
 
 def test_route(cli: Cli, bench: Bench) -> None:
@@ -245,7 +264,16 @@ def test_route(cli: Cli, bench: Bench) -> None:
     lake = {f"pay/{name[4:12]}/{name}": data for name, data in dated.items()}
     assert bench.held("lake", "") == {**lake, "latest/eu/stock_latest.csv": b"eu"}
     assert bench.held("staging", "") == dated
-    answers(cli, "clone", dated)
+    moved = {name: {f"lake:pay/{name[4:12]}/{name}": data, f"staging:{name}": data} for name, data in dated.items()}
+    moved["eu/stock_latest.csv"] = {"lake:latest/eu/stock_latest.csv": b"eu"}
+    answers(cli, "clone", "feeds", moved)
+    # Those that stay where they are have an answer as well: why.
+    for name, rule in (("us/stock_latest.csv", "latest"), ("eu/scratch/x", "scratch")):
+        rules = cli("explain", "--json", "clone", name).rows[0]["rules"]
+        assert [said["rule"] for said in rules if said["matches"]] == [rule]
+        result = cli("where", "--json", f"feeds/{name}")
+        assert (result.code, len(result.rows)) == (4, 1), result.err
+        assert f"rule {rule} " in result.rows[0]["said"]
     bench.fill("prod", "feeds/", {"notes.txt": b"no rule takes it"})
     result = cli("run", "--once", "--json")
     assert result.code == 1, "unmatched: fail"
