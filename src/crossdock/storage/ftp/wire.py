@@ -8,7 +8,19 @@ import ssl
 import struct
 from dataclasses import dataclass
 
-__all__ = ["IsFile", "IsFolder", "Lost", "Missing", "Refused", "Reply", "Silent", "Violation", "Wire", "be_patient", "shut"]
+__all__ = [
+    "IsFile",
+    "IsFolder",
+    "Lost",
+    "Missing",
+    "Refused",
+    "Reply",
+    "Silent",
+    "Violation",
+    "Wire",
+    "be_patient",
+    "shut",
+]
 
 _MOST_LINE = 64 * 1024
 _MOST_REPLY = 1024 * 1024
@@ -96,6 +108,8 @@ class Wire:
     def __init__(self, connected: socket.socket) -> None:
         self.socket = connected
         self._held = bytearray()
+        self._owed = 0
+        """Final replies that commands still wait for."""
         self.alive = True
         self.heard = False
         """A whole reply has arrived."""
@@ -117,9 +131,10 @@ class Wire:
         for command in commands:
             if _FORBIDDEN.search(command):
                 raise ValueError("a line break or NUL in a command")
-        if self._held:
+        if self._held and not self._owed:
             # It would be taken for the answer to this command.
             raise self._violation(f"a reply that nobody asked for: {bytes(self._held[:80])!r}")
+        self._owed += len(commands)
         try:
             self.socket.sendall(b"".join(command + b"\r\n" for command in commands))
         except OSError as error:
@@ -143,6 +158,8 @@ class Wire:
                 break
             lines.append(line[4:] if line[:4] == code + b"-" else line)
         found = Reply(int(code), tuple(lines))
+        if found.code >= 200:
+            self._owed = max(0, self._owed - 1)
         self.heard = True
         if found.code == 421:
             # RFC 959: the server closes the connection.
