@@ -239,16 +239,20 @@ class _Session:
         await self.say("250 gone")
 
     async def _do_rnfr(self, argument: str) -> None:
-        self._old = self._path(argument)
-        self._old.stat()
+        old = self._path(argument)
+        old.stat()
+        self._old = old
         await self.say("350 and to?")
 
     async def _do_rnto(self, argument: str) -> None:
-        assert self._old is not None
+        old, self._old = self._old, None
+        if old is None:
+            await self.say("503 RNFR first")
+            return
         if self.server.refuses_to_replace and self._path(argument).exists():
             await self.say("553 No")
             return
-        self._old.rename(self._path(argument))
+        old.rename(self._path(argument))
         await self.say("250 renamed")
 
     async def _do_xsha256(self, argument: str) -> None:
