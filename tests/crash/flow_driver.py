@@ -24,6 +24,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import asyncssh  # noqa: F401 - loaded before the fork
 
 from crossdock.engine import delivery
@@ -31,7 +32,8 @@ from crossdock.engine.delivery import Courier
 from crossdock.engine.engine import Engine
 from crossdock.errors import LedgerUnavailable
 from crossdock.flows.flow import After, Destination, Flow, Place, Retry, Rule, Settle
-from crossdock.ledger.base import Lease
+from crossdock.ledger.base import Lease, Ledger
+from crossdock.ledger.postgres import PostgresLedger
 from crossdock.ledger.sqlite import SqliteLedger
 from crossdock.storage.local import LocalBackend
 from crossdock.storage.registry import new_storage, settings_class
@@ -81,6 +83,7 @@ class Order:
     job: str
     endpoints: dict[str, dict[str, Any]]
     ledger: str
+    """A file; or postgresql://…#schema, whose own clock is set to be `later`, but does not jump."""
     owner: str = "worker"
     point: str = ""
     """Where to strike: of a step ("R7:after") or an operation ("delete:before"); "" for a run in peace."""
@@ -163,10 +166,11 @@ OPERATIONS: list[tuple[type, str, str]] = [
     (Upload, "start", "upload"),
     (Upload, "complete", "R8"),
     (Copy, "run", "R8"),
-    (SqliteLedger, "_rows", "ledger"),
-    (SqliteLedger, "_each", "ledger"),
-    (SqliteLedger, "_add", "ledger"),
-    (SqliteLedger, "_claim", "ledger"),
+    *(
+        (kind, name, "ledger")
+        for kind in (SqliteLedger, PostgresLedger)
+        for name in ("_rows", "_each", "_add", "_claim")
+    ),
     *(
         (backend, name, name)
         for backend in (LocalBackend, SftpBackend, S3Backend)
@@ -224,6 +228,25 @@ def patch(strike: Strike) -> None:
         Courier.attempt = poisoned  # type: ignore[method-assign]
 
 
+async def new_ledger(order: Order, strike: Strike) -> Ledger:
+    """Not open yet."""
+    dsn, _, schema = order.ledger.partition("#")
+    if not schema:
+        return SqliteLedger(Path(order.ledger), clock=strike.now, max_rescues=order.max_rescues, factory=Failing)
+    ledger = PostgresLedger(dsn, schema=schema, connections=4, max_rescues=order.max_rescues)
+    async with ledger:
+        pass
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(
+            f"CREATE OR REPLACE FUNCTION {schema}.ledger_now() RETURNS DOUBLE PRECISION LANGUAGE sql STABLE AS "
+            f"$$ SELECT CAST(extract(epoch FROM now()) + {order.later} AS DOUBLE PRECISION) $$"
+        )
+    finally:
+        await connection.close()
+    return ledger
+
+
 async def run(order: Order, strike: Strike) -> dict[str, Any]:
     """Look and work until there is nothing to do now."""
     flow = replace(JOBS[order.job], **order.overwrite)
@@ -233,7 +256,7 @@ async def run(order: Order, strike: Strike) -> dict[str, Any]:
     }
     said: list[str] = []
     started = datetime.now(UTC) - timedelta(seconds=time.time())
-    ledger = SqliteLedger(Path(order.ledger), clock=strike.now, max_rescues=order.max_rescues, factory=Failing)
+    ledger = await new_ledger(order, strike)
     if order.how == "fail":
         Failing.at, Failing.code = order.nth, order.code
     try:

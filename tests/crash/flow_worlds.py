@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import hashlib
 import json
 import os
+import re
 import select
 import shutil
 import sqlite3
@@ -20,6 +22,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import asyncpg
 
 from crossdock.flows.flow import Flow
 from crossdock.storage.staging import is_temporary, temporary_path
@@ -183,6 +187,8 @@ class World:
     disk: Path
     contents: dict[str, bytes] = field(default_factory=lambda: CONTENTS)
     endpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
+    dsn: str = ""
+    """Of a PostgreSQL server that is to hold the ledger, in a schema of its own; else the ledger is a file."""
 
     def __post_init__(self) -> None:
         used = {self.flow.source.endpoint, *self.targets}
@@ -208,6 +214,10 @@ class World:
     @property
     def ledger(self) -> Path:
         return self.disk / self.name / "ledger.db"
+
+    @property
+    def schema(self) -> str:
+        return re.sub(r"\W", "_", f"crash_{self.name}")
 
     def root(self, endpoint: str) -> Path:
         """The folder of an endpoint on this machine; of a bucket, the prefix."""
@@ -253,44 +263,53 @@ class World:
 
     def order(self, **more: Any) -> Order:
         self.ledger.parent.mkdir(parents=True, exist_ok=True)
-        return Order(job=self.job, endpoints=self.endpoints, ledger=str(self.ledger), **more)
+        ledger = f"{self.dsn}#{self.schema}" if self.dsn else str(self.ledger)
+        return Order(job=self.job, endpoints=self.endpoints, ledger=ledger, **more)
 
     def expected(self, endpoint: str) -> dict[Path, str]:
         return {self.root(endpoint) / path: hashlib.sha256(data).hexdigest() for path, data in self.contents.items()}
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The ledger's transfers, read by other means than its own."""
+    def _query(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
+        """Of the ledger, by other means than its own; nothing where it was not made yet."""
+        if self.dsn:
+            return asyncio.run(self._query_postgres(sql, parameters))
         if not self.ledger.exists():
             return []
         connection = sqlite3.connect(self.ledger)
         connection.row_factory = sqlite3.Row
         try:
-            return [dict(row) for row in connection.execute("SELECT * FROM transfers ORDER BY id")]
+            return [dict(row) for row in connection.execute(sql, parameters)]
         finally:
             connection.close()
+
+    async def _query_postgres(self, sql: str, parameters: tuple[Any, ...]) -> list[dict[str, Any]]:
+        connection = await asyncpg.connect(self.dsn, server_settings={"search_path": self.schema})
+        try:
+            if await connection.fetchval("SELECT to_regclass('transfers')") is None:
+                return []
+            return [dict(row) for row in await connection.fetch(sql.replace("?", "$1"), *parameters)]
+        finally:
+            await connection.close()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The ledger's transfers."""
+        return self._query("SELECT * FROM transfers ORDER BY id")
 
     def events(self, id: int) -> list[tuple[str, str]]:
         """(who, state) in order."""
-        connection = sqlite3.connect(self.ledger)
-        try:
-            return connection.execute("SELECT who, state FROM events WHERE transfer = ? ORDER BY id", (id,)).fetchall()
-        finally:
-            connection.close()
+        found = self._query("SELECT who, state FROM events WHERE transfer = ? ORDER BY id", id)
+        return [(row["who"], row["state"]) for row in found]
 
     def history(self, key: str) -> list[tuple[Any, ...]]:
         """For messages: what the ledger noted about what is published as `key`."""
-        connection = sqlite3.connect(self.ledger)
-        try:
-            return [
-                found
-                for row in self.rows()
-                if f"{self.root(row['target'])}/{row['target_path']}" == key
-                for found in connection.execute(
-                    "SELECT transfer, who, state, why FROM events WHERE transfer = ? ORDER BY id", (row["id"],)
-                )
-            ]
-        finally:
-            connection.close()
+        return [
+            tuple(found.values())
+            for row in self.rows()
+            if f"{self.root(row['target'])}/{row['target_path']}" == key
+            for found in self._query(
+                "SELECT transfer, who, state, why FROM events WHERE transfer = ? ORDER BY id", row["id"]
+            )
+        ]
 
     # The invariants
 

@@ -157,12 +157,12 @@ def in_parallel(rig: Rig, count: int, scenario: Callable[[int, Driver], None], *
     assert not failures, "\n".join(failures)
 
 
-def in_peace(rig: Rig, job: str) -> dict[str, int]:
-    """A run that nobody disturbs; which points it reaches how often."""
+def in_peace(rig: Rig, job: str, **more: Any) -> dict[str, int]:
+    """A run that nobody disturbs; which points it reaches how often. `more`: of the world."""
     driver = rig.drivers.get()
     try:
         with ExitStack() as stack:
-            world = rig.world(job)
+            world = rig.world(job, **more)
             watched(stack, world, rig)
             ended = driver.run(world.order())
             assert ended["ended"] == 0, ended
@@ -177,15 +177,20 @@ def in_peace(rig: Rig, job: str) -> dict[str, int]:
 @pytest.mark.timeout(60 + 3 * KILLS)
 @pytest.mark.parametrize("job", list(JOBS))
 def test_killed_anywhere(rig: Rig, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    print(f"CROSSDOCK_SEED={SEED}")
     monkeypatch.setattr(leftovers, "_AGE", timedelta(days=-1))
+    killed_anywhere(rig, job, KILLS // len(JOBS))
+
+
+def killed_anywhere(rig: Rig, job: str, kills: int, **more: Any) -> None:
+    """At least so many, and one at each point. `more`: of the worlds."""
+    print(f"CROSSDOCK_SEED={SEED}")
     port = urlsplit(rig.ceph.endpoint_url).port or 0
-    reached = in_peace(rig, job)
+    reached = in_peace(rig, job, **more)
     points = sorted(reached)
     assert {"R0:after", "R1:before", "R1:after", "R3:before", "R3:after", "R4:before", "R9:after", "R10:before"} <= {
         *points
     }
-    count = max(len(points) + len(PAIRS), KILLS // len(JOBS))
+    count = max(len(points) + len(PAIRS), kills)
     struck: Counter[str] = Counter()
     swept = 0
 
@@ -208,7 +213,7 @@ def test_killed_anywhere(rig: Rig, job: str, monkeypatch: pytest.MonkeyPatch) ->
         if certain:
             point, after, nth = certain, 0.0, 1
         with ExitStack() as stack:
-            world = rig.world(job)
+            world = rig.world(job, **more)
             watched(stack, world, rig)
             ended = driver.run(world.order(point=point, nth=nth, after=after, owner="first"))
             if ended["ended"] < 0:

@@ -6,11 +6,12 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.servers.packages import Tree
-from tests.servers.server import LOOPBACK, Server, StartFailed, free_ports, guard, stop
+from tests.servers.server import LOOPBACK, Server, StartFailed, free_ports, guard, stop, tail
 
 _NOBODY = 65534
 _PROGRAMS = "usr/lib/postgresql/15/bin"
@@ -70,8 +71,15 @@ class Postgres(Server):
         command = [str(programs / "postgres"), "-D", str(self.base / "data"), *options]
 
         def run() -> None:
+            before = log.stat().st_size
             child = self._spawn(command, log, environment, uid=uid)
             self._wait_for_port(self.port, log, alive=lambda: child.poll() is None, seconds=60)
+            deadline = time.monotonic() + 60
+            while b"ready to accept connections" not in log.read_bytes()[before:]:
+                # After a crash it answers, and refuses, before it has recovered.
+                if time.monotonic() > deadline or child.poll() is not None:
+                    raise StartFailed(f"{self.name} does not accept connections; its log ends:\n{tail(log)}")
+                time.sleep(0.02)
 
         self._run_again = run
         run()
