@@ -279,7 +279,7 @@ class Proftpd(FtpServer):
             ]
         path = self.base / "proftpd.conf"
         # Of a directive that comes twice the first is in force.
-        told = {line.split()[0] for line in self.config}
+        told = {line.split()[0] for line in self.config} - {"LoadModule"}
         kept = [line for line in lines if line.split()[0] not in told]
         path.write_text("".join(f"{line}\n" for line in [*kept, *self.config]))
         self._launch([str(tree.path("usr/sbin/proftpd")), "-n", "-q", "-c", str(path)], tree.environment())

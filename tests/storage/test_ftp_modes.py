@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pytest
 
 from crossdock.errors import (
+    AlreadyExists,
     AuthenticationFailed,
     ConfigError,
     ConnectionFailed,
@@ -23,6 +24,7 @@ from crossdock.errors import (
     TimedOut,
     Unsupported,
 )
+from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.ftp import FtpSettings, connection, data, pool
 from crossdock.storage.ftp.backend import FtpBackend
 from crossdock.storage.registry import parse_url
@@ -52,6 +54,20 @@ async def round_trip(storage: Storage) -> None:
 def backend_of(storage: Storage) -> FtpBackend:
     assert isinstance(storage.backend, FtpBackend)
     return storage.backend
+
+
+async def test_a_file_that_comes_meanwhile_is_not_replaced(vsftpd: Vsftpd) -> None:
+    """FTP cannot create exclusively: the name is looked at when the write begins, and again before the rename."""
+    home = vsftpd.folder / "meanwhile"
+    home.mkdir()
+    async with opened(vsftpd, root=f"{vsftpd.root}meanwhile") as storage:
+        writer = await storage.begin_write("name", WriteOptions(overwrite=False))
+        await writer.write(DATA)
+        (home / "name").write_bytes(b"theirs")
+        with pytest.raises(AlreadyExists):
+            await writer.commit(Expect(size=len(DATA)))
+        await writer.abort()
+    assert {path.name: path.read_bytes() for path in home.iterdir()} == {"name": b"theirs"}
 
 
 def tls_of(storage: Storage) -> bool:
@@ -285,6 +301,16 @@ async def test_no_tls_is_never_made_up_for_by_clear_text(tmp_path: Path) -> None
                 async with Storage(FtpSettings.model_validate(settings | {"password": f"file:{secret}"}).backend("s")):
                     pass
             assert [command for command in server.commands if command != "QUIT"] == ["AUTH TLS"]
+
+
+@pytest.mark.parametrize("denied", ["PROT", "PBSZ"])
+async def test_data_is_never_sent_in_clear_text_under_tls(request: pytest.FixtureRequest, denied: str) -> None:
+    """A server that would not encrypt the data is not even listed."""
+    config = (f"cmds_denied={denied}", "force_anon_data_ssl=NO", "require_ssl_reuse=NO")
+    with running(request, Vsftpd("explicit", config=config)) as server:
+        with pytest.raises(Unsupported, match=f"{denied}: 550.*does not encrypt data connections"):
+            async with opened(server):
+                pass
 
 
 async def test_passive_ports_behind_a_firewall(tmp_path: Path) -> None:

@@ -103,6 +103,19 @@ class TestProftpdImplicitTls(TestProftpd):
             yield server
 
 
+class TestProftpdWithDigests(TestProftpd):
+    """HASH, XSHA256 and their like, which decide on an upload."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def proftpd(cls, request: pytest.FixtureRequest) -> Iterator[Proftpd]:
+        with running(request, Proftpd("explicit", config=("LoadModule mod_digest.c", "DigestEngine on"))) as server:
+            yield server
+
+    async def test_the_server_offers_them(self, storage: Storage) -> None:
+        assert "sha256" in storage.capabilities.digests
+
+
 class TestPureFtpd(FtpSuite):
     names_refused = FtpSuite.names_refused | {
         # Taken for paths of Windows.
