@@ -20,6 +20,7 @@ from crossdock.errors import (
     IntegrityError,
     InvalidPath,
     NoSpace,
+    NotAFile,
     PermissionDenied,
     ProtocolViolation,
     SourceChanged,
@@ -489,3 +490,29 @@ async def test_a_server_with_nothing_but_lists(server: FaultyFtpServer) -> None:
             await storage.write_bytes("a/x", b"fourth")
         await storage.delete("a/x")
     assert not (server.folder / "a/x").exists()
+
+
+async def test_a_server_that_tells_the_size_of_folders(server: FaultyFtpServer) -> None:
+    server.features = ("SIZE", "MDTM")
+    server.faults.sizes_folders = True
+    async with storage_of(server) as storage:
+        await storage.write_bytes("a/b/x", b"1")
+        assert (await storage.stat("a")).kind == "dir"
+        assert (await storage.stat("a/b/x")).kind == "file"
+        with pytest.raises(NotAFile):
+            await storage.write_bytes("a/b", b"1")
+        with pytest.raises(NotAFile):
+            await storage.read_bytes("a/b")
+        assert [entry.path async for entry in storage.walk("a")] == ["a/b/x"]
+
+
+async def test_a_server_that_does_not_go_on_in_the_middle(server: FaultyFtpServer) -> None:
+    """It tells of no features at all, so that only trying shows it: then all of a file is asked for again."""
+    server.faults.replies = dict.fromkeys(("FEAT", "REST"), "502 no")
+    (server.folder / "x").write_bytes(b"12345")
+    async with storage_of(server) as storage:
+        assert storage.capabilities.read_offset
+        with pytest.raises(Truncated, match="does not go on at byte 3"):
+            await backend_of(storage).begin_read("x", offset=3)
+        assert not storage.capabilities.read_offset
+        assert await storage.read_bytes("x") == b"12345"

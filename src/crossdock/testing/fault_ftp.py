@@ -46,6 +46,8 @@ class FtpFaults:
     """The whole reply to PASV; EPSV is then unknown."""
     agrees_early: bool = False
     """STOR and APPE are agreed to before the folder is looked for; that there is none is the last reply, a 450."""
+    sizes_folders: bool = False
+    """SIZE tells one of a folder as well."""
     replies: dict[str, str] = field(default_factory=dict)
     """Commands that are answered like this, and do nothing: {"RNFR": "502 no"}."""
 
@@ -199,7 +201,7 @@ class _Session:
 
     async def _do_size(self, argument: str) -> None:
         path = self._path(argument)
-        if not path.is_file():
+        if not path.is_file() and not (self.faults.sizes_folders and path.is_dir()):
             await self.say("550 Could not get file size.")
         else:
             await self.say(f"213 {path.stat().st_size if self.faults.size is None else self.faults.size}")

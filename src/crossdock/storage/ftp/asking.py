@@ -29,7 +29,11 @@ def look(connection: Connection, name: bytes) -> Entry | None:
 
 def questions(connection: Connection, name: bytes) -> tuple[bytes, ...]:
     """What `look` asks, for those who send something else along with it; `understood` takes the replies."""
-    return (b"MLST " + name,) if "MLST" in connection.features else (b"SIZE " + name, b"MDTM " + name)
+    if "MLST" in connection.features:
+        return (b"MLST " + name,)
+    # Twisted's server and others tell of a folder's size as well.
+    entered = () if connection.features.vsftpd else (b"CWD " + (name or b"/"),)
+    return b"SIZE " + name, b"MDTM " + name, *entered
 
 
 def understood(connection: Connection, name: bytes, replies: Sequence[Reply]) -> Entry | None:
@@ -38,11 +42,13 @@ def understood(connection: Connection, name: bytes, replies: Sequence[Reply]) ->
     if "MLST" in connection.features:
         if reply.good:
             return _described(reply)
+    elif any(entered.good for entered in replies[2:]):
+        return Entry(path="", kind="dir")
     elif reply.code == 213:
         value, modified = reply.lines[0].strip(), replies[1]
         when = parse_time(modified.lines[0].strip()) if modified.code == 213 else None
         return Entry(path="", size=int(value) if value.isdigit() else None, modified=when)
-    elif _is_folder(connection, name):
+    elif len(replies) == 2 and _is_folder(connection, name):
         return Entry(path="", kind="dir")
     elif reply.code in _NO_SUCH_COMMAND and reply.code != 501:
         return _listed(connection, name)

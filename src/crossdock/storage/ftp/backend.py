@@ -18,6 +18,7 @@ from crossdock.errors import (
     PermissionDenied,
     ProtocolViolation,
     StorageError,
+    Truncated,
 )
 from crossdock.storage.base import Backend, Capabilities, Entry, Reader, WriteOptions, Writer
 from crossdock.storage.ftp import asking, describing
@@ -50,7 +51,7 @@ class FtpBackend(Backend):
     def __init__(self, endpoint: str, settings: FtpSettings) -> None:
         self.endpoint, self.settings = endpoint, settings
         self.features = Features()
-        self.can_append = True
+        self.can_append = self._can_restart = True
         self.folders: set[bytes] = set()
         """Folders that have been seen, at a server that tells too late that one is missing."""
         self._pool: Pool | None = None
@@ -60,7 +61,7 @@ class FtpBackend(Backend):
 
     def _capable(self) -> Capabilities:
         staged = self.settings.staging == "rename"
-        restarts = not self.features.known or "REST" in self.features
+        restarts = self._can_restart and (not self.features.known or "REST" in self.features)
         looks = self.settings.verify != "none"
         return Capabilities(
             rename=staged,
@@ -244,8 +245,15 @@ class FtpBackend(Backend):
         reader = FtpReader(self, path, offset)
         try:
             await reader.open(pin)
-        except BaseException:
+        except BaseException as error:
             await reader.close()
+            if isinstance(error.__cause__, Refused) and error.__cause__.command == "REST":
+                self._can_restart = False
+                self.capabilities = self._capable()
+                raise Truncated(
+                    f"read {self.endpoint}:{path!r}: the server does not go on at byte {offset} ({error.__cause__})",
+                    hint="it is tried again from the start",
+                ) from error
             raise
         return reader
 
