@@ -73,7 +73,7 @@ def cp(
 
     async def work() -> int:
         with reporter.running():
-            async with opened(*places, there, bandwidth=bwlimit) as storages:
+            async with opened(*places, there, bandwidth=bwlimit, retries=retries) as storages:
                 target_storage = storages[-1]
                 jobs = await _plan(places, storages[:-1], there, target_storage, recursive)
                 mover = _Mover(target_storage, options, policy, reporter)

@@ -140,13 +140,18 @@ def collect_less_often() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-def storage_of(location: Location, *, bandwidth: float | None = None) -> Storage:
-    """A storage, not yet opened, limited to `bandwidth` bytes a second."""
+def storage_of(location: Location, *, bandwidth: float | None = None, retries: int = 0) -> Storage:
+    """A storage, not yet opened, limited to `bandwidth` bytes a second; `retries`: at least so many new attempts."""
+    from dataclasses import replace
+
     from crossdock.storage.layers import TokenBucket
     from crossdock.storage.registry import new_storage
+    from crossdock.storage.retry import RetryPolicy
 
     bucket: TokenBucket | None = TokenBucket(bandwidth) if bandwidth else None
-    return new_storage(location.name, location.settings, bandwidth=bucket)
+    policy = RetryPolicy()
+    policy = replace(policy, attempts=max(policy.attempts, retries + 1))
+    return new_storage(location.name, location.settings, bandwidth=bucket, retry=policy)
 
 
 def innermost(storage: Storage) -> object:
@@ -158,7 +163,9 @@ def innermost(storage: Storage) -> object:
 
 
 @asynccontextmanager
-async def opened(*locations: Location, bandwidth: float | None = None) -> AsyncIterator[Sequence[Storage]]:
+async def opened(
+    *locations: Location, bandwidth: float | None = None, retries: int = 0
+) -> AsyncIterator[Sequence[Storage]]:
     """The storages of the locations, opened side by side; locations at one endpoint share one.
 
     `bandwidth`, in bytes a second, limits the last location's: what is read from elsewhere passes through it.
@@ -174,7 +181,7 @@ async def opened(*locations: Location, bandwidth: float | None = None) -> AsyncI
                 found.insert(0, storage)
                 break
         else:
-            storages.append(storage_of(location, bandwidth=None if places else bandwidth))
+            storages.append(storage_of(location, bandwidth=None if places else bandwidth, retries=retries))
             places.append(location)
             found.insert(0, storages[-1])
     async with AsyncExitStack() as stack:

@@ -103,7 +103,9 @@ def sync(context: click.Context, /, source: str, target: str, **options: Any) ->
             stack.enter_context(reporter.running())
             if pool is not None:
                 await stack.enter_async_context(pool)
-            storages = await stack.enter_async_context(opened(ours, theirs, bandwidth=options["bwlimit"]))
+            storages = await stack.enter_async_context(
+                opened(ours, theirs, bandwidth=options["bwlimit"], retries=options["retries"])
+            )
             try:
                 await run_sync(
                     storages[0],
