@@ -14,7 +14,6 @@ from typing import Any, Literal
 import pytest
 
 from crossdock.errors import (
-    AlreadyExists,
     AuthenticationFailed,
     ConfigError,
     ConnectionFailed,
@@ -24,7 +23,6 @@ from crossdock.errors import (
     TimedOut,
     Unsupported,
 )
-from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.ftp import FtpSettings, connection, data, pool
 from crossdock.storage.ftp.backend import FtpBackend
 from crossdock.storage.registry import parse_url
@@ -54,20 +52,6 @@ async def round_trip(storage: Storage) -> None:
 def backend_of(storage: Storage) -> FtpBackend:
     assert isinstance(storage.backend, FtpBackend)
     return storage.backend
-
-
-async def test_a_file_that_comes_meanwhile_is_not_replaced(vsftpd: Vsftpd) -> None:
-    """FTP cannot create exclusively: the name is looked at when the write begins, and again before the rename."""
-    home = vsftpd.folder / "meanwhile"
-    home.mkdir()
-    async with opened(vsftpd, root=f"{vsftpd.root}meanwhile") as storage:
-        writer = await storage.begin_write("name", WriteOptions(overwrite=False))
-        await writer.write(DATA)
-        (home / "name").write_bytes(b"theirs")
-        with pytest.raises(AlreadyExists):
-            await writer.commit(Expect(size=len(DATA)))
-        await writer.abort()
-    assert {path.name: path.read_bytes() for path in home.iterdir()} == {"name": b"theirs"}
 
 
 def tls_of(storage: Storage) -> bool:
