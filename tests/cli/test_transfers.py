@@ -121,6 +121,16 @@ def test_show(three: Cli) -> None:
     assert "Next: crossdock transfers list" in missing.err
 
 
+@pytest.mark.parametrize("wrong", ["0", "-1", "x", str(1 << 63), "9" * 30])
+def test_numbers_that_no_transfer_has(three: Cli, wrong: str) -> None:
+    for command in (["show", "--"], ["retry", "--"], ["cancel", "--"], ["list", "--below"]):
+        result = three("transfers", *command, wrong)
+        assert (result.code, result.out) == (2, "")
+        assert "write the number of a transfer" in result.err
+    assert three("transfers", "list", "--since", "9999999d").code == 2
+    assert three("transfers", "list", "--limit", "9" * 30).code == 2
+
+
 def test_retry_by_filter(three: Cli, tmp_path: Path) -> None:
     before = three("transfers", "list", "--json").rows
     dry = three("transfers", "retry", "--flow", "pull", "--match", "inv_*", "--dry-run")

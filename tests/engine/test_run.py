@@ -475,6 +475,36 @@ async def test_heartbeats_keep_a_lease(home: House) -> None:
             assert (await running).delivered == 1
 
 
+async def test_the_end_of_an_attempt_is_no_lost_lease(home: House, caplog: pytest.LogCaptureFixture) -> None:
+    """A heartbeat that is on its way when its transfer ends finds no lease: nobody has to hear of that."""
+    for name in ("a", "b", "c", "d"):
+        await home.put(name)
+    home.dst.gates["commit"] = asyncio.Event()
+    beat, asked, answered = home.ledger.heartbeat, asyncio.Event(), asyncio.Event()
+    told: list[str] = []
+
+    async def late(lease: Any, seconds: float) -> Any:
+        asked.set()
+        await asyncio.sleep(0.2)
+        try:
+            return await beat(lease, seconds)
+        finally:
+            answered.set()
+
+    home.ledger.heartbeat = late  # type: ignore[method-assign]
+    async with home.engine(flow(), lease=0.2) as engine, asyncio.timeout(10):
+        await engine.discover("f")
+        worker = engine.worker(["f"], report=lambda delivery: told.append(delivery.what))
+        running = asyncio.create_task(worker.run())
+        await asked.wait()
+        home.dst.gates.pop("commit").set()
+        await answered.wait()
+        worker.stop()
+        await running
+    assert told == ["delivered"] * 4
+    assert not caplog.records
+
+
 async def test_a_clock_that_jumps_ahead_is_no_second_publication(home: House) -> None:
     """Our own leases have ended by it: the older attempt is over before its successor begins."""
     for name in ("a", "b"):

@@ -15,11 +15,32 @@ if TYPE_CHECKING:
 
     from crossdock.ledger.base import Ledger, Query, State, Transfer
 
-__all__ = ["Filters", "filtered", "filters_of"]
+__all__ = ["ID", "Filters", "filtered", "filters_of"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
 _STATES = ("pending", "running", "delivered", "done", "failed", "cancelled", "skipped")
+
+
+_IDS = range(1, 1 << 63)
+
+
+class _Id(click.ParamType):  # type: ignore[type-arg]
+    """A transfer's number."""
+
+    name = "id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            found = int(value)
+        except ValueError:
+            found = 0
+        if found not in _IDS:
+            self.fail(f"write the number of a transfer, as 'crossdock transfers list' shows it: {value!r}", param, ctx)
+        return found
+
+
+ID = _Id()
 
 
 class _Time(click.ParamType):  # type: ignore[type-arg]
@@ -37,7 +58,10 @@ class _Time(click.ParamType):  # type: ignore[type-arg]
                 ago = DURATION.convert(value, param, ctx)
             except click.BadParameter:
                 self.fail(f"write 2h (two hours ago), 2026-05-31 or 2026-05-31T06:30+02:00: {value!r}", param, ctx)
-            return datetime.now(UTC) - timedelta(seconds=ago)
+            try:
+                return datetime.now(UTC) - timedelta(seconds=ago)
+            except OverflowError:
+                self.fail(f"there was nothing then: {value!r}", param, ctx)
         return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 

@@ -9,7 +9,7 @@ import click
 
 from crossdock.cli import exits
 from crossdock.cli.engine import ledger_option, opened_engine
-from crossdock.cli.output import emit
+from crossdock.cli.output import count, emit
 from crossdock.cli.rows import moment, target_of, transfer_json
 from crossdock.cli.session import Session, common
 from crossdock.errors import shown
@@ -100,7 +100,7 @@ def _at_source(found: Explanation) -> str:
     if found.entry is None:
         return "does not hold it"
     entry = found.entry
-    size = "size unknown" if entry.size is None else f"{entry.size} bytes"
+    size = "size unknown" if entry.size is None else count(entry.size, "byte")
     return f"{entry.kind}, {size}, modified {moment(entry.modified) if entry.modified else 'unknown'}"
 
 

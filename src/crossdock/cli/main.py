@@ -99,6 +99,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     try:
         result = crossdock.main(args=argv, prog_name="crossdock", standalone_mode=False, obj=session)
         sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return exits.USAGE
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "crossdock"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossdock.cli import exits
-from crossdock.cli.choosing import filtered, filters_of
+from crossdock.cli.choosing import ID, filtered, filters_of
 from crossdock.cli.engine import ledger_option
 from crossdock.cli.options import DURATION
 from crossdock.cli.output import as_json as to_json
@@ -52,8 +52,10 @@ def transfers() -> None:
 
 @transfers.command("list")
 @filtered
-@click.option("--limit", metavar="N", type=click.IntRange(1), default=100, show_default=True, help="Rows of one page.")
-@click.option("--below", metavar="ID", type=int, help="Only ids below this one: the next page.")
+@click.option(
+    "--limit", metavar="N", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="Rows of one page."
+)
+@click.option("--below", metavar="ID", type=ID, help="Only ids below this one: the next page.")
 @ledger_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @common
@@ -104,7 +106,7 @@ def _row(transfer: Transfer) -> list[str]:
 
 
 @transfers.command()
-@click.argument("ids", metavar="ID...", nargs=-1, required=True, type=int)
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, type=ID)
 @ledger_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @common
@@ -163,7 +165,7 @@ def _plain(value: object) -> str:
 
 
 @transfers.command()
-@click.argument("ids", metavar="[ID]...", nargs=-1, type=int)
+@click.argument("ids", metavar="[ID]...", nargs=-1, type=ID)
 @filtered
 @click.option("--all", "everything", is_flag=True, help="Every failed one, without any filter.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say which ones, and change nothing.")
@@ -188,7 +190,7 @@ def retry(session: Session, /, ids: tuple[int, ...], **options: Any) -> int:
 
 
 @transfers.command()
-@click.argument("ids", metavar="[ID]...", nargs=-1, type=int)
+@click.argument("ids", metavar="[ID]...", nargs=-1, type=ID)
 @filtered
 @click.option("--all", "everything", is_flag=True, help="Every one that is not delivered yet, without any filter.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say which ones, and change nothing.")

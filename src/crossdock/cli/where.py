@@ -147,14 +147,14 @@ def _lines(file: Sequence[Transfer], now: datetime) -> Iterator[str]:
 
     first = file[0]
     entry = first.entry
-    size = "size unknown" if entry.size is None else f"{entry.size} bytes"
+    size = "size unknown" if entry.size is None else count(entry.size, "byte")
     modified = f", modified {moment(entry.modified)}" if entry.modified else ""
     yield f"{shown(entry.path)}, from {first.source} by flow {first.flow}"
     rows = [["came", f"{moment(min(each.added for each in file))}, {size}{modified}"]]
     for each in file:
         rows.append([str(each.state), f"{target_of(each)}, {_proof(each)}"])
         rows += [
-            ["", f"{shown(member['target'])}, {member['size']} bytes, sha256 {member['sha256']}"]
+            ["", f"{shown(member['target'])}, {count(member['size'], 'byte')}, sha256 {member['sha256']}"]
             for member in (each.receipt or {}).get("members", ())
         ]
         if each.error:

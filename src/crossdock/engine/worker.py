@@ -163,11 +163,15 @@ class Worker:
             for lease in held:
                 kept.setdefault(lease.id, loop.time())
             for lease in held:
+                if not self._holds(lease):
+                    continue
                 try:
                     await self._ledger.heartbeat(lease, self._lease)
                 except LeaseLost as error:
-                    log.warning("%s", error)
-                    self._lose(lease)
+                    # It may have come to its own end while the ledger was asked.
+                    if self._holds(lease):
+                        log.warning("%s", error)
+                        self._lose(lease)
                 except LedgerUnavailable as error:
                     log.warning("%s", error)
                     if loop.time() - kept[lease.id] > self._lease / 2:
@@ -176,6 +180,10 @@ class Worker:
                     kept[lease.id] = loop.time()
             current = {lease.id for lease in held}
             kept = {id: at for id, at in kept.items() if id in current}
+
+    def _holds(self, lease: Lease) -> bool:
+        at_work = self._at_work.get(lease.id)
+        return lease in self._claimed or (at_work is not None and at_work.lease.fence == lease.fence)
 
     def _lose(self, lease: Lease) -> None:
         at_work = self._at_work.get(lease.id)
