@@ -514,5 +514,5 @@ async def test_a_server_that_does_not_go_on_in_the_middle(server: FaultyFtpServe
         assert storage.capabilities.read_offset
         with pytest.raises(Truncated, match="does not go on at byte 3"):
             await backend_of(storage).begin_read("x", offset=3)
-        assert not storage.capabilities.read_offset
+        assert not backend_of(storage).capabilities.read_offset
         assert await storage.read_bytes("x") == b"12345"
