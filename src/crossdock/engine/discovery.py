@@ -105,7 +105,8 @@ async def add(planner: Planner, found: Discovery, ledger: Ledger, *, who: str) -
     """Record a transfer for each destination of each file to move, in order. Durable once this returns."""
     flow = planner.flow
     batch: list[Planned] = []
-    for number, decision in enumerate(found.moves, start=1):
+    moves = found.moves
+    for number, decision in enumerate(moves, start=1):
         # All destinations of a file in one batch: a file that has a transfer is known, and would get no other.
         batch += [
             Planned(
@@ -118,12 +119,12 @@ async def add(planner: Planner, found: Discovery, ledger: Ledger, *, who: str) -
             )
             for place in decision.places
         ]
-        if len(batch) >= _BATCH or number == len(found.moves):
+        if len(batch) >= _BATCH or number == len(moves):
             added = await ledger.add(batch, who=who)
             found.added += [each.id for each in added if each.new]
             batch = []
-    if _watches(flow) and found.moves:
-        await ledger.forget(flow.name, flow.source.endpoint, [planner.above(each.entry).path for each in found.moves])
+    if _watches(flow) and moves:
+        await ledger.forget(flow.name, flow.source.endpoint, [planner.above(each.entry).path for each in moves])
     return found.added
 
 
