@@ -94,7 +94,7 @@ def due(flow: Flow, now: datetime) -> list[Due]:
         if passed and now - passed[0][0] < _REPORTED_FOR:
             (deadline, day), *earlier = passed
             previous = earlier[0][0] if earlier else None
-            found.append(Due(expectation, deadline, previous, _moment(expectation, day, time())))
+            found.append(Due(expectation, deadline, previous, _midnight(expectation, day)))
     return found
 
 
@@ -120,6 +120,11 @@ def _moment(expectation: Expectation, day: date, at: time) -> datetime:
     zone = zone_of(expectation.timezone)
     local = datetime.combine(day, at.replace(tzinfo=None), zone)
     return max(local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
+
+
+def _midnight(expectation: Expectation, day: date) -> datetime:
+    """The first moment of a local day, in UTC; where midnight is skipped, the day starts with the change."""
+    return datetime.combine(day, time(), zone_of(expectation.timezone)).astimezone(UTC)
 
 
 def _key(expectation: Expectation, deadline: datetime) -> str:

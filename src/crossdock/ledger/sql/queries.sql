@@ -20,7 +20,9 @@ WHERE flow = :flow AND source = :source AND path = :path AND fingerprint = :fing
 INSERT INTO sightings AS s (flow, source, path, fingerprint, first_seen, last_seen, times)
 VALUES (:flow, :source, :path, :fingerprint, :now, :now, 1)
 ON CONFLICT (flow, source, path) DO UPDATE SET
-    first_seen = CASE WHEN s.fingerprint = excluded.fingerprint THEN s.first_seen ELSE excluded.first_seen END,
+    -- A first sighting in the future: the clock was set back since.
+    first_seen = CASE WHEN s.fingerprint = excluded.fingerprint AND s.first_seen <= excluded.first_seen
+        THEN s.first_seen ELSE excluded.first_seen END,
     times = CASE WHEN s.fingerprint = excluded.fingerprint THEN s.times + 1 ELSE 1 END,
     last_seen = excluded.last_seen,
     fingerprint = excluded.fingerprint
