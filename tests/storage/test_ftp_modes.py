@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import ssl
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -18,9 +19,11 @@ from crossdock.errors import (
     ConfigError,
     ConnectionFailed,
     CrossdockError,
+    NotFound,
     ProtocolViolation,
     StorageError,
     TimedOut,
+    Truncated,
     Unsupported,
 )
 from crossdock.storage.ftp import FtpSettings, connection, data, pool
@@ -295,6 +298,56 @@ async def test_data_is_never_sent_in_clear_text_under_tls(request: pytest.Fixtur
         with pytest.raises(Unsupported, match=f"{denied}: 550.*does not encrypt data connections"):
             async with opened(server):
                 pass
+
+
+async def test_where_no_size_is_told_tls_has_to_say_goodbye(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without either, whoever sits in between could cut the file short. A link, for one, has no size of its own."""
+    receive = ssl.SSLSocket.recv_into
+
+    def ragged(self: ssl.SSLSocket, *arguments: Any) -> int:
+        found = receive(self, *arguments)
+        if not found:
+            raise ssl.SSLEOFError
+        return found
+
+    with running(request, Vsftpd("explicit", config=("cmds_denied=SIZE",))) as server:
+        (server.folder / "name").write_bytes(DATA)
+        (server.folder / "link").symlink_to("name")
+        async with opened(server) as storage:
+            assert (await storage.stat("link")).size is None
+            assert await storage.read_bytes("link", limit=len(DATA)) == DATA
+            monkeypatch.setattr(ssl.SSLSocket, "recv_into", ragged)
+            assert await storage.read_bytes("name", limit=len(DATA)) == DATA
+            with pytest.raises(Truncated, match="TLS ended without its goodbye"):
+                await storage.read_bytes("link", limit=len(DATA))
+
+
+@pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
+async def test_links_are_read_as_what_they_lead_to(request: pytest.FixtureRequest, kind: type[FtpServer]) -> None:
+    with running(request, kind("none")) as server:
+        (server.folder / "name").write_bytes(DATA)
+        (server.folder / "link").symlink_to("name")
+        (server.folder / "dangling").symlink_to("nowhere")
+        async with opened(server) as storage:
+            assert await storage.read_bytes("link", limit=len(DATA)) == DATA
+            with pytest.raises(NotFound if kind is Vsftpd else StorageError):
+                await storage.read_bytes("dangling")
+            kinds = {entry.path: entry.kind for entry in [entry async for entry in storage.scan("")]}
+            # ProFTPD does not show where nothing is led to.
+            assert kinds.pop("dangling", "link") == "link"
+            assert kinds == {"name": "file", "link": "link"}
+
+
+@pytest.mark.parametrize("denied", ["SIZE", "SIZE,MDTM"])
+async def test_what_may_not_be_asked_is_not_missing(request: pytest.FixtureRequest, denied: str) -> None:
+    with running(request, Vsftpd("none", config=(f"cmds_denied={denied}",))) as server:
+        (server.folder / "name").write_bytes(DATA)
+        async with opened(server) as storage:
+            assert (await storage.stat("name")).size == len(DATA)
+            assert not await storage.exists("nothing")
+            await round_trip(storage)
 
 
 async def test_passive_ports_behind_a_firewall(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from crossdock.errors import NotFound
+from crossdock.errors import NotFound, PermissionDenied
 from crossdock.storage.base import Entry, Kind
 from crossdock.storage.ftp import data
 from crossdock.storage.ftp.connection import Connection
@@ -30,7 +30,9 @@ def look(connection: Connection, name: bytes) -> Entry | None:
 def questions(connection: Connection, name: bytes) -> tuple[bytes, ...]:
     """What `look` asks, for those who send something else along with it; `understood` takes the replies."""
     if "MLST" in connection.features:
-        return (b"MLST " + name,)
+        # ProFTPD's MLST takes a link for a file as long as the link's target is named; its SIZE follows it.
+        measured = (b"SIZE " + name,) if "proftpd" in connection.features.greeting.lower() else ()
+        return b"MLST " + name, *measured
     # Twisted's server and others tell of a folder's size as well.
     entered = () if connection.features.vsftpd else (b"CWD " + (name or b"/"),)
     return b"SIZE " + name, b"MDTM " + name, *entered
@@ -41,7 +43,8 @@ def understood(connection: Connection, name: bytes, replies: Sequence[Reply]) ->
     reply = replies[0]
     if "MLST" in connection.features:
         if reply.good:
-            return _described(reply)
+            found = _described(reply)
+            return found if len(replies) == 1 else _measured(connection, name, found, replies[1])
     elif any(entered.good for entered in replies[2:]):
         return Entry(path="", kind="dir")
     elif reply.code == 213:
@@ -52,12 +55,29 @@ def understood(connection: Connection, name: bytes, replies: Sequence[Reply]) ->
         return Entry(path="", kind="dir")
     elif reply.code in _NO_SUCH_COMMAND and reply.code != 501:
         return _listed(connection, name)
+    if kind_of_refusal(reply) is PermissionDenied:
+        # It may be there, and the question be forbidden.
+        listed = _listed(connection, name)
+        if listed is not None:
+            return listed
     _must_be_missing(connection, name, reply)
     return None
 
 
+def _measured(connection: Connection, name: bytes, found: Entry, size: Reply) -> Entry:
+    """What MLST told, unless SIZE tells twice that this is about a link. A file that grows has MLST follow."""
+    said = size.lines[0].strip()
+    if found.kind != "file" or size.code != 213 or not said.isdigit() or int(said) == found.size:
+        return found
+    replies = connection.wire.ask(*questions(connection, name))
+    again = _described(replies[0]) if replies[0].good else None
+    if again == found and replies[1].code == 213 and replies[1].lines[0].strip() == said:
+        return replace(found, kind="link", size=None)
+    return again or found
+
+
 def _listed(connection: Connection, name: bytes) -> Entry | None:
-    """What the listing of the folder above says of a file, where the server has neither MLST nor SIZE (RFC 3659)."""
+    """What the listing of the folder above says of a file, where the server answers neither MLST nor SIZE."""
     folder, _, last = name.rpartition(b"/")
     listing = Listing(prefix="", encoding="latin-1")
     try:

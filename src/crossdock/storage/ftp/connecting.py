@@ -111,7 +111,7 @@ class Connector:
             self._choose_facts(wire, connection.features.arguments.get("MLST", ""))
         wire.must(b"TYPE I")
         connection.home = _home(wire)
-        wire.socket.settimeout(settings.timeout)
+        wire.wait_for(settings.timeout)
 
     def _connect(self, connection: Connection) -> socket.socket:
         settings = self._settings
@@ -235,7 +235,7 @@ class Connector:
             return self._error(Throttled, said, f"{hint}; it is tried again")
         if self._settings.security == "none" and _WANTS_TLS.search(reply.text):
             return self._error(Unsupported, said, "the server insists on TLS: write type: ftpes")
-        if error.command == "PROT":
+        if error.command in ("PBSZ", "PROT"):
             return self._error(Unsupported, said, "the server does not encrypt data connections: ask its operator")
         if "OOPS" in reply.text and "chroot" not in reply.text:
             hint = "vsftpd reports a mistake in its own settings in this way: tell its operator, with this message"
