@@ -72,6 +72,19 @@ def test_the_exit_code_and_the_summary(cli: Cli, home: Path) -> None:
     assert "did you mean move?" in cli("run", "mov").err
 
 
+def test_what_a_killed_worker_holds_is_told(cli: Cli, home: Path) -> None:
+    """Its lease lasts for a while: a run that finds nothing to do says why."""
+    configure(home)
+    (home / "in/big").touch()
+    os.truncate(home / "in/big", 8 << 30)
+    with daemon(home) as (process, _):
+        until(lambda: any((home / "out").glob(".crossdock-*")), "it is under way")
+        process.kill()
+    result = cli("run", "--once")
+    assert (result.code, result.err.count("1 held by other workers, or by one that was killed")) == (0, 1), result.err
+    assert cli("run", "--once", "--json").rows[-1]["summary"]["held"] == 1
+
+
 def test_files_that_settle_are_waited_for_with_patience(cli: Cli, home: Path) -> None:
     configure(home)
     text = (home / "crossdock.yaml").read_text().replace("settle: none", "settle: {for: 1s}")

@@ -491,7 +491,7 @@ async def test_the_end_of_an_attempt_is_no_lost_lease(home: House, caplog: pytes
         finally:
             answered.set()
 
-    home.ledger.heartbeat = late  # type: ignore[method-assign]
+    home.ledger.heartbeat = late  # type: ignore[method-assign, assignment]
     async with home.engine(flow(), lease=0.2) as engine, asyncio.timeout(10):
         await engine.discover("f")
         worker = engine.worker(["f"], report=lambda delivery: told.append(delivery.what))

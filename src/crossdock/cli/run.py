@@ -236,6 +236,7 @@ def _summary(summary: Summary, seconds: float) -> str:
         (summary.skipped, "skipped"),
         (summary.failed, "failed"),
         (summary.waiting, "to be tried again"),
+        (summary.held, "held by other workers, or by one that was killed, for up to a minute"),
         (summary.settling, "settling"),
         (summary.left, "left for the next run"),
         (summary.unmatched, "matched by no rule"),
@@ -247,8 +248,10 @@ def _summary(summary: Summary, seconds: float) -> str:
 
 
 def _summary_json(summary: Summary, seconds: float) -> dict[str, Any]:
-    keys = ("listed", "found", "delivered", "followed", "skipped", "failed", "waiting", "lost", "size", "settling")
-    found: dict[str, Any] = {key: getattr(summary, key) for key in (*keys, "left", "unmatched", "clashes", "removed")}
+    keys = ("listed", "found", "delivered", "followed", "skipped", "failed", "waiting", "held", "lost", "size")
+    found: dict[str, Any] = {
+        key: getattr(summary, key) for key in (*keys, "settling", "left", "unmatched", "clashes", "removed")
+    }
     found["seconds"] = round(seconds, 3)
     found["errors"] = {name: str(error) for name, error in summary.errors.items()}
     return found

@@ -178,7 +178,7 @@ def _proof(transfer: Transfer) -> str:
     at = datetime.fromisoformat(finished) if isinstance(finished, str) else transfer.changed
     parts = [moment(at)]
     if receipt.get("size") is not None:
-        parts.append(f"{receipt['size']} bytes")
+        parts.append(count(receipt["size"], "byte"))
     if receipt.get("sha256"):
         parts.append(f"sha256 {receipt['sha256']}")
     parts.append(count(transfer.attempts, "attempt"))

@@ -40,7 +40,7 @@ log = logging.getLogger("crossdock.engine")
 PATIENCE = 5.0
 """Seconds that `run_once` waits for files to settle."""
 _COUNTED = 1000
-_NOT_DONE = frozenset({State.PENDING, State.DELIVERED})
+_NOT_DONE = frozenset({State.PENDING, State.RUNNING, State.DELIVERED})
 GRACE = 30.0
 """Seconds that a stopped engine waits for the transfers under way; then they are broken off, and left to the next."""
 _HOUSE = 60.0
@@ -227,6 +227,7 @@ class Engine:
             summary.waiting += sum(
                 each.owner is None and each.ready is not None and each.ready > moment for each in found_open
             )
+            summary.held += sum(each.owner is not None for each in found_open)
         for name in names:
             summary.removed += await self._actions[name].sweep()
             summary.late += await check_late(

@@ -24,6 +24,8 @@ class Summary:
     failed: int = 0
     waiting: int = 0
     """Transfers whose next attempt is not due yet, because something failed; at most 1,000 of each flow."""
+    held: int = 0
+    """Transfers under way at other workers, or at one that was killed, whose lease still lasts."""
     left: int = 0
     """Files that the flows' caps leave for the next run."""
     lost: int = 0
