@@ -315,6 +315,41 @@ class TestReading:
         with pytest.raises(ProtocolViolation, match="Content-Range"):
             await storage.read_bytes("name")
 
+    async def test_parts_that_are_called_whole(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
+        """rclone's server answers 200 where 206 is due."""
+        peer.write("name", LARGE)
+
+        def promote(found: Upstream) -> None:
+            found.status = 200 if found.status == 206 else found.status
+
+        proxy.fail("GET", "/name", edit(promote), 100)
+        assert await storage.read_bytes("name", limit=len(LARGE)) == LARGE
+        async with storage.read("name", offset=5) as reader:
+            assert b"".join([chunk async for chunk in _chunks(reader)]) == LARGE[5:]
+
+    async def test_replaced_under_the_reader_where_no_condition_is_heard(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+    ) -> None:
+        peer.write("name", LARGE)
+        proxy.deaf_to = "if-match"
+        with pytest.raises(SourceChanged):
+            async with storage.read("name") as reader:
+                await reader.read()
+                peer.write("name", LARGE[::-1])
+                async for _ in _chunks(reader):
+                    pass
+
+    async def test_an_upload_whose_answer_has_another_name(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+    ) -> None:
+        def rename(found: Upstream) -> None:
+            found.body = found.body.replace(b"InitiateMultipartUploadResult", b"InitiateMultipartUpload")
+            _drop(found, "content-length")
+
+        proxy.fail("POST", "uploads=", edit(rename))
+        await storage.write_bytes("name", LARGE)
+        assert peer.read("name") == LARGE
+
     async def test_a_content_length_that_lies(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
         peer.write("name", SMALL)
 

@@ -14,7 +14,7 @@ from crossdock.storage.base import Entry, Reader
 from crossdock.storage.s3.calls import Calls, entry_of
 from crossdock.storage.s3.client import Answer, Request, Response
 from crossdock.storage.s3.faults import changed, failure
-from crossdock.storage.s3.wire import VERSION
+from crossdock.storage.s3.wire import VERSION, etag_of
 
 __all__ = ["S3Reader"]
 
@@ -63,7 +63,7 @@ class S3Reader(Reader):
             reader.entry = entry_of(path, head.headers, total)
             reader._next = stop
             reader._ranges.append(_Range(reader, offset, stop, response))
-            if begin != offset or (stop != min(end, total) and head.status == 206):
+            if begin != offset or (stop != min(end, total) and _is_part(head)):
                 await reader.close()
                 raise calls.client.violation(request, f"bytes {begin}-{stop} came instead of {offset}-{end}")
         try:
@@ -155,10 +155,15 @@ class S3Reader(Reader):
             found = _extent(head)
         except ValueError:
             found = None
-        if head.status != 206 or found != (start, end, self.entry.size):
+        if not _is_part(head) or found != (start, end, self.entry.size):
             response.close()
             came = head.headers.get("content-range", "no Content-Range")
             raise self._calls.client.violation(request, f"asked for bytes {start}-{end - 1}, got {came!r}")
+        etag = etag_of(head.headers.get("etag"))
+        if None not in (etag, self._etag) and etag != self._etag:
+            # Not every store knows If-Match.
+            response.close()
+            raise changed(self._calls.client.place(request), "the object has been replaced")
         return response, request
 
     def broke(self, request: Request, error: Exception) -> CrossdockError:
@@ -252,10 +257,15 @@ class _Range:
         self._chunks.clear()
 
 
+def _is_part(head: Answer) -> bool:
+    """Some servers (rclone's) call a part 200, and say only by Content-Range that it is one."""
+    return head.status == 206 or "content-range" in head.headers
+
+
 def _extent(head: Answer) -> tuple[int, int, int]:
     """(first byte, byte after the last, size of the object). Raises `ValueError`."""
     length = head.headers.get("content-length", "")
-    if head.status == 206:
+    if _is_part(head):
         found = _CONTENT_RANGE.fullmatch(head.headers.get("content-range", ""))
         if found is None:
             raise ValueError(f"a part without a usable Content-Range: {head.headers.get('content-range')!r}")
