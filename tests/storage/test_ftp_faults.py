@@ -127,6 +127,19 @@ async def test_a_reply_that_comes_while_nobody_asks(server: FaultyFtpServer) -> 
                 await session.say("226 as I said")
 
 
+async def test_a_421_is_the_end_of_a_connection(server: FaultyFtpServer) -> None:
+    """Even of one that the server leaves open: it has said that it will not go on (RFC 959 §5.4)."""
+    (server.folder / "one").write_bytes(b"one")
+    async with storage_of(server, max_connections=1) as storage:
+        assert await storage.read_bytes("one") == b"one"
+        server.faults.replies["MLST"] = "421 Service not available"
+        with pytest.raises(ConnectionFailed, match="421"):
+            await storage.stat("one")
+        del server.faults.replies["MLST"]
+        assert await storage.read_bytes("one") == b"one"
+    assert server.accepted == 2
+
+
 async def test_a_reader_that_is_left_takes_its_connection_along(server: FaultyFtpServer) -> None:
     (server.folder / "name").write_bytes(DATA * 4)
     async with storage_of(server, max_connections=1) as storage:

@@ -340,6 +340,34 @@ async def test_links_are_read_as_what_they_lead_to(request: pytest.FixtureReques
             assert kinds == {"name": "file", "link": "link"}
 
 
+@pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
+async def test_a_file_that_changes_while_it_is_read_is_told(
+    request: pytest.FixtureRequest, kind: type[FtpServer]
+) -> None:
+    """To the size that it had, so that only its time tells."""
+    with running(request, kind("none")) as server:
+        path = server.folder / "name"
+        for changes in (False, True):
+            path.write_bytes(DATA)
+            async with opened(server) as storage, storage.read("name") as reader:
+                size = len(await reader.read())
+                if changes:
+                    os.utime(path, (1e9, 1e9))
+                while chunk := await reader.read():
+                    size += len(chunk)
+                assert (size, reader.changed) == (len(DATA), changes)
+
+
+async def test_a_listing_that_the_server_cuts_off_is_an_error(request: pytest.FixtureRequest) -> None:
+    """Pure-FTPd says so in its last reply, which is a good one."""
+    with running(request, PureFtpd("none", config=("-L", "20:5"))) as server:
+        for number in range(30):
+            (server.folder / f"name{number}").touch()
+        async with opened(server) as storage:
+            with pytest.raises(ProtocolViolation, match="-L"):
+                [entry async for entry in storage.scan("")]
+
+
 @pytest.mark.parametrize("denied", ["SIZE", "SIZE,MDTM"])
 async def test_what_may_not_be_asked_is_not_missing(request: pytest.FixtureRequest, denied: str) -> None:
     with running(request, Vsftpd("none", config=(f"cmds_denied={denied}",))) as server:
