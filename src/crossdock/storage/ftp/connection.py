@@ -88,7 +88,7 @@ class Features:
 
 
 class _Call(Generic[T]):
-    """Something that a thread is to call while a coroutine waits. Lighter than an executor's future, which takes locks."""
+    """Something that a thread is to call while a coroutine waits. An executor's future takes more locks."""
 
     def __init__(self, work: Callable[..., T], arguments: tuple[object, ...]) -> None:
         self._work, self._arguments = work, arguments
@@ -202,7 +202,7 @@ class Connection:
         shut(self.data)
         if not self.pending:
             return None
-        self.wire.socket.settimeout(_GRACE)
+        self.wire.wait_for(_GRACE)
         try:
             reply = self.wire.reply()
             while reply.code < 200:
@@ -312,7 +312,7 @@ class Connection:
             return
         try:
             if self.alive:
-                self._wire.socket.settimeout(1)
+                self._wire.wait_for(1)
                 self._wire.ask(b"QUIT")
         except (Lost, Violation):
             return

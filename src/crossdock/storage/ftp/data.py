@@ -10,12 +10,12 @@ import time
 from typing import TYPE_CHECKING
 
 from crossdock.storage.ftp.tls import SessionRefused
-from crossdock.storage.ftp.wire import Lost, Refused, Reply, Silent, Violation, shut
+from crossdock.storage.ftp.wire import Lost, Refused, Reply, Silent, Violation, be_patient, shut
 
 if TYPE_CHECKING:
     from crossdock.storage.ftp.connection import Connection
 
-__all__ = ["Data", "Uncalled", "Unreachable", "about_session", "begin", "finish", "told_address"]
+__all__ = ["Data", "Uncalled", "Unreachable", "about_session", "begin", "finish", "invitation", "told_address"]
 
 _EXTENDED = re.compile(rb"\((.)\1\1(\d{1,5})\1\)")
 _PASSIVE = re.compile(rb"(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3})")
@@ -31,24 +31,23 @@ class Data:
     def __init__(self, connected: socket.socket, timeout: float) -> None:
         self.socket = connected
         self._timeout = timeout
-        self._ended = self._waits = False
+        self._ended = False
         self._buffer = bytearray()
         self.ragged = False
         """TLS ended without its goodbye: nothing proves that the end is the end."""
 
-    def read(self, size: int) -> bytes:
-        """Up to `size` bytes, fewer only at the end. Raises `Lost`, `Silent`."""
+    def read(self, size: int, *, end: int = -1) -> bytes:
+        """Up to `size` bytes, fewer only at the end. Raises `Lost`, `Silent`.
+
+        `end`: how many there should be still; if so many come and no more, in time, the server's last word on the
+        control connection tells whether that was the end.
+        """
         if isinstance(self.socket, ssl.SSLSocket):
             return self._read_records(self.socket, size)
         try:
-            if not self._waits:
-                # The kernel fills the whole chunk, and minds the time, in one call.
-                self._waits = True
-                self.socket.settimeout(None)
-                patience = struct.pack("ll", int(self._timeout), int(self._timeout % 1 * 1e6))
-                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+            # The kernel fills the whole chunk, and minds the time, in one call.
             found = self.socket.recv(size, socket.MSG_WAITALL)
-            while found and len(found) < size:
+            while found and len(found) < size and len(found) != end:
                 more = self.socket.recv(size - len(found), socket.MSG_WAITALL)
                 if not more:
                     break
@@ -77,6 +76,8 @@ class Data:
     def write(self, data: bytes | memoryview) -> None:
         try:
             self.socket.sendall(data)
+        except BlockingIOError as error:
+            raise self._lost(TimeoutError()) from error
         except OSError as error:
             raise self._lost(error) from error
 
@@ -128,8 +129,15 @@ class Data:
         self.socket.close()
 
 
-def begin(connection: Connection, command: bytes, *, offset: int = 0) -> Data:
+def invitation(connection: Connection) -> tuple[bytes, ...]:
+    """The command whose reply says where to connect, if it can be sent along with others; for `begin`."""
+    return (b"EPSV",) if connection.extended and connection.settings.mode != "active" else ()
+
+
+def begin(connection: Connection, command: bytes, *, offset: int = 0, invited: Reply | None = None) -> Data:
     """Connect, send the command that moves bytes, and secure the connection once the server has agreed.
+
+    `invited`: the reply to `invitation`, if that was sent already.
 
     Raises `Refused`, `SessionRefused`, `Lost`, `Violation`.
     """
@@ -140,7 +148,7 @@ def begin(connection: Connection, command: bytes, *, offset: int = 0) -> Data:
         if connection.settings.mode == "active":
             listener = _listen(connection)
         else:
-            connected = _connect(connection)
+            connected = _connect(connection, invited)
         if offset:
             connection.wire.must(b"REST %d" % offset, 350)
         connection.wire.send(command)
@@ -169,7 +177,11 @@ def begin(connection: Connection, command: bytes, *, offset: int = 0) -> Data:
 def finish(connection: Connection, data: Data) -> Reply:
     """The server's last word on a transfer, which decides it. Raises `Refused`, `SessionRefused`."""
     # vsftpd says nothing before it has heard the goodbye, not even when it was the sender.
-    data.end_quietly()
+    if connection.tls is None:
+        connection.data = None
+        data.close()
+    else:
+        data.end_quietly()
     try:
         reply = connection.wire.reply()
     finally:
@@ -194,21 +206,21 @@ def about_session(connection: Connection, reply: Reply) -> bool:
     )
 
 
-def _connect(connection: Connection) -> socket.socket:
-    port = _passive_port(connection)
+def _connect(connection: Connection, invited: Reply | None) -> socket.socket:
+    port = _passive_port(connection, invited)
     host = connection.peer
     settings = connection.settings
     connected = socket.socket(connection.family, socket.SOCK_STREAM)
     try:
         connection.attach_data(connected)
-        connected.settimeout(settings.connect_timeout)
+        be_patient(connected, settings.connect_timeout)
         connected.connect((host, port))
-        connected.settimeout(settings.timeout)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         connected.close()
         connection.data = None
-        reason = "no answer" if isinstance(error, TimeoutError) else (error.strerror or str(error))
+        silent = isinstance(error, (TimeoutError, BlockingIOError))
+        reason = "no answer" if silent else (error.strerror or str(error))
         raise Unreachable(host, port, reason) from error
     return connected
 
@@ -227,10 +239,10 @@ class Uncalled(Lost):
         super().__init__(f"the server did not connect back: {reason}")
 
 
-def _passive_port(connection: Connection) -> int:
+def _passive_port(connection: Connection, invited: Reply | None) -> int:
     """Only the port is taken: the address is always the one that the control connection leads to (CVE-2021-4189)."""
     if connection.extended:
-        reply = connection.wire.ask(b"EPSV")[0]
+        reply = invited or connection.wire.ask(b"EPSV")[0]
         if reply.code == 229:
             match = _EXTENDED.search(b" ".join(reply.lines))
             return _port(connection, int(match[2]) if match else 0, reply)
@@ -293,7 +305,6 @@ def _accept(connection: Connection, listener: socket.socket) -> socket.socket:
     except OSError as error:
         others = f"; turned away: {', '.join(sorted(strangers))}" if strangers else ""
         raise Uncalled(f"nothing came within {connection.settings.connect_timeout:g} s{others}") from error
-    connected.settimeout(connection.settings.timeout)
     connection.attach_data(connected)
     return connected
 
@@ -301,7 +312,9 @@ def _accept(connection: Connection, listener: socket.socket) -> socket.socket:
 def _secured(connection: Connection, connected: socket.socket) -> Data:
     timeout = connection.settings.timeout
     if connection.tls is None:
+        be_patient(connected, timeout)
         return Data(connected, timeout)
+    connected.settimeout(timeout)
     control = connection.wire.socket
     assert isinstance(control, ssl.SSLSocket)
     try:

@@ -46,11 +46,10 @@ def digest_of(connection: Connection, command: bytes, name: bytes, length: int) 
     elif b" " in name:
         # Without a standard: Serv-U and others tell where the name ends by quotes.
         name = b'"' + name + b'"'
-    wire = connection.wire.socket
-    timeout = wire.gettimeout()
+    wire, timeout = connection.wire, connection.wire.patience
     # The server reads the whole file before it answers.
-    wire.settimeout(max(600.0, timeout or 0))
-    reply = connection.wire.ask(command + b" " + name)[0]
-    wire.settimeout(timeout)
+    wire.wait_for(max(600.0, timeout))
+    reply = wire.ask(command + b" " + name)[0]
+    wire.wait_for(timeout)
     match = re.search(rf"(?<![0-9A-Za-z])[0-9A-Fa-f]{{{length}}}(?![0-9A-Za-z])", reply.text) if reply.good else None
     return match[0].lower() if match else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from crossdock.errors import NotAFile, SourceChanged, Truncated, shown
 from crossdock.storage.base import Entry, Reader
 from crossdock.storage.ftp import data
-from crossdock.storage.ftp.asking import look
+from crossdock.storage.ftp.asking import look, questions, understood
 from crossdock.storage.ftp.faults import Translate
 from crossdock.storage.ftp.tls import SessionRefused
 from crossdock.storage.ftp.wire import IsFolder, Lost, Missing, Refused, Violation
@@ -58,7 +58,9 @@ class FtpReader(Reader):
     # -- in the thread ----------------------------------------------------------------------------------------------
 
     def _begin(self, connection: Connection, pin: Entry | None) -> bytes:
-        found = look(connection, self._name)
+        asked = questions(connection, self._name)
+        replies = connection.wire.ask(*asked, *data.invitation(connection))
+        found = understood(connection, self._name, replies[: len(asked)])
         if found is None:
             raise Missing("no such file")
         if found.kind == "dir":
@@ -77,17 +79,22 @@ class FtpReader(Reader):
         if self.entry.size is not None and self._offset >= self.entry.size:
             self._ended, self.changed = True, False
             return b""
-        self._stream = data.begin(connection, b"RETR " + self._name, offset=self._offset)
+        # Had more to be asked, the invitation may have been used up by a listing.
+        invited = replies[-1] if len(replies) > len(asked) and replies[0].good else None
+        self._stream = data.begin(connection, b"RETR " + self._name, offset=self._offset, invited=invited)
         return self._next(connection)
 
     def _next(self, connection: Connection) -> bytes:
         if self._ended:
             return b""
         assert self._stream is not None
-        found = self._stream.read(_CHUNK)
+        left = -1 if self.entry.size is None else self.entry.size - self._position
+        # One byte more than there should be: then the end shows in the same call.
+        wanted = min(_CHUNK, left + 1) if left >= 0 else _CHUNK
+        found = self._stream.read(wanted, end=left)
         self._position += len(found)
         connection.used = time.monotonic()
-        if len(found) < _CHUNK:
+        if len(found) < wanted:
             self._finish(connection, self._stream)
             self._ended = True
         return found

@@ -25,6 +25,7 @@ __all__ = [
 _MOST_LINE = 64 * 1024
 _MOST_REPLY = 1024 * 1024
 _BLOCK = 64 * 1024
+_QUICK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _CODE = re.compile(rb"([1-6][0-9][0-9])([ -]?)(.*)", re.DOTALL)
 _FORBIDDEN = re.compile(rb"[\r\n\0]")
 
@@ -194,6 +195,10 @@ class Wire:
             if len(self._held) > _MOST_LINE:
                 raise self._violation("a line without an end")
             try:
+                if _QUICK is not None:
+                    # Servers send reply after reply, the next of which Nagle's algorithm keeps back until we
+                    # acknowledge the one before; that takes the kernel 40 ms unless it is told not to wait (tcp(7)).
+                    self.socket.setsockopt(socket.IPPROTO_TCP, _QUICK, 1)
                 data = self.socket.recv(_BLOCK)
             except OSError as error:
                 raise self._lost(error) from error
