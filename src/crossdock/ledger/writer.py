@@ -43,7 +43,9 @@ class Writer:
         wrong: Callable[[], Exception | None] = lambda: None,
     ) -> None:
         self._connect, self._translate, self._wrong = connect, translate, wrong
-        self._queue: SimpleQueue[_Asked | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[_Asked] | None] = SimpleQueue()
+        self._collected: list[_Asked] = []
+        # Of one turn of the loop: waking the thread for each would cost more than most actions.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._ended = False
 
@@ -59,6 +61,7 @@ class Writer:
         """After what was asked for before. Safe to repeat."""
         if not self._ended:
             self._ended = True
+            self._hand_over()
             self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -68,8 +71,19 @@ class Writer:
             raise self._translate(sqlite3.ProgrammingError("the ledger is closed"))
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        self._queue.put(_Asked(action, writes, answer, loop))
+        asked = _Asked(action, writes, answer, loop)
+        if loop is not self._loop:
+            self._queue.put([asked])
+        else:
+            self._collected.append(asked)
+            if len(self._collected) == 1:
+                loop.call_soon(self._hand_over)
         return await answer
+
+    def _hand_over(self) -> None:
+        collected, self._collected = self._collected, []
+        if collected:
+            self._queue.put(collected)
 
     def _run(self) -> None:
         try:
@@ -89,8 +103,8 @@ class Writer:
         asked = self._queue.get()
         batch: list[_Asked] = []
         while asked is not None:
-            batch.append(asked)
-            if len(batch) == _TOGETHER or self._queue.empty():
+            batch += asked
+            if len(batch) >= _TOGETHER or self._queue.empty():
                 return batch
             asked = self._queue.get()
         if batch:
@@ -106,8 +120,9 @@ class Writer:
             return
         try:
             connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-            answers.extend((asked.answer, *_guarded(connection, asked)) for asked in batch)
-            connection.execute("COMMIT")
+            guarded = _alone if len(batch) == 1 else _guarded
+            answers.extend((asked.answer, *guarded(connection, asked)) for asked in batch)
+            connection.execute("ROLLBACK" if len(batch) == 1 and answers[0][2] is not None else "COMMIT")
         except sqlite3.Error as error:
             _roll_back(connection)
             answers = [(asked.answer, None, self._translate(error)) for asked in batch]
@@ -118,18 +133,23 @@ class Writer:
 def _guarded(connection: Connection, asked: _Asked) -> tuple[Any, BaseException | None]:
     """Errors of the database end the transaction, all others (a constraint, too) only this action."""
     connection.execute("SAVEPOINT action")
+    result, error = _alone(connection, asked)
+    if error is not None:
+        connection.execute("ROLLBACK TO action")
+    connection.execute("RELEASE action")
+    return result, error
+
+
+def _alone(connection: Connection, asked: _Asked) -> tuple[Any, BaseException | None]:
+    """The only action of its transaction, which is undone if there is an error."""
     try:
-        result = asked.action(connection)
+        return asked.action(connection), None
     except (sqlite3.OperationalError, sqlite3.InternalError):
         raise
     except Exception as error:
         if type(error) is sqlite3.DatabaseError:
             raise
-        connection.execute("ROLLBACK TO action")
-        connection.execute("RELEASE action")
         return None, error
-    connection.execute("RELEASE action")
-    return result, None
 
 
 def _roll_back(connection: Connection) -> None:
