@@ -529,3 +529,13 @@ async def test_a_server_that_does_not_go_on_in_the_middle(server: FaultyFtpServe
             await backend_of(storage).begin_read("x", offset=3)
         assert not backend_of(storage).capabilities.read_offset
         assert await storage.read_bytes("x") == b"12345"
+
+
+async def test_a_folder_made_between_two_questions(server: FaultyFtpServer) -> None:
+    """Whoever asks about a name in it is told that it is not there, not that nothing can be asked."""
+    server.faults.replies = dict.fromkeys(("FEAT", "SIZE", "MDTM", "MLST", "MLSD"), "500 what?")
+    (server.folder / "x").write_bytes(b"1")
+    async with storage_of(server) as storage:
+        server.makes_after = ("CWD /done", server.folder / "done")
+        await storage.rename("x", "done/x")
+    assert (server.folder / "done/x").read_bytes() == b"1"

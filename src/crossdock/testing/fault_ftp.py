@@ -74,6 +74,8 @@ class FaultyFtpServer:
         """Every command received, of all connections in the order of arrival."""
         self.refuses_to_replace = False
         """A rename onto a file is a 553."""
+        self.makes_after: tuple[str, Path] | None = None
+        """Once this command was answered, somebody else makes this folder."""
         self.accepted = 0
         self.port = 0
         self.open: set[_Session] = set()
@@ -159,6 +161,10 @@ class _Session:
                     await self.say("550 No such file or directory")
                 except OSError as error:
                     await self.say(f"550 {error.strerror}")
+            made = self.server.makes_after
+            if made is not None and self.server.commands[-1] == made[0]:
+                self.server.makes_after = None
+                made[1].mkdir()
 
     def _has(self, feature: str) -> bool:
         return any(line.split()[0] == feature for line in self.server.features)

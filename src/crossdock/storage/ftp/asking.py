@@ -159,7 +159,8 @@ def list_folder(connection: Connection, folder: bytes, listing: Listing) -> None
         # The root is always there: what is refused is to look at it.
         if found is None and folder != b"/":
             raise Missing("no such folder")
-        raise Refused(command, reply)
+        # It may have been made meanwhile.
+        connection.wire.must(command)
     if "MLSD" in connection.features or "MLST" in connection.features:
         _fetch(connection, b"MLSD", listing, facts=True)
         return
