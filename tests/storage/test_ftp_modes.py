@@ -209,6 +209,56 @@ async def test_a_pinned_certificate(vsftpd: Vsftpd) -> None:
             pass
 
 
+async def test_a_data_connection_that_leads_to_another_server(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One in between who cannot take over the session, and has no such certificate; the pin is all that is known."""
+    write_certificate(tmp_path / "other.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "other.pem")
+    heard: list[bytes] = []
+    connect = data._connect
+    kept: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as executor:
+
+        def serve() -> None:
+            connected, _ = listener.accept()
+            with context.wrap_socket(connected, server_side=True) as secured:
+                try:
+                    heard.append(secured.recv(100))
+                except OSError:
+                    heard.append(b"")
+
+        def diverted(connection: Any, *arguments: Any) -> socket.socket:
+            kept.append(connect(connection, *arguments))
+            found = socket.create_connection(listener.getsockname(), timeout=5)
+            connection.attach_data(found)
+            return found
+
+        monkeypatch.setattr(data, "_connect", diverted)
+        with running(request, Vsftpd("explicit", config=("require_ssl_reuse=NO",))) as server:
+            served = executor.submit(serve)
+            async with opened(server, ca_file=None, certificate=server.fingerprint) as storage:
+                with pytest.raises(AuthenticationFailed, match="leads to another server"):
+                    await storage.write_bytes("name", b"secret")
+            served.result(10)
+        for one in kept:
+            one.close()
+    assert heard == [b""]
+
+
+async def test_a_session_is_not_relied_on_for_long(vsftpd: Vsftpd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ProFTPD, for one, forgets sessions after five minutes: a connection that is older gives way to a new one."""
+    async with opened(vsftpd, max_connections=1) as storage:
+        made = []
+        for age in (240.0, 240.0, 0.0):
+            monkeypatch.setattr(pool, "_SESSION_AGE", age)
+            connection = await backend_of(storage).pool.acquire()
+            made.append(connection.made)
+            backend_of(storage).pool.release(connection)
+    assert made[0] == made[1] < made[2]
+
+
 async def test_a_certificate_that_nobody_vouches_for(vsftpd: Vsftpd, tmp_path: Path) -> None:
     other = tmp_path / "other.pem"
     write_certificate(other)
