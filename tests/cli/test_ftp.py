@@ -81,11 +81,17 @@ def denied(*commands: str) -> str:
 # -- nothing wrong --------------------
 
 
-@pytest.mark.parametrize("tls", ["none", "explicit", "implicit"])
-@ALL
+@pytest.mark.parametrize(
+    ("kind", "tls"),
+    [
+        (kind, tls)
+        for kind in SERVERS
+        for tls in ("none", "explicit", "implicit")
+        if (kind, tls) != (PureFtpd, "implicit")  # which it does not know
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_nothing_is_wrong(request: pytest.FixtureRequest, doctor: Doctor, kind: type[FtpServer], tls: Tls) -> None:
-    if kind is PureFtpd and tls == "implicit":
-        pytest.skip("Pure-FTPd knows no implicit TLS")
     with running(request, kind(tls)) as server:
         result = doctor(server)
         assert result.code == 0, result.out + result.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import socket
@@ -149,8 +150,25 @@ async def test_active_mode_where_only_a_stranger_comes(tmp_path: Path, monkeypat
                     await storage.write_bytes("name", b"x")
 
 
-async def test_active_mode_where_the_server_cannot_reach_this_machine(request: pytest.FixtureRequest) -> None:
-    """It was told an address; what listens there is closed when it comes."""
+async def test_active_mode_can_be_cancelled_while_the_server_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "name").write_bytes(b"data")
+    secret = tmp_path / "secret"
+    secret.touch(0o600)
+    secret.write_text("secret")
+    async with FaultyFtpServer(tmp_path) as server:
+        server.faults.replies = {"EPRT": "200 I will", "RETR": "150 it comes"}
+        settings = {"type": "ftp", "host": server.host, "port": server.port, "user": "tester", "mode": "active"}
+        found = FtpSettings.model_validate(settings | {"password": f"file:{secret}", "connect_timeout": 600})
+        async with Storage(found.backend("server")) as storage:
+            reading = asyncio.create_task(storage.read_bytes("name"))
+            while not any(command.startswith("RETR") for command in server.commands):
+                await asyncio.sleep(0.01)
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(reading, 60)
+
+
+async def test_modes_that_the_server_refuses(request: pytest.FixtureRequest) -> None:
     with running(request, Vsftpd("none", config=("port_enable=NO",))) as server:
         async with opened(server, mode="active") as storage:
             with pytest.raises(CrossdockError, match=r"port_enable=YES.*leave mode out"):
