@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -440,6 +442,21 @@ class TestCredentials:
         keys = await self._source().current()
         assert keys is not None and (keys.access_key, keys.secret_key, keys.token) == ("key", "secret", "token")
 
+    def test_keys_that_are_given_load_no_chain(self) -> None:
+        """The chain takes longer to load than a small file to move."""
+        code = """if True:
+            import asyncio, sys
+            from crossdock.storage.s3.settings import S3Settings
+            source = S3Settings(bucket="lake").backend("lake").client.credentials
+            keys = asyncio.run(source.current())
+            print(*keys, asyncio.run(source.region()), "botocore.session" in sys.modules)
+        """
+        environment = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "eu-west-2"}
+        told = subprocess.run(
+            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, check=True
+        )
+        assert told.stdout == "key secret None eu-west-2 False\n"
+
     async def test_a_profile(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         file = tmp_path / "credentials"
         file.write_text("[partner]\naws_access_key_id = key\naws_secret_access_key = secret\nregion = eu-west-2\n")
@@ -462,7 +479,7 @@ class TestCredentials:
 
     async def test_renewed_ahead_in_a_thread_and_kept_while_they_last(self) -> None:
         """A source that is down for a while does no harm until the keys have really ended."""
-        source = self._source(access_key_id="x", secret_access_key="env:X")
+        source = self._source()
         made, fails, left = [], False, 3600
         where = set()
 
