@@ -30,6 +30,8 @@ CrossdockError                  .retryable  .retry_after  .hint
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 __all__ = [
     "AlreadyExists",
     "AuthenticationFailed",
@@ -108,7 +110,9 @@ class ConfigError(CrossdockError):
 
 
 class StorageError(CrossdockError):
-    """An operation at an endpoint failed."""
+    """An operation at an endpoint failed. `next_step` is the hint of those who are raised without one."""
+
+    next_step: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -120,7 +124,9 @@ class StorageError(CrossdockError):
         hint: str | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(f"{operation} {endpoint}:{shown(path)}: {reason}", hint=hint, retry_after=retry_after)
+        super().__init__(
+            f"{operation} {endpoint}:{shown(path)}: {reason}", hint=hint or self.next_step, retry_after=retry_after
+        )
         self.reason, self.operation, self.endpoint, self.path = reason, operation, endpoint, path
 
 
@@ -153,23 +159,23 @@ class HostKeyMismatch(AuthenticationFailed):
 
 
 class PermissionDenied(StorageError):
-    pass
+    next_step = "let the account do this there, or use another one"
 
 
 class NotFound(StorageError):
-    pass
+    next_step = "see what is there: crossdock ls"
 
 
 class AlreadyExists(StorageError):
-    pass
+    next_step = "allow overwriting, or move it away"
 
 
 class NotAFile(StorageError):
-    pass
+    next_step = "choose another name, or move away what has it"
 
 
 class NotADirectory(StorageError):
-    pass
+    next_step = "choose another folder, or move away what has its name"
 
 
 class InvalidPath(StorageError):

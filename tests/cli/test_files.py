@@ -163,3 +163,15 @@ def test_a_size_that_is_none(cli: Cli, tree: Path) -> None:
     result = cli("cp", "--bwlimit", "fast", "in/a.txt", "b.txt")
     assert result.code == 2
     assert "such as 64M" in result.err
+
+
+@pytest.mark.parametrize("command", [
+    ["cat", "nope"], ["stat", "nope"], ["ls", "nope/x"], ["rm", "nope"], ["cp", "nope", "b"], ["cp", "a", "a/b"],
+    ["mkdir", "a"], ["mkdir", "a/b"], ["cat", "folder"], ["ls", "a/b"], ["cp", "a", "folder/../folder/taken"],
+])  # fmt: skip
+def test_every_error_has_a_next_step(cli: Cli, tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "folder/taken/a").mkdir(parents=True)
+    result = cli(*command)
+    assert result.code in (1, 4, 7), result
+    assert "\nNext: " in result.err or ". Next: " in result.err, result.err

@@ -67,7 +67,9 @@ def test_the_exit_code_and_the_summary(cli: Cli, home: Path) -> None:
     assert [row["what"] for row in result.rows[:-1]] == ["failed"]
     assert result.rows[-1]["summary"]["failed"] == 1
     (home / "in").rename(home / "gone")
-    assert cli("run", "--once").code == 4, "one flow, whose source is not there"
+    gone = cli("run", "--once")
+    assert gone.code == 4, "one flow, whose source is not there"
+    assert "Next: " in gone.err
     assert cli("run", "other").code == 3
     assert "did you mean move?" in cli("run", "mov").err
 

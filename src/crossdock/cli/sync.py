@@ -118,7 +118,8 @@ def sync(context: click.Context, /, source: str, target: str, **options: Any) ->
                     courier=pool,
                 )
             except NotADirectory as error:
-                error.hint = error.hint or "sync takes folders; a single file is moved by: crossdock cp"
+                if error.hint in (None, error.next_step):
+                    error.hint = "sync takes folders; a single file is moved by: crossdock cp"
                 raise
         return reporter.finish()
 
