@@ -1,4 +1,4 @@
-"""Writing: a small file in two hops to the thread, a large one in chunks, published by a rename."""
+"""Writing: a small file in one hop to the thread, a large one in chunks, published by a rename."""
 
 from __future__ import annotations
 
@@ -58,6 +58,8 @@ class FtpWriter(StagedWriter):
         """Bytes under the temporary's name when the write was resumed; beyond `offset` they are written over."""
         self._expect = Expect()
         self._own: Own | None = None
+        self._at_once = self._published = False
+        self._refusal: Refused | None = None
 
     # -- in the thread ----------------------------------------------------------------------------------------------
 
@@ -140,14 +142,20 @@ class FtpWriter(StagedWriter):
             self._send(connection, parts)
         assert self._stream is not None
         self._end(connection, self._stream)
-        self._stamp(connection)
-        if self._backend.settings.verify == "none":
-            return Stored(None)
-        found = asking.look(connection, self._target)
-        if found is None:
-            raise Missing("what was sent is gone")
-        self._compare(connection)
-        return Stored(found.size, replace(found, path=self.path, kind="file"))
+        stored = self._stamped(connection)
+        if self._at_once and stored.size in (None, self.size):
+            self._move(connection)
+        return stored
+
+    def _move(self, connection: Connection) -> None:
+        """Publish without another hop, unless the server has something against it, which `_rename` looks into."""
+        if connection.broken:
+            raise Lost("the transfer was given up")
+        try:
+            asking.move(connection, self._target, self._final)
+            self._published = True
+        except Refused as error:
+            self._refusal = error
 
     def _end(self, connection: Connection, stream: data.Data) -> None:
         try:
@@ -163,14 +171,23 @@ class FtpWriter(StagedWriter):
         wire.wait_for(timeout)
         self._stream = None
 
-    def _stamp(self, connection: Connection) -> None:
+    def _stamped(self, connection: Connection) -> Stored:
+        """Set the time, look at what is stored (both in one go), and compare digests."""
+        stamp: tuple[bytes, ...] = ()
         command, modified = connection.features.sets_times, self.options.modified
-        if command is None or modified is None or not _EARLIEST <= modified.timestamp() <= _LATEST:
-            return
-        when = modified.astimezone(UTC).strftime("%Y%m%d%H%M%S").encode()
-        reply = connection.wire.ask(command + b" " + when + b" " + self._target)[0]
-        if not reply.good:
-            log.info("the server does not keep the modification time of %s:%r: %s", self.endpoint, self.path, reply)
+        if command is not None and modified is not None and _EARLIEST <= modified.timestamp() <= _LATEST:
+            stamp = (command + modified.astimezone(UTC).strftime(" %Y%m%d%H%M%S ").encode() + self._target,)
+        looks = self._backend.settings.verify != "none"
+        replies = connection.wire.ask(*stamp, *(asking.questions(connection, self._target) if looks else ()))
+        if stamp and not replies[0].good:
+            log.info("the server does not keep the time of %s:%r: %s", self.endpoint, self.path, replies[0])
+        if not looks:
+            return Stored(None)
+        found = asking.understood(connection, self._target, replies[len(stamp) :])
+        if found is None:
+            raise Missing("what was sent is gone")
+        self._compare(connection)
+        return Stored(found.size, replace(found, path=self.path, kind="file"))
 
     def _compare(self, connection: Connection) -> None:
         offered = connection.features.digests if self._backend.settings.verify == "digest" else {}
@@ -268,6 +285,7 @@ class FtpWriter(StagedWriter):
                 await self._settle()
             parts, _ = self._taken()
             if self._stream is None:
+                self._at_once = self.options.overwrite and not self._direct
                 found = await self._with_ladder(self._complete, parts)
             else:
                 assert self._connection is not None
@@ -277,7 +295,7 @@ class FtpWriter(StagedWriter):
 
     async def _publish(self, stored: Stored) -> Entry:
         assert self._connection is not None
-        if not self._direct:
+        if not self._direct and not self._published:
             with Translate("write", self.endpoint, self.path):
                 await self._rename(self._connection)
         self._release()
@@ -288,6 +306,8 @@ class FtpWriter(StagedWriter):
         if not self.options.overwrite and await connection.run(asking.kind_of, connection, self._final) is not None:
             raise backend.error(AlreadyExists, "write", self.path, "the file exists")
         try:
+            if self._refusal is not None:
+                raise self._refusal
             await connection.run(asking.move, connection, self._target, self._final)
             return
         except Refused as error:
