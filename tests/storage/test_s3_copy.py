@@ -162,6 +162,10 @@ async def test_rename_in_a_versioned_bucket(
     async with Storage(backend(server, versioned.bucket, monkeypatch)) as storage:
         await storage.rename("from", "to")
         assert versioned.read("to") == b"two"
+        # The version before does not come back under the name, and both are kept as its history.
+        assert versioned.names() == {"to"}
+        found = versioned.client.list_object_versions(Bucket=versioned.bucket, Prefix="from")
+        assert [item["Size"] for item in found["Versions"]] == [3, 3]
         with pytest.raises(AlreadyExists):
             await storage.rename("to", "to")
 

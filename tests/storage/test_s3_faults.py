@@ -546,6 +546,11 @@ class TestResume:
         with pytest.raises(NotFound):
             await storage.begin_write("name", WriteOptions(resume=token))
 
+    async def test_no_leftovers_by_another_word(self, storage: Storage, proxy: FaultProxy) -> None:
+        """rclone's server says NoSuchUpload."""
+        proxy.fail("GET", "uploads=", xml_error(404, "NoSuchUpload"))
+        assert [each async for each in storage.backend.leftovers("")] == []  # type: ignore[attr-defined]
+
     async def test_leftovers_are_told(self, storage: Storage, peer: BotoPeer) -> None:
         token = await self._half(storage)
         found = [each async for each in storage.backend.leftovers("na")]  # type: ignore[attr-defined]

@@ -80,6 +80,8 @@ async def _is_file(storage: Storage, path: str) -> bool:
 
 async def _remove_tree(storage: Storage, path: str) -> int:
     """Files first, then their folder; the root itself stays. Returns the number of files."""
+    from crossdock.errors import NotFound
+
     slots = asyncio.Semaphore(_AT_ONCE)
     removed = 0
 
@@ -107,7 +109,11 @@ async def _remove_tree(storage: Storage, path: str) -> int:
 
     async def tree(folder: str) -> None:
         for below in await files_of(folder):
-            await tree(below)
+            try:
+                await tree(below)
+            except NotFound:
+                # Gone since it was listed, as a prefix is with its last key.
+                continue
         if folder and storage.capabilities.directories:
             await storage.remove_dir(folder)
 

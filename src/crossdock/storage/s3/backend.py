@@ -21,7 +21,7 @@ from crossdock.storage.s3.copying import Copy
 from crossdock.storage.s3.faults import changed
 from crossdock.storage.s3.reader import S3Reader
 from crossdock.storage.s3.settings import S3Settings
-from crossdock.storage.s3.wire import VERSION, quoted
+from crossdock.storage.s3.wire import quoted
 from crossdock.storage.s3.writer import S3Writer
 
 __all__ = ["S3Backend"]
@@ -133,18 +133,14 @@ class S3Backend(Backend):
 
     async def _delete_exactly(self, path: str, source: Entry) -> None:
         key = self.calls.key(path, "rename")
-        if self.client.amazon:
-            # If-Match without a version keeps the history of a versioned bucket.
-            answer = await self.calls.delete(path, key, etag=source.etag, repeat=True)
-        elif VERSION in source.attributes:
-            answer = await self.calls.delete(path, key, version=source.attributes[VERSION], repeat=True)
-        else:
+        answer = None
+        # Never by its version: that would bring the one before it back under the name.
+        if not self.client.amazon:
             # Where If-Match on a delete is ignored, this look narrows the gap to one round trip.
-            answer = await self.calls.head(
-                path, key, operation="rename", etag=source.etag, allow=("PreconditionFailed", "NotFound")
-            )
-            if not answer.code:
-                answer = await self.calls.delete(path, key, etag=source.etag, repeat=True)
+            allow = ("PreconditionFailed", "NotFound")
+            answer = await self.calls.head(path, key, operation="rename", etag=source.etag, allow=allow)
+        if answer is None or not answer.code:
+            answer = await self.calls.delete(path, key, etag=source.etag, repeat=True)
         if answer.code == "PreconditionFailed":
             request = self.calls.request("DELETE", "rename", path, "s3:DeleteObject", key=key)
             raise changed(self.client.place(request), "a newer object has come; it stays, the older one was copied")

@@ -154,7 +154,10 @@ async def leftovers(calls: Calls, path: str) -> AsyncGenerator[tuple[str, str, d
     query = {"uploads": "", "encoding-type": "url", "prefix": prefix}
     while True:
         request = calls.request("GET", "list", path, "s3:ListBucketMultipartUploads", query=query)
-        answer = await calls.client.call(request, repeat=True)
+        answer = await calls.client.call(request, repeat=True, allow=("NoSuchUpload",))
+        if answer.code:
+            # How rclone's server says that there is none.
+            return
         root, space = calls.client.xml(request, answer, "ListMultipartUploadsResult")
         name: Callable[[str | None], str] = decoded if root.findtext(f"{space}EncodingType") == "url" else _as_is
         for item in root.iter(f"{space}Upload"):
