@@ -126,7 +126,7 @@ def _read_nodes(document: Document, text: str) -> Any:
     import yaml
 
     try:
-        root = _compose(text)
+        root = _quickly(document, text) or _compose(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else None
@@ -148,8 +148,30 @@ def _read_nodes(document: Document, text: str) -> Any:
     return _Builder(document).build(root, (), ())
 
 
-def _compose(text: str) -> yaml.Node | None:
-    loader = _loader()(text)
+def _quickly(document: Document, text: str) -> yaml.Node | None:
+    """By libyaml, where it is installed; None for a file without content, and where Python's parser is to explain."""
+    import yaml
+
+    if not hasattr(yaml, "CSafeLoader"):
+        return None
+    depth = 0
+    try:
+        # Its composer calls itself for each level, and nothing stops it before the stack ends.
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > _DEPTH:
+                    line = event.start_mark.line + 1 if event.start_mark else None
+                    raise document.refuse(f"nested deeper than {_DEPTH} levels", line)
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+        return _compose(text, yaml.CSafeLoader)
+    except (yaml.YAMLError, RecursionError, UnicodeError):
+        return None
+
+
+def _compose(text: str, base: Any = None) -> yaml.Node | None:
+    loader = _loader(base)(text)
     try:
         node: yaml.Node | None = loader.get_single_node()
     finally:
@@ -158,10 +180,10 @@ def _compose(text: str) -> yaml.Node | None:
 
 
 @cache
-def _loader() -> type[yaml.SafeLoader]:
+def _loader(base: Any) -> type[Any]:
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class Loader(base or yaml.SafeLoader):  # type: ignore[misc]
         """Plain scalars as in YAML 1.2's core schema: no sexagesimal ports, no `no` that means False, no dates."""
 
         yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012

@@ -24,6 +24,8 @@ def check_across(report: Report, flows: Mapping[str, Flow], endpoints: Mapping[s
     reaches = {name: Reach(flow, roots) for name, flow in flows.items() if _comparable(report, flow)}
     _loops(report, reaches)
     for one, other in combinations(reaches.values(), 2):
+        if one.root is None or other.root is None or not one.root.meets(other.root):
+            continue
         if not _same_files(report, one, other):
             _archive_read(report, one, other)
             _archive_read(report, other, one)

@@ -34,12 +34,21 @@ def read(value: Any, report: Report, folder: Path) -> str | None:
 def _checked(value: str, folder: Path) -> str:
     scheme, separator, _ = value.partition("://")
     if not separator:
-        path = Path(value.removeprefix("file:")).expanduser()
+        try:
+            path = Path(value.removeprefix("file:")).expanduser()
+        except RuntimeError:
+            home = value.removeprefix("file:").partition("/")[0]
+            raise ConfigError(f"nobody here has the home folder {home}", hint="write the whole path") from None
         return str(path if path.is_absolute() else folder / path)
     if scheme not in _SCHEMES:
         hint = "write a path for SQLite, or postgresql://user@host/database"
         raise ConfigError(f"no ledger is of the kind {scheme}://", hint=hint)
-    parts = urlsplit(value)
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError as error:
+        hint = "write postgresql://user@host:5432/database"
+        raise ConfigError(f"not the address of a database: {error}", hint=hint) from None
     password = dict(parse_qsl(parts.query)).get("password", "")
     if parts.password is not None or (password and not password.startswith(("env:", "file:"))):
         raise ConfigError(

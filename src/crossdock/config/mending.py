@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,6 +67,8 @@ class _Mending:
         # Unknown keys first: one of them may be what another mistake says is missing.
         for item in sorted(found, key=lambda one: one["type"] not in UNKNOWN)[:MOST]:
             place = tuple(item["loc"])
+            if self.report.full:
+                return False
             if place not in seen:
                 seen.add(place)
                 self._tell(item, place)
@@ -146,18 +150,18 @@ def _candidates(kind: Any, field: FieldInfo | None) -> Iterator[Any]:
     if field is not None and field.examples:
         yield field.examples[0]
         return
-    try:
-        adapter: TypeAdapter[Any] = TypeAdapter(
-            Annotated[(kind, *field.metadata)] if field is not None and field.metadata else kind
-        )
-    except TypeError:
-        return
+    yield from _that_will_do(kind, () if field is None else tuple(field.metadata))
+
+
+@lru_cache(maxsize=1024)
+def _that_will_do(kind: Any, metadata: tuple[Any, ...]) -> tuple[Any, ...]:
+    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[(kind, *metadata)] if metadata else kind)
+    found = []
     for candidate in _CANDIDATES:
-        try:
+        with suppress(ValidationError):
             adapter.validate_python(candidate)
-        except ValidationError:
-            continue
-        yield candidate
+            found.append(candidate)
+    return tuple(found)
 
 
 def _types(annotation: Any, place: Key, field: FieldInfo | None = None) -> Iterator[tuple[Any, FieldInfo | None]]:

@@ -22,7 +22,7 @@ __all__ = ["MOST", "UNKNOWN", "Key", "Report", "brief", "instead", "keys_of", "m
 
 Key = tuple[Any, ...]
 """The keys and indexes that lead to a value of the file."""
-MOST = 1000
+MOST = 500
 """Mistakes that are told of one file."""
 UNKNOWN = ("extra_forbidden", "invalid_key")
 _BRIEF = 60
@@ -52,13 +52,18 @@ class Report:
         self._told: set[tuple[int | None, str, str]] = set()
 
     def mistake(self, key: Key, message: str, hint: str | None) -> None:
-        if len(self.mistakes) >= MOST or self._among(key, self._stand_ins):
+        if self.full or self._among(key, self._stand_ins):
             return
         self._mistaken.update(key[:length] for length in range(len(key) + 1))
         error = self.error(key, message, hint)
         if (told := (error.line, error.key, message)) not in self._told:
             self._told.add(told)
             self.mistakes.append(error)
+
+    @property
+    def full(self) -> bool:
+        """There are so many mistakes that nobody wants to know of another."""
+        return len(self.mistakes) >= MOST
 
     def warning(self, key: Key, message: str, hint: str | None) -> None:
         if not self._among(key, self._stand_ins):
@@ -100,7 +105,7 @@ class Report:
 
     def invalid(self, key: Key, model: type[BaseModel], item: ErrorDetails) -> None:
         """What pydantic found below `key`, in our words."""
-        if len(self.mistakes) >= MOST:
+        if self.full:
             return
         place = tuple(item["loc"])
         name = str(place[-1]) if place else ""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["load"]
 
+LARGEST = 1024**2
+"""Bytes of a file; larger ones are refused before they are looked at."""
 _KEYS = ("endpoints", "flows", "ledger")
 _NAME = re.compile(NAME)
 
@@ -34,13 +36,18 @@ def load(explicit: Path | None = None, *, folder: Path | None = None) -> Config:
     named = explicit or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
     file = named or (folder or Path()) / DEFAULT_FILE
     try:
-        raw = file.read_bytes()
+        with file.open("rb") as opened:
+            raw = opened.read(LARGEST + 1)
     except FileNotFoundError:
         if named is None:
             return Config(None, {}, {})
         raise ConfigError("there is no such file", file=str(file), hint="check --config and CROSSDOCK_CONFIG") from None
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", file=str(file)) from error
+        hint = "name the file in it" if isinstance(error, IsADirectoryError) else "let this account read it"
+        raise ConfigError(f"cannot be read: {error.strerror}", file=str(file), hint=hint) from error
+    if len(raw) > LARGEST:
+        hint = "write settings into it, not data; or make several files, each with its flows"
+        raise ConfigError(f"larger than {LARGEST >> 20} MiB", file=str(file), hint=hint)
     from crossdock.documents import parse
 
     document = parse(raw, str(file))
@@ -124,7 +131,7 @@ class _Reading:
 
         found = {key: data[key] for key in _KEYS if key in data}
         for key in data:
-            if key not in _KEYS:
+            if key not in _KEYS and not self.report.full:
                 self.report.mistake((key,), "unknown key", instead(str(key), _KEYS))
                 meant = near(str(key), _KEYS)
                 if meant is not None and meant not in found:
@@ -142,6 +149,8 @@ class _Reading:
             return
         builder = Builder(self.report, self.types, self.file.parent)
         for name, data in found.items():
+            if self.report.full:
+                return
             key = ("flows", name)
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 self.report.mistake(key, "not a name for a flow", "use letters, digits, '-', '_' and '.'")
@@ -153,7 +162,8 @@ class _Reading:
                 self.flows[name] = flow
         for flow in self.flows.values():
             check_flow(self.report, flow)
-        check_across(self.report, self.flows, self.endpoints)
+        if not self.report.full:
+            check_across(self.report, self.flows, self.endpoints)
 
     def _endpoints(self, found: Any) -> None:
         if found is None:
@@ -163,6 +173,9 @@ class _Reading:
             self.report.mistake(("endpoints",), "must be a mapping of names to settings", hint)
             return
         for name, data in found.items():
+            if self.report.full:
+                self.types.setdefault(name, None)
+                continue
             key = ("endpoints", name)
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 self.report.mistake(key, "not a name for an endpoint", "use letters, digits, '-', '_' and '.'")

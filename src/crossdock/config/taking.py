@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ class Root:
     store: tuple[Any, ...]
     path: str
     """Without slashes at its ends."""
+
+    def meets(self, other: Root) -> bool:
+        """One of them is the other, or a folder in it."""
+        return self.store == other.store and (
+            not self.path
+            or not other.path
+            or f"{other.path}/".startswith(f"{self.path}/")
+            or f"{self.path}/".startswith(f"{other.path}/")
+        )
 
     def below(self, path: str) -> Root:
         return Root(self.store, "/".join(part for part in (self.path, path.strip("/")) if part))
@@ -94,9 +104,9 @@ class Reach:
         """A path below this flow's source that `writer` writes, or that is in `written` below the writer's source."""
         if self.root is None:
             return None
-        targets = [(writer.root, written)] if written is not None else writer.targets()
+        targets = [(writer.root, written)] if written is not None else writer.targets
         for root, language in targets:
-            if root is None or root.store != self.root.store:
+            if root is None or not root.meets(self.root):
                 continue
             found = self._found_at(root, language)
             if found is not None:
@@ -125,18 +135,19 @@ class Reach:
                 return found
         return None
 
-    def targets(self) -> Iterator[tuple[Root | None, Language]]:
+    @cached_property
+    def targets(self) -> list[tuple[Root | None, Language]]:
         """Where the rules write: a root, and a language of paths below it."""
-        for rule in self.flow.rules:
-            for to in rule.to:
-                yield self._roots.get(to.endpoint), template_of(to.template)
+        return [(self._roots.get(to.endpoint), template_of(to.template)) for rule in self.flow.rules for to in rule.to]
 
 
+@lru_cache(maxsize=4096)
 def template_of(text: str) -> Language:
     """The paths that a template can make. Raises `ValueError`."""
     return Language.of(regex=_written(Template(text)))
 
 
+@lru_cache(maxsize=4096)
 def archive_of(text: str) -> Language:
     """The paths at which archived files lie, below the flow's source. Raises `ValueError`."""
     template = Template(text)

@@ -40,11 +40,18 @@ def _bytes(value: object) -> object:
     return int(float(match[1]) * _UNITS_OF_SIZE[match[2]])
 
 
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"nobody here has the home folder {text.partition('/')[0]}; write the whole path") from None
+
+
 def _path(value: object, info: ValidationInfo) -> object:
     """`file:` is optional; `~` is the home folder; a relative path starts at the configuration file's folder."""
     if not isinstance(value, str):
         return value
-    path = Path(value.removeprefix("file:")).expanduser()
+    path = _expanded(value.removeprefix("file:"))
     folder = (info.context or {}).get("folder")
     return path if path.is_absolute() or folder is None else Path(folder) / path
 
@@ -63,13 +70,14 @@ class Secret:
             raise ValueError("secrets are written by reference: env:NAME or file:PATH")
         self.reference = reference
         self._scheme, self._rest, self._folder = scheme, rest, folder
+        _ = self.path
 
     @property
     def path(self) -> Path | None:
         """The file of a `file:` reference."""
         if self._scheme != "file":
             return None
-        path = Path(self._rest).expanduser()
+        path = _expanded(self._rest)
         return path if path.is_absolute() or self._folder is None else self._folder / path
 
     def reveal(self) -> str:
