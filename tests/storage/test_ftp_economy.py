@@ -1,0 +1,221 @@
+"""What a small file costs in round trips, and whose turn it is when connections are few."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossdock.storage.base import Expect, WriteOptions
+from crossdock.storage.ftp import FtpSettings
+from crossdock.storage.ftp.backend import FtpBackend
+from crossdock.storage.ftp.connection import Connection
+from crossdock.storage.ftp.pool import Pool
+from crossdock.storage.ftp.wire import Wire
+from crossdock.storage.ftp.writer import FtpWriter
+from crossdock.storage.staging import Stored
+from crossdock.storage.storage import Storage
+from crossdock.testing.fault_ftp import FaultyFtpServer
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncGenerator[FaultyFtpServer]:
+    home = tmp_path / "home"
+    home.mkdir()
+    async with FaultyFtpServer(home) as server:
+        yield server
+
+
+@pytest.fixture
+def packets(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The commands that left, those of one packet joined by "+"."""
+    sent: list[str] = []
+    send = Wire.send
+
+    def noted(self: Wire, *commands: bytes) -> None:
+        sent.append("+".join(command.partition(b" ")[0].decode() for command in commands))
+        send(self, *commands)
+
+    monkeypatch.setattr(Wire, "send", noted)
+    return sent
+
+
+@asynccontextmanager
+async def storage_of(server: FaultyFtpServer, **more: Any) -> AsyncGenerator[Storage]:
+    secret = server.folder.parent / "secret"
+    secret.touch(0o600)
+    secret.write_text(server.password)
+    settings = {"type": "ftp", "host": server.host, "port": server.port, "user": server.user}
+    found = FtpSettings.model_validate(settings | {"password": f"file:{secret}", "timeout": 5} | more)
+    async with Storage(found.backend("thrifty")) as storage:
+        yield storage
+
+
+def pool_of(storage: Storage) -> Pool:
+    assert isinstance(storage.backend, FtpBackend)
+    return storage.backend.pool
+
+
+# -- round trips --------------------
+
+
+async def test_a_small_download_takes_three_round_trips(server: FaultyFtpServer, packets: list[str]) -> None:
+    (server.folder / "name").write_bytes(b"12345")
+    async with storage_of(server) as storage:
+        packets.clear()
+        assert await storage.read_bytes("name") == b"12345"
+    assert packets[:3] == ["MLST+EPSV", "RETR", "MLST"]
+
+
+async def test_a_small_upload_takes_four_round_trips(server: FaultyFtpServer, packets: list[str]) -> None:
+    async with storage_of(server) as storage:
+        packets.clear()
+        await storage.write_bytes("name", b"12345", WriteOptions(modified=datetime(2026, 1, 2, tzinfo=UTC)))
+        assert packets == ["EPSV", "STOR", "MFMT+MLST", "RNFR+RNTO"]
+    assert (server.folder / "name").read_bytes() == b"12345"
+
+
+async def test_a_server_without_epsv_is_invited_by_pasv(server: FaultyFtpServer, packets: list[str]) -> None:
+    (server.folder / "name").write_bytes(b"12345")
+    server.faults.replies = {"EPSV": "500 what?"}
+    async with storage_of(server, max_connections=1) as storage:
+        packets.clear()
+        for _ in range(2):
+            assert await storage.read_bytes("name") == b"12345"
+    assert packets[:7] == ["MLST+EPSV", "PASV", "RETR", "MLST", "MLST", "PASV", "RETR"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 1024 * 1024 - 1, 1024 * 1024, 1024 * 1024 + 1, 2 * 1024 * 1024])
+async def test_the_end_is_found_wherever_it_is(server: FaultyFtpServer, size: int) -> None:
+    data = bytes(range(251)) * (size // 251 + 1)
+    (server.folder / "name").write_bytes(data[:size])
+    async with storage_of(server) as storage:
+        assert await storage.read_bytes("name", limit=size) == data[:size]
+
+
+async def test_what_is_given_up_in_its_last_step_is_not_published(
+    server: FaultyFtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is sent and looked at, and the thread about to rename."""
+    looked = threading.Event()
+    stamped = FtpWriter._stamped
+
+    def delayed(self: FtpWriter, connection: Connection) -> Stored:
+        found = stamped(self, connection)
+        looked.set()
+        given_up.wait(10)
+        return found
+
+    given_up = threading.Event()
+    monkeypatch.setattr(FtpWriter, "_stamped", delayed)
+    async with storage_of(server) as storage:
+        writer = await storage.backend.begin_write("name", WriteOptions())
+        await writer.write(b"12345")
+        committing = asyncio.create_task(writer.commit(Expect(size=5)))
+        await asyncio.to_thread(looked.wait, 10)
+        committing.cancel()
+        await asyncio.sleep(0)
+        given_up.set()
+        with pytest.raises(asyncio.CancelledError):
+            await committing
+        await writer.abort()
+    assert list(server.folder.iterdir()) == []
+
+
+# -- turns --------------------
+
+
+async def test_a_free_connection_wakes_who_has_waited_longest(server: FaultyFtpServer) -> None:
+    async with storage_of(server, max_connections=1) as storage:
+        pool, order = pool_of(storage), list[int]()
+        held = await pool.acquire()
+
+        async def one(number: int) -> None:
+            found = await pool.acquire()
+            order.append(number)
+            pool.release(found)
+
+        tasks = [asyncio.create_task(one(number)) for number in range(5)]
+        await asyncio.sleep(0)
+        pool.release(held)
+        assert len(pool._waiting) == 4
+        await asyncio.gather(*tasks)
+        assert order == [0, 1, 2, 3, 4]
+    assert server.accepted == 1
+
+
+async def test_who_gives_up_in_their_turn_passes_it_on(server: FaultyFtpServer) -> None:
+    async with storage_of(server, max_connections=1) as storage:
+        pool = pool_of(storage)
+        held = await pool.acquire()
+        first, second = (asyncio.create_task(pool.acquire()) for _ in range(2))
+        await asyncio.sleep(0)
+        pool.release(held)
+        first.cancel()
+        async with asyncio.timeout(2):
+            pool.release(await second)
+        assert first.cancelled()
+
+
+async def test_a_writer_does_not_wait_behind_a_reader_that_may_not(server: FaultyFtpServer) -> None:
+    """Readers leave the last connection to writers, whoever came first."""
+    async with storage_of(server, max_connections=2) as storage:
+        pool = pool_of(storage)
+        reading, short = await pool.acquire("read"), await pool.acquire()
+        reader = asyncio.create_task(pool.acquire("read"))
+        writer = asyncio.create_task(pool.acquire("write"))
+        await asyncio.sleep(0)
+        pool.release(short)
+        async with asyncio.timeout(2):
+            written = await writer
+        assert not reader.done()
+        pool.release(written)
+        pool.release(reading)
+        async with asyncio.timeout(2):
+            pool.release(await reader)
+
+
+# -- the thread --------------------
+
+
+async def test_who_is_cancelled_hears_the_thread_out(server: FaultyFtpServer) -> None:
+    async with storage_of(server) as storage:
+        pool = pool_of(storage)
+        connection = await pool.acquire()
+        begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+        def work() -> None:
+            begun.set()
+            go_on.wait(10)
+            ended.set()
+            raise ValueError("nobody wants to know")
+
+        running = asyncio.create_task(connection.run(work))
+        await asyncio.to_thread(begun.wait, 10)
+        for _ in range(3):
+            running.cancel()
+            await asyncio.sleep(0)
+        assert not running.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert ended.is_set()
+        assert connection.broken
+        pool.release(connection)
+
+
+async def test_what_the_thread_raises_reaches_the_caller(server: FaultyFtpServer) -> None:
+    def work() -> None:
+        raise ValueError("wrong")
+
+    async with storage_of(server) as storage:
+        connection = await pool_of(storage).acquire()
+        with pytest.raises(ValueError, match="wrong"):
+            await connection.run(work)
+        pool_of(storage).release(connection)
