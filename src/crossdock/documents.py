@@ -23,6 +23,7 @@ _NODES = 100_000
 """Values a file may hold once its aliases are written out: a bomb of nested aliases ends here."""
 _DEPTH = 50
 _PREFIX = "tag:yaml.org,2002:"
+_COLLECTIONS = (f"{_PREFIX}map", f"{_PREFIX}seq")
 
 Path = tuple[Any, ...]
 
@@ -49,6 +50,10 @@ class Document:
         return ConfigError(message, file=self.file, line=line, hint=hint)
 
 
+def _dotted(path: Path) -> str:
+    return ".".join(str(part) for part in path)
+
+
 def parse(raw: bytes, file: str) -> Document:
     """By the file's suffix: .json, .toml, else YAML. Raises `ConfigError` for what cannot be parsed at all."""
     document = Document(file)
@@ -73,7 +78,10 @@ def _toml(document: Document, text: str) -> None:
         message = str(error)
         found = re.search(r" \(at line (\d+), column \d+\)", message)
         line = int(found[1]) if found else None
-        raise document.refuse(message.replace(found[0], "") if found else message, line) from error
+        message = message.replace(found[0], "") if found else message
+        raise document.refuse(message, line, "mend it there; what comes after it was not read") from error
+    except RecursionError as error:
+        raise document.refuse(f"nested deeper than {_DEPTH} levels", None) from error
     document.lines = _toml_lines(text)
 
 
@@ -111,7 +119,7 @@ def _json(document: Document, text: str) -> None:
     try:
         document.data = json.loads(text)
     except json.JSONDecodeError as error:
-        raise document.refuse(error.msg, error.lineno) from error
+        raise document.refuse(error.msg, error.lineno, "mend it there; what comes after it was not read") from error
     except RecursionError as error:
         raise document.refuse(f"nested deeper than {_DEPTH} levels", None) from error
     # JSON is YAML once its tabs (never inside a string) are spaces: read a second time for lines and repeated keys.
@@ -218,6 +226,8 @@ class _Builder:
             raise self._document.refuse(f"nested deeper than {_DEPTH} levels", line)
         self._document.lines.setdefault(path, line)
         above = (*above, id(node))
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in _COLLECTIONS:
+            self._document.mistake(f"the tag {shown(node.tag)} is not allowed", line, "remove it", _dotted(path))
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path, above)
         if isinstance(node, yaml.SequenceNode):
@@ -245,7 +255,7 @@ class _Builder:
                     f"the key is there twice, first on line {first[key]}",
                     line,
                     "remove one of them",
-                    ".".join(str(part) for part in (*path, key)),
+                    _dotted((*path, key)),
                 )
                 continue
             first[key] = line

@@ -206,7 +206,7 @@ def route(session: Session, flow: str, names: tuple[str, ...], as_json: bool) ->
     planner = Planner(session.config.flow(flow))
     lost = 0
     for name in _names(names):
-        found = _routed(planner, name)
+        found = _routed(session.config, planner, name)
         lost += not found["to"]
         if as_json:
             emit(found)
@@ -226,7 +226,7 @@ def _names(names: tuple[str, ...]) -> Iterator[str]:
             yield name
 
 
-def _routed(planner: Planner, name: str) -> dict[str, Any]:
+def _routed(config: Config, planner: Planner, name: str) -> dict[str, Any]:
     from datetime import UTC, datetime
 
     from crossdock.storage.base import Entry
@@ -242,7 +242,13 @@ def _routed(planner: Planner, name: str) -> dict[str, Any]:
     never = planner.by_name(path)
     if never is not None:
         return {"name": name, "rule": None, "to": [], "reason": never}
-    routed = planner.routes.route(Entry(path=path, size=0, modified=now), now)
+    try:
+        routed = planner.routes.route(Entry(path=path, size=0, modified=now), now)
+        for place in routed.places:
+            config.endpoint(place.endpoint)
+    except ConfigError as error:
+        # Of this name alone: the others have answers.
+        return {"name": name, "rule": None, "to": [], "reason": error.message}
     return {
         "name": name,
         "rule": routed.rule.name if routed.rule is not None else None,

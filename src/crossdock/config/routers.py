@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crossdock.errors import ConfigError
+from crossdock.errors import ConfigError, shown
 from crossdock.storage.base import Entry
 
 __all__ = ["PREFIX", "PythonRouter", "on_path"]
@@ -49,9 +49,9 @@ class PythonRouter:
         on_path(self.folder)
         try:
             function = getattr(importlib.import_module(self.module), self.function)
-        except Exception as error:
-            # A module may raise anything as it is imported.
-            reason = f"{type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:
+            # A module may raise anything as it is imported, and a script ends the program.
+            reason = shown(f"{type(error).__name__}: {error}")
             hint = f"write {self.module.replace('.', '/')}.py beside the configuration, with a function {self.function}"
             raise ConfigError(f"{self.written} cannot be imported: {reason}", hint=hint) from error
         if not callable(function):

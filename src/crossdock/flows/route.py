@@ -203,8 +203,27 @@ class Routes:
                 groups = match.groupdict("") if match is not None and rule.regex is not None else {}
                 values = {"now": now, "modified": entry.modified, **words_of(entry.path), **groups}
                 places = tuple(Place(endpoint, self._filled(rule, to, values)) for endpoint, to in templates)
+            for place in places:
+                self._possible(rule, place)
             return Routed(rule, places, reason if places else f"{reason} and sends it nowhere")
         return Routed(None, (), "no rule matches")
+
+    @staticmethod
+    def _possible(rule: Rule, place: Place) -> None:
+        """A file can have this path, below the endpoint's root."""
+        parts = place.path.split("/")
+        if not place.path.strip("/") or place.path.endswith("/"):
+            reason = "no name is left of it"
+        elif ".." in parts or "." in parts:
+            reason = "'.' and '..' are not names"
+        elif "\0" in place.path:
+            reason = "no name has a NUL character"
+        else:
+            return
+        hint = "let 'match' be narrower, or put other words into the template"
+        if rule.call is not None:
+            hint = "mend the function; it returns 'endpoint:path', the path from the endpoint's root on"
+        raise ConfigError(f"rule {rule.name}: no file can go to {shown(str(place))}: {reason}", hint=hint)
 
     @staticmethod
     def _filled(rule: Rule, template: Template, values: Mapping[str, Any]) -> str:
@@ -220,10 +239,11 @@ class Routes:
             found = rule.call(entry)
             written: Iterable[str] = () if found is None else (found,) if isinstance(found, str) else found
             return tuple(parse_place(str(text)) for text in written)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             # Somebody else's code may raise anything; it must not end the run of other files.
+            reason = shown(f"{type(error).__name__}: {error}")
             raise ConfigError(
-                f"rule {rule.name}: {rule.call_name} failed for {shown(entry.path)}: {type(error).__name__}: {error}",
+                f"rule {rule.name}: {rule.call_name} failed for {shown(entry.path)}: {reason}",
                 hint="mend the function; it takes an entry and returns 'endpoint:path', several of them, or None",
             ) from error
 

@@ -1,0 +1,179 @@
+"""Files that mean harm, or that nobody meant: an answer in time, and never a traceback."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cli, cli
+
+__all__ = ["cli"]
+
+HEAD = "endpoints:\n  a: {type: memory}\n  b: {type: memory}\nflows:\n"
+AGES = "min_age: %s, after: {archive: .d, keep: %s}, trigger: {every: %s}, settle: {for: %s}".replace(
+    "%s", "9" * 14 + "d"
+)
+MANY = range(5000)
+
+
+def flow(text: str) -> str:
+    return f"{HEAD}  f: {{source: 'a:', {text}}}\n"
+
+
+def rules(*texts: str) -> str:
+    return flow("rules: [" + ", ".join(texts) + "]")
+
+
+CASES: dict[str, tuple[str | bytes, int, str]] = {
+    "anchor": ("endpoints:\n  a: &x {type: memory}\n  b: *x\n", 0, "2 endpoints"),
+    "merge of no mapping": ("endpoints:\n  a: {<<: 5, type: memory}\n", 3, "'<<' takes a mapping"),
+    "a key twice, deep down": (flow("to: 'b:', after: {keep: 1d, keep: 2d, archive: .d}"), 3, "the key is there twice"),
+    "tab": ("endpoints:\n\ta: {type: memory}\n", 3, "a tab where YAML allows only spaces"),
+    "mark": (b"\xef\xbb\xbfendpoints:\n  a: {type: memory}\n", 0, "1 endpoint"),
+    "CR LF": (flow("to: 'b:'").replace("\n", "\r\n"), 0, "1 flow"),
+    "UTF-16": (flow("to: 'b:'").encode("utf-16"), 3, "not UTF-8 text"),
+    "Latin-1": (b"endpoints: {} # \xe9\n", 3, "not UTF-8 text"),
+    "empty": ("", 0, "0 endpoints"),
+    "list": ("- a\n", 3, "the file must be a mapping"),
+    "numbers as names": ("endpoints:\n  1: {type: memory}\n  ~: {type: x}\nflows: {2: {}}\n", 3,
+                         "not a name for a flow"),
+    "on, yes": (flow("to: 'b:', on: yes, after: {delete: yes}"), 3, "flows.f.on: unknown key"),
+    "no is a name": (HEAD + "  no: {source: 'a:', to: 'b:'}\n", 0, "no: a: → b"),
+    "dates": (flow("to: 'b:', expect: {match: 2026-11-20, by: 06:30}"), 0, "1 flow"),
+    "times that overflow": (flow(f"to: 'b:', {AGES}"), 3, "input should be less than or equal to 3153600000"),
+    "large number": (flow(f"to: 'b:', max_files: {'9' * 5000}"), 3, "not a number"),
+    "10 MB of comments": ("# x\n" * 2_500_000, 3, "larger than 1 MiB"),
+    "a long value": (flow(f"to: 'b:{'x' * 900_000}'"), 0, "1 flow"),
+    "zeros": (b"\0" * 100_000, 3, "c.yaml"),
+    "deep": ("[" * 100_000, 3, "nested deeper than 50 levels"),
+    "deep dashes": ("- " * 100_000, 3, "nested deeper than 50 levels"),
+    "a bomb of merges": (
+        "a0: &a0 {x: y}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 40)),
+        3, "more than 100000 values",
+    ),
+    "python": ("endpoints: !!python/object/apply:os.system ['echo harm']\n", 3, "is not allowed"),
+    "many unknown keys": (HEAD + "  f:\n    source: 'a:'\n" + "".join(f"    k{n}: 1\n" for n in MANY), 3,
+                          "mend these first"),
+    "many wrong rules": (rules(*("{match: '(', to: 5}" for _ in MANY)), 3, "mend these first"),
+    "many flows": (HEAD + "".join(f"  f{n}: {{source: 'a:{n}', to: 'b:{n}/'}}\n" for n in range(300)), 0, "300 flows"),
+    "many rules": (rules(*(f"{{match: 'x{n}_.*', to: 'b:'}}" for n in range(300))), 0, "300 rules"),
+    "catastrophic": (
+        rules(*(f"{{match: '{one}', to: 'b:'}}" for one in ("(a+)+$", "(a|a)*b", "(.*)*", "(a|aa)+$", "(.*a){25}"))),
+        3, "rules.4.match: may take for ever",
+    ),
+    "expressions too large": (
+        rules(*(f"{{match: '{one}', to: 'b:'}}" for one in ("a{99999999}", "(" * 5000 + ")" * 5000, "(a|b)?" * 3000))),
+        3, "rules.1.match",
+    ),
+    "templates": (
+        rules(*(f"{{match: a{n}, to: {to}}}" for n, to in enumerate(
+            ("'b:../x'", "'b:{}'", "'b:{name!r}'", "'b:{name.__class__}'", '"b:x\\0y"', "''", "'b:{now:@}'", "5")
+        ))), 3, "rules.7.to",
+    ),
+    "windows": ("endpoints: {a: {type: memory}}\nflows:\n  f: {source: 'C:\\data', to: 'a:'}\n", 3,
+                "no endpoint is called 'C'"),
+    "variables": ("endpoints:\n  ${X}: {type: '${T}'}\nledger: '${D'\nflows: {f: {source: '${S}', to: '${T}:'}}\n", 3,
+                  "flows.f.source: not a location: '${S}'"),
+    "no such home": ("endpoints:\n  a: {type: local, root: '~nobody_there/x'}\nledger: '~nobody_there/x.db'\n", 3,
+                     "ledger: nobody here has the home folder ~nobody_there"),
+    "a key of nobody": ("endpoints:\n  a: {type: sftp, host: h, private_key: 'file:~nobody_there/x'}\n", 3,
+                        "nobody here has the home folder ~nobody_there"),
+    "address": ("ledger: 'postgresql://u@[::1/d'\n", 3, "not the address of a database"),
+    "port": ("ledger: 'postgresql://u@h:99999999/d'\n", 3, "not the address of a database"),
+    "zones": (flow("to: 'b:', trigger: {cron: '* * * * *', timezone: ../../etc/passwd}"), 3, "no time zone is called"),
+    "cron": (flow(f"to: 'b:', trigger: {{cron: '{','.join(['1'] * 20000)} * * * 8'}}"), 3, "bad day-of-week"),
+    "the same files": (
+        HEAD + "  x: {source: 'a:', to: 'b:', include: '*a*b*c*d*', after: {delete: true}}\n"
+        "  y: {source: 'a:', to: 'b:', include: '*d*c*b*a*', after: {delete: true}}\n", 3, "both take",
+    ),
+    "three in a loop": (
+        "endpoints: {a: {type: memory}, b: {type: memory}, c: {type: memory}}\nflows:\n  x: {source: 'a:', to: 'b:'}\n"
+        "  y: {source: 'b:', to: 'c:'}\n  z: {source: 'c:', to: 'a:'}\n", 3, "files go round in a loop: x → y → z → x",
+    ),
+    "control characters": ('endpoints:\n  "a\u202eb": {type: "\\e[31m"}\n', 3, "not a name for an endpoint"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_file(cli: Cli, tmp_path: Path, name: str) -> None:
+    text, code, words = CASES[name]
+    (tmp_path / "c.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    started = time.process_time()
+    result = cli("check", "c.yaml")
+    assert time.process_time() - started < 2
+    said = result.out + result.err
+    assert (result.code, words in said, "Traceback" in said) == (code, True, False), said[:2000]
+    assert "\x1b" not in said
+    assert "\u202e" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("c.toml", "a = " + "[" * 100_000, "nested deeper than 50 levels"),
+        ("c.toml", "a = 1\na = 2\n", "c.toml:2: Cannot overwrite a value"),
+        ("c.toml", "flows = 2026-01-01\n", "flows: must be a mapping"),
+        ("c.json", '{"a":' * 100_000, "nested deeper than 50 levels"),
+        ("c.json", '{"a": ', "c.json:1: Expecting value"),
+        ("c.json", '{"flows": {"f": {"source": "a:", "to": "a:", "min_age": NaN}}}', "min_age: input should be less"),
+    ],
+)  # fmt: skip
+def test_json_and_toml(cli: Cli, tmp_path: Path, name: str, text: str, words: str) -> None:
+    (tmp_path / name).write_text(text)
+    result = cli("check", name)
+    assert (result.code, words in result.err) == (3, True), result.err
+
+
+def test_what_is_no_file(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "crossdock.yaml").mkdir()
+    assert "cannot be read: Is a directory" in cli("check").err
+    assert "larger than 1 MiB" in cli("check", "/dev/zero").err
+    assert "there is no such file" in cli("check", "nowhere.yaml").err
+    secret = tmp_path / "secret.yaml"
+    secret.touch(mode=0)
+    if not os.access(secret, os.R_OK):
+        assert "Next: let this account read it" in cli("check", secret).err
+
+
+def test_names_that_lead_nowhere(cli: Cli, tmp_path: Path) -> None:
+    """Each has an answer of its own, and none keeps the others from theirs."""
+    (tmp_path / "hostile_routes.py").write_text(
+        """def to(entry):
+    if entry.path == "f_exit":
+        raise SystemExit(0)
+    if entry.path == "f_raise":
+        raise RuntimeError("one\\ntwo")
+    return {"f_dots": "b:../x", "f_root": "b:", "f_other": "c:x", "f_number": 5}.get(entry.path, "b:ok")
+"""
+    )
+    (tmp_path / "crossdock.yaml").write_text(
+        HEAD
+        + r"""  f:
+    source: a:in
+    rules:
+      - {match: '(?P<x>\.\.)y', to: 'b:{x}/z'}
+      - {match: 'e(?P<x>.*)', to: 'b:{x}'}
+      - {match: 'f_.*', to: 'python:hostile_routes.to'}
+"""
+    )
+    expected = {
+        "..y": "'.' and '..' are not names", "e": "no name is left of it", "e/": "it stands for a folder", "ex": "b:x",
+        "f_dots": "'.' and '..' are not names", "f_root": "no name is left of it", "f_other": "no endpoint is called",
+        "f_number": "TypeError", "f_exit": "SystemExit: 0", "f_raise": "RuntimeError: one\\ntwo", "f_x": "b:ok",
+    }  # fmt: skip
+    result = cli("route", "f", *expected)
+    assert result.code == 1
+    assert len(result.out.splitlines()) == len(expected)
+    for line, (name, words) in zip(result.out.splitlines(), expected.items(), strict=True):
+        assert line.startswith(f"{name} → ")
+        assert words in line
+
+
+def test_a_module_that_ends_the_program(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "hostile_script.py").write_text("import sys\nsys.exit(0)\n")
+    (tmp_path / "crossdock.yaml").write_text(flow("to: 'python:hostile_script.main'"))
+    result = cli("check")
+    assert (result.code, "cannot be imported: SystemExit: 0" in result.err) == (3, True)
