@@ -165,3 +165,20 @@ def test_doctor_finds_the_setting_that_works(cli: Cli, tmp_path: Path, denied: s
         assert list(server.folder.iterdir()) == []
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("command", ["echo Welcome; exit 1", "/bin/false"])
+def test_an_account_without_sftp(cli: Cli, tmp_path: Path, command: str) -> None:
+    """What the program says may come too late to be told."""
+    server = OpenSSH(config=(f"ForceCommand {command}",))
+    try:
+        server.start()
+    except Missing as error:
+        pytest.skip(str(error))
+    try:
+        write_config(server, tmp_path, server.folder, host_key=server.fingerprint)
+        result = cli("ls", "partner:")
+        assert result.code == 5
+        assert "instead of SFTP the server sends text" in result.err or "may have no SFTP" in result.err
+    finally:
+        server.stop()

@@ -218,6 +218,26 @@ async def test_a_folder_is_kept_where_the_server_would_replace_or_remove_it_as_a
     assert sftp.files == {b"/file": b"x"}
 
 
+async def test_where_renaming_is_forbidden_the_error_says_so() -> None:
+    sftp = FakeSftp()
+    sftp.hook = lambda kind, body: status(3) if kind == c.RENAME or (kind == c.EXTENDED and b"rename" in body) else None
+    async with writing(sftp) as (storage, _):
+        with pytest.raises(PermissionDenied, match="renaming it is refused") as caught:
+            await storage.write_bytes("x", b"1")
+        assert "staging: none" in str(caught.value.hint)
+    assert sftp.files == {}
+
+
+async def test_what_could_not_be_opened_is_not_removed(caplog: pytest.LogCaptureFixture) -> None:
+    sftp = FakeSftp()
+    sftp.hook = lambda kind, body: status(3) if kind in (c.OPEN, c.REMOVE) else None
+    async with writing(sftp) as (storage, _):
+        with pytest.raises(PermissionDenied):
+            await storage.write_bytes("x", b"1")
+    assert c.REMOVE not in sftp.seen
+    assert "left behind" not in caplog.text
+
+
 async def test_a_time_that_no_open_file_takes_is_given_by_name() -> None:
     sftp = FakeSftp()
     stamped = []

@@ -111,9 +111,9 @@ async def _remove_tree(storage: Storage, path: str) -> int:
         for below in await files_of(folder):
             try:
                 await tree(below)
-            except NotFound:
+            except* NotFound:
                 # Gone since it was listed, as a prefix is with its last key.
-                continue
+                pass
         if folder and storage.capabilities.directories:
             await storage.remove_dir(folder)
 
@@ -121,7 +121,10 @@ async def _remove_tree(storage: Storage, path: str) -> int:
         await tree(path)
     except BaseExceptionGroup as group:
         # Of deletions that failed side by side, the first one is told.
-        raise group.exceptions[0] from None
+        first: BaseException = group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
     return removed
 
 

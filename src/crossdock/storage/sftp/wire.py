@@ -27,6 +27,7 @@ _SMALLEST_LIMIT, _LARGEST_LIMIT = 4096, 255 * 1024
 DEFAULT_REQUEST = 32 * 1024
 """What every server must take (draft-ietf-secsh-filexfer-02 §3)."""
 _FLUSH_AT = 64 * 1024
+_NEVER_BEGAN = "the server ended the SFTP session before it began; this account may have no SFTP"
 _HEAD = struct.Struct(">IBI")
 _DATA_HEAD = 13
 """Bytes before the data in a DATA packet: length, type, id, length of the data."""
@@ -115,7 +116,7 @@ class Session(asyncssh.SSHClientSession[bytes]):
         self.fail(Lost(str(exc) if exc else "the server closed the connection"))
 
     def eof_received(self) -> bool:
-        self.fail(Lost("the server ended the SFTP session"))
+        self.fail(Lost(_NEVER_BEGAN if self._version is not None else "the server ended the SFTP session"))
         return False
 
     def pause_writing(self) -> None:
@@ -214,7 +215,11 @@ class Session(asyncssh.SSHClientSession[bytes]):
     async def start(self) -> None:
         """Agree on version 3, learn the extensions and limits. Raises `Violation`, `Lost`."""
         waiting = self._version = self._loop.create_future()
-        self._send([_HEAD.pack(5, codec.INIT, 3)])
+        try:
+            self._send([_HEAD.pack(5, codec.INIT, 3)])
+        except OSError as error:
+            # A program that is no SFTP server may have ended by now; what it said is known.
+            raise self.failure or Lost(_NEVER_BEGAN) from error
         self._guard()
         version, self.extensions = codec.parse_version(await waiting)
         if version != 3:

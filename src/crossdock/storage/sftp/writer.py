@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from crossdock.errors import AlreadyExists, NotAFile, NotFound, StorageError
+from crossdock.errors import AlreadyExists, NotAFile, NotFound, PermissionDenied, StorageError, Unsupported
 from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.codec import Attrs, parse_attrs, text
@@ -83,11 +83,13 @@ class SftpWriter(StagedWriter):
             handle = await session.open(self._target, flags)
         except Status as error:
             if self.options.resume is not None or not await lacks_folder(self._backend, session, self._target, error):
+                self._touched = self._touched and self.options.resume is not None
                 raise await self._backend.explain(session, "write", self.path, error, creates=True) from error
             await self._backend.make_parents(session, self.path, "write")
             try:
                 handle = await session.open(self._target, flags)
             except Status as again:
+                self._touched = False
                 raise await self._backend.explain(session, "write", self.path, again, creates=True) from again
         self._touched = True
         self._handle = handle
@@ -283,7 +285,16 @@ class SftpWriter(StagedWriter):
         with Translate("write", self.endpoint, self.path):
             session = await self._session()
             if not self._direct:
-                await self._rename(session)
+                try:
+                    await self._rename(session)
+                except (PermissionDenied, Unsupported) as error:
+                    raise type(error)(
+                        f"the file was written, and renaming it is refused: {error.reason}",
+                        operation="write",
+                        endpoint=self.endpoint,
+                        path=self.path,
+                        hint=f"write staging: none at this endpoint (partial files are seen), or {error.hint}",
+                    ) from error
         self._release()
         return stored.entry or Entry(path=self.path, size=self.size)
 
