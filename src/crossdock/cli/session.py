@@ -173,28 +173,31 @@ async def opened(
     import asyncio
 
     places: list[Location] = []
-    storages: list[Storage] = []
-    found: list[Storage] = []
+    which: list[int] = []
     for location in reversed(locations):
-        for place, storage in zip(places, storages, strict=True):
-            if place.name == location.name and place.settings == location.settings:
-                found.insert(0, storage)
-                break
-        else:
-            storages.append(storage_of(location, bandwidth=None if places else bandwidth, retries=retries))
+        same = (place.name == location.name and place.settings == location.settings for place in places)
+        number = next((number for number, found in enumerate(same) if found), len(places))
+        if number == len(places):
             places.append(location)
-            found.insert(0, storages[-1])
+        which.insert(0, number)
+
+    async def begin(number: int) -> Storage:
+        limit = None if number else bandwidth
+        # In a thread: the libraries of one endpoint are loaded while another is connected to.
+        storage = await asyncio.to_thread(storage_of, places[number], bandwidth=limit, retries=retries)
+        return await stack.enter_async_context(storage)
+
     async with AsyncExitStack() as stack:
-        opening = [asyncio.ensure_future(stack.enter_async_context(storage)) for storage in storages]
+        opening = [asyncio.ensure_future(begin(number)) for number in range(len(places))]
         try:
-            await asyncio.gather(*opening)
+            storages = await asyncio.gather(*opening)
         except BaseException:
             # All must have ended before the stack closes what was opened.
             for task in opening:
                 task.cancel()
             await asyncio.gather(*opening, return_exceptions=True)
             raise
-        yield found
+        yield [storages[number] for number in which]
 
 
 def common(function: F) -> F:
