@@ -29,7 +29,7 @@ from crossdock.errors import (
     Truncated,
 )
 from crossdock.storage.base import Expect, WriteOptions
-from crossdock.storage.ftp import FtpSettings, pool
+from crossdock.storage.ftp import FtpSettings
 from crossdock.storage.ftp.backend import FtpBackend
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer, FtpFaults
@@ -356,7 +356,7 @@ async def test_all_connections_taken_by_those_who_wait_is_an_error(server: Fault
                 await storage.write_bytes("other", b"data")
 
 
-async def test_a_wrong_password_is_tried_once(server: FaultyFtpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_wrong_password_is_tried_once(server: FaultyFtpServer) -> None:
     server.password = "another"
     (server.folder.parent / "secret").touch(0o600)
     (server.folder.parent / "secret").write_text("wrong")
@@ -369,7 +369,6 @@ async def test_a_wrong_password_is_tried_once(server: FaultyFtpServer, monkeypat
         with pytest.raises(AuthenticationFailed):
             await attempt()
     assert server.accepted == 1
-    monkeypatch.setattr(pool, "LOCKED_OUT", 0)
 
 
 async def test_a_passive_address_is_not_followed(server: FaultyFtpServer) -> None:

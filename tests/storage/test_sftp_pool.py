@@ -19,9 +19,10 @@ from crossdock.errors import (
     TimedOut,
     Unsupported,
 )
+from crossdock.storage.accounts import LOCKED_OUT, Breaker
 from crossdock.storage.base import Expect
 from crossdock.storage.sftp import SftpSettings
-from crossdock.storage.sftp.pool import _BREAKERS, LOCKED_OUT, Breaker, Pool
+from crossdock.storage.sftp.pool import _BREAKERS, Pool
 from crossdock.storage.storage import Storage
 from tests.storage.sftp_fake_server import FakeServer, FakeSession, FakeSftp, serving
 

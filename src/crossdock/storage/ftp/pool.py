@@ -12,11 +12,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
-from weakref import WeakKeyDictionary
 
 from crossdock.errors import AuthenticationFailed, ConnectionFailed, StorageError, Throttled
+from crossdock.storage.accounts import Breaker, Pools, account_of, join_pool, leave_pool
 from crossdock.storage.ftp.connecting import Connector
 from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.wire import Lost, Violation
@@ -30,8 +29,6 @@ log = logging.getLogger("crossdock.storage.ftp")
 
 Use = Literal["short", "read", "write"]
 
-LOCKED_OUT = 300.0
-"""Seconds without a new attempt after a failed sign-in."""
 _LOWERED = 600.0
 """Seconds until one more connection is tried again, after the server said that there are too many."""
 _GROW_AGAIN = 30.0
@@ -40,35 +37,15 @@ _SESSION_AGE = 240.0
 _IDLE = 600.0
 
 
-class Account:
-    """What is remembered of an account as long as the process lives: failures that repeating would make worse."""
+class Account(Breaker):
+    """What is remembered of an account as long as the process lives."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+        super().__init__(clock)
         self._most = 0
-        self._most_until = self._locked_until = 0.0
-        self._error: AuthenticationFailed | None = None
-        self._shown = ""
+        self._most_until = 0.0
         self.old_tls = False
         """The server cannot take over sessions of TLS 1.3."""
-
-    def trip(self, error: AuthenticationFailed) -> None:
-        self._error, self._locked_until = error, self._clock() + LOCKED_OUT
-        self._shown = f"{datetime.now(UTC) + timedelta(seconds=LOCKED_OUT):%H:%M:%S} UTC"
-
-    def check(self, endpoint: str) -> None:
-        """Raises the same error again until its time is over."""
-        if self._error is None:
-            return
-        if self._clock() >= self._locked_until:
-            self._error = None
-            return
-        raise type(self._error)(
-            f"{self._error.reason}; no new attempt before {self._shown}, so that the account is not locked",
-            operation="connect",
-            endpoint=endpoint,
-            hint=self._error.hint,
-        ) from self._error
 
     def too_many(self, open_now: int) -> None:
         self._most, self._most_until = max(1, open_now), self._clock() + _LOWERED
@@ -298,35 +275,22 @@ def _ring(waiter: asyncio.Future[None]) -> None:
         waiter.set_exception(TimeoutError())
 
 
-_POOLS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Pool]] = WeakKeyDictionary()
+_POOLS = Pools[Pool]()
 _ACCOUNTS: dict[str, Account] = {}
 _OWN = frozenset({"root", "staging", "verify"})
 
 
 def _key(settings: FtpSettings) -> str:
-    secrets = (settings.password, settings.client_key_passphrase)
-    paths = [str(secret.path) for secret in secrets if secret is not None]
-    return settings.model_dump_json(exclude=set(_OWN)) + repr(paths)
+    return account_of(settings, _OWN, (settings.password, settings.client_key_passphrase))
 
 
 def pool_for(settings: FtpSettings, endpoint: str) -> Pool:
-    """The account's pool in this event loop. Close it by `leave` when you are done."""
+    """The account's pool in this event loop. Leave it by `leave` when you are done."""
     key = _key(settings)
-    pools = _POOLS.setdefault(asyncio.get_running_loop(), {})
-    found = pools.get(key)
-    if found is None:
-        account = _ACCOUNTS.setdefault(key, Account())
-        found = pools[key] = Pool(settings, endpoint, account=account)
-    found.users += 1
-    return found
+    account = _ACCOUNTS.setdefault(key, Account())
+    return join_pool(_POOLS, key, lambda: Pool(settings, endpoint, account=account))
 
 
 async def leave(settings: FtpSettings, pool: Pool) -> None:
     """The counterpart of `pool_for`."""
-    pool.users -= 1
-    if pool.users == 0:
-        pools = _POOLS.get(asyncio.get_running_loop(), {})
-        key = _key(settings)
-        if pools.get(key) is pool:
-            del pools[key]
-        await pool.close()
+    await leave_pool(_POOLS, _key(settings), pool)

@@ -9,14 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections import deque
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from crossdock.errors import AuthenticationFailed, ConnectionFailed, CrossdockError
+from crossdock.storage.accounts import Breaker, Pools, account_of, join_pool, leave_pool
 from crossdock.storage.sftp.connect import Connection, Connector
 
 if TYPE_CHECKING:
@@ -26,38 +23,8 @@ __all__ = ["Breaker", "Pool", "leave", "pool_for"]
 
 log = logging.getLogger("crossdock.storage.sftp")
 
-LOCKED_OUT = 300.0
-"""Seconds without a new attempt after a failed sign-in or a wrong host key."""
 _GROW_AGAIN = 30.0
 _STAGGER = 0.05
-
-
-class Breaker:
-    """Remembers a failure that repeating would make worse."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._until = 0.0
-        self._error: AuthenticationFailed | None = None
-        self._shown = ""
-
-    def trip(self, error: AuthenticationFailed) -> None:
-        self._error, self._until = error, self._clock() + LOCKED_OUT
-        self._shown = f"{datetime.now(UTC) + timedelta(seconds=LOCKED_OUT):%H:%M:%S} UTC"
-
-    def check(self, endpoint: str) -> None:
-        """Raises the same error again until its time is over."""
-        if self._error is None:
-            return
-        if self._clock() >= self._until:
-            self._error = None
-            return
-        raise type(self._error)(
-            f"{self._error.reason}; no new attempt before {self._shown}, so that the account is not locked",
-            operation="connect",
-            endpoint=endpoint,
-            hint=self._error.hint,
-        ) from self._error
 
 
 class Pool:
@@ -191,35 +158,22 @@ class Pool:
         await asyncio.gather(*(one.close() for one in connections))
 
 
-_POOLS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Pool]] = WeakKeyDictionary()
+_POOLS = Pools[Pool]()
 _BREAKERS: dict[str, Breaker] = {}
 _OWN = frozenset({"root", "links", "staging", "verify", "fsync", "encoding", "window"})
 
 
 def _account(settings: SftpSettings) -> str:
-    secrets = (*settings.private_key, settings.password, settings.passphrase)
-    paths = [str(secret.path) for secret in secrets if secret is not None]
-    return settings.model_dump_json(exclude=set(_OWN)) + repr(paths)
+    return account_of(settings, _OWN, (*settings.private_key, settings.password, settings.passphrase))
 
 
 def pool_for(settings: SftpSettings, endpoint: str) -> Pool:
-    """The account's pool in this event loop. Count yourself in `users`; close it when the last one goes."""
+    """The account's pool in this event loop. Leave it by `leave` when you are done."""
     account = _account(settings)
-    pools = _POOLS.setdefault(asyncio.get_running_loop(), {})
-    found = pools.get(account)
-    if found is None:
-        breaker = _BREAKERS.setdefault(account, Breaker())
-        found = pools[account] = Pool(settings, endpoint, breaker=breaker)
-    found.users += 1
-    return found
+    breaker = _BREAKERS.setdefault(account, Breaker())
+    return join_pool(_POOLS, account, lambda: Pool(settings, endpoint, breaker=breaker))
 
 
 async def leave(settings: SftpSettings, pool: Pool) -> None:
     """The counterpart of `pool_for`."""
-    pool.users -= 1
-    if pool.users == 0:
-        pools = _POOLS.get(asyncio.get_running_loop(), {})
-        account = _account(settings)
-        if pools.get(account) is pool:
-            del pools[account]
-        await pool.close()
+    await leave_pool(_POOLS, _account(settings), pool)

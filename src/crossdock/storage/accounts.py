@@ -1,0 +1,83 @@
+"""What endpoints of one account share in a process: a pool in each event loop, the memory of a failed sign-in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Protocol, TypeVar
+from weakref import WeakKeyDictionary
+
+from crossdock.errors import AuthenticationFailed
+from crossdock.storage.settings import EndpointSettings, Secret
+
+__all__ = ["LOCKED_OUT", "Breaker", "Pools", "account_of", "join_pool", "leave_pool"]
+
+LOCKED_OUT = 300.0
+"""Seconds without a new attempt after a failed sign-in or a wrong host key."""
+
+
+class Breaker:
+    """Remembers a failure that repeating would make worse, as long as the process lives."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._until = 0.0
+        self._error: AuthenticationFailed | None = None
+        self._shown = ""
+
+    def trip(self, error: AuthenticationFailed) -> None:
+        self._error, self._until = error, self._clock() + LOCKED_OUT
+        self._shown = f"{datetime.now(UTC) + timedelta(seconds=LOCKED_OUT):%H:%M:%S} UTC"
+
+    def check(self, endpoint: str) -> None:
+        """Raises the same error again until its time is over."""
+        if self._error is None:
+            return
+        if self._clock() >= self._until:
+            self._error = None
+            return
+        raise type(self._error)(
+            f"{self._error.reason}; no new attempt before {self._shown}, so that the account is not locked",
+            operation="connect",
+            endpoint=endpoint,
+            hint=self._error.hint,
+        ) from self._error
+
+
+class _Pool(Protocol):
+    users: int
+
+    async def close(self) -> None: ...
+
+
+_P = TypeVar("_P", bound=_Pool)
+Pools = WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _P]]
+"""By account, for each event loop."""
+
+
+def account_of(settings: EndpointSettings, own: Collection[str], secrets: Iterable[Secret | None]) -> str:
+    """What tells an account, used in one way, from others: all settings but an endpoint's `own`, and whose secrets."""
+    paths = [str(secret.path) for secret in secrets if secret is not None]
+    return settings.model_dump_json(exclude=set(own)) + repr(paths)
+
+
+def join_pool(pools: Pools[_P], account: str, make: Callable[[], _P]) -> _P:
+    """The account's pool in this event loop, made if need be. Whoever joins leaves by `leave_pool`."""
+    here = pools.setdefault(asyncio.get_running_loop(), {})
+    found = here.get(account)
+    if found is None:
+        found = here[account] = make()
+    found.users += 1
+    return found
+
+
+async def leave_pool(pools: Pools[_P], account: str, pool: _P) -> None:
+    """Closes the pool when its last user leaves."""
+    pool.users -= 1
+    if pool.users == 0:
+        here = pools.get(asyncio.get_running_loop(), {})
+        if here.get(account) is pool:
+            del here[account]
+        await pool.close()
