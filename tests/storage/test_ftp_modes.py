@@ -27,6 +27,7 @@ from crossdock.errors import (
     Truncated,
     Unsupported,
 )
+from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.ftp import FtpSettings, connection, data, pool
 from crossdock.storage.ftp.backend import FtpBackend
 from crossdock.storage.registry import parse_url
@@ -214,6 +215,29 @@ async def test_a_session_that_is_never_accepted(
             assert tls_of(storage)
             with pytest.raises((Unsupported, StorageError)):
                 await storage.write_bytes("name", b"x")
+
+
+@pytest.mark.parametrize("there", [0, 1_000_000, 1_999_999, 2_500_000])
+@pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
+async def test_a_write_goes_on_from_what_is_there(
+    request: pytest.FixtureRequest, kind: type[FtpServer], there: int
+) -> None:
+    """Not all that was sent has arrived, or more than was known of; what is beyond is written over."""
+    with running(request, kind("none")) as server:
+        async with opened(server) as storage:
+            writer = await storage.begin_write("name", WriteOptions())
+            await writer.write(DATA[:2_000_000])
+            token = writer.checkpoint()
+            assert token is not None
+            await writer.suspend()
+            (staged,) = server.folder.iterdir()
+            assert staged.read_bytes() == DATA[:2_000_000]
+            os.truncate(staged, there)
+            async with storage.write("name", WriteOptions(resume=token)) as again:
+                assert again.offset == min(there, 2_000_000)
+                await again.write(DATA[again.offset :])
+                await again.commit(Expect(size=len(DATA)))
+        assert [(path.name, path.read_bytes()) for path in server.folder.iterdir()] == [("name", DATA)]
 
 
 async def test_a_pinned_certificate(vsftpd: Vsftpd) -> None:
