@@ -87,6 +87,23 @@ def test_what_a_killed_worker_holds_is_told(cli: Cli, home: Path) -> None:
     assert cli("run", "--once", "--json").rows[-1]["summary"]["held"] == 1
 
 
+def test_what_waits_for_a_flow_that_is_gone_is_told(cli: Cli, home: Path) -> None:
+    configure(home)
+    (home / "in/a").write_bytes(b"1")
+    text = (home / "crossdock.yaml").read_text()
+    away = '{type: sftp, host: 127.0.0.1, port: 1, user: u, password: "env:HOME", host_key: "SHA256:' + "A" * 43 + '"}'
+    (home / "crossdock.yaml").write_text(text.replace("{type: local, root: out}", away))
+    assert cli("run", "--once").code == 1
+    (home / "crossdock.yaml").write_text(text.replace("  move:", "  other:"))
+    result = cli("run", "--once")
+    assert (result.code, (home / "out/a").read_bytes()) == (0, b"1")
+    assert "left in the ledger: 1 transfer of the flow move, which the configuration lacks\nNext: " in result.err
+    assert "next: nothing: the configuration has no flow move any more" in cli("where", "a").out
+    assert cli("run", "--once", "--json").rows[-1]["summary"]["parked"] == {"move": 1}
+    assert cli("transfers", "cancel", "--flow", "move").code == 0
+    assert "left in the ledger" not in cli("run", "--once").err
+
+
 def test_files_that_settle_are_waited_for_with_patience(cli: Cli, home: Path) -> None:
     configure(home)
     text = (home / "crossdock.yaml").read_text().replace("settle: none", "settle: {for: 1s}")

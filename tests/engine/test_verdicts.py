@@ -16,6 +16,7 @@ from crossdock.errors import (
     CrossdockError,
     IntegrityError,
     NoSpace,
+    NotAFile,
     NotFound,
     PermissionDenied,
     SourceChanged,
@@ -36,6 +37,8 @@ def at(kind: Any, endpoint: str = "dst", **more: Any) -> CrossdockError:
 CASES: list[tuple[CrossdockError, dict[str, Any], str]] = [
     (at(NotFound, "src"), {"at_source": True}, "skip"),
     (at(NotFound), {}, "fail"),
+    (at(NotAFile, "src"), {"at_source": True}, "skip"),
+    (at(NotAFile), {}, "fail"),
     (SourceChanged("changed"), {}, "skip"),
     (Conflict("there"), {"on_conflict": "skip"}, "skip"),
     (Conflict("there"), {"on_conflict": "fail"}, "fail"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shlex
 import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -121,6 +122,11 @@ class _Once(_Command):
             click.echo(f"crossdock: flow {name}:", err=True)
             complain(error)
         self.session.say(_summary(summary, seconds))
+        for name, number in summary.parked.items():
+            self.session.say(
+                f"left in the ledger: {count(number, 'transfer')} of the flow {name}, which the configuration lacks\n"
+                f"Next: give the flow back its name, or: crossdock transfers cancel --flow {shlex.quote(name)}"
+            )
         if summary.errors and flows == 1 and not summary.delivered:
             return exits.code_of(next(iter(summary.errors.values())))
         return exits.OK if summary.good else exits.SOME
@@ -252,6 +258,7 @@ def _summary_json(summary: Summary, seconds: float) -> dict[str, Any]:
     found: dict[str, Any] = {
         key: getattr(summary, key) for key in (*keys, "settling", "left", "unmatched", "clashes", "removed")
     }
+    found["parked"] = dict(summary.parked)
     found["seconds"] = round(seconds, 3)
     found["errors"] = {name: str(error) for name, error in summary.errors.items()}
     return found

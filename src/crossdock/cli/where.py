@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -43,16 +43,16 @@ def where(session: Session, name: str, flow: str | None, limit: int, ledger: str
         raise click.UsageError("say which file: a name, a path, or a glob")
     found = session.run(lambda: _known(session, text, endpoint, flow, ledger))
     files = files_of(found)
-    now = datetime.now(UTC)
+    now, flows = datetime.now(UTC), session.config.flows
     if not files:
         return _unknown(session, text, endpoint, flow, as_json)
     for number, file in enumerate(files[:limit]):
         if as_json:
-            emit(_json(file, now))
+            emit(_json(file, now, flows))
             continue
         if number:
             click.echo()
-        for line in _lines(file, now):
+        for line in _lines(file, now, flows):
             click.echo(line)
     if len(files) > limit:
         session.say(f"{count(len(files) - limit, 'older file')} of that name: raise --limit, or give the path")
@@ -142,8 +142,16 @@ async def _at_sources(
     return found, failed
 
 
-def _lines(file: Sequence[Transfer], now: datetime) -> Iterator[str]:
-    from crossdock.flows.explain import archived_as, what_next
+def _next(transfer: Transfer, now: datetime, flows: Collection[str]) -> str:
+    from crossdock.flows.explain import what_next
+
+    if transfer.ready is not None and transfer.flow not in flows:
+        return f"nothing: the configuration has no flow {transfer.flow} any more"
+    return what_next(transfer, now)
+
+
+def _lines(file: Sequence[Transfer], now: datetime, flows: Collection[str]) -> Iterator[str]:
+    from crossdock.flows.explain import archived_as
 
     first = file[0]
     entry = first.entry
@@ -162,7 +170,7 @@ def _lines(file: Sequence[Transfer], now: datetime) -> Iterator[str]:
         if each.why and not each.error:
             rows.append(["", shown(each.why)])
         if each.ready is not None or each.error:
-            rows.append(["", f"next: {shown(what_next(each, now))}"])
+            rows.append(["", f"next: {shown(_next(each, now, flows))}"])
     archived = archived_as(file)
     if archived:
         rows.append(["archived", f"{first.source}:{archived}"])
@@ -185,8 +193,8 @@ def _proof(transfer: Transfer) -> str:
     return ", ".join(parts)
 
 
-def _json(file: Sequence[Transfer], now: datetime) -> dict[str, Any]:
-    from crossdock.flows.explain import archived_as, what_next
+def _json(file: Sequence[Transfer], now: datetime, flows: Collection[str]) -> dict[str, Any]:
+    from crossdock.flows.explain import archived_as
 
     first = file[0]
     found: dict[str, Any] = {
@@ -199,6 +207,6 @@ def _json(file: Sequence[Transfer], now: datetime) -> dict[str, Any]:
         "came": min(each.added for each in file).isoformat(),
         "archived": archived_as(file),
         "gone": any(each.gone for each in file),
-        "destinations": [transfer_json(each) | {"next": what_next(each, now)} for each in file],
+        "destinations": [transfer_json(each) | {"next": _next(each, now, flows)} for each in file],
     }
     return found

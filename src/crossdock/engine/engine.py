@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -228,6 +229,8 @@ class Engine:
                 each.owner is None and each.ready is not None and each.ready > moment for each in found_open
             )
             summary.held += sum(each.owner is not None for each in found_open)
+        everybody = await self.ledger.find(Query(states=_NOT_DONE, limit=_COUNTED))
+        summary.parked = Counter(each.flow for each in everybody if each.flow not in self.planners)
         for name in names:
             summary.removed += await self._actions[name].sweep()
             summary.late += await check_late(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from crossdock.engine.delivery import Delivery
@@ -26,6 +27,8 @@ class Summary:
     """Transfers whose next attempt is not due yet, because something failed; at most 1,000 of each flow."""
     held: int = 0
     """Transfers under way at other workers, or at one that was killed, whose lease still lasts."""
+    parked: Mapping[str, int] = field(default_factory=dict)
+    """Flow that the engine does not know → its open transfers in the ledger, of the newest 1,000."""
     left: int = 0
     """Files that the flows' caps leave for the next run."""
     lost: int = 0

@@ -12,6 +12,7 @@ from crossdock.errors import (
     Conflict,
     CrossdockError,
     NoSpace,
+    NotAFile,
     NotFound,
     SourceChanged,
 )
@@ -57,6 +58,8 @@ def judge(
     reason = str(error)
     if isinstance(error, NotFound) and at_source:
         return Verdict("skip", "the source is gone: its owner took it back")
+    if isinstance(error, NotAFile) and at_source:
+        return Verdict("skip", "the source is gone: what has its name now is no file")
     if isinstance(error, SourceChanged):
         return Verdict("skip", "the source changed: what is there now is a file of its own, and settles anew")
     if isinstance(error, Conflict) and on_conflict == "skip":
