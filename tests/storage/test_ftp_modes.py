@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import socket
 import ssl
 import struct
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,43 +18,18 @@ from crossdock.errors import (
     ConfigError,
     ConnectionFailed,
     CrossdockError,
-    NotFound,
     ProtocolViolation,
     StorageError,
     TimedOut,
-    Truncated,
     Unsupported,
 )
-from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.ftp import FtpSettings, connection, data, pool
-from crossdock.storage.ftp.backend import FtpBackend
 from crossdock.storage.registry import parse_url
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
 from tests.servers import FtpServer, Proftpd, PureFtpd, Vsftpd
 from tests.servers.ftp import write_certificate
-from tests.storage.ftp_places import opened, running
-
-DATA = bytes(range(256)) * 12288  # 3 MiB
-
-
-async def round_trip(storage: Storage) -> None:
-    await storage.write_bytes("a b/large", DATA)
-    await storage.write_bytes("a b/small", b"x")
-    await storage.write_bytes("a b/small", b"xyz")
-    assert await storage.read_bytes("a b/large", limit=len(DATA)) == DATA
-    found = {entry.path: entry.size for entry in [entry async for entry in storage.scan("a b")]}
-    assert found == {"a b/large": len(DATA), "a b/small": 3}
-    await storage.rename("a b/small", "c/renamed")
-    async with storage.read("a b/large", offset=len(DATA) - 10) as reader:
-        assert await reader.read() == DATA[-10:]
-    await storage.delete("a b/large")
-    assert not await storage.exists("a b/large")
-
-
-def backend_of(storage: Storage) -> FtpBackend:
-    assert isinstance(storage.backend, FtpBackend)
-    return storage.backend
+from tests.storage.ftp_places import DATA, backend_of, opened, round_trip, running
 
 
 def tls_of(storage: Storage) -> bool:
@@ -72,112 +45,6 @@ async def test_the_other_modes(request: pytest.FixtureRequest, kind: type[FtpSer
     with running(request, kind(tls)) as server:
         async with opened(server) as storage:
             await round_trip(storage)
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"], ids=["IPv4", "IPv6"])
-@pytest.mark.parametrize("tls", ["none", "explicit"])
-@pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
-async def test_active_mode(request: pytest.FixtureRequest, kind: type[FtpServer], tls: Any, host: str) -> None:
-    with running(request, kind(tls, host=host)) as server:
-        async with opened(server, mode="active") as storage:
-            await round_trip(storage)
-            assert backend_of(storage).settings.mode == "active"
-
-
-@pytest.mark.parametrize("tls", ["none", "explicit"])
-@pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
-async def test_passive_mode_over_ipv6(request: pytest.FixtureRequest, kind: type[FtpServer], tls: Any) -> None:
-    with running(request, kind(tls, host="::1")) as server:
-        async with opened(server) as storage:
-            await round_trip(storage)
-
-
-class Stranger:
-    """Connects to every port that the server is invited to, before the server hears of it, and says what is not so."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
-        self.connected: list[socket.socket] = []
-        listen = data._listen
-
-        def invaded(connection: Any) -> socket.socket:
-            asked = connection.wire.ask
-
-            def ask(*commands: bytes) -> Any:
-                port = int(commands[0].split(b"|")[3])
-                one = socket.create_connection(("127.0.0.1", port), source_address=(bound, 0))
-                one.sendall(b"forged")
-                self.connected.append(one)
-                return asked(*commands)
-
-            connection.wire.ask = ask
-            try:
-                return listen(connection)
-            finally:
-                del connection.wire.ask
-
-        monkeypatch.setattr(data, "_listen", invaded)
-
-    def close(self) -> None:
-        for one in self.connected:
-            one.close()
-
-
-async def test_active_mode_is_for_the_server_alone(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whoever else connects is turned away, and the server, which comes later, is served."""
-    stranger = Stranger(monkeypatch, "127.0.0.2")
-    with running(request, Vsftpd("none")) as server, closing(stranger):
-        async with opened(server, mode="active") as storage:
-            await round_trip(storage)
-    assert len(stranger.connected) > 5
-
-
-async def test_active_mode_where_only_a_stranger_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stranger = Stranger(monkeypatch, "127.0.0.2")
-    (tmp_path / "name").write_bytes(b"data")
-    secret = tmp_path / "secret"
-    secret.touch(0o600)
-    secret.write_text("secret")
-    with closing(stranger):
-        async with FaultyFtpServer(tmp_path) as server:
-            server.faults.replies = {"EPRT": "200 I will", "RETR": "150 it comes", "STOR": "150 send it"}
-            settings = {"type": "ftp", "host": server.host, "port": server.port, "user": "tester", "mode": "active"}
-            found = FtpSettings.model_validate(settings | {"password": f"file:{secret}", "connect_timeout": 0.2})
-            async with Storage(found.backend("server")) as storage:
-                with pytest.raises(ConnectionFailed, match=r"turned away: 127\.0\.0\.2.*leave mode out"):
-                    await storage.read_bytes("name")
-                with pytest.raises(ConnectionFailed, match=r"turned away: 127\.0\.0\.2"):
-                    await storage.write_bytes("name", b"x")
-
-
-async def test_active_mode_can_be_cancelled_while_the_server_is_waited_for(tmp_path: Path) -> None:
-    (tmp_path / "name").write_bytes(b"data")
-    secret = tmp_path / "secret"
-    secret.touch(0o600)
-    secret.write_text("secret")
-    async with FaultyFtpServer(tmp_path) as server:
-        server.faults.replies = {"EPRT": "200 I will", "RETR": "150 it comes"}
-        settings = {"type": "ftp", "host": server.host, "port": server.port, "user": "tester", "mode": "active"}
-        found = FtpSettings.model_validate(settings | {"password": f"file:{secret}", "connect_timeout": 600})
-        async with Storage(found.backend("server")) as storage:
-            reading = asyncio.create_task(storage.read_bytes("name"))
-            while not any(command.startswith("RETR") for command in server.commands):
-                await asyncio.sleep(0.01)
-            reading.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await asyncio.wait_for(reading, 60)
-
-
-async def test_modes_that_the_server_refuses(request: pytest.FixtureRequest) -> None:
-    with running(request, Vsftpd("none", config=("port_enable=NO",))) as server:
-        async with opened(server, mode="active") as storage:
-            with pytest.raises(CrossdockError, match=r"port_enable=YES.*leave mode out"):
-                await storage.write_bytes("name", b"x")
-    with running(request, Vsftpd("none", config=("pasv_enable=NO",))) as server:
-        async with opened(server) as storage:
-            with pytest.raises(CrossdockError, match="pasv_enable=YES"):
-                await storage.write_bytes("name", b"x")
 
 
 @pytest.mark.parametrize("kind", [Vsftpd, Proftpd], ids=lambda kind: kind.name)
@@ -215,29 +82,6 @@ async def test_a_session_that_is_never_accepted(
             assert tls_of(storage)
             with pytest.raises((Unsupported, StorageError)):
                 await storage.write_bytes("name", b"x")
-
-
-@pytest.mark.parametrize("there", [0, 1_000_000, 1_999_999, 2_500_000])
-@pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
-async def test_a_write_goes_on_from_what_is_there(
-    request: pytest.FixtureRequest, kind: type[FtpServer], there: int
-) -> None:
-    """Not all that was sent has arrived, or more than was known of; what is beyond is written over."""
-    with running(request, kind("none")) as server:
-        async with opened(server) as storage:
-            writer = await storage.begin_write("name", WriteOptions())
-            await writer.write(DATA[:2_000_000])
-            token = writer.checkpoint()
-            assert token is not None
-            await writer.suspend()
-            (staged,) = server.folder.iterdir()
-            assert staged.read_bytes() == DATA[:2_000_000]
-            os.truncate(staged, there)
-            async with storage.write("name", WriteOptions(resume=token)) as again:
-                assert again.offset == min(there, 2_000_000)
-                await again.write(DATA[again.offset :])
-                await again.commit(Expect(size=len(DATA)))
-        assert [(path.name, path.read_bytes()) for path in server.folder.iterdir()] == [("name", DATA)]
 
 
 async def test_a_pinned_certificate(vsftpd: Vsftpd) -> None:
@@ -390,84 +234,6 @@ async def test_data_is_never_sent_in_clear_text_under_tls(request: pytest.Fixtur
         with pytest.raises(Unsupported, match=f"{denied}: 550.*does not encrypt data connections"):
             async with opened(server):
                 pass
-
-
-async def test_where_no_size_is_told_tls_has_to_say_goodbye(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without either, whoever sits in between could cut the file short. A link, for one, has no size of its own."""
-    receive = ssl.SSLSocket.recv_into
-
-    def ragged(self: ssl.SSLSocket, *arguments: Any) -> int:
-        found = receive(self, *arguments)
-        if not found:
-            raise ssl.SSLEOFError
-        return found
-
-    with running(request, Vsftpd("explicit", config=("cmds_denied=SIZE",))) as server:
-        (server.folder / "name").write_bytes(DATA)
-        (server.folder / "link").symlink_to("name")
-        async with opened(server) as storage:
-            assert (await storage.stat("link")).size is None
-            assert await storage.read_bytes("link", limit=len(DATA)) == DATA
-            monkeypatch.setattr(ssl.SSLSocket, "recv_into", ragged)
-            assert await storage.read_bytes("name", limit=len(DATA)) == DATA
-            with pytest.raises(Truncated, match="TLS ended without its goodbye"):
-                await storage.read_bytes("link", limit=len(DATA))
-
-
-@pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
-async def test_links_are_read_as_what_they_lead_to(request: pytest.FixtureRequest, kind: type[FtpServer]) -> None:
-    with running(request, kind("none")) as server:
-        (server.folder / "name").write_bytes(DATA)
-        (server.folder / "link").symlink_to("name")
-        (server.folder / "dangling").symlink_to("nowhere")
-        async with opened(server) as storage:
-            assert await storage.read_bytes("link", limit=len(DATA)) == DATA
-            with pytest.raises(NotFound if kind is Vsftpd else StorageError):
-                await storage.read_bytes("dangling")
-            kinds = {entry.path: entry.kind for entry in [entry async for entry in storage.scan("")]}
-            # ProFTPD does not show where nothing is led to.
-            assert kinds.pop("dangling", "link") == "link"
-            assert kinds == {"name": "file", "link": "link"}
-
-
-@pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
-async def test_a_file_that_changes_while_it_is_read_is_told(
-    request: pytest.FixtureRequest, kind: type[FtpServer]
-) -> None:
-    """To the size that it had, so that only its time tells."""
-    with running(request, kind("none")) as server:
-        path = server.folder / "name"
-        for changes in (False, True):
-            path.write_bytes(DATA)
-            async with opened(server) as storage, storage.read("name") as reader:
-                size = len(await reader.read())
-                if changes:
-                    os.utime(path, (1e9, 1e9))
-                while chunk := await reader.read():
-                    size += len(chunk)
-                assert (size, reader.changed) == (len(DATA), changes)
-
-
-async def test_a_listing_that_the_server_cuts_off_is_an_error(request: pytest.FixtureRequest) -> None:
-    """Pure-FTPd says so in its last reply, which is a good one."""
-    with running(request, PureFtpd("none", config=("-L", "20:5"))) as server:
-        for number in range(30):
-            (server.folder / f"name{number}").touch()
-        async with opened(server) as storage:
-            with pytest.raises(ProtocolViolation, match="-L"):
-                [entry async for entry in storage.scan("")]
-
-
-@pytest.mark.parametrize("denied", ["SIZE", "SIZE,MDTM"])
-async def test_what_may_not_be_asked_is_not_missing(request: pytest.FixtureRequest, denied: str) -> None:
-    with running(request, Vsftpd("none", config=(f"cmds_denied={denied}",))) as server:
-        (server.folder / "name").write_bytes(DATA)
-        async with opened(server) as storage:
-            assert (await storage.stat("name")).size == len(DATA)
-            assert not await storage.exists("nothing")
-            await round_trip(storage)
 
 
 async def test_passive_ports_behind_a_firewall(tmp_path: Path) -> None:

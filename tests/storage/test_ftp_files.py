@@ -1,0 +1,120 @@
+"""What the three servers say of files, links and listings, and how far an upload has come."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from typing import Any
+
+import pytest
+
+from crossdock.errors import (
+    NotFound,
+    ProtocolViolation,
+    StorageError,
+    Truncated,
+)
+from crossdock.storage.base import Expect, WriteOptions
+from tests.servers import FtpServer, Proftpd, PureFtpd, Vsftpd
+from tests.storage.ftp_places import DATA, opened, round_trip, running
+
+
+@pytest.mark.parametrize("there", [0, 1_000_000, 1_999_999, 2_500_000])
+@pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
+async def test_a_write_goes_on_from_what_is_there(
+    request: pytest.FixtureRequest, kind: type[FtpServer], there: int
+) -> None:
+    """Not all that was sent has arrived, or more than was known of; what is beyond is written over."""
+    with running(request, kind("none")) as server:
+        async with opened(server) as storage:
+            writer = await storage.begin_write("name", WriteOptions())
+            await writer.write(DATA[:2_000_000])
+            token = writer.checkpoint()
+            assert token is not None
+            await writer.suspend()
+            (staged,) = server.folder.iterdir()
+            assert staged.read_bytes() == DATA[:2_000_000]
+            os.truncate(staged, there)
+            async with storage.write("name", WriteOptions(resume=token)) as again:
+                assert again.offset == min(there, 2_000_000)
+                await again.write(DATA[again.offset :])
+                await again.commit(Expect(size=len(DATA)))
+        assert [(path.name, path.read_bytes()) for path in server.folder.iterdir()] == [("name", DATA)]
+
+
+async def test_where_no_size_is_told_tls_has_to_say_goodbye(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without either, whoever sits in between could cut the file short. A link, for one, has no size of its own."""
+    receive = ssl.SSLSocket.recv_into
+
+    def ragged(self: ssl.SSLSocket, *arguments: Any) -> int:
+        found = receive(self, *arguments)
+        if not found:
+            raise ssl.SSLEOFError
+        return found
+
+    with running(request, Vsftpd("explicit", config=("cmds_denied=SIZE",))) as server:
+        (server.folder / "name").write_bytes(DATA)
+        (server.folder / "link").symlink_to("name")
+        async with opened(server) as storage:
+            assert (await storage.stat("link")).size is None
+            assert await storage.read_bytes("link", limit=len(DATA)) == DATA
+            monkeypatch.setattr(ssl.SSLSocket, "recv_into", ragged)
+            assert await storage.read_bytes("name", limit=len(DATA)) == DATA
+            with pytest.raises(Truncated, match="TLS ended without its goodbye"):
+                await storage.read_bytes("link", limit=len(DATA))
+
+
+@pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
+async def test_links_are_read_as_what_they_lead_to(request: pytest.FixtureRequest, kind: type[FtpServer]) -> None:
+    with running(request, kind("none")) as server:
+        (server.folder / "name").write_bytes(DATA)
+        (server.folder / "link").symlink_to("name")
+        (server.folder / "dangling").symlink_to("nowhere")
+        async with opened(server) as storage:
+            assert await storage.read_bytes("link", limit=len(DATA)) == DATA
+            with pytest.raises(NotFound if kind is Vsftpd else StorageError):
+                await storage.read_bytes("dangling")
+            kinds = {entry.path: entry.kind for entry in [entry async for entry in storage.scan("")]}
+            # ProFTPD does not show where nothing is led to.
+            assert kinds.pop("dangling", "link") == "link"
+            assert kinds == {"name": "file", "link": "link"}
+
+
+@pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
+async def test_a_file_that_changes_while_it_is_read_is_told(
+    request: pytest.FixtureRequest, kind: type[FtpServer]
+) -> None:
+    """To the size that it had, so that only its time tells."""
+    with running(request, kind("none")) as server:
+        path = server.folder / "name"
+        for changes in (False, True):
+            path.write_bytes(DATA)
+            async with opened(server) as storage, storage.read("name") as reader:
+                size = len(await reader.read())
+                if changes:
+                    os.utime(path, (1e9, 1e9))
+                while chunk := await reader.read():
+                    size += len(chunk)
+                assert (size, reader.changed) == (len(DATA), changes)
+
+
+async def test_a_listing_that_the_server_cuts_off_is_an_error(request: pytest.FixtureRequest) -> None:
+    """Pure-FTPd says so in its last reply, which is a good one."""
+    with running(request, PureFtpd("none", config=("-L", "20:5"))) as server:
+        for number in range(30):
+            (server.folder / f"name{number}").touch()
+        async with opened(server) as storage:
+            with pytest.raises(ProtocolViolation, match="-L"):
+                [entry async for entry in storage.scan("")]
+
+
+@pytest.mark.parametrize("denied", ["SIZE", "SIZE,MDTM"])
+async def test_what_may_not_be_asked_is_not_missing(request: pytest.FixtureRequest, denied: str) -> None:
+    with running(request, Vsftpd("none", config=(f"cmds_denied={denied}",))) as server:
+        (server.folder / "name").write_bytes(DATA)
+        async with opened(server) as storage:
+            assert (await storage.stat("name")).size == len(DATA)
+            assert not await storage.exists("nothing")
+            await round_trip(storage)
