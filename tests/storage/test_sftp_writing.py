@@ -183,6 +183,8 @@ async def test_behind_a_plain_failure_the_reason_is_looked_for() -> None:
     sftp.hook = hook
     async with writing(sftp) as (storage, _):
         assert not await storage.exists("file/below")
+        with pytest.raises(NotFound):
+            await storage.read_bytes("file/below")
         with pytest.raises(NotADirectory, match="/file"):
             await storage.write_bytes("file/below", b"1")
         with pytest.raises(NotADirectory, match="/file"):

@@ -12,6 +12,7 @@ from crossdock.errors import (
     NoSpace,
     NotADirectory,
     NotAFile,
+    NotFound,
     ProtocolViolation,
     StorageError,
 )
@@ -54,8 +55,10 @@ async def explain(
                 return backend.error(NoSpace, operation, path, "the server's disk is full", hint=hint_for(NoSpace))
     except Status as again:
         fails = fails and again.code == codec.FAILURE
+    above = await below_file(backend, session, name) if fails else ""
+    if above and not creates:
+        return backend.error(NotFound, operation, path, "no such file", hint=hint_for(NotFound))
     if fails and creates:
-        above = await below_file(backend, session, name)
         if above:
             return backend.error(NotADirectory, operation, path, f"{above!r} is a file")
         doubt = _doubtful(path)
