@@ -92,7 +92,7 @@ def test_check(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "crossdock.yaml").write_text("endpoints: {here: {type: local, root: .}}")
     result = cli("check")
     assert (result.code, result.out) == (0, "here: local\n")
-    (tmp_path / "bad.yaml").write_text("endpoints:\n  a: {type: locl}\n  b: {type: local}\n")
+    (tmp_path / "bad.yaml").write_text("endpoints:\n  a: {type: locl, root: .}\n  b: {type: local}\n")
     result = cli("check", "bad.yaml")
     assert result.code == 3
     assert result.err.splitlines() == [
