@@ -488,6 +488,25 @@ class TestRefused:
             with pytest.raises(ConnectionFailed, match="endpoint_url"):
                 await storage.stat("name")
 
+    async def test_whoever_opens_is_not_told_of_the_probe(
+        self, monkeypatch: pytest.MonkeyPatch, unused_port: int
+    ) -> None:
+        class Nobody:
+            endpoint_url, access_key, secret_key = f"http://127.0.0.1:{unused_port}", "a", "b"
+
+        with pytest.raises(ConnectionFailed, match="open lake:: cannot connect"):
+            async with Storage(backend(Nobody(), "bucket", monkeypatch)):
+                pass
+
+    async def test_https_where_none_is_spoken(self, monkeypatch: pytest.MonkeyPatch, moto: Server) -> None:
+        class Clear:
+            endpoint_url = moto.endpoint_url.replace("http:", "https:")
+            access_key, secret_key = "a", "b"
+
+        with pytest.raises(AuthenticationFailed, match="speaks no TLS"):
+            async with Storage(backend(Clear(), "bucket", monkeypatch)):
+                pass
+
     async def test_not_http(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")

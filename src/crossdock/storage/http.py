@@ -86,6 +86,8 @@ def no_answer(service: str, setting: str, error: Exception) -> tuple[_Kind, str,
     """Kind, reason and remedy for one of `FAILURES`. `setting`: the name of the one that says where the service is."""
     if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError, ssl.SSLError)):
         hint = "set 'ca_file' to the authority that signed the server's certificate"
+        if "WRONG_VERSION_NUMBER" in str(error):
+            hint = f"what answers there speaks no TLS: check the port and the scheme of '{setting}'"
         return AuthenticationFailed, f"TLS with {service} failed: {_words(error)}", hint
     if isinstance(error, aiohttp.ConnectionTimeoutError) or (
         isinstance(error, Unreachable) and isinstance(error.os_error, TimeoutError)

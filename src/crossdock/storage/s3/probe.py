@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from crossdock.errors import NotFound, PermissionDenied, ProtocolViolation, Unsupported
+from crossdock.errors import NotFound, PermissionDenied, ProtocolViolation, StorageError, Unsupported
 from crossdock.storage.s3.calls import Calls
 from crossdock.storage.s3.client import Body
 from crossdock.storage.s3.upload import Upload
@@ -34,6 +34,17 @@ async def conditional_writes(calls: Calls) -> bool:
             _KNOWN[place] = await _honoured(calls)
         except (PermissionDenied, NotFound, Unsupported, ProtocolViolation):
             return False
+        except StorageError as error:
+            # Of the object that nobody asked for nothing is told.
+            found = type(error)(
+                error.reason,
+                operation="open",
+                endpoint=error.endpoint,
+                hint=error.hint,
+                retry_after=error.retry_after,
+            )
+            found.exhausted = error.exhausted
+            raise found from error
     return _KNOWN[place]
 
 
