@@ -339,6 +339,27 @@ class TestReading:
                 async for _ in _chunks(reader):
                     pass
 
+    async def test_what_came_meanwhile_stays_where_no_condition_is_heard(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        proxy.deaf_to = "if-match"
+        peer.write("name", b"old")
+        pin = await storage.stat("name")
+        peer.write("name", b"new")
+        with pytest.raises(SourceChanged):
+            await storage.delete_pinned("name", pin)
+        copy = storage.backend.server_copy
+
+        async def copy_then_upload(*args: object, **options: object) -> object:
+            found = await copy(*args, **options)  # type: ignore[arg-type]
+            peer.write("name", b"newer")
+            return found
+
+        monkeypatch.setattr(storage.backend, "server_copy", copy_then_upload)
+        with pytest.raises(SourceChanged):
+            await storage.rename("name", "to")
+        assert peer.read("name") == b"newer"
+
     async def test_an_upload_whose_answer_has_another_name(
         self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
     ) -> None:

@@ -139,6 +139,8 @@ class S3Backend(Backend):
             # Where If-Match on a delete is ignored, this look narrows the gap to one round trip.
             allow = ("PreconditionFailed", "NotFound")
             answer = await self.calls.head(path, key, operation="rename", etag=source.etag, allow=allow)
+            if pinned.is_another(answer, source):
+                answer = replace(answer, code="PreconditionFailed")
         if answer is None or not answer.code:
             answer = await self.calls.delete(path, key, etag=source.etag, repeat=True)
         if answer.code == "PreconditionFailed":

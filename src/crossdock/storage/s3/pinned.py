@@ -8,10 +8,11 @@ from urllib.parse import urlencode
 from crossdock.errors import StorageError
 from crossdock.storage.base import Entry
 from crossdock.storage.s3.calls import Calls
+from crossdock.storage.s3.client import Answer
 from crossdock.storage.s3.faults import changed
-from crossdock.storage.s3.wire import VERSION, texts
+from crossdock.storage.s3.wire import VERSION, etag_of, texts
 
-__all__ = ["delete_pinned", "set_tags"]
+__all__ = ["delete_pinned", "is_another", "set_tags"]
 
 _REPLACED = "a newer object has come; it is left alone"
 
@@ -26,10 +27,18 @@ async def delete_pinned(calls: Calls, path: str, pin: Entry) -> None:
     if not calls.client.amazon:
         allow = ("PreconditionFailed", "NotFound")
         answer = await calls.head(path, key, operation="delete", etag=pin.etag, allow=allow, repeat=True)
+        if is_another(answer, pin):
+            raise _changed(calls, "DELETE", "delete", path, key)
     if answer is None or not answer.code:
         answer = await calls.delete(path, key, etag=pin.etag, repeat=True)
     if answer.code == "PreconditionFailed":
         raise _changed(calls, "DELETE", "delete", path, key)
+
+
+def is_another(answer: Answer, pin: Entry) -> bool:
+    """Whether a store that does not hear If-Match shows another object than the pinned one."""
+    etag = etag_of(answer.headers.get("etag"))
+    return not answer.code and etag is not None and pin.etag is not None and etag != pin.etag
 
 
 async def set_tags(calls: Calls, path: str, tags: Mapping[str, str], pin: Entry) -> None:
