@@ -184,6 +184,10 @@ def test_plans_that_are_none(planned: Cli, tmp_path: Path) -> None:
         assert "Next: " in result.err
     assert planned("apply", "nope.json").code == 2
     assert planned("plan", "--out", "nope/p.json").code == 2
+    before = (tmp_path / "crossdock.yaml").read_bytes()
+    assert "is no plan" in planned("plan", "--out", "crossdock.yaml").err
+    assert planned("plan", "--out", ".").code == 2
+    assert (tmp_path / "crossdock.yaml").read_bytes() == before
     assert planned("transfers", "list", "--json").rows == []
 
 

@@ -41,6 +41,8 @@ def explain(session: Session, flow: str, path: str, ledger: str | None, as_json:
         if not rest.removeprefix("/").startswith(root):
             raise click.UsageError(f"{path} is not below the source of {flow}, {wanted.source}")
         path = rest.removeprefix("/").removeprefix(root)
+    if not path:
+        raise click.UsageError("PATH: which file? Name one below the flow's source")
 
     async def work() -> Explanation:
         from crossdock.engine.explaining import explain

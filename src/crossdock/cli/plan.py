@@ -70,9 +70,15 @@ def plan(session: Session, /, flows: tuple[str, ...], **options: Any) -> int:
 
 def _save(name: str, text: str) -> None:
     """All of it or nothing: an `apply` never reads half a plan."""
+    from crossdock.engine.saved import is_plan
+
     path = Path(name)
+    if path.is_dir():
+        raise click.UsageError(f"--out: {name} is a folder")
     beside = path.with_name(f".{path.name}.part")
     try:
+        if path.exists() and not is_plan(path):
+            raise click.UsageError(f"--out: {name} is there and is no plan; it is not replaced: choose another name")
         beside.write_text(text, encoding="ascii")
         beside.replace(path)
     except OSError as error:

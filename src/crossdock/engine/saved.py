@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from crossdock.engine.discovery import Discovery, add, look
@@ -20,7 +21,7 @@ from crossdock.flows.plan import Decision, Planner
 from crossdock.ledger.base import Query, Transfer
 from crossdock.storage.base import Entry
 
-__all__ = ["Drift", "Making", "Row", "check", "dump", "load", "make", "start"]
+__all__ = ["Drift", "Making", "Row", "check", "dump", "is_plan", "load", "make", "start"]
 
 _FORMAT = "crossdock plan"
 _VERSION = 1
@@ -147,6 +148,13 @@ def dump(rows: Sequence[Row], ledger: str) -> str:
     head = {"format": _FORMAT, "version": _VERSION, "made": datetime.now(UTC).isoformat(), "ledger": ledger}
     lines = ",\n".join(json.dumps(row.as_json()) for row in rows)
     return f'{json.dumps(head)[:-1]}, "transfers": [\n{lines}\n]}}\n'
+
+
+def is_plan(path: Path) -> bool:
+    """Whether a file begins as `dump` does, or is empty. Raises `OSError`."""
+    with path.open("rb") as file:
+        start = file.read(200)
+    return not start or f'"format": "{_FORMAT}"'.encode() in start
 
 
 def load(text: str, ledger: str) -> list[Row]:
