@@ -483,6 +483,18 @@ async def test_a_server_that_agrees_before_it_looks_for_the_folder(server: Fault
     assert (server.folder / "c/small").read_bytes() == b"4"
 
 
+async def test_a_server_that_would_put_a_file_in_the_place_of_a_folder(server: FaultyFtpServer) -> None:
+    """As rclone's does, with all that is in it."""
+    server.faults.replaces_folders = True
+    async with storage_of(server) as storage:
+        await storage.write_bytes("a/x", b"kept")
+        for data in (b"small", DATA):
+            with pytest.raises(NotAFile, match="a folder has this name"):
+                await storage.write_bytes("a", data)
+        assert [each.name for each in server.folder.iterdir()] == ["a"]
+    assert (server.folder / "a/x").read_bytes() == b"kept"
+
+
 async def test_a_server_with_nothing_but_lists(server: FaultyFtpServer) -> None:
     """RFC 959 has neither SIZE nor MDTM nor MLST."""
     server.features = ()

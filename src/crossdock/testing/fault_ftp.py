@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import re
+import shutil
 import socket
 import struct
 import zlib
@@ -46,6 +47,8 @@ class FtpFaults:
     """The whole reply to PASV; EPSV is then unknown."""
     agrees_early: bool = False
     """STOR and APPE are agreed to before the folder is looked for; that there is none is the last reply, a 450."""
+    replaces_folders: bool = False
+    """A file that is renamed onto a folder takes its place."""
     sizes_folders: bool = False
     """SIZE tells one of a folder as well."""
     replies: dict[str, str] = field(default_factory=dict)
@@ -260,6 +263,8 @@ class _Session:
         if self.server.refuses_to_replace and self._path(argument).exists():
             await self.say("553 No")
             return
+        if self.faults.replaces_folders and self._path(argument).is_dir():
+            shutil.rmtree(self._path(argument))
         old.rename(self._path(argument))
         await self.say("250 renamed")
 

@@ -69,7 +69,7 @@ class FtpWriter(StagedWriter):
             raise IsFolder("a folder has this name")
         self._touched = True
         above = self._target.rpartition(b"/")[0]
-        if _tells_late(connection) and above not in self._backend.folders:
+        if _is_careless(connection) and above not in self._backend.folders:
             asking.make_folders(connection, above)
             self._backend.folders.add(above)
         self._own = own_digest(connection) if self._backend.settings.verify == "digest" and not self.offset else None
@@ -152,10 +152,15 @@ class FtpWriter(StagedWriter):
         if connection.broken:
             raise Lost("the transfer was given up")
         try:
-            asking.move(connection, self._target, self._final)
+            self._to_final(connection)
             self._published = True
         except Refused as error:
             self._refusal = error
+
+    def _to_final(self, connection: Connection) -> None:
+        if _is_careless(connection) and asking.kind_of(connection, self._final) == "dir":
+            raise IsFolder("a folder has this name")
+        asking.move(connection, self._target, self._final)
 
     def _end(self, connection: Connection, stream: data.Data) -> None:
         try:
@@ -308,7 +313,7 @@ class FtpWriter(StagedWriter):
         try:
             if self._refusal is not None:
                 raise self._refusal
-            await connection.run(asking.move, connection, self._target, self._final)
+            await connection.run(self._to_final, connection)
             return
         except Refused as error:
             there = await connection.run(asking.kind_of, connection, self._final)
@@ -383,9 +388,9 @@ class FtpWriter(StagedWriter):
             self._release()
 
 
-def _tells_late(connection: Connection) -> bool:
-    """Whether the server may agree to a STOR before it has looked for the folder, as servers made with Go's goftp do.
+def _is_careless(connection: Connection) -> bool:
+    """Whether the server may take a file before it has looked for its folder, or put it in the place of a folder.
 
-    The servers known by their greeting look first, and are not asked about each folder.
+    Servers made with Go's goftp do, rclone's among them. Those known by their greeting look first.
     """
     return not (connection.features.replaces or connection.features.verbatim)
