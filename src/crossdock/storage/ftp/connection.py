@@ -200,8 +200,14 @@ class Connection:
     def stop_transfer(self) -> Reply | None:
         """End a transfer and hear the server's last word on it, so that it is certain that it has ended."""
         shut(self.data)
-        if not self.pending:
-            return None
+        try:
+            return self._last_word() if self.pending else None
+        finally:
+            data, self.data = self.data, None
+            if data is not None:
+                data.close()
+
+    def _last_word(self) -> Reply | None:
         self.wire.wait_for(_GRACE)
         try:
             reply = self.wire.reply()
