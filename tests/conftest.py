@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -15,8 +16,9 @@ import pytest
 
 from tests.servers import Ceph, Gpg, Missing, Moto, OpenSSH, Postgres, Proftpd, PureFtpd, Vsftpd
 from tests.servers.pool import REQUIRE, Pool, parse_required
+from tests.servers.server import Server
 
-S = TypeVar("S", OpenSSH, Vsftpd, Proftpd, PureFtpd, Moto, Postgres, Gpg)
+S = TypeVar("S", bound=Server)
 POOL = pytest.StashKey[Pool]()
 _STRIPPED = ("AWS_", "CROSSDOCK_")
 
@@ -77,7 +79,10 @@ def _unavailable(pool: Pool, name: str, error: Missing) -> NoReturn:
     pytest.skip(f"{name} is missing: {error}")
 
 
-def _running(pool: Pool, server: S) -> Iterator[S]:
+@contextmanager
+def running(config: pytest.Config, server: S) -> Iterator[S]:
+    """Skips the test, or fails it where the server is required, if the server cannot be had."""
+    pool = config.stash[POOL]
     try:
         pool.start(server)
     except Missing as error:
@@ -91,43 +96,50 @@ def _running(pool: Pool, server: S) -> Iterator[S]:
 @pytest.fixture(scope="session")
 def openssh(pytestconfig: pytest.Config) -> Iterator[OpenSSH]:
     """OpenSSH's sshd with its defaults; a test that wants other settings starts its own `OpenSSH(config=…)`."""
-    yield from _running(pytestconfig.stash[POOL], OpenSSH())
+    with running(pytestconfig, OpenSSH()) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def vsftpd(pytestconfig: pytest.Config) -> Iterator[Vsftpd]:
     """vsftpd under explicit TLS, session reuse required; a test that wants another mode starts its own."""
-    yield from _running(pytestconfig.stash[POOL], Vsftpd("explicit"))
+    with running(pytestconfig, Vsftpd("explicit")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def proftpd(pytestconfig: pytest.Config) -> Iterator[Proftpd]:
     """ProFTPD under explicit TLS, session reuse required; a test that wants another mode starts its own."""
-    yield from _running(pytestconfig.stash[POOL], Proftpd("explicit"))
+    with running(pytestconfig, Proftpd("explicit")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def pureftpd(pytestconfig: pytest.Config) -> Iterator[PureFtpd]:
     """Pure-FTPd under explicit TLS; a test that wants another mode starts its own."""
-    yield from _running(pytestconfig.stash[POOL], PureFtpd("explicit"))
+    with running(pytestconfig, PureFtpd("explicit")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def moto(pytestconfig: pytest.Config) -> Iterator[Moto]:
     """moto's S3; make buckets with names of your own, the server lives as long as the session."""
-    yield from _running(pytestconfig.stash[POOL], Moto())
+    with running(pytestconfig, Moto()) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def postgres(pytestconfig: pytest.Config) -> Iterator[Postgres]:
     """PostgreSQL; make schemas with names of your own, the server lives as long as the session."""
-    yield from _running(pytestconfig.stash[POOL], Postgres())
+    with running(pytestconfig, Postgres()) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def gpg(pytestconfig: pytest.Config) -> Iterator[Gpg]:
     """GnuPG with a keyring of its own; nothing of the developer's is touched."""
-    yield from _running(pytestconfig.stash[POOL], Gpg())
+    with running(pytestconfig, Gpg()) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

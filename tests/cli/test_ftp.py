@@ -20,9 +20,10 @@ import pytest
 from crossdock.storage.ftp import pool
 from crossdock.testing.cut import CutProxy
 from tests.cli.conftest import Cli, Result
+from tests.conftest import running
 from tests.servers import FtpServer, Proftpd, PureFtpd, Vsftpd
 from tests.servers.ftp import Tls, write_certificate
-from tests.storage.ftp_places import running
+from tests.storage.ftp_places import Forgetful
 
 SERVERS = [Vsftpd, Proftpd, PureFtpd]
 ALL = pytest.mark.parametrize("kind", SERVERS, ids=lambda kind: kind.name)
@@ -93,7 +94,7 @@ def denied(*commands: str) -> str:
     ids=lambda value: getattr(value, "name", value),
 )
 def test_nothing_is_wrong(request: pytest.FixtureRequest, doctor: Doctor, kind: type[FtpServer], tls: Tls) -> None:
-    with running(request, kind(tls)) as server:
+    with running(request.config, kind(tls)) as server:
         result = doctor(server)
         assert result.code == 0, result.out + result.err
         assert ("clear text" in result.out) == (tls == "none")
@@ -108,7 +109,7 @@ def test_nothing_is_wrong(request: pytest.FixtureRequest, doctor: Doctor, kind: 
 def test_clear_text_to_a_server_that_insists_on_tls(
     request: pytest.FixtureRequest, doctor: Doctor, kind: type[FtpServer]
 ) -> None:
-    with running(request, kind("explicit")) as server:
+    with running(request.config, kind("explicit")) as server:
         doctor.refused(
             server, "USER: [45]", "Next: the server insists on TLS: write type: ftpes", code=7, type="ftp", ca_file=None
         )
@@ -118,7 +119,7 @@ def test_clear_text_to_a_server_that_insists_on_tls(
 def test_implicit_tls_to_a_server_of_explicit_tls(
     request: pytest.FixtureRequest, doctor: Doctor, kind: type[FtpServer]
 ) -> None:
-    with running(request, kind("explicit")) as server:
+    with running(request.config, kind("explicit")) as server:
         doctor.refused(
             server,
             "TLS greeting fails",
@@ -134,7 +135,7 @@ def test_another_mode_to_a_server_of_implicit_tls(
     request: pytest.FixtureRequest, doctor: Doctor, kind: type[FtpServer], type_: str
 ) -> None:
     """It waits for TLS, and the client for its greeting."""
-    with running(request, kind("implicit")) as server:
+    with running(request.config, kind("implicit")) as server:
         more = {"ca_file": None} if type_ == "ftp" else {}
         doctor.refused(
             server,
@@ -149,7 +150,7 @@ def test_another_mode_to_a_server_of_implicit_tls(
 
 @ALL
 def test_tls_to_a_server_without_it(request: pytest.FixtureRequest, doctor: Doctor, kind: type[FtpServer]) -> None:
-    with running(request, kind("none")) as server:
+    with running(request.config, kind("none")) as server:
         words = (
             "offers no TLS: 5",
             "nothing was sent in clear text",
@@ -181,7 +182,7 @@ def test_certificates(
     ):
         made.clear()
         made.update(changes)
-        with running(request, kind("explicit")) as server:
+        with running(request.config, kind("explicit")) as server:
             trusts = {"ca_file": None} if not changes else {}
             digits = server.fingerprint.removeprefix("SHA256:").upper()
             shown = "SHA256:" + ":".join(re.findall("..", digits))
@@ -199,7 +200,7 @@ def test_certificates(
 def test_a_server_that_asks_for_a_client_certificate(
     request: pytest.FixtureRequest, doctor: Doctor, kind: type[FtpServer], config: tuple[str, ...]
 ) -> None:
-    with running(request, kind("explicit", config=config)) as server:
+    with running(request.config, kind("explicit", config=config)) as server:
         doctor.refused(server, "Next: .*TLSVerifyClient.*require_cert.*set client_certificate", code=5)
 
 
@@ -208,20 +209,9 @@ def test_a_tls_session_that_is_never_taken_over(
     request: pytest.FixtureRequest, doctor: Doctor, kind: type[FtpServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server insists on the session, and gets new ones only."""
-    from crossdock.storage.ftp import tls
-
-    class Forgetful(tls.TlsLayer):
-        def data(self, connected: Any, attach: Any, control: Any) -> Any:
-            fresh = self._contexts[1].wrap_socket(
-                connected, server_hostname=self._name, suppress_ragged_eofs=False, do_handshake_on_connect=False
-            )
-            attach(fresh)
-            fresh.do_handshake()
-            return fresh
-
     monkeypatch.setattr("crossdock.storage.ftp.connecting.TlsLayer", Forgetful)
     options = "require_ssl_reuse=NO.*NoSessionReuseRequired"
-    with running(request, kind("explicit")) as server:
+    with running(request.config, kind("explicit")) as server:
         (server.folder / "name").write_bytes(b"x")
         doctor.finds(server, ("list", "52[25]|425", options), ("write", "52[25]|425", options))
 
@@ -237,20 +227,20 @@ def test_a_login_that_is_refused(
     wrong.touch(0o600)
     wrong.write_text("wrong")
     words = ("PASS: 530", "check user and password.*userlist_file.*RequireValidShell.*MinUID")
-    with running(request, kind("none")) as server:
+    with running(request.config, kind("none")) as server:
         doctor.refused(server, *words, code=7, password=f"file:{wrong}", connect_timeout=30)
         if kind is not Vsftpd:
             doctor.refused(server, "USER: 331", "set password: env:NAME", code=7, password=None)
 
 
 def test_a_chroot_that_may_be_written_to(request: pytest.FixtureRequest, doctor: Doctor) -> None:
-    with running(request, Vsftpd("none")) as server:
+    with running(request.config, Vsftpd("none")) as server:
         server.folder.parent.chmod(0o777)
         doctor.refused(server, "writable root inside chroot", "Next: .*allow_writeable_chroot=YES", code=7)
 
 
 def test_a_mistake_in_the_servers_own_settings(request: pytest.FixtureRequest, doctor: Doctor) -> None:
-    with running(request, Vsftpd("none", config=("nopriv_user=nobodyatall",))) as server:
+    with running(request.config, Vsftpd("none", config=("nopriv_user=nobodyatall",))) as server:
         doctor.refused(server, "500 OOPS: .*nobodyatall", "mistake in its own settings", code=5)
 
 
@@ -272,7 +262,11 @@ def greeted(server: FtpServer, code: bytes) -> Iterator[None]:
 def test_too_many_connections(
     request: pytest.FixtureRequest, doctor: Doctor, kind: type[FtpServer], config: tuple[str, ...]
 ) -> None:
-    with running(request, kind("none", config=config)) as server, greeted(server, b"220"), greeted(server, b"421"):
+    with (
+        running(request.config, kind("none", config=config)) as server,
+        greeted(server, b"220"),
+        greeted(server, b"421"),
+    ):
         doctor.refused(server, "421", "max_connections.*max_per_ip.*MaxClients.*-C", code=5)
 
 
@@ -303,7 +297,7 @@ def test_passive_ports_that_a_gateway_does_not_forward(
 ) -> None:
     """The server names its inner address, which is not followed, and ports that lead nowhere."""
     trust: dict[str, Any] = {} if tls == "none" else {"ca_file": None}
-    with running(request, kind(tls, host="127.0.0.2")) as server, forwarded(server) as port:
+    with running(request.config, kind(tls, host="127.0.0.2")) as server, forwarded(server) as port:
         if tls != "none":
             trust["certificate"] = server.fingerprint
         options = "firewall.*pasv_min_port.*PassivePorts.*-p"
@@ -327,19 +321,19 @@ def test_passive_ports_that_a_gateway_does_not_forward(
 def test_a_passive_address_that_is_wrong_does_no_harm(
     request: pytest.FixtureRequest, doctor: Doctor, kind: type[FtpServer], config: tuple[str, ...]
 ) -> None:
-    with running(request, kind("none", config=config)) as server:
+    with running(request.config, kind("none", config=config)) as server:
         result = doctor(server)
         assert result.code == 0, result.out
         assert "PASV names the address 192.0.2.7" in result.out
 
 
 def test_modes_that_the_server_refuses(request: pytest.FixtureRequest, doctor: Doctor) -> None:
-    with running(request, Vsftpd("none", config=("pasv_enable=NO",))) as server:
+    with running(request.config, Vsftpd("none", config=("pasv_enable=NO",))) as server:
         doctor.finds(
             server, ("list", "EPSV: 550", "pasv_enable=YES.*mode: active"), ("write", "EPSV", "pasv_enable=YES")
         )
         assert doctor(server, mode="active").code == 0
-    with running(request, Vsftpd("none", config=("port_enable=NO",))) as server:
+    with running(request.config, Vsftpd("none", config=("port_enable=NO",))) as server:
         mend = "port_enable=YES.*leave mode out"
         doctor.finds(server, ("list", "EPRT: 550", mend), ("write", "EPRT: 550", mend), mode="active")
 
@@ -353,7 +347,7 @@ def test_a_root_that_is_not_there(
     request: pytest.FixtureRequest, doctor: Doctor, kind: type[FtpServer], which: str
 ) -> None:
     """Written wrongly, or as the server's own machine calls it, which a chroot hides."""
-    with running(request, kind("none")) as server:
+    with running(request.config, kind("none")) as server:
         root = "nope/there" if which == "missing" else str(server.folder)
         mend = "sign-in leads to /.*chroot_local_user.*DefaultRoot.*-A.*endpoint's root.*crossdock mkdir 'partner:'"
         doctor.finds(server, ("list", f"no such folder: /{root.lstrip('/')}", mend), root=root)
@@ -375,7 +369,7 @@ def test_no_renaming(
     request: pytest.FixtureRequest, doctor: Doctor, kind: type[FtpServer], config: tuple[str, ...]
 ) -> None:
     """What it says to write makes it work."""
-    with running(request, kind("none", config=config)) as server:
+    with running(request.config, kind("none", config=config)) as server:
         said = "renaming is refused .*cmds_denied.*<Limit RNFR RNTO>.*Pure-FTPd -G.*RN(FR|TO): 550"
         doctor.finds(server, ("write", said, "^staging: none$"))
         assert os.listdir(server.folder) == []
@@ -395,7 +389,7 @@ def test_no_renaming(
 def test_no_writing(
     request: pytest.FixtureRequest, doctor: Doctor, kind: type[FtpServer], config: str, found: list[tuple[str, str]]
 ) -> None:
-    with running(request, kind("none", config=(config,))) as server:
+    with running(request.config, kind("none", config=(config,))) as server:
         mend = "ask the server's operator.*vsftpd write_enable=YES, ProFTPD <Limit WRITE>.*or choose another folder"
         doctor.finds(server, *((name, detail, mend) for name, detail in found))
 
@@ -404,7 +398,7 @@ def test_no_writing(
 def test_a_root_that_may_not_be_written_to(
     request: pytest.FixtureRequest, doctor: Doctor, kind: type[FtpServer]
 ) -> None:
-    with running(request, kind("none")) as server:
+    with running(request.config, kind("none")) as server:
         server.folder.chmod(0o555)
         mend = "the root of a chroot is often not writable.*another folder"
         doctor.finds(server, ("mkdir", "MKD: 550", mend), ("write", "MKD: 550", mend))
@@ -419,7 +413,7 @@ def test_a_root_that_may_not_be_written_to(
 def test_temporary_names_that_are_forbidden(
     request: pytest.FixtureRequest, doctor: Doctor, kind: type[FtpServer], config: tuple[str, ...]
 ) -> None:
-    with running(request, kind("none", config=config)) as server:
+    with running(request.config, kind("none", config=config)) as server:
         doctor.finds(server, ("write", "STOR: 55", "^staging: none$"))
         assert doctor(server, staging="none").code == 0
 
@@ -449,7 +443,7 @@ def test_what_else_may_be_forbidden(
     config: str,
     found: list[tuple[str, str, str]],
 ) -> None:
-    with running(request, kind("none", config=(config,))) as server:
+    with running(request.config, kind("none", config=(config,))) as server:
         doctor.finds(server, *found)
 
 
@@ -457,6 +451,6 @@ def test_what_else_may_be_forbidden(
     ("kind", "config"), [(Vsftpd, "download_enable=NO"), (Proftpd, denied("RETR"))], ids=["vsftpd", "proftpd"]
 )
 def test_no_reading(request: pytest.FixtureRequest, doctor: Doctor, kind: type[FtpServer], config: str) -> None:
-    with running(request, kind("none", config=(config,))) as server:
+    with running(request.config, kind("none", config=(config,))) as server:
         said, mend = "RETR: 550", "vsftpd download_enable=YES, ProFTPD <Limit READ>"
         doctor.finds(server, *((name, said, mend) for name in ("read", "overwrite", "rename")))

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import PROGRAM, Cli, contents
-from tests.servers import Missing, OpenSSH
+from tests.conftest import running
+from tests.servers import OpenSSH
 
 
 @pytest.fixture
@@ -147,13 +148,10 @@ def test_doctor_of_a_folder_that_may_not_be_written(cli: Cli, openssh: OpenSSH, 
         ("stat,lstat,fstat,posix-rename,rename", "staging: none, verify: none"),
     ],
 )
-def test_doctor_finds_the_setting_that_works(cli: Cli, tmp_path: Path, denied: str, mend: str) -> None:
-    server = OpenSSH(config=(f"ForceCommand internal-sftp -P {denied}",))
-    try:
-        server.start()
-    except Missing as error:
-        pytest.skip(str(error))
-    try:
+def test_doctor_finds_the_setting_that_works(
+    cli: Cli, tmp_path: Path, pytestconfig: pytest.Config, denied: str, mend: str
+) -> None:
+    with running(pytestconfig, OpenSSH(config=(f"ForceCommand internal-sftp -P {denied}",))) as server:
         write_config(server, tmp_path, server.folder, host_key=server.fingerprint)
         result = cli("doctor", "--json", "partner:")
         assert result.code == 1
@@ -163,22 +161,13 @@ def test_doctor_finds_the_setting_that_works(cli: Cli, tmp_path: Path, denied: s
         write_config(server, tmp_path, server.folder, host_key=server.fingerprint, **settings)
         assert cli("doctor", "partner:").code == 0
         assert list(server.folder.iterdir()) == []
-    finally:
-        server.stop()
 
 
 @pytest.mark.parametrize("command", ["echo Welcome; exit 1", "/bin/false"])
-def test_an_account_without_sftp(cli: Cli, tmp_path: Path, command: str) -> None:
+def test_an_account_without_sftp(cli: Cli, tmp_path: Path, pytestconfig: pytest.Config, command: str) -> None:
     """What the program says may come too late to be told."""
-    server = OpenSSH(config=(f"ForceCommand {command}",))
-    try:
-        server.start()
-    except Missing as error:
-        pytest.skip(str(error))
-    try:
+    with running(pytestconfig, OpenSSH(config=(f"ForceCommand {command}",))) as server:
         write_config(server, tmp_path, server.folder, host_key=server.fingerprint)
         result = cli("ls", "partner:")
         assert result.code == 5
         assert "instead of SFTP the server sends text" in result.err or "may have no SFTP" in result.err
-    finally:
-        server.stop()

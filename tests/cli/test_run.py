@@ -209,6 +209,7 @@ def test_an_error_that_goes_on_is_told_once(home: Path) -> None:
     (home / "in").rename(home / "away")
     with daemon(home) as (process, said):
         until(lambda: "is not a folder" in said(), "it is told")
+        # Two more polls at least; what is looked for is that nothing is said.
         time.sleep(2.5)
         assert said().count("is not a folder") == 1, said()
         (home / "away").rename(home / "in")

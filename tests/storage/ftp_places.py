@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
 
-import pytest
-
-from crossdock.storage.ftp import FtpSettings
+from crossdock.storage.ftp import FtpSettings, tls
 from crossdock.storage.ftp.backend import FtpBackend
 from crossdock.storage.storage import Storage
-from tests.conftest import POOL, _unavailable
-from tests.servers import FtpServer, Missing
+from crossdock.testing.fault_ftp import FaultyFtpServer
+from tests.servers import FtpServer
 
 DATA = bytes(range(256)) * 12288  # 3 MiB
-
-S = TypeVar("S", bound=FtpServer)
-
-
-@contextmanager
-def running(request: pytest.FixtureRequest, server: S) -> Iterator[S]:
-    """Skips the test, or fails it where the server is required, if the server cannot be had."""
-    known = request.config.stash[POOL]
-    try:
-        known.start(server)
-    except Missing as error:
-        _unavailable(known, server.name, error)
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 @asynccontextmanager
 async def opened(server: FtpServer, **more: Any) -> AsyncGenerator[Storage]:
     settings = FtpSettings.model_validate(server.settings(timeout=5, connect_timeout=5) | more)
     async with Storage(settings.backend("server")) as storage:
+        yield storage
+
+
+class Forgetful(tls.TlsLayer):
+    """Every data connection comes with a TLS session of its own."""
+
+    def data(self, connected: Any, attach: Any, control: Any) -> Any:
+        fresh = self._contexts[1].wrap_socket(
+            connected, server_hostname=self._name, suppress_ragged_eofs=False, do_handshake_on_connect=False
+        )
+        attach(fresh)
+        fresh.do_handshake()
+        return fresh
+
+
+@asynccontextmanager
+async def faulty(server: FaultyFtpServer, **more: Any) -> AsyncGenerator[Storage]:
+    secret = server.folder.parent / "secret"
+    secret.touch(0o600)
+    if not secret.read_text():
+        secret.write_text(server.password)
+    settings = {"type": "ftp", "host": server.host, "port": server.port, "user": server.user}
+    found = FtpSettings.model_validate(settings | {"password": f"file:{secret}", "timeout": 2} | more)
+    async with Storage(found.backend("faulty")) as storage:
         yield storage
 
 

@@ -17,15 +17,16 @@ from crossdock.errors import (
 from crossdock.storage.ftp import FtpSettings, data
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
+from tests.conftest import running
 from tests.servers import FtpServer, Proftpd, PureFtpd, Vsftpd
-from tests.storage.ftp_places import backend_of, opened, round_trip, running
+from tests.storage.ftp_places import backend_of, opened, round_trip
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"], ids=["IPv4", "IPv6"])
 @pytest.mark.parametrize("tls", ["none", "explicit"])
 @pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
 async def test_active_mode(request: pytest.FixtureRequest, kind: type[FtpServer], tls: Any, host: str) -> None:
-    with running(request, kind(tls, host=host)) as server:
+    with running(request.config, kind(tls, host=host)) as server:
         async with opened(server, mode="active") as storage:
             await round_trip(storage)
             assert backend_of(storage).settings.mode == "active"
@@ -34,7 +35,7 @@ async def test_active_mode(request: pytest.FixtureRequest, kind: type[FtpServer]
 @pytest.mark.parametrize("tls", ["none", "explicit"])
 @pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
 async def test_passive_mode_over_ipv6(request: pytest.FixtureRequest, kind: type[FtpServer], tls: Any) -> None:
-    with running(request, kind(tls, host="::1")) as server:
+    with running(request.config, kind(tls, host="::1")) as server:
         async with opened(server) as storage:
             await round_trip(storage)
 
@@ -74,7 +75,7 @@ async def test_active_mode_is_for_the_server_alone(
 ) -> None:
     """Whoever else connects is turned away, and the server, which comes later, is served."""
     stranger = Stranger(monkeypatch, "127.0.0.2")
-    with running(request, Vsftpd("none")) as server, closing(stranger):
+    with running(request.config, Vsftpd("none")) as server, closing(stranger):
         async with opened(server, mode="active") as storage:
             await round_trip(storage)
     assert len(stranger.connected) > 5
@@ -117,11 +118,11 @@ async def test_active_mode_can_be_cancelled_while_the_server_is_waited_for(tmp_p
 
 
 async def test_modes_that_the_server_refuses(request: pytest.FixtureRequest) -> None:
-    with running(request, Vsftpd("none", config=("port_enable=NO",))) as server:
+    with running(request.config, Vsftpd("none", config=("port_enable=NO",))) as server:
         async with opened(server, mode="active") as storage:
             with pytest.raises(CrossdockError, match=r"port_enable=YES.*leave mode out"):
                 await storage.write_bytes("name", b"x")
-    with running(request, Vsftpd("none", config=("pasv_enable=NO",))) as server:
+    with running(request.config, Vsftpd("none", config=("pasv_enable=NO",))) as server:
         async with opened(server) as storage:
             with pytest.raises(CrossdockError, match="pasv_enable=YES"):
                 await storage.write_bytes("name", b"x")

@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from crossdock.storage.base import Expect, WriteOptions
-from crossdock.storage.ftp import FtpSettings
-from crossdock.storage.ftp.backend import FtpBackend
 from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.pool import Pool
 from crossdock.storage.ftp.wire import Wire
@@ -22,6 +18,7 @@ from crossdock.storage.ftp.writer import FtpWriter
 from crossdock.storage.staging import Stored
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
+from tests.storage.ftp_places import backend_of, faulty
 
 
 @pytest.fixture
@@ -46,20 +43,8 @@ def packets(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return sent
 
 
-@asynccontextmanager
-async def storage_of(server: FaultyFtpServer, **more: Any) -> AsyncGenerator[Storage]:
-    secret = server.folder.parent / "secret"
-    secret.touch(0o600)
-    secret.write_text(server.password)
-    settings = {"type": "ftp", "host": server.host, "port": server.port, "user": server.user}
-    found = FtpSettings.model_validate(settings | {"password": f"file:{secret}", "timeout": 5} | more)
-    async with Storage(found.backend("thrifty")) as storage:
-        yield storage
-
-
 def pool_of(storage: Storage) -> Pool:
-    assert isinstance(storage.backend, FtpBackend)
-    return storage.backend.pool
+    return backend_of(storage).pool
 
 
 # -- round trips --------------------
@@ -67,7 +52,7 @@ def pool_of(storage: Storage) -> Pool:
 
 async def test_a_small_download_takes_three_round_trips(server: FaultyFtpServer, packets: list[str]) -> None:
     (server.folder / "name").write_bytes(b"12345")
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         packets.clear()
         assert await storage.read_bytes("name") == b"12345"
     assert packets[:3] == ["MLST+EPSV", "RETR", "MLST"]
@@ -81,7 +66,7 @@ async def test_a_small_upload_takes_four_round_trips(
 ) -> None:
     """One more where the server might put the file in the place of a folder."""
     server.greeting = greeting
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         packets.clear()
         await storage.write_bytes("name", b"12345", WriteOptions(modified=datetime(2026, 1, 2, tzinfo=UTC)))
         assert packets == [
@@ -97,7 +82,7 @@ async def test_a_small_upload_takes_four_round_trips(
 async def test_a_server_without_epsv_is_invited_by_pasv(server: FaultyFtpServer, packets: list[str]) -> None:
     (server.folder / "name").write_bytes(b"12345")
     server.faults.replies = {"EPSV": "500 what?"}
-    async with storage_of(server, max_connections=1) as storage:
+    async with faulty(server, max_connections=1) as storage:
         packets.clear()
         for _ in range(2):
             assert await storage.read_bytes("name") == b"12345"
@@ -108,7 +93,7 @@ async def test_a_server_without_epsv_is_invited_by_pasv(server: FaultyFtpServer,
 async def test_the_end_is_found_wherever_it_is(server: FaultyFtpServer, size: int) -> None:
     data = bytes(range(251)) * (size // 251 + 1)
     (server.folder / "name").write_bytes(data[:size])
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         assert await storage.read_bytes("name", limit=size) == data[:size]
 
 
@@ -127,7 +112,7 @@ async def test_what_is_given_up_in_its_last_step_is_not_published(
 
     given_up = threading.Event()
     monkeypatch.setattr(FtpWriter, "_stamped", delayed)
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         writer = await storage.backend.begin_write("name", WriteOptions())
         await writer.write(b"12345")
         committing = asyncio.create_task(writer.commit(Expect(size=5)))
@@ -145,7 +130,7 @@ async def test_what_is_given_up_in_its_last_step_is_not_published(
 
 
 async def test_a_free_connection_wakes_who_has_waited_longest(server: FaultyFtpServer) -> None:
-    async with storage_of(server, max_connections=1) as storage:
+    async with faulty(server, max_connections=1) as storage:
         pool, order = pool_of(storage), list[int]()
         held = await pool.acquire()
 
@@ -164,7 +149,7 @@ async def test_a_free_connection_wakes_who_has_waited_longest(server: FaultyFtpS
 
 
 async def test_who_gives_up_in_their_turn_passes_it_on(server: FaultyFtpServer) -> None:
-    async with storage_of(server, max_connections=1) as storage:
+    async with faulty(server, max_connections=1) as storage:
         pool = pool_of(storage)
         held = await pool.acquire()
         first, second = (asyncio.create_task(pool.acquire()) for _ in range(2))
@@ -178,7 +163,7 @@ async def test_who_gives_up_in_their_turn_passes_it_on(server: FaultyFtpServer) 
 
 async def test_a_writer_does_not_wait_behind_a_reader_that_may_not(server: FaultyFtpServer) -> None:
     """Readers leave the last connection to writers, whoever came first."""
-    async with storage_of(server, max_connections=2) as storage:
+    async with faulty(server, max_connections=2) as storage:
         pool = pool_of(storage)
         reading, short = await pool.acquire("read"), await pool.acquire()
         reader = asyncio.create_task(pool.acquire("read"))
@@ -198,7 +183,7 @@ async def test_a_writer_does_not_wait_behind_a_reader_that_may_not(server: Fault
 
 
 async def test_who_is_cancelled_hears_the_thread_out(server: FaultyFtpServer) -> None:
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         pool = pool_of(storage)
         connection = await pool.acquire()
         begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
@@ -227,7 +212,7 @@ async def test_what_the_thread_raises_reaches_the_caller(server: FaultyFtpServer
     def work() -> None:
         raise ValueError("wrong")
 
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         connection = await pool_of(storage).acquire()
         with pytest.raises(ValueError, match="wrong"):
             await connection.run(work)

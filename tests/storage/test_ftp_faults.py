@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -30,9 +30,9 @@ from crossdock.errors import (
 )
 from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.ftp import FtpSettings
-from crossdock.storage.ftp.backend import FtpBackend
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer, FtpFaults
+from tests.storage.ftp_places import backend_of, faulty
 
 DATA = bytes(range(256)) * 16384  # 4 MiB
 FACTS = ("MLST type*;size*;modify*;", "MDTM", "MFMT", "SIZE", "REST STREAM", "UTF8")
@@ -44,23 +44,6 @@ async def server(tmp_path: Path) -> AsyncGenerator[FaultyFtpServer]:
     home.mkdir()
     async with FaultyFtpServer(home) as server:
         yield server
-
-
-@asynccontextmanager
-async def storage_of(server: FaultyFtpServer, **more: Any) -> AsyncGenerator[Storage]:
-    secret = server.folder.parent / "secret"
-    secret.touch(0o600)
-    if not secret.read_text():
-        secret.write_text(server.password)
-    settings = {"type": "ftp", "host": server.host, "port": server.port, "user": server.user}
-    found = FtpSettings.model_validate(settings | {"password": f"file:{secret}", "timeout": 2} | more)
-    async with Storage(found.backend("faulty")) as storage:
-        yield storage
-
-
-def backend_of(storage: Storage) -> FtpBackend:
-    assert isinstance(storage.backend, FtpBackend)
-    return storage.backend
 
 
 # -- downloads --------------------
@@ -82,7 +65,7 @@ async def test_a_download_that_is_cut_is_an_error(
 ) -> None:
     (server.folder / "name").write_bytes(DATA)
     server.faults.cut_download, server.faults.how = cut, how
-    async with storage_of(server, timeout=0.3) as storage:
+    async with faulty(server, timeout=0.3) as storage:
         with pytest.raises(errors):
             await storage.read_bytes("name", limit=len(DATA))
         server.faults.cut_download = None
@@ -93,7 +76,7 @@ async def test_a_download_that_is_cut_is_an_error(
 async def test_a_size_that_is_a_lie(server: FaultyFtpServer, size: int, errors: type[CrossdockError]) -> None:
     (server.folder / "name").write_bytes(DATA)
     server.faults.size = size
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         with pytest.raises(errors):
             await storage.read_bytes("name", limit=len(DATA))
 
@@ -102,7 +85,7 @@ async def test_a_late_reply_never_answers_the_next_command(server: FaultyFtpServ
     """What nobody asked for ends a connection: not one more command is sent on it."""
     (server.folder / "one").write_bytes(b"one")
     server.faults.late_reply = True
-    async with storage_of(server, max_connections=1) as storage:
+    async with faulty(server, max_connections=1) as storage:
         for _ in range(3):
             with pytest.raises(ProtocolViolation, match="nobody asked for: b'226"):
                 await storage.read_bytes("one")
@@ -119,7 +102,7 @@ async def test_a_late_reply_never_answers_the_next_command(server: FaultyFtpServ
 async def test_a_reply_that_comes_while_nobody_asks(server: FaultyFtpServer) -> None:
     """The connection was in order when it was given back; it is not used again."""
     (server.folder / "one").write_bytes(b"one")
-    async with storage_of(server, max_connections=1) as storage:
+    async with faulty(server, max_connections=1) as storage:
         for number in range(1, 4):
             assert await storage.read_bytes("one") == b"one"
             assert server.accepted == number
@@ -130,7 +113,7 @@ async def test_a_reply_that_comes_while_nobody_asks(server: FaultyFtpServer) -> 
 async def test_a_421_is_the_end_of_a_connection(server: FaultyFtpServer) -> None:
     """Even of one that the server leaves open: it has said that it will not go on (RFC 959 §5.4)."""
     (server.folder / "one").write_bytes(b"one")
-    async with storage_of(server, max_connections=1) as storage:
+    async with faulty(server, max_connections=1) as storage:
         assert await storage.read_bytes("one") == b"one"
         server.faults.replies["MLST"] = "421 Service not available"
         with pytest.raises(ConnectionFailed, match="421"):
@@ -142,7 +125,7 @@ async def test_a_421_is_the_end_of_a_connection(server: FaultyFtpServer) -> None
 
 async def test_a_reader_that_is_left_takes_its_connection_along(server: FaultyFtpServer) -> None:
     (server.folder / "name").write_bytes(DATA * 4)
-    async with storage_of(server, max_connections=1) as storage:
+    async with faulty(server, max_connections=1) as storage:
         async with storage.read("name") as reader:
             await reader.read()
         assert (await storage.stat("name")).size == len(DATA) * 4
@@ -155,7 +138,7 @@ async def test_a_reader_that_is_left_takes_its_connection_along(server: FaultyFt
 @pytest.mark.parametrize("size", [10_000, len(DATA)])
 async def test_short_data_called_stored_is_not_published(server: FaultyFtpServer, size: int) -> None:
     server.faults.cut_upload = size - 1
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         with pytest.raises(IntegrityError):
             await storage.write_bytes("name", DATA[:size])
     assert list(server.folder.iterdir()) == []
@@ -163,7 +146,7 @@ async def test_short_data_called_stored_is_not_published(server: FaultyFtpServer
 
 async def test_a_full_disk_is_told_as_such(server: FaultyFtpServer) -> None:
     server.faults.disk = 1_000_000
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         with pytest.raises(NoSpace):
             await storage.write_bytes("name", DATA)
     assert list(server.folder.iterdir()) == []
@@ -179,7 +162,7 @@ async def test_a_digest_that_differs_is_not_published(server: FaultyFtpServer, o
             await writer.write(b"data")
             await writer.commit(Expect(size=4, digests=digests))
 
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         assert storage.capabilities.digests == ({"sha256"} if offered == "XSHA256" else set())
         await write(storage)
         server.faults.wrong_digest = True
@@ -190,7 +173,7 @@ async def test_a_digest_that_differs_is_not_published(server: FaultyFtpServer, o
 
 async def test_where_a_rename_may_not_replace_the_old_file_steps_aside(server: FaultyFtpServer) -> None:
     server.refuses_to_replace = True
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         assert not storage.capabilities.atomic_write
         await storage.write_bytes("name", b"old")
         await storage.write_bytes("name", b"newer")
@@ -200,11 +183,11 @@ async def test_where_a_rename_may_not_replace_the_old_file_steps_aside(server: F
 
 async def test_where_renames_are_forbidden_the_error_names_the_way_out(server: FaultyFtpServer) -> None:
     server.faults.replies["RNFR"] = "550 Permission denied"
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         with pytest.raises(PermissionDenied, match="staging: none"):
             await storage.write_bytes("name", b"data")
     assert list(server.folder.iterdir()) == []
-    async with storage_of(server, staging="none") as storage:
+    async with faulty(server, staging="none") as storage:
         assert not storage.capabilities.atomic_write
         assert not storage.capabilities.rename
         await storage.write_bytes("name", b"data")
@@ -214,7 +197,7 @@ async def test_where_renames_are_forbidden_the_error_names_the_way_out(server: F
 @pytest.mark.parametrize("refused", ["APPE", "REST"])
 async def test_a_write_is_resumed_by_whichever_the_server_has(server: FaultyFtpServer, refused: str) -> None:
     server.faults.replies[refused] = "502 not here"
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         writer = await storage.begin_write("name", WriteOptions())
         await writer.write(DATA[:2_000_000])
         token = writer.checkpoint()
@@ -231,7 +214,7 @@ async def test_a_write_is_resumed_by_whichever_the_server_has(server: FaultyFtpS
 
 async def test_a_server_that_can_do_neither_is_started_anew(server: FaultyFtpServer) -> None:
     server.faults.replies |= {"APPE": "502 not here", "REST": "502 not here"}
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         writer = await storage.begin_write("name", WriteOptions())
         await writer.write(DATA)
         token = writer.checkpoint()
@@ -259,7 +242,7 @@ async def test_a_server_that_can_do_neither_is_started_anew(server: FaultyFtpSer
 )
 async def test_hostile_names_end_the_listing(server: FaultyFtpServer, line: bytes) -> None:
     server.faults.listing = b"type=file;size=1; good\r\n" + line + b"\r\n"
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         with pytest.raises(ProtocolViolation):
             [entry async for entry in storage.scan("")]
 
@@ -270,7 +253,7 @@ async def test_a_listing_that_is_cut_is_an_error(server: FaultyFtpServer, cut: i
     for number in range(5):
         (server.folder / f"name{number}").write_bytes(b"x")
     server.faults.cut_download, server.faults.how = cut, how
-    async with storage_of(server, timeout=0.3) as storage:
+    async with faulty(server, timeout=0.3) as storage:
         with pytest.raises(CrossdockError):
             [entry async for entry in storage.scan("")]
 
@@ -280,7 +263,7 @@ async def test_facts_that_are_odd_are_unknown(server: FaultyFtpServer) -> None:
         b"type=cdir;modify=20260101000000; .\r\ntype=pdir; ..\r\nType=FILE;Size=-1;Modify=20261301000000; a\r\n"
         b"size=5; b\r\ntype=OS.unix=slink:/etc;size=3; c\r\ntype=file;size=2;modify=20260203040506.123; d e \r\n"
     )
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         found = {entry.path: entry for entry in [entry async for entry in storage.scan("")]}
     assert list(found) == ["a", "b", "c", "d e "]
     assert (found["a"].size, found["a"].modified) == (None, None)
@@ -311,7 +294,7 @@ async def test_the_dialects_of_list(server: FaultyFtpServer, line: bytes) -> Non
     """Its times are too coarse to know a file again by: without MDTM there are none."""
     server.features = ("SIZE",)
     server.faults.listing = b"total 12\r\n" + line + b"\r\n"
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         (entry,) = [entry async for entry in storage.scan("")]
     assert (entry.path, entry.kind, entry.size) == LISTED[line]
     assert entry.modified is None
@@ -320,7 +303,7 @@ async def test_the_dialects_of_list(server: FaultyFtpServer, line: bytes) -> Non
 async def test_a_line_that_is_understood_as_nothing_ends_the_listing(server: FaultyFtpServer) -> None:
     server.features = ("SIZE",)
     server.faults.listing = b"-rw-r--r-- 1 a b 7 Nov 21 03:57 good\r\nwhatever this is\r\n"
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         with pytest.raises(ProtocolViolation, match="whatever"):
             [entry async for entry in storage.scan("")]
 
@@ -332,7 +315,7 @@ async def test_too_many_connections_lower_the_cap_and_it_is_remembered(server: F
     server.faults.most = 2
     for number in range(6):
         (server.folder / f"name{number}").write_bytes(DATA)
-    async with storage_of(server, max_connections=6, timeout=30) as storage:
+    async with faulty(server, max_connections=6, timeout=30) as storage:
 
         async def read(number: int) -> None:
             assert await storage.read_bytes(f"name{number}", limit=len(DATA)) == DATA
@@ -342,14 +325,14 @@ async def test_too_many_connections_lower_the_cap_and_it_is_remembered(server: F
         accepted = server.accepted
         await asyncio.gather(*map(read, range(6)))
         assert server.accepted == accepted
-    async with storage_of(server, max_connections=6, timeout=30) as storage:
+    async with faulty(server, max_connections=6, timeout=30) as storage:
         assert backend_of(storage).pool.most == 2
 
 
 async def test_all_connections_taken_by_those_who_wait_is_an_error(server: FaultyFtpServer) -> None:
     """A copy within an account that has one connection cannot go on; it says so instead of waiting for ever."""
     (server.folder / "name").write_bytes(DATA * 4)
-    async with storage_of(server, max_connections=1, timeout=0.3) as storage:
+    async with faulty(server, max_connections=1, timeout=0.3) as storage:
         async with storage.read("name") as reader:
             await reader.read()
             with pytest.raises(Throttled, match="max_connections"):
@@ -362,7 +345,7 @@ async def test_a_wrong_password_is_tried_once(server: FaultyFtpServer) -> None:
     (server.folder.parent / "secret").write_text("wrong")
 
     async def attempt() -> None:
-        async with storage_of(server):
+        async with faulty(server):
             pass
 
     for _ in range(3):
@@ -374,7 +357,7 @@ async def test_a_wrong_password_is_tried_once(server: FaultyFtpServer) -> None:
 async def test_a_passive_address_is_not_followed(server: FaultyFtpServer) -> None:
     """The data connection goes where the control connection goes, whatever the server says (CVE-2021-4189)."""
     server.faults.passive = "227 Entering (10,255,255,1,{high},{low})"
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         await storage.write_bytes("name", b"data")
         assert await storage.read_bytes("name") == b"data"
 
@@ -382,7 +365,7 @@ async def test_a_passive_address_is_not_followed(server: FaultyFtpServer) -> Non
 @pytest.mark.parametrize("reply", ["227 garbage", "227 (127,0,0,1,0,0)", "227 (127,0,0,1,999,1)"])
 async def test_a_passive_reply_that_is_none(server: FaultyFtpServer, reply: str) -> None:
     server.faults.passive = reply
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         with pytest.raises(ProtocolViolation):
             await storage.write_bytes("name", b"data")
 
@@ -390,7 +373,7 @@ async def test_a_passive_reply_that_is_none(server: FaultyFtpServer, reply: str)
 async def test_active_mode(server: FaultyFtpServer) -> None:
     """The server is asked to connect back; this one cannot, and nothing else is tried instead."""
     (server.folder / "name").write_bytes(b"data")
-    async with storage_of(server, mode="active") as storage:
+    async with faulty(server, mode="active") as storage:
         with pytest.raises(CrossdockError):
             await storage.read_bytes("name")
     assert any(command.startswith("EPRT |1|127.0.0.1|") for command in server.commands)
@@ -400,7 +383,7 @@ async def test_active_mode(server: FaultyFtpServer) -> None:
 @pytest.mark.parametrize("name", ["a\r\nDELE victim", "a\nb", "a\rb", "a\0b"])
 async def test_no_name_becomes_a_command(server: FaultyFtpServer, name: str) -> None:
     (server.folder / "victim").write_bytes(b"x")
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         before = len(server.commands)
         actions: list[Callable[[], Awaitable[object]]] = [
             lambda: storage.stat(name),
@@ -424,7 +407,7 @@ async def test_no_name_becomes_a_command(server: FaultyFtpServer, name: str) -> 
     ids=["code", "text", "multi-line", "long"],
 )
 async def test_replies_that_are_none(server: FaultyFtpServer, reply: str) -> None:
-    async with storage_of(server, timeout=0.5) as storage:
+    async with faulty(server, timeout=0.5) as storage:
         server.faults.replies["MLST"] = reply
         with pytest.raises((ProtocolViolation, TimedOut)):
             await storage.stat("name")
@@ -433,7 +416,7 @@ async def test_replies_that_are_none(server: FaultyFtpServer, reply: str) -> Non
 
 
 async def test_cancelled_at_any_moment_an_upload_leaves_nothing(server: FaultyFtpServer) -> None:
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         for pause in (0, 0.001, 0.003, 0.01, 0.02):
             task = asyncio.create_task(storage.write_bytes("name", DATA))
             await asyncio.sleep(pause)
@@ -467,7 +450,7 @@ async def test_what_is_served_is_what_was_asked_for(tmp_path: Path) -> None:
 async def test_a_server_that_agrees_before_it_looks_for_the_folder(server: FaultyFtpServer) -> None:
     """As rclone's does: a large file is under way before it says that there is no folder for it."""
     server.faults.agrees_early = True
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         await storage.write_bytes("a/b/large", DATA)
         await storage.write_bytes("c/small", b"1")
         assert (server.folder / "a/b/large").read_bytes() == DATA
@@ -486,7 +469,7 @@ async def test_a_server_that_agrees_before_it_looks_for_the_folder(server: Fault
 async def test_a_server_that_would_put_a_file_in_the_place_of_a_folder(server: FaultyFtpServer) -> None:
     """As rclone's does, with all that is in it."""
     server.faults.replaces_folders = True
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         await storage.write_bytes("a/x", b"kept")
         for data in (b"small", DATA):
             with pytest.raises(NotAFile, match="a folder has this name"):
@@ -499,7 +482,7 @@ async def test_a_server_with_nothing_but_lists(server: FaultyFtpServer) -> None:
     """RFC 959 has neither SIZE nor MDTM nor MLST."""
     server.features = ()
     server.faults.replies = dict.fromkeys(("SIZE", "MDTM", "MFMT", "FEAT", "OPTS"), "500 what?")
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         for data in (b"first", DATA, b""):
             await storage.write_bytes("a/x", data)
             assert (server.folder / "a/x").read_bytes() == data
@@ -519,7 +502,7 @@ async def test_a_server_with_nothing_but_lists(server: FaultyFtpServer) -> None:
 async def test_a_server_that_tells_the_size_of_folders(server: FaultyFtpServer) -> None:
     server.features = ("SIZE", "MDTM")
     server.faults.sizes_folders = True
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         await storage.write_bytes("a/b/x", b"1")
         assert (await storage.stat("a")).kind == "dir"
         assert (await storage.stat("a/b/x")).kind == "file"
@@ -534,7 +517,7 @@ async def test_a_server_that_does_not_go_on_in_the_middle(server: FaultyFtpServe
     """It tells of no features at all, so that only trying shows it: then all of a file is asked for again."""
     server.faults.replies = dict.fromkeys(("FEAT", "REST"), "502 no")
     (server.folder / "x").write_bytes(b"12345")
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         assert storage.capabilities.read_offset
         with pytest.raises(Truncated, match="does not go on at byte 3"):
             await backend_of(storage).begin_read("x", offset=3)
@@ -546,7 +529,7 @@ async def test_a_folder_made_between_two_questions(server: FaultyFtpServer) -> N
     """Whoever asks about a name in it is told that it is not there, not that nothing can be asked."""
     server.faults.replies = dict.fromkeys(("FEAT", "SIZE", "MDTM", "MLST", "MLSD"), "500 what?")
     (server.folder / "x").write_bytes(b"1")
-    async with storage_of(server) as storage:
+    async with faulty(server) as storage:
         server.makes_after = ("CWD /done", server.folder / "done")
         await storage.rename("x", "done/x")
     assert (server.folder / "done/x").read_bytes() == b"1"

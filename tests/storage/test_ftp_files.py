@@ -15,8 +15,9 @@ from crossdock.errors import (
     Truncated,
 )
 from crossdock.storage.base import Expect, WriteOptions
+from tests.conftest import running
 from tests.servers import FtpServer, Proftpd, PureFtpd, Vsftpd
-from tests.storage.ftp_places import DATA, opened, round_trip, running
+from tests.storage.ftp_places import DATA, opened, round_trip
 
 
 @pytest.mark.parametrize("there", [0, 1_000_000, 1_999_999, 2_500_000])
@@ -25,7 +26,7 @@ async def test_a_write_goes_on_from_what_is_there(
     request: pytest.FixtureRequest, kind: type[FtpServer], there: int
 ) -> None:
     """Not all that was sent has arrived, or more than was known of; what is beyond is written over."""
-    with running(request, kind("none")) as server:
+    with running(request.config, kind("none")) as server:
         async with opened(server) as storage:
             writer = await storage.begin_write("name", WriteOptions())
             await writer.write(DATA[:2_000_000])
@@ -54,7 +55,7 @@ async def test_where_no_size_is_told_tls_has_to_say_goodbye(
             raise ssl.SSLEOFError
         return found
 
-    with running(request, Vsftpd("explicit", config=("cmds_denied=SIZE",))) as server:
+    with running(request.config, Vsftpd("explicit", config=("cmds_denied=SIZE",))) as server:
         (server.folder / "name").write_bytes(DATA)
         (server.folder / "link").symlink_to("name")
         async with opened(server) as storage:
@@ -68,7 +69,7 @@ async def test_where_no_size_is_told_tls_has_to_say_goodbye(
 
 @pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
 async def test_links_are_read_as_what_they_lead_to(request: pytest.FixtureRequest, kind: type[FtpServer]) -> None:
-    with running(request, kind("none")) as server:
+    with running(request.config, kind("none")) as server:
         (server.folder / "name").write_bytes(DATA)
         (server.folder / "link").symlink_to("name")
         (server.folder / "dangling").symlink_to("nowhere")
@@ -87,7 +88,7 @@ async def test_a_file_that_changes_while_it_is_read_is_told(
     request: pytest.FixtureRequest, kind: type[FtpServer]
 ) -> None:
     """To the size that it had, so that only its time tells."""
-    with running(request, kind("none")) as server:
+    with running(request.config, kind("none")) as server:
         path = server.folder / "name"
         for changes in (False, True):
             path.write_bytes(DATA)
@@ -102,7 +103,7 @@ async def test_a_file_that_changes_while_it_is_read_is_told(
 
 async def test_a_listing_that_the_server_cuts_off_is_an_error(request: pytest.FixtureRequest) -> None:
     """Pure-FTPd says so in its last reply, which is a good one."""
-    with running(request, PureFtpd("none", config=("-L", "20:5"))) as server:
+    with running(request.config, PureFtpd("none", config=("-L", "20:5"))) as server:
         for number in range(30):
             (server.folder / f"name{number}").touch()
         async with opened(server) as storage:
@@ -112,7 +113,7 @@ async def test_a_listing_that_the_server_cuts_off_is_an_error(request: pytest.Fi
 
 @pytest.mark.parametrize("denied", ["SIZE", "SIZE,MDTM"])
 async def test_what_may_not_be_asked_is_not_missing(request: pytest.FixtureRequest, denied: str) -> None:
-    with running(request, Vsftpd("none", config=(f"cmds_denied={denied}",))) as server:
+    with running(request.config, Vsftpd("none", config=(f"cmds_denied={denied}",))) as server:
         (server.folder / "name").write_bytes(DATA)
         async with opened(server) as storage:
             assert (await storage.stat("name")).size == len(DATA)

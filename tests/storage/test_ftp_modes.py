@@ -27,9 +27,10 @@ from crossdock.storage.ftp import FtpSettings, connection, data, pool
 from crossdock.storage.registry import parse_url
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
+from tests.conftest import running
 from tests.servers import FtpServer, Proftpd, PureFtpd, Vsftpd
 from tests.servers.ftp import write_certificate
-from tests.storage.ftp_places import DATA, backend_of, opened, round_trip, running
+from tests.storage.ftp_places import DATA, Forgetful, backend_of, opened, round_trip
 
 
 def tls_of(storage: Storage) -> bool:
@@ -42,14 +43,14 @@ def tls_of(storage: Storage) -> bool:
     ids=lambda value: getattr(value, "name", value),
 )
 async def test_the_other_modes(request: pytest.FixtureRequest, kind: type[FtpServer], tls: Any) -> None:
-    with running(request, kind(tls)) as server:
+    with running(request.config, kind(tls)) as server:
         async with opened(server) as storage:
             await round_trip(storage)
 
 
 @pytest.mark.parametrize("kind", [Vsftpd, Proftpd], ids=lambda kind: kind.name)
 async def test_tls_1_2_with_session_reuse(request: pytest.FixtureRequest, kind: type[FtpServer]) -> None:
-    with running(request, kind("explicit")) as server:
+    with running(request.config, kind("explicit")) as server:
         settings = FtpSettings.model_validate(server.settings())
         remembered = pool._ACCOUNTS.setdefault(pool._key(settings), pool.Account())
         remembered.old_tls = True
@@ -62,19 +63,8 @@ async def test_a_session_that_is_never_accepted(
     request: pytest.FixtureRequest, kind: type[FtpServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tried with TLS 1.3, then with 1.2; then the error names the server's own option."""
-    from crossdock.storage.ftp import tls
-
-    class Forgetful(tls.TlsLayer):
-        def data(self, connected: Any, attach: Any, control: Any) -> Any:
-            fresh = self._contexts[1].wrap_socket(
-                connected, server_hostname=self._name, suppress_ragged_eofs=False, do_handshake_on_connect=False
-            )
-            attach(fresh)
-            fresh.do_handshake()
-            return fresh
-
     monkeypatch.setattr("crossdock.storage.ftp.connecting.TlsLayer", Forgetful)
-    with running(request, kind("explicit")) as server:
+    with running(request.config, kind("explicit")) as server:
         async with opened(server) as storage:
             (server.folder / "name").write_bytes(DATA)
             with pytest.raises(Unsupported, match=r"require_ssl_reuse=NO.*NoSessionReuseRequired"):
@@ -122,7 +112,7 @@ async def test_a_data_connection_that_leads_to_another_server(
             return found
 
         monkeypatch.setattr(data, "_connect", diverted)
-        with running(request, Vsftpd("explicit", config=("require_ssl_reuse=NO",))) as server:
+        with running(request.config, Vsftpd("explicit", config=("require_ssl_reuse=NO",))) as server:
             served = executor.submit(serve)
             async with opened(server, ca_file=None, certificate=server.fingerprint) as storage:
                 with pytest.raises(AuthenticationFailed, match="leads to another server"):
@@ -157,7 +147,7 @@ async def test_a_client_certificate(request: pytest.FixtureRequest, tmp_path: Pa
     mine = tmp_path / "client.pem"
     write_certificate(mine)
     config = ("TLSVerifyClient on", f"TLSCACertificateFile {mine}")
-    with running(request, Proftpd("explicit", config=config)) as server:
+    with running(request.config, Proftpd("explicit", config=config)) as server:
         async with opened(server, client_certificate=os.fspath(mine)) as storage:
             await round_trip(storage)
         with pytest.raises(CrossdockError):
@@ -203,7 +193,7 @@ async def test_a_server_that_hangs_up_before_the_tls_greeting(kind: Literal["ftp
 
 @pytest.mark.parametrize("kind", ["ftp", "ftpes"])
 async def test_where_implicit_is_expected(request: pytest.FixtureRequest, kind: str) -> None:
-    with running(request, Proftpd("implicit")) as server:
+    with running(request.config, Proftpd("implicit")) as server:
         settings = server.settings(type=kind, timeout=1, connect_timeout=1)
         if kind == "ftp":
             del settings["ca_file"]
@@ -230,7 +220,7 @@ async def test_no_tls_is_never_made_up_for_by_clear_text(tmp_path: Path) -> None
 async def test_data_is_never_sent_in_clear_text_under_tls(request: pytest.FixtureRequest, denied: str) -> None:
     """A server that would not encrypt the data is not even listed."""
     config = (f"cmds_denied={denied}", "force_anon_data_ssl=NO", "require_ssl_reuse=NO")
-    with running(request, Vsftpd("explicit", config=config)) as server:
+    with running(request.config, Vsftpd("explicit", config=config)) as server:
         with pytest.raises(Unsupported, match=f"{denied}: 550.*does not encrypt data connections"):
             async with opened(server):
                 pass

@@ -19,9 +19,9 @@ from crossdock.storage.storage import Storage
 from crossdock.testing import FolderPeer, Peer, StorageSuite
 from crossdock.testing.fault_ftp import FaultyFtpServer
 from crossdock.testing.storage.names import NAMES
+from tests.conftest import running
 from tests.servers import FtpServer, Proftpd, PureFtpd, Vsftpd
 from tests.servers.pyftpd import Pyftpd
-from tests.storage.ftp_places import running
 
 
 class FtpSuite(StorageSuite):
@@ -59,7 +59,7 @@ class TestVsftpdPlain(TestVsftpd):
     @pytest.fixture(scope="class")
     @classmethod
     def vsftpd(cls, request: pytest.FixtureRequest) -> Iterator[Vsftpd]:
-        with running(request, Vsftpd("none")) as server:
+        with running(request.config, Vsftpd("none")) as server:
             yield server
 
 
@@ -67,7 +67,7 @@ class TestVsftpdImplicitTls(TestVsftpd):
     @pytest.fixture(scope="class")
     @classmethod
     def vsftpd(cls, request: pytest.FixtureRequest) -> Iterator[Vsftpd]:
-        with running(request, Vsftpd("implicit")) as server:
+        with running(request.config, Vsftpd("implicit")) as server:
             yield server
 
 
@@ -91,7 +91,7 @@ class TestProftpdPlain(TestProftpd):
     @pytest.fixture(scope="class")
     @classmethod
     def proftpd(cls, request: pytest.FixtureRequest) -> Iterator[Proftpd]:
-        with running(request, Proftpd("none")) as server:
+        with running(request.config, Proftpd("none")) as server:
             yield server
 
 
@@ -99,7 +99,7 @@ class TestProftpdImplicitTls(TestProftpd):
     @pytest.fixture(scope="class")
     @classmethod
     def proftpd(cls, request: pytest.FixtureRequest) -> Iterator[Proftpd]:
-        with running(request, Proftpd("implicit")) as server:
+        with running(request.config, Proftpd("implicit")) as server:
             yield server
 
 
@@ -109,7 +109,9 @@ class TestProftpdWithDigests(TestProftpd):
     @pytest.fixture(scope="class")
     @classmethod
     def proftpd(cls, request: pytest.FixtureRequest) -> Iterator[Proftpd]:
-        with running(request, Proftpd("explicit", config=("LoadModule mod_digest.c", "DigestEngine on"))) as server:
+        with running(
+            request.config, Proftpd("explicit", config=("LoadModule mod_digest.c", "DigestEngine on"))
+        ) as server:
             yield server
 
     async def test_the_server_offers_them(self, storage: Storage) -> None:
@@ -142,7 +144,7 @@ class TestPureFtpdPlain(TestPureFtpd):
     @pytest.fixture(scope="class")
     @classmethod
     def pureftpd(cls, request: pytest.FixtureRequest) -> Iterator[PureFtpd]:
-        with running(request, PureFtpd("none")) as server:
+        with running(request.config, PureFtpd("none")) as server:
             yield server
 
 

@@ -8,8 +8,9 @@ from typing import ClassVar
 import pytest
 
 from crossdock.storage.base import Backend
-from crossdock.storage.layers import Limit, Observe, Throttle, TokenBucket
+from crossdock.storage.layers import Limit, Observe, Throttle
 from crossdock.storage.memory import MemoryBackend
+from crossdock.storage.rate import TokenBucket
 from crossdock.storage.retry import Retry
 from crossdock.storage.storage import Storage
 from crossdock.testing import StorageSuite

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from crossdock.config import Config, Location
-    from crossdock.storage.layers import TokenBucket
+    from crossdock.storage.rate import TokenBucket
     from crossdock.storage.storage import Storage
 
 __all__ = ["Interrupted", "Session", "common", "innermost", "new_loop", "opened", "run_in_child", "storage_of"]
@@ -144,7 +144,7 @@ def storage_of(location: Location, *, bandwidth: float | None = None, retries: i
     """A storage, not yet opened, limited to `bandwidth` bytes a second; `retries`: at least so many new attempts."""
     from dataclasses import replace
 
-    from crossdock.storage.layers import TokenBucket
+    from crossdock.storage.rate import TokenBucket
     from crossdock.storage.registry import new_storage
     from crossdock.storage.retry import RetryPolicy
 

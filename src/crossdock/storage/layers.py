@@ -17,8 +17,9 @@ from typing import TypeVar
 
 from crossdock.errors import CrossdockError
 from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader, WriteOptions, Writer
+from crossdock.storage.rate import TokenBucket
 
-__all__ = ["Event", "Layer", "LayeredReader", "Limit", "Observe", "Throttle", "TokenBucket"]
+__all__ = ["Event", "Layer", "LayeredReader", "Limit", "Observe", "Throttle"]
 
 log = logging.getLogger("crossdock.storage")
 T = TypeVar("T")
@@ -352,28 +353,6 @@ class _SlotWriter(_LayeredWriter):
             await self.inner.leave()
         finally:
             self._slot.give_back()
-
-
-class TokenBucket:
-    """`rate` units a second, with bursts of a second's worth; share one to share the rate."""
-
-    def __init__(
-        self,
-        rate: float,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        self.rate, self._clock, self._sleep = rate, clock, sleep
-        self._level, self._last = rate, clock()
-
-    async def take(self, amount: float) -> None:
-        """Wait until the bucket has paid for `amount` units; more than it can hold goes into debt."""
-        now = self._clock()
-        self._level = min(self.rate, self._level + (now - self._last) * self.rate) - amount
-        self._last = now
-        if self._level < 0:
-            await self._sleep(-self._level / self.rate)
 
 
 class Throttle(Layer):

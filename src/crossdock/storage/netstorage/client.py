@@ -15,11 +15,11 @@ from yarl import URL
 
 from crossdock.errors import ProtocolViolation, Throttled
 from crossdock.storage.http import FAILURES, TooLong, trusted, whole
-from crossdock.storage.layers import TokenBucket
 from crossdock.storage.netstorage.faults import Place, failure, refused
 from crossdock.storage.netstorage.settings import NetStorageSettings
 from crossdock.storage.netstorage.signing import Signer
 from crossdock.storage.netstorage.wire import Answered, action_of, parse_xml, quoted
+from crossdock.storage.rate import TokenBucket
 from crossdock.storage.retry import RetryPolicy
 
 __all__ = ["Answer", "Client", "Request"]
