@@ -37,6 +37,6 @@ def settings_of(server: FakeNetStorage, monkeypatch: pytest.MonkeyPatch, **more:
 
 def backend(server: FakeNetStorage, monkeypatch: pytest.MonkeyPatch, **more: Any) -> NetStorageBackend:
     """Not yet opened; what fails is tried again at once."""
-    found = settings_of(server, monkeypatch, **more).backend("akamai")
+    found = NetStorageBackend(settings_of(server, monkeypatch, **more), "akamai")
     found.client.retry = AT_ONCE
     return found

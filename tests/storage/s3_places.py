@@ -110,12 +110,13 @@ def bucket(server: Server, *, versioned: bool = False) -> Iterator[BotoPeer]:
 def backend(server: Server, name: str, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> S3Backend:
     """A backend that does not wait between retries."""
     monkeypatch.setenv("TEST_S3_SECRET", server.secret_key)
-    found = S3Settings(
+    place = S3Settings(
         bucket=name,
         endpoint_url=server.endpoint_url,
         access_key_id=server.access_key,
         secret_access_key="env:TEST_S3_SECRET",  # type: ignore[arg-type]
         **settings,
-    ).backend("lake")
+    )
+    found = S3Backend(place, "lake")
     found.client.retry = AT_ONCE
     return found

@@ -35,6 +35,7 @@ from crossdock.errors import (
 from crossdock.storage.base import WriteOptions
 from crossdock.storage.registry import parse_url
 from crossdock.storage.s3 import S3Settings, probe, wire
+from crossdock.storage.s3.backend import S3Backend
 from crossdock.storage.s3.credentials import CredentialSource
 from crossdock.storage.s3.faults import Place, refusal_of, refused
 from crossdock.storage.s3.plan import PartPlan
@@ -213,7 +214,7 @@ class TestSettings:
     )
     async def test_addresses(self, settings: dict[str, Any], url: str) -> None:
         given = S3Settings(**{"bucket": "lake", "region": "eu-west-1", "anonymous": True, **settings})
-        found = given.backend("lake")
+        found = S3Backend(given, "lake")
         await found.open()
         try:
             assert found.client.url(found.calls.request("GET", "read", "", "", key="a//b +")) == url

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import stat
 from abc import abstractmethod
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import SplitResult, parse_qsl
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, ValidationInfo
@@ -125,6 +126,8 @@ class EndpointSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    backend_class: ClassVar[str]
+    """Its "module:class": loaded on first use, and called with the settings and the name that messages use."""
     type: str
     root: str = ""
     """The folder or key prefix that all paths start from."""
@@ -143,9 +146,11 @@ class EndpointSettings(BaseModel):
     def from_url(cls, url: SplitResult) -> tuple[Self, str]:
         """The settings that a URL stands for, and the path below their root. Raises `ValueError`."""
 
-    @abstractmethod
     def backend(self, name: str) -> Backend:
         """A backend, not yet opened; `name` is used in messages."""
+        module, _, kind = self.backend_class.partition(":")
+        found: Backend = getattr(importlib.import_module(module), kind)(self, name)
+        return found
 
 
 def query_of(url: SplitResult) -> dict[str, Any]:

@@ -48,7 +48,7 @@ _ALTERED = re.compile(r"[\x00-\x1f\x7f]| (?=/|$)")
 class FtpBackend(Backend):
     """Speaks FTP to one account below one folder. Connections come from the account's pool."""
 
-    def __init__(self, endpoint: str, settings: FtpSettings) -> None:
+    def __init__(self, settings: FtpSettings, endpoint: str) -> None:
         self.endpoint, self.settings = endpoint, settings
         self.features = Features()
         self.can_append = self._can_restart = True

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import codecs
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import SplitResult, unquote
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from crossdock.storage.settings import EndpointSettings, FilePath, Seconds, Secret, query_of
-
-if TYPE_CHECKING:
-    from crossdock.storage.ftp.backend import FtpBackend
 
 __all__ = ["FtpSettings", "Tls"]
 
@@ -27,6 +24,7 @@ def _several(value: object) -> object:
 class FtpSettings(EndpointSettings):
     """A folder on a server that speaks FTP (RFC 959, 3659), in clear text or under TLS (RFC 4217)."""
 
+    backend_class = "crossdock.storage.ftp.backend:FtpBackend"
     type: Literal["ftp", "ftpes", "ftps"]
     """ftpes: TLS from AUTH TLS on, port 21. ftps: TLS from the first byte, port 990. ftp: all in clear text."""
     host: str = Field(min_length=1)
@@ -126,11 +124,6 @@ class FtpSettings(EndpointSettings):
     def shared(self, processes: int) -> Self:
         """The account's connections are divided up: servers count them, and each costs both sides a sign-in."""
         return self.model_copy(update={"max_connections": max(1, self.max_connections // processes)})
-
-    def backend(self, name: str) -> FtpBackend:
-        from crossdock.storage.ftp.backend import FtpBackend
-
-        return FtpBackend(name, self)
 
 
 def _fingerprint(value: str) -> str:

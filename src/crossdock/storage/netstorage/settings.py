@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import SplitResult, unquote
 
 from pydantic import AfterValidator, Field
 
 from crossdock.storage.settings import ByteSize, EndpointSettings, FilePath, Seconds, Secret, query_of
-
-if TYPE_CHECKING:
-    from crossdock.storage.netstorage.backend import NetStorageBackend
 
 __all__ = ["NetStorageSettings"]
 
@@ -34,6 +31,7 @@ def _root(value: str) -> str:
 class NetStorageSettings(EndpointSettings):
     """A CP code of Akamai NetStorage, or a folder in it, by the signed HTTP interface."""
 
+    backend_class = "crossdock.storage.netstorage.backend:NetStorageBackend"
     type: Literal["netstorage"] = "netstorage"
     host: Annotated[str, AfterValidator(_host)]
     """The storage group's connection hostname, such as example-nsu.akamaihd.net."""
@@ -98,8 +96,3 @@ class NetStorageSettings(EndpointSettings):
         """Scheme, host and port."""
         port = f":{self.port}" if self.port else ""
         return f"{'https' if self.tls else 'http'}://{self.host}{port}"
-
-    def backend(self, name: str) -> NetStorageBackend:
-        from crossdock.storage.netstorage.backend import NetStorageBackend
-
-        return NetStorageBackend(self, name)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from crossdock.storage.settings import ByteSize, EndpointSettings, FilePath, Seconds, Secret, query_of
-
-if TYPE_CHECKING:
-    from crossdock.storage.s3.backend import S3Backend
 
 __all__ = ["S3Settings"]
 
@@ -54,6 +51,7 @@ class S3Settings(EndpointSettings):
     instance) unless `access_key_id` and `secret_access_key` or `anonymous` are given; `role_arn` is then assumed.
     """
 
+    backend_class = "crossdock.storage.s3.backend:S3Backend"
     type: Literal["s3"] = "s3"
     bucket: Annotated[str, AfterValidator(_bucket)]
     endpoint_url: Annotated[str, AfterValidator(_endpoint_url)] | None = None
@@ -125,11 +123,6 @@ class S3Settings(EndpointSettings):
         if not url.netloc:
             raise ValueError("write s3://bucket/key")
         return cls(**{**query_of(url), "bucket": url.netloc}), url.path.removeprefix("/")
-
-    def backend(self, name: str) -> S3Backend:
-        from crossdock.storage.s3.backend import S3Backend
-
-        return S3Backend(self, name)
 
     @property
     def service_url(self) -> str | None:

@@ -49,7 +49,7 @@ _EMPTY_REPLIES = 16
 class SftpBackend(Backend):
     """Speaks SFTP to one account below one folder. Connections come from the account's pool."""
 
-    def __init__(self, endpoint: str, settings: SftpSettings) -> None:
+    def __init__(self, settings: SftpSettings, endpoint: str) -> None:
         self.endpoint, self.settings = endpoint, settings
         self.posix_rename = self._hardlink = False
         self.openssh = False

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import codecs
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from crossdock.storage.base import Backend
 from crossdock.storage.settings import ByteSize, EndpointSettings, FilePath, Seconds, Secret, query_of
-
-if TYPE_CHECKING:
-    from crossdock.storage.sftp.backend import SftpBackend
 
 __all__ = ["SftpSettings"]
 
@@ -25,6 +23,7 @@ def _several(value: object) -> object:
 class SftpSettings(EndpointSettings):
     """A folder on a server that speaks SFTP version 3 over SSH."""
 
+    backend_class = "crossdock.storage.sftp.backend:SftpBackend"
     type: Literal["sftp"] = "sftp"
     host: str = Field(min_length=1)
     port: int | None = Field(default=None, ge=1, le=65535)
@@ -132,10 +131,8 @@ class SftpSettings(EndpointSettings):
         """The account's connections are divided up: servers count them, and each costs both sides a sign-in."""
         return self.model_copy(update={"max_connections": max(1, self.max_connections // processes)})
 
-    def backend(self, name: str) -> SftpBackend:
+    def backend(self, name: str) -> Backend:
         from crossdock.storage.sftp.loading import ldconfig_only
 
         with ldconfig_only():
-            from crossdock.storage.sftp.backend import SftpBackend
-
-        return SftpBackend(name, self)
+            return super().backend(name)

@@ -1,0 +1,78 @@
+"""From a type or a URL to the backend that it stands for."""
+
+from __future__ import annotations
+
+from typing import Self
+from urllib.parse import SplitResult
+
+import pytest
+
+from crossdock.errors import ConfigError
+from crossdock.storage.memory import MemoryBackend
+from crossdock.storage.registry import backend_types, new_storage, parse_url, settings_class
+from crossdock.storage.settings import EndpointSettings
+
+URLS = {
+    "ftp": "ftp://host/name",
+    "ftpes": "ftpes://host/name",
+    "ftps": "ftps://host/name",
+    "local": "file:///folder/name",
+    "memory": "memory:///name",
+    "netstorage": "netstorage://key@host/123/name?key=env:KEY",
+    "s3": "s3://bucket/name",
+    "sftp": "sftp://host/name",
+}
+"""Type → a location there."""
+
+
+@pytest.mark.parametrize("kind", backend_types())
+def test_every_type_has_a_backend(kind: str) -> None:
+    settings, path = parse_url(URLS[kind])
+    assert isinstance(settings, settings_class(kind))
+    backend = new_storage("there", settings).backend
+    assert (settings.type, backend.endpoint, path) == (kind, "there", "name")
+
+
+class Others(EndpointSettings):
+    """Settings of somebody else's package."""
+
+    type: str = "others"
+
+    @classmethod
+    def from_url(cls, url: SplitResult) -> tuple[Self, str]:
+        return cls(), url.path
+
+
+class Shelf(MemoryBackend):
+    """A backend of somebody else's package."""
+
+    def __init__(self, settings: Others, endpoint: str) -> None:
+        super().__init__(endpoint)
+        self.settings = settings
+
+
+def test_settings_name_a_backend_of_another_package() -> None:
+    class OnShelf(Others):
+        backend_class = f"{__name__}:Shelf"
+
+    settings = OnShelf()
+    found = settings.backend("shelf")
+    assert isinstance(found, Shelf)
+    assert (found.endpoint, found.settings) == ("shelf", settings)
+
+
+def test_a_backend_whose_library_is_missing_says_what_to_install() -> None:
+    class Missing(Others):
+        backend_class = "aiohttp.that_is_not_installed:Backend"
+
+    with pytest.raises(ConfigError, match="type others needs the package aiohttp") as caught:
+        new_storage("shelf", Missing())
+    assert caught.value.hint == "pip install 'crossdock[others]'"
+
+
+def test_another_module_that_is_missing_is_not_blamed_on_an_extra() -> None:
+    class Broken(Others):
+        backend_class = "crossdock.storage.nowhere:Backend"
+
+    with pytest.raises(ModuleNotFoundError, match=r"crossdock\.storage\.nowhere"):
+        new_storage("shelf", Broken())
