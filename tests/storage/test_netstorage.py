@@ -176,7 +176,7 @@ async def test_a_streams_digest_is_a_signed_trailer(server: FakeNetStorage, stor
 async def test_a_mismatch_is_not_stored(
     server: FakeNetStorage, place: NetStorageBackend, wrong: dict[str, str | int]
 ) -> None:
-    request = place.request("PUT", "write", "name", "upload", wrong)
+    request = place.calls.request("PUT", "write", "name", "upload", wrong)
     with pytest.raises(ProtocolViolation, match="does not match"):
         await place.client.stream(request, Held([b"1234"], 5))
     assert server.peer().names() == set()
@@ -541,7 +541,7 @@ async def test_requests_are_paced(server: FakeNetStorage, monkeypatch: pytest.Mo
     found = backend(server, monkeypatch, requests_per_second=50)
     async with Storage(found):
         began = time.monotonic()
-        await asyncio.gather(*(found.look(f"{number}", "stat") for number in range(75)))
+        await asyncio.gather(*(found.calls.look(f"{number}", "stat") for number in range(75)))
         assert time.monotonic() - began >= 0.45
     assert server.requests["stat"] == 75
 

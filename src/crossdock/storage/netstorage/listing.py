@@ -3,94 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
 
 from crossdock.errors import NotADirectory, NotFound, ProtocolViolation
 from crossdock.storage.base import Entry
+from crossdock.storage.netstorage.calls import Calls
 from crossdock.storage.netstorage.client import Answer, Request
 from crossdock.storage.netstorage.wire import Answered, Item, entry_of
-
-if TYPE_CHECKING:
-    from crossdock.storage.netstorage.backend import NetStorageBackend
 
 __all__ = ["scan_folder", "scan_tree"]
 
 _NO_NAMES = frozenset({"", ".", ".."})
 
 
-async def scan_folder(backend: NetStorageBackend, path: str) -> AsyncGenerator[list[Entry]]:
+async def scan_folder(calls: Calls, path: str) -> AsyncGenerator[list[Entry]]:
     """The direct children. Raises `NotADirectory`, `NotFound`."""
     parameters: dict[str, str | int] = {"format": "xml", "encoding": "utf-8"}
     prefix = path + "/" if path else ""
     first = True
     while True:
-        request = backend.request("GET", "list", path, "dir", parameters)
-        answer = await backend.client.call(request, allow=(404, 412) if first else (), repeat=not first)
+        request = calls.request("GET", "list", path, "dir", parameters)
+        answer = await calls.client.call(request, allow=(404, 412) if first else (), repeat=not first)
         if not answer.good:
-            await _explain(backend, path, answer)
+            await _explain(calls, path, answer)
             return
-        found = backend.client.xml(request, answer, "stat")
-        yield [_child(backend, request, prefix, item) for item in found.items]
+        found = calls.client.xml(request, answer, "stat")
+        yield [_child(calls, request, prefix, item) for item in found.items]
         if found.resume is None:
             return
-        _must_advance(backend, request, str(parameters.get("start", "")), found.resume)
+        _must_advance(calls, request, str(parameters.get("start", "")), found.resume)
         parameters["start"], first = found.resume, False
 
 
-def _child(backend: NetStorageBackend, request: Request, prefix: str, item: Item) -> Entry:
+def _child(calls: Calls, request: Request, prefix: str, item: Item) -> Entry:
     name = item.name.removesuffix("/") if item.kind == "dir" else item.name
     if "/" in name or "\0" in name or name in _NO_NAMES:
-        raise backend.client.violation(request, f"a listing with the name {item.name[:100]!r}")
+        raise calls.client.violation(request, f"a listing with the name {item.name[:100]!r}")
     return entry_of(prefix + name, item)
 
 
-async def _explain(backend: NetStorageBackend, path: str, answer: Answer) -> None:
+async def _explain(calls: Calls, path: str, answer: Answer) -> None:
     """Why there is nothing to list: no such folder, a file, or, without an error, an empty one."""
-    found = await backend.look(path, "list", implicit=True)
-    if found is None and not backend.full(path).partition("/")[2]:
+    found = await calls.look(path, "list", implicit=True)
+    if found is None and not calls.full(path).partition("/")[2]:
         # A CP code is there as soon as the account is.
         return
     if found is None:
-        raise backend.error(NotFound, "list", path, "no such folder")
+        raise calls.backend.error(NotFound, "list", path, "no such folder")
     if found.kind != "dir":
-        raise backend.error(NotADirectory, "list", path, "it is a file")
+        raise calls.backend.error(NotADirectory, "list", path, "it is a file")
     if answer.status != 404:
-        raise backend.error(ProtocolViolation, "list", path, f"HTTP {answer.status} for a folder")
+        raise calls.backend.error(ProtocolViolation, "list", path, f"HTTP {answer.status} for a folder")
 
 
-async def scan_tree(backend: NetStorageBackend, path: str) -> AsyncGenerator[list[Entry]]:
+async def scan_tree(calls: Calls, path: str) -> AsyncGenerator[list[Entry]]:
     """All files below, in order. Raises `NotADirectory`, `NotFound`.
 
     `list` starts at a name and goes on to the end of the CP code: "0" is the byte after "/", where the folder ends.
     The next page starts at a path, not at a parameter: the way that rclone, whose backend Akamai wrote, has proven.
     """
     parameters: dict[str, str | int] = {"format": "xml", "encoding": "utf-8"}
-    top = backend.full(path)
+    top = calls.full(path)
     inside = top + "/"
     whole = "/" not in top
     if not whole:
         parameters["end"] = f"/{top}0"
     start = f"/{top}" if whole else f"/{inside}"
-    cut = len(backend.prefix)
+    cut = len(calls.prefix)
     last, first = "", True
     while True:
-        request = backend.request("GET", "list", path, "list", parameters, name=start)
-        answer = await backend.client.call(request, allow=(404, 412), repeat=not first)
+        request = calls.request("GET", "list", path, "list", parameters, name=start)
+        answer = await calls.client.call(request, allow=(404, 412), repeat=not first)
         if not answer.good:
             # Later on: what the page would have started with has been deleted, and nothing comes after it.
             if first:
-                await _explain(backend, path, answer)
+                await _explain(calls, path, answer)
             return
-        found = backend.client.xml(request, answer, "list")
+        found = calls.client.xml(request, answer, "list")
         page: list[Entry] = []
         for item in found.items:
             name = item.name.removeprefix("/")
             if item.kind == "dir" or not name.startswith(inside):
                 continue
             if any(part in _NO_NAMES for part in name[len(inside) :].split("/")):
-                raise backend.client.violation(request, f"a listing with the name {item.name[:100]!r}")
+                raise calls.client.violation(request, f"a listing with the name {item.name[:100]!r}")
             if name <= last:
-                raise _out_of_order(backend, path, name)
+                raise _out_of_order(calls, path, name)
             last = name
             page.append(entry_of(name[cut:], item))
         if page:
@@ -98,7 +95,7 @@ async def scan_tree(backend: NetStorageBackend, path: str) -> AsyncGenerator[lis
         if found.resume is None or _beyond(found, inside):
             return
         resume = "/" + found.resume.removeprefix("/")
-        _must_advance(backend, request, start, resume)
+        _must_advance(calls, request, start, resume)
         start, first = resume, False
 
 
@@ -109,12 +106,12 @@ def _beyond(found: Answered, inside: str) -> bool:
     return last > edge and not last.startswith(edge)
 
 
-def _out_of_order(backend: NetStorageBackend, path: str, name: str) -> Exception:
+def _out_of_order(calls: Calls, path: str, name: str) -> Exception:
     hint = "set 'listing: folders': names that are not UTF-8 have another order there than here"
-    return backend.error(ProtocolViolation, "list", path, f"{name[-100:]!r} is out of order", hint=hint)
+    return calls.backend.error(ProtocolViolation, "list", path, f"{name[-100:]!r} is out of order", hint=hint)
 
 
-def _must_advance(backend: NetStorageBackend, request: Request, start: str, resume: str) -> None:
+def _must_advance(calls: Calls, request: Request, start: str, resume: str) -> None:
     before, after = (text.lstrip("/").encode("utf-8", "surrogateescape") for text in (start, resume))
     if after <= before:
-        raise backend.client.violation(request, f"a listing that does not end: after {start!r} comes {resume!r}")
+        raise calls.client.violation(request, f"a listing that does not end: after {start!r} comes {resume!r}")

@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import aiohttp
 
 from crossdock.errors import IntegrityError, NotAFile, NotFound, SourceChanged, Truncated, shown
 from crossdock.storage.base import Entry, Reader
 from crossdock.storage.http import FAILURES, http_date
+from crossdock.storage.netstorage.calls import Calls
 from crossdock.storage.netstorage.client import Answer, Request
 from crossdock.storage.netstorage.faults import failure
 from crossdock.storage.netstorage.wire import md5_of
-
-if TYPE_CHECKING:
-    from crossdock.storage.netstorage.backend import NetStorageBackend
 
 __all__ = ["NetStorageReader"]
 
@@ -29,7 +26,7 @@ class NetStorageReader(Reader):
 
     def __init__(
         self,
-        backend: NetStorageBackend,
+        calls: Calls,
         request: Request,
         entry: Entry,
         response: aiohttp.ClientResponse | None,
@@ -38,27 +35,27 @@ class NetStorageReader(Reader):
         skip: int,
     ) -> None:
         self.entry = entry
-        self._backend, self._request, self._response = backend, request, response
+        self._calls, self._request, self._response = calls, request, response
         self._at, self._skip = at, skip
         self._digest = hashlib.md5(usedforsecurity=False) if not at and "md5" in entry.digests else None
 
     @classmethod
-    async def open(cls, backend: NetStorageBackend, path: str, offset: int, pin: Entry | None) -> NetStorageReader:
+    async def open(cls, calls: Calls, path: str, offset: int, pin: Entry | None) -> NetStorageReader:
         """Raises `NotFound`, `NotAFile`, `SourceChanged`."""
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        request = backend.request("GET", "read", path, "download", {}, headers=headers)
-        response, head = await backend.client.stream(request, allow=(404, 409, 412, 416))
+        request = calls.request("GET", "read", path, "download", {}, headers=headers)
+        response, head = await calls.client.stream(request, allow=(404, 409, 412, 416))
         try:
             if response is None:
-                entry = await _described(backend, path)
+                entry = await _described(calls, path)
                 if head.status != 416:
                     # It came between the two requests.
-                    raise backend.error(NotFound, "read", path, "no such file")
-                reader = cls(backend, request, entry, None, at=entry.size or 0, skip=0)
+                    raise calls.backend.error(NotFound, "read", path, "no such file")
+                reader = cls(calls, request, entry, None, at=entry.size or 0, skip=0)
             else:
-                reader = await cls._opened(backend, request, response, head, offset)
+                reader = await cls._opened(calls, request, response, head, offset)
             if pin is not None and reader.entry.fingerprint != pin.fingerprint:
-                raise _changed(backend, path, "it is not the file that was listed")
+                raise _changed(calls, path, "it is not the file that was listed")
         except BaseException:
             if response is not None:
                 response.close()
@@ -68,7 +65,7 @@ class NetStorageReader(Reader):
     @classmethod
     async def _opened(
         cls,
-        backend: NetStorageBackend,
+        calls: Calls,
         request: Request,
         response: aiohttp.ClientResponse,
         head: Answer,
@@ -77,18 +74,18 @@ class NetStorageReader(Reader):
         try:
             begin, size = _extent(head)
         except ValueError as error:
-            raise backend.client.violation(request, str(error)) from error
+            raise calls.client.violation(request, str(error)) from error
         if begin not in (0, offset):
-            raise backend.client.violation(request, f"the answer begins at byte {begin}, not {offset}")
+            raise calls.client.violation(request, f"the answer begins at byte {begin}, not {offset}")
         md5 = md5_of(head.headers.get("ETag"))
         if md5 is None:
-            entry = await _described(backend, request.path)
+            entry = await _described(calls, request.path)
             if entry.size != size:
-                raise _changed(backend, request.path, f"{size} bytes are sent, {entry.size} are listed")
+                raise _changed(calls, request.path, f"{size} bytes are sent, {entry.size} are listed")
         else:
             entry = Entry(path=request.path, size=size, etag=md5, digests={"md5": md5})
             entry = replace(entry, modified=http_date(head.headers.get("Last-Modified")))
-        return cls(backend, request, entry, response, at=begin, skip=offset - begin)
+        return cls(calls, request, entry, response, at=begin, skip=offset - begin)
 
     async def read(self) -> bytes:
         while True:
@@ -109,7 +106,7 @@ class NetStorageReader(Reader):
         try:
             data: bytes = await response.content.readany()
         except FAILURES as error:
-            raise failure(self._backend.client.place(self._request), error) from error
+            raise failure(self._calls.client.place(self._request), error) from error
         self._at += len(data)
         if self._at > size:
             raise self._wrong(f"more than {size} bytes were sent")
@@ -135,7 +132,7 @@ class NetStorageReader(Reader):
         return error
 
     def _where(self) -> str:
-        return f"{self._backend.endpoint}:{shown(self.entry.path)}"
+        return f"{self._calls.backend.endpoint}:{shown(self.entry.path)}"
 
     async def close(self) -> None:
         response, self._response = self._response, None
@@ -147,13 +144,13 @@ class NetStorageReader(Reader):
             response.close()
 
 
-async def _described(backend: NetStorageBackend, path: str) -> Entry:
+async def _described(calls: Calls, path: str) -> Entry:
     """Raises `NotFound`, `NotAFile`."""
-    entry = await backend.look(path, "read", implicit=True)
+    entry = await calls.look(path, "read", implicit=True)
     if entry is None:
-        raise backend.error(NotFound, "read", path, "no such file")
+        raise calls.backend.error(NotFound, "read", path, "no such file")
     if entry.kind == "dir":
-        raise backend.error(NotAFile, "read", path, "it is a folder")
+        raise calls.backend.error(NotAFile, "read", path, "it is a folder")
     return entry
 
 
@@ -171,8 +168,10 @@ def _extent(head: Answer) -> tuple[int, int]:
     return 0, int(length)
 
 
-def _changed(backend: NetStorageBackend, path: str, reason: str) -> SourceChanged:
-    error = SourceChanged(f"read {backend.endpoint}:{shown(path)}: {reason}", hint="list it again and let it settle")
+def _changed(calls: Calls, path: str, reason: str) -> SourceChanged:
+    error = SourceChanged(
+        f"read {calls.backend.endpoint}:{shown(path)}: {reason}", hint="list it again and let it settle"
+    )
     # Asking again at once gets the same answer.
     error.exhausted = True
     return error

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from crossdock.errors import AlreadyExists, CrossdockError, NotAFile
 from crossdock.storage.base import Entry, Expect, WriteOptions
+from crossdock.storage.netstorage.calls import Calls
 from crossdock.storage.netstorage.client import Request
 from crossdock.storage.netstorage.upload import Held, Upload
 from crossdock.storage.netstorage.wire import LAST_TIME
 from crossdock.storage.staging import StagedWriter, Stored, publish_by_swap
-
-if TYPE_CHECKING:
-    from crossdock.storage.netstorage.backend import NetStorageBackend
 
 __all__ = ["NetStorageWriter"]
 
@@ -24,6 +22,7 @@ _HANDED_OVER = 64 * 1024
 """Bytes that are gathered before they are worth a thread for their digests and a chunk on the wire."""
 _LOOKS = 4
 """Another replica may answer a moment later than the one that took the file."""
+log = logging.getLogger("crossdock.storage")
 
 
 class NetStorageWriter(StagedWriter):
@@ -33,9 +32,9 @@ class NetStorageWriter(StagedWriter):
     NetStorage refuses what does not match, and what it says it holds (size, MD5) is compared with what was sent.
     """
 
-    def __init__(self, backend: NetStorageBackend, path: str, options: WriteOptions) -> None:
-        super().__init__(backend.endpoint, path, options)
-        self._backend = backend
+    def __init__(self, calls: Calls, path: str, options: WriteOptions) -> None:
+        super().__init__(calls.backend.endpoint, path, options)
+        self._calls = calls
         self._gathered: list[bytes] = []
         self._size = 0
         self._md5, self._sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
@@ -65,14 +64,14 @@ class NetStorageWriter(StagedWriter):
             self._digest(chunk)
         if self._upload is None:
             self._held.append(chunk)
-            if sum(map(len, self._held)) <= self._backend.settings.buffer:
+            if sum(map(len, self._held)) <= self._calls.settings.buffer:
                 return
             await self._prepare()
             request = self._request({"sha256": "atend"})
             self._upload = Upload(
-                self._backend.client,
+                self._calls.client,
                 request,
-                lambda: self._backend.client.signed(request, sha256=self._sha256.hexdigest()),
+                lambda: self._calls.client.signed(request, sha256=self._sha256.hexdigest()),
             )
             held, self._held = self._held, []
             for one in held:
@@ -88,7 +87,7 @@ class NetStorageWriter(StagedWriter):
         modified = self.options.modified
         seconds = int(modified.timestamp() // 1) if modified is not None else -1
         kept: dict[str, str | int] = {"mtime": seconds} if 0 <= seconds <= LAST_TIME else {}
-        return self._backend.request("PUT", "write", self.path, "upload", {**parameters, **kept}, at=self.temporary)
+        return self._calls.request("PUT", "write", self.path, "upload", {**parameters, **kept}, at=self.temporary)
 
     async def _prepare(self) -> None:
         """Before the first byte is sent: the folders above, and nothing in the way."""
@@ -98,13 +97,13 @@ class NetStorageWriter(StagedWriter):
 
     async def _make_parents(self) -> None:
         if not self._parents:
-            await self._backend.make_parents(self.path, "write")
+            await self._calls.make_parents(self.path, "write")
             self._parents = True
 
     async def _refuse_folder(self) -> None:
-        found = await self._backend.look(self.path, "write")
+        found = await self._calls.look(self.path, "write")
         if found is not None and found.kind == "dir":
-            raise self._backend.error(NotAFile, "write", self.path, "a folder has this name")
+            raise self._calls.backend.error(NotAFile, "write", self.path, "a folder has this name")
 
     async def _seal(self) -> Stored:
         await self._hand_over()
@@ -118,7 +117,7 @@ class NetStorageWriter(StagedWriter):
         return await self._look()
 
     async def _send_held(self) -> None:
-        client = self._backend.client
+        client = self._calls.client
         request = self._request({"size": self.size, "sha256": self._sha256.hexdigest()})
 
         async def once() -> None:
@@ -130,9 +129,9 @@ class NetStorageWriter(StagedWriter):
 
     async def _look(self) -> Stored:
         """What NetStorage says it holds under the temporary name."""
-        policy = self._backend.client.retry
+        policy = self._calls.client.retry
         for look in range(1, _LOOKS + 1):
-            found = await self._backend.look(self.temporary, "write", called=self.path)
+            found = await self._calls.look(self.temporary, "write", called=self.path)
             if found is not None:
                 break
             await policy.sleep(policy.wait(look, CrossdockError()))
@@ -159,15 +158,15 @@ class NetStorageWriter(StagedWriter):
         return await asyncio.shield(self._publishing)
 
     async def _put_in_place(self, stored: Stored) -> Entry:
-        backend = self._backend
+        calls = self._calls
         await self._refuse_folder()
         entry = stored.entry or Entry(path=self.path, size=stored.size)
         try:
-            await backend.move(self.temporary, self.path, entry, called=self.path)
+            await calls.move(self.temporary, self.path, entry, called=self.path)
         except AlreadyExists:
-            if backend.settings.rename_replaces:
+            if calls.settings.rename_replaces:
                 raise
-            await publish_by_swap(backend.swap_rename, backend.remove, self.temporary, self.path, self.attempt)
+            await publish_by_swap(calls.swap_rename, calls.remove, self.temporary, self.path, self.attempt)
         return entry
 
     # -- giving up ------------------------------------------------------------------------------------------------
@@ -187,9 +186,9 @@ class NetStorageWriter(StagedWriter):
                 self._sending.exception()
         if self._sent:
             try:
-                await self._backend.remove(self.temporary)
+                await self._calls.remove(self.temporary)
             except CrossdockError as error:
-                self._backend.note(f"{self.temporary!r} may be left: {error}")
+                log.warning("%s: %r may be left: %s", self._calls.backend.endpoint, self.temporary, error)
 
     async def _let_go(self) -> None:
         if self._upload is not None:
