@@ -1,5 +1,29 @@
-"""`python -m crossdock`: the same as the command."""
+"""The program: the console script, and `python -m crossdock`."""
 
-from crossdock.cli.main import main
+from __future__ import annotations
 
-main()
+import os
+import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+__all__ = ["main"]
+
+_INTERRUPTED = 130
+"""`cli.exits.INTERRUPTED`, which nothing is loaded for here."""
+
+
+def main() -> NoReturn:
+    """Ctrl-C ends the program at once until a command has begun: there is nothing yet that it could leave behind."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Python's own handler raises wherever the interpreter is, half-way through loading a module too.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
+    from crossdock.cli.main import main
+
+    main()
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ import errno
 import gc
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -152,13 +153,15 @@ def _lines(text: str) -> str:
 
 
 def main() -> NoReturn:
-    """The console script."""
+    """The program, with the standard streams as it needs them."""
     _replace_closed()
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding lacks is escaped instead of ending the program.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     memory.keep()
     code = run()
+    # What is left to do is to end.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(code))
     # Else the interpreter, as it ends, looks for cycles in all that was loaded: a tenth of a second.
     gc.freeze()
     sys.exit(code)

@@ -71,14 +71,19 @@ class Session:
 
         self._log()
 
+        ending = (signal.SIGINT, signal.SIGTERM)
+
         async def whole() -> T:
             loop, task = asyncio.get_running_loop(), asyncio.current_task()
             assert task is not None
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in ending:
                 loop.add_signal_handler(number, self.interrupt, task)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
             return await work()
 
         collect_less_often()
+        # From here on there may be something to clean up: they wait for the loop, which knows how.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ending)
         with asyncio.Runner(loop_factory=new_loop) as runner:
             try:
                 return runner.run(whole())

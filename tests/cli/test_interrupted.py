@@ -1,0 +1,78 @@
+"""Ctrl-C while the program is still being loaded, and while it ends: quiet, at once, and nothing is left."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# A real signal, at the moment when a module is looked for: that is where most of the first 0.2 s go.
+_AT = """
+import os, signal, sys
+
+module = sys.argv.pop(1)
+
+class At:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, At())
+from crossdock.__main__ import main
+main()
+"""
+_CONFIG = "endpoints: {a: {type: local, root: a}, b: {type: local, root: b}}\nflows: {f: {source: 'a:', to: 'b:'}}\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sync", "a", "out"],
+        ["sync", "a", "out", "--processes", "2"],
+        ["cp", "a:1", "b:"],
+        ["run", "--once"],
+        ["late", "f"],
+        ["demo"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize(
+    "module",
+    ["crossdock.cli.main", "click", "crossdock.cli.session", "crossdock.config", "pydantic_core", "asyncio", "uvloop"],
+)
+def test_while_it_is_loaded(tmp_path: Path, module: str, command: list[str]) -> None:
+    here, temporary = tmp_path / "here", tmp_path / "temporary"
+    for folder in (here / "a", here / "b", temporary):
+        folder.mkdir(parents=True)
+    (here / "a/1").write_bytes(b"1")
+    (here / "crossdock.yaml").write_text(_CONFIG)
+    before = sorted(tmp_path.rglob("*"))
+    done = subprocess.run(
+        [sys.executable, "-c", _AT, module, *command],
+        cwd=here, env={"TMPDIR": str(temporary)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 130
+    # What a command says of its own when it is stopped, is said once it has begun.
+    assert not done.stderr or (module == "uvloop" and done.stderr.startswith("stopped: "))
+    # A whole ledger, with nothing in it, is the same as none.
+    assert sorted({*tmp_path.rglob("*")} - {here / "crossdock.db"}) == before
+
+
+def test_while_it_ends(tmp_path: Path) -> None:
+    """What was done is done, and so says the exit code; whatever else is to come is not waited for."""
+    (tmp_path / "a").write_bytes(b"1")
+    code = (
+        "import atexit, os, signal, sys\n"
+        "from crossdock.__main__ import main\n"
+        "@atexit.register\n"
+        "def interrupt():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    os.write(2, b'still here')\n"
+        "sys.argv[1:] = ['cp', '-q', '--json', 'a', 'b']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert '"copy":1' in done.stdout
+    assert (tmp_path / "b").read_bytes() == b"1"
