@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +254,21 @@ async def test_a_file_that_is_no_longer_there(tmp_path: Path, how: str) -> None:
             assert not caught.value.retryable
             assert caught.value.hint is not None
     assert path.exists() == (how == "replaced")
+
+
+async def test_an_opening_that_is_cancelled_leaves_no_draft(tmp_path: Path) -> None:
+    entered, go = threading.Event(), threading.Event()
+
+    class Held(sqlite3.Connection):
+        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+            entered.set()
+            go.wait(30)
+            return super().execute(sql, *args)
+
+    opening = asyncio.create_task(SqliteLedger(tmp_path / "crossdock.db", factory=Held).open())
+    await asyncio.to_thread(entered.wait, 30)
+    opening.cancel()
+    asyncio.get_running_loop().call_later(0.05, go.set)
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert [path.name for path in tmp_path.iterdir()] == ["crossdock.db"]

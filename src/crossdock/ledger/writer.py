@@ -55,7 +55,12 @@ class Writer:
         self._opened: asyncio.Future[None] = loop.create_future()
         self._loop = loop
         self._thread.start()
-        await asyncio.shield(self._opened)
+        try:
+            await asyncio.shield(self._opened)
+        except asyncio.CancelledError:
+            # A program that ended meanwhile would leave behind what `connect` makes on its way.
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
         """After what was asked for before. Safe to repeat."""
