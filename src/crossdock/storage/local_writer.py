@@ -9,15 +9,12 @@ import time
 from collections import deque
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from crossdock.errors import CrossdockError, NotFound
 from crossdock.storage.base import Entry, WriteOptions
-from crossdock.storage.local_tree import nanoseconds
+from crossdock.storage.local_threads import Threads
+from crossdock.storage.local_tree import Tree, nanoseconds
 from crossdock.storage.staging import StagedWriter, Stored
-
-if TYPE_CHECKING:
-    from crossdock.storage.local import LocalBackend
 
 __all__ = ["LocalWriter"]
 
@@ -32,9 +29,9 @@ class LocalWriter(StagedWriter):
     Of a larger one, up to `_AT_ONCE` chunks are written at the same time, each where it belongs.
     """
 
-    def __init__(self, backend: LocalBackend, path: str, options: WriteOptions) -> None:
-        super().__init__(backend.endpoint, path, options)
-        self._backend, self._tree = backend, backend.tree
+    def __init__(self, tree: Tree, threads: Threads, path: str, options: WriteOptions) -> None:
+        super().__init__(tree.endpoint, path, options)
+        self._tree, self._threads = tree, threads
         self._pending: list[bytes] = []
         self._pending_size = 0
         self._stored = self._next = self.offset
@@ -110,14 +107,14 @@ class LocalWriter(StagedWriter):
         if self._pending_size < _CHUNK:
             return
         if self._descriptor is None:
-            await self._backend.run(self._flush)
+            await self._threads.run(self._flush)
             return
         while len(self._writing) >= _AT_ONCE:
             # The waiting may be cancelled, the writing not.
             await asyncio.wait({asyncio.wrap_future(self._writing[0][0])})
             self._settle()
         size = self._pending_size
-        self._writing.append((self._backend.begin(self._try_to_write, *self._take()), size))
+        self._writing.append((self._threads.begin(self._try_to_write, *self._take()), size))
 
     def _settle(self, *, all_of_them: bool = False) -> None:
         """Take note of what has been written, up to the first that has not been. Raises what a write raised."""
@@ -132,7 +129,7 @@ class LocalWriter(StagedWriter):
         wait([future for future, _ in self._writing])
 
     async def _seal(self) -> Stored:
-        return await self._backend.run(self._seal_now)
+        return await self._threads.run(self._seal_now)
 
     def _seal_now(self) -> Stored:
         self._settle(all_of_them=True)
@@ -150,7 +147,7 @@ class LocalWriter(StagedWriter):
         return Stored(status.st_size, self._tree.entry(self.path, status))
 
     async def _publish(self, stored: Stored) -> Entry:
-        return await self._backend.run(self._publish_now, stored)
+        return await self._threads.run(self._publish_now, stored)
 
     def _publish_now(self, stored: Stored) -> Entry:
         assert self._folder is not None
@@ -164,7 +161,7 @@ class LocalWriter(StagedWriter):
 
     async def _remove(self) -> None:
         if self._folder is not None:
-            await self._backend.run(self._remove_now)
+            await self._threads.run(self._remove_now)
 
     def _remove_now(self) -> None:
         if self._folder is None:
@@ -183,7 +180,7 @@ class LocalWriter(StagedWriter):
         return self._stored if self._descriptor is not None else 0
 
     async def _let_go(self) -> None:
-        await self._backend.run(self._close)
+        await self._threads.run(self._close)
 
     def _close_file(self) -> None:
         if self._descriptor is not None:
