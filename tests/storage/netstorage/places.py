@@ -10,6 +10,10 @@ from crossdock.storage.netstorage import NetStorageSettings
 from crossdock.storage.netstorage.backend import NetStorageBackend
 from crossdock.storage.retry import RetryPolicy
 from crossdock.testing import FakeNetStorage
+from crossdock.testing.storage.base import content
+
+MIB = 1024**2
+BIG = content(6 * MIB)
 
 
 async def no_wait(seconds: float) -> None:

@@ -10,9 +10,7 @@ import pytest
 from crossdock.storage.retry import Retry, RetryPolicy
 from crossdock.storage.storage import Storage
 from crossdock.testing import FakeNetStorage, NetStorageFault, Peer, StorageSuite
-from tests.storage.netstorage_places import AT_ONCE, backend, no_wait
-
-MIB = 1024**2
+from tests.storage.netstorage.places import AT_ONCE, MIB, backend, no_wait
 
 
 class TestObjectStore(StorageSuite):
