@@ -23,6 +23,7 @@ _NODES = 100_000
 """Values a file may hold once its aliases are written out: a bomb of nested aliases ends here."""
 _DEPTH = 50
 _PREFIX = "tag:yaml.org,2002:"
+_MEND = "mend it there; what comes after it was not read"
 _COLLECTIONS = (f"{_PREFIX}map", f"{_PREFIX}seq")
 
 Path = tuple[Any, ...]
@@ -79,7 +80,7 @@ def _toml(document: Document, text: str) -> None:
         found = re.search(r" \(at line (\d+), column \d+\)", message)
         line = int(found[1]) if found else None
         message = message.replace(found[0], "") if found else message
-        raise document.refuse(message, line, "mend it there; what comes after it was not read") from error
+        raise document.refuse(message, line, _MEND) from error
     except RecursionError as error:
         raise document.refuse(f"nested deeper than {_DEPTH} levels", None) from error
     document.lines = _toml_lines(text)
@@ -119,7 +120,7 @@ def _json(document: Document, text: str) -> None:
     try:
         document.data = json.loads(text)
     except json.JSONDecodeError as error:
-        raise document.refuse(error.msg, error.lineno, "mend it there; what comes after it was not read") from error
+        raise document.refuse(error.msg, error.lineno, _MEND) from error
     except RecursionError as error:
         raise document.refuse(f"nested deeper than {_DEPTH} levels", None) from error
     # JSON is YAML once its tabs (never inside a string) are spaces: read a second time for lines and repeated keys.
@@ -136,24 +137,48 @@ def _read_nodes(document: Document, text: str) -> Any:
     try:
         root = _quickly(document, text) or _compose(text)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else None
-        problem = error.problem or "cannot be parsed"
-        hint = None
-        if "'\\t'" in problem:
-            problem, hint = "a tab where YAML allows only spaces", "indent with spaces"
-        elif "mapping values are not allowed" in problem:
-            hint = "put a value that has ': ' in it in quotes"
-        elif "undefined alias" in problem:
-            hint = "put a value that starts with * in quotes"
-        raise document.refuse(shown(problem), line, hint) from error
+        raise document.refuse(*_explained(error)) from error
     except yaml.YAMLError as error:
-        raise document.refuse(shown(str(error).splitlines()[0]), None) from error
+        raise document.refuse(shown(str(error).splitlines()[0]), None, _MEND) from error
     except RecursionError as error:
         raise document.refuse(f"nested deeper than {_DEPTH} levels", None) from error
     if root is None:
         return None
     return _Builder(document).build(root, (), ())
+
+
+def _explained(error: yaml.MarkedYAMLError) -> tuple[str, int | None, str]:
+    """The parser's problem in the words of who wrote the file: message, line, what to write instead."""
+    mark, begun = error.problem_mark or error.context_mark, error.context_mark
+    line = mark.line + 1 if mark else None
+    problem = error.problem or "cannot be parsed"
+    start = f" of line {begun.line + 1}" if begun else ""
+    if "'\\t'" in problem:
+        return "a tab where YAML allows only spaces", line, "indent with spaces"
+    if "mapping values are not allowed" in problem:
+        quoted = "put a value that has ': ' in it in quotes"
+        return problem, line, f"{quoted}; or this line or the one above is indented wrongly, or lacks its ':'"
+    if "undefined alias" in problem:
+        return shown(problem), line, "put a value that starts with * in quotes"
+    if "cannot start any token" in problem or "chomping or indentation" in problem:
+        return shown(problem), line, "put the value in quotes"
+    if "unknown escape character" in problem:
+        return shown(problem), line, "put it in single quotes, or write the backslash twice"
+    if "unexpected end of stream" in problem:
+        return f"the quote{start} is not closed", begun.line + 1 if begun else line, "close it"
+    if found := re.match(r"expected ',' or '([]}])'", problem):
+        bracket = {"]": "[", "}": "{"}[found[1]]
+        hint = f"close it with {found[1]}, or put a value that has brackets in it in quotes"
+        return f"the {bracket}{start} is not closed before this", line, hint
+    if "'<stream end>'" in problem:
+        return "the file ends where a value must be", line, "close what was opened by [ or {"
+    if "<block end>, but found '<scalar>'" in problem:
+        return "text after the end of a value", line, "put the whole value in quotes; 'it''s' has one in it"
+    if "<block end>" in problem:
+        return f"this does not line up with what it belongs to{start.replace('of', 'from')}", line, "indent it alike"
+    if "another document" in problem:
+        return "a second document begins", line, "remove the ---, and what is not meant"
+    return shown(problem), line, _MEND
 
 
 def _quickly(document: Document, text: str) -> yaml.Node | None:

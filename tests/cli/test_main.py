@@ -87,6 +87,19 @@ def test_global_options_stand_anywhere(cli: Cli, tmp_path: Path) -> None:
         assert cli(*argv).out.splitlines() == ["c.yaml"]
 
 
+@pytest.mark.parametrize("text", ["endpoints: {a: {type: sftp, hots: x}}", "endpoints: ["])
+def test_mistakes_in_the_configuration_count_where_it_is_needed(cli: Cli, tmp_path: Path, text: str) -> None:
+    (tmp_path / "crossdock.yaml").write_text(text)
+    (tmp_path / "f").write_bytes(b"1")
+    assert cli("cp", "f", "./g:h").code == 0
+    assert cli("ls", f"file://{tmp_path}/").out.splitlines() == ["crossdock.yaml", "f", "g:h"]
+    assert cli("doctor", "--look-only", ".").code == 0
+    for argv in (["ls", "a:"], ["cp", "f", "a:f"], ["trust", "a:"], ["--config", "crossdock.yaml", "ls", "."]):
+        result = cli(*argv)
+        assert result.code == 3
+        assert result.err.startswith("crossdock: crossdock.yaml:1: ")
+
+
 def test_check(cli: Cli, tmp_path: Path) -> None:
     assert cli("check").code == 3
     (tmp_path / "crossdock.yaml").write_text("endpoints: {here: {type: local, root: .}}")

@@ -74,9 +74,20 @@ def test_a_server_that_is_not_the_one(cli: Cli, openssh: OpenSSH, outbox: Path, 
     assert cli("trust", "partner").code == 7
 
 
+def test_trust_needs_no_configuration(cli: Cli, openssh: OpenSSH, tmp_path: Path) -> None:
+    (tmp_path / "crossdock.yaml").write_text("endpoints: {partner: {type: sftp, hots: x}}")
+    for place in (f"{openssh.host}:{openssh.port}", f"sftp://{openssh.host}:{openssh.port}"):
+        result = cli("trust", place)
+        assert (result.code, openssh.fingerprint in result.out) == (0, True)
+        assert result.err.startswith("The configuration has mistakes, and was not looked at")
+    assert cli("trust", "partner").code == 3
+
+
 def test_trust_says_what_it_cannot_do(cli: Cli, tmp_path: Path) -> None:
     assert cli("trust", "a/b").code == 2
-    assert cli("trust", "127.0.0.1:1").code == 5
+    nobody = cli("trust", "127.0.0.1:1")
+    assert nobody.code == 5
+    assert nobody.err.splitlines()[0] == "crossdock: trust 127.0.0.1 port 1:: Connection refused"
     (tmp_path / "crossdock.yaml").write_text("endpoints: {here: {type: local, root: .}}")
     assert cli("trust", "here").code == 3
 

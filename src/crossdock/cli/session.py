@@ -57,7 +57,21 @@ class Session:
         self.__dict__.pop("config", None)
 
     def locate(self, text: str) -> Location:
-        return self.config.locate(text)
+        """A location as it is written. A mistake in the configuration is one only where a name of it may be meant, or
+        where the file was named on the command line. Raises `ConfigError`."""
+        from crossdock.config import Config, is_url, may_name_endpoint
+        from crossdock.errors import ConfigError
+
+        nothing = Config(file=None, endpoints={}, unusable={})
+        if self.config_file is None and not may_name_endpoint(text):
+            return nothing.locate(text)
+        try:
+            config = self.config
+        except ConfigError:
+            if self.config_file is not None or not is_url(text):
+                raise
+            config = nothing
+        return config.locate(text)
 
     def say(self, text: str) -> None:
         """A line for a human, on stderr; silent with -q."""

@@ -15,6 +15,7 @@ from crossdock.cli.session import Session, common
 from crossdock.errors import ConfigError, shown
 
 if TYPE_CHECKING:
+    from crossdock.config import Config
     from crossdock.storage.sftp.trust import HostKey
 
 __all__ = ["trust"]
@@ -65,7 +66,7 @@ def trust(session: Session, host: str, known_hosts: str | None, yes: bool, as_js
 def _place(session: Session, text: str) -> tuple[str, str, int, tuple[str, ...]]:
     """What to call it, host, port, and what is pinned, for an endpoint, a URL or HOST[:PORT]."""
     bare = text.removesuffix(":")
-    config = session.config
+    config = _config(session, text)
     if bare in config.endpoints or bare in config.unusable or "://" in text:
         settings: Any = config.endpoint(bare) if "://" not in text else config.locate(text).settings
         if settings.type != "sftp":
@@ -83,6 +84,21 @@ def _place(session: Session, text: str) -> tuple[str, str, int, tuple[str, ...]]
     if not host or parts.path:
         raise click.UsageError(f"write HOST, HOST:PORT, [IPv6]:PORT or the name of an endpoint, not {text!r}")
     return text, host, port, ()
+
+
+def _config(session: Session, text: str) -> Config:
+    """One that has mistakes is not needed to ask a host, but says nothing of what is pinned for it either."""
+    from crossdock.config import Config
+
+    try:
+        return session.config
+    except ConfigError as error:
+        readable: Config | None = getattr(error, "readable", None)
+        named = text.endswith(":") or (readable is not None and text in readable.endpoints)
+        if session.config_file is not None or (named and "://" not in text):
+            raise
+        session.say("The configuration has mistakes, and was not looked at; 'crossdock check' names them.")
+        return Config(file=None, endpoints={}, unusable={})
 
 
 def _is_pinned(key: HostKey, pinned: tuple[str, ...]) -> bool:

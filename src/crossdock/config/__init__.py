@@ -4,7 +4,7 @@
 when it is run: the user's own functions are imported, the tests of the rules are run.
 """
 
-from crossdock.config.config import DEFAULT_FILE, VARIABLE, Config, Location, Mistakes
+from crossdock.config.config import DEFAULT_FILE, VARIABLE, Config, Location, Mistakes, is_url, may_name_endpoint
 from crossdock.config.reading import load
 
-__all__ = ["DEFAULT_FILE", "VARIABLE", "Config", "Location", "Mistakes", "load"]
+__all__ = ["DEFAULT_FILE", "VARIABLE", "Config", "Location", "Mistakes", "is_url", "load", "may_name_endpoint"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from crossdock.ledger.base import Ledger
     from crossdock.storage.settings import EndpointSettings
 
-__all__ = ["DEFAULT_FILE", "NAME", "VARIABLE", "Config", "Location", "Mistakes"]
+__all__ = ["DEFAULT_FILE", "NAME", "VARIABLE", "Config", "Location", "Mistakes", "is_url", "may_name_endpoint"]
 
 DEFAULT_FILE = "crossdock.yaml"
 VARIABLE = "CROSSDOCK_CONFIG"
@@ -120,8 +120,7 @@ class Config:
         if colon and (name in self.endpoints or name in self.unusable):
             path = path[1:] if path.startswith("/") else path
             return _location(name, self.endpoint(name), path)
-        url = _URL.match(text)
-        if url:
+        if is_url(text):
             from crossdock.storage.registry import parse_url
 
             settings, path = parse_url(text)
@@ -142,6 +141,16 @@ class Config:
         else:
             hint = f"add {name} to 'endpoints:' in {DEFAULT_FILE}, or pass --config FILE; {hint}"
         return ConfigError(f"no endpoint is called {name!r} ({where})", hint=hint)
+
+
+def may_name_endpoint(text: str) -> bool:
+    """Whether a location may begin with an endpoint's name; that of a URL is its scheme."""
+    name, colon, _ = text.partition(":")
+    return bool(colon) and _NAME.fullmatch(name) is not None
+
+
+def is_url(text: str) -> bool:
+    return _URL.match(text) is not None
 
 
 def _location(name: str, settings: EndpointSettings, path: str) -> Location:

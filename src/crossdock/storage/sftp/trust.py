@@ -31,6 +31,7 @@ async def offered_keys(host: str, port: int = 22, *, timeout: float = 15) -> lis
     address presents: compare a fingerprint with one from another source before trusting it.
     """
     name = host if port == 22 else f"[{host}]:{port}"
+    place = f"{host} port {port}"
     found: list[HostKey] = []
     kinds = list(FAMILIES)
     while kinds:
@@ -40,14 +41,14 @@ async def offered_keys(host: str, port: int = 22, *, timeout: float = 15) -> lis
                 key = await asyncssh.get_server_host_key(host, port, config=None, server_host_key_algs=names)
         except TimeoutError as error:
             raise TimedOut(
-                f"no answer for {timeout:g} seconds", operation="trust", endpoint=name, hint="check host and port"
+                f"no answer for {timeout:g} seconds", operation="trust", endpoint=place, hint="check host and port"
             ) from error
         except (asyncssh.Error, OSError) as error:
             # A server without any further kind of key may just hang up.
             if found:
                 break
             reason = getattr(error, "strerror", None) or str(error)
-            raise ConnectionFailed(reason, operation="trust", endpoint=name, hint="check host and port") from error
+            raise ConnectionFailed(reason, operation="trust", endpoint=place, hint="check host and port") from error
         if key is None or family(key) not in kinds:
             break
         kinds.remove(family(key))
