@@ -1,3 +1,5 @@
+"""The whole contract against a folder."""
+
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
