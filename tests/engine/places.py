@@ -11,7 +11,7 @@ from typing import Any
 from crossdock.engine.delivery import Delivery
 from crossdock.engine.engine import Engine
 from crossdock.engine.summary import Summary
-from crossdock.errors import ConfigError, CrossdockError
+from crossdock.errors import ConfigError, ConnectionFailed, CrossdockError, IntegrityError
 from crossdock.flows.flow import Destination, Flow, Place, Retry, Rule, Settle
 from crossdock.ledger.base import Query, Transfer
 from crossdock.ledger.memory import MemoryLedger
@@ -84,6 +84,14 @@ class _FaultyWriter(_LayeredWriter):
         return entry
 
 
+def lost(endpoint: str = "dst") -> ConnectionFailed:
+    return ConnectionFailed("lost", operation="write", endpoint=endpoint)
+
+
+def broken() -> IntegrityError:
+    return IntegrityError("write dst:a: other bytes are stored")
+
+
 def flow(**more: Any) -> Flow:
     found: dict[str, Any] = {
         "name": "f",
@@ -128,10 +136,3 @@ class House:
 
     async def state(self, path: str, target: str = "dst") -> str:
         return str((await self.transfers())[path, target].state)
-
-
-@asynccontextmanager
-async def house(**more: Any) -> AsyncIterator[House]:
-    clock = Clock()
-    async with MemoryLedger(clock=clock.seconds, **more) as ledger:
-        yield House(ledger, clock)

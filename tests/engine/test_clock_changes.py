@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -10,18 +9,12 @@ import pytest
 from crossdock.flows.flow import After, Settle
 from crossdock.ledger.sqlite import SqliteLedger
 from crossdock.storage.local import LocalBackend
+from tests.engine.bench import DAY, Bench, Fragile
 from tests.engine.clocks import Clock
-from tests.engine.places import House, flow, house
-from tests.engine.test_actions import DAY, Bench, Fragile
+from tests.engine.places import House, flow
 
 HOUR = 3600.0
 SLOW = flow(settle=Settle(sightings=2, seconds=30.0))
-
-
-@pytest.fixture
-async def home() -> AsyncIterator[House]:
-    async with house() as found:
-        yield found
 
 
 async def test_a_clock_that_is_set_back_holds_a_settling_file_no_longer_than_its_time(home: House) -> None:

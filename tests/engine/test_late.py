@@ -39,7 +39,7 @@ class Told:
     async def __call__(self, to: Webhook | Mail, notice: Notice) -> None:
         await asyncio.sleep(0)
         if self.down:
-            raise NotificationFailed("down", retryable=True)
+            raise NotificationFailed("down", retryable=True, hint="wait")
         self.notices.append(notice)
 
 

@@ -138,6 +138,7 @@ def test_refused_recipients(server: Controller, inbox: Inbox, answers: dict[str,
     with pytest.raises(NotificationFailed, match=r"greylisted|no such user") as caught:
         send_mail(mail(server, to=tuple(answers)), NOTICE)
     assert caught.value.retryable is retryable
+    assert caught.value.hint
 
 
 def test_some_recipients_are_not_told_twice(server: Controller, inbox: Inbox) -> None:
@@ -154,6 +155,7 @@ def test_a_refused_mail(server: Controller, inbox: Inbox, answer: str, retryable
     with pytest.raises(NotificationFailed, match=answer) as caught:
         send_mail(mail(server), NOTICE)
     assert caught.value.retryable is retryable
+    assert caught.value.hint
 
 
 def test_nobody_listens() -> None:
@@ -162,6 +164,7 @@ def test_nobody_listens() -> None:
     with pytest.raises(NotificationFailed, match=f"127.0.0.1:{port}") as caught:
         send_mail(to, NOTICE)
     assert caught.value.retryable
+    assert caught.value.hint
 
 
 def test_no_tls_where_it_is_asked_for(server: Controller, inbox: Inbox) -> None:

@@ -63,7 +63,7 @@ def notice(clock: Clock, id: str = "n1", kind: str = "late") -> Notice:
 
 
 def down(retry_after: float | None = None) -> NotificationFailed:
-    return NotificationFailed("down", retryable=True, retry_after=retry_after)
+    return NotificationFailed("down", retryable=True, hint="wait", retry_after=retry_after)
 
 
 async def kept(ledger: SqliteLedger) -> int:
@@ -126,7 +126,9 @@ async def test_the_receivers_own_pause_is_kept(ledger: SqliteLedger, clock: Cloc
     assert await box.flush() == 1
 
 
-@pytest.mark.parametrize("error", [NotificationFailed("refused with 410", retryable=False), ConfigError("no secret")])
+@pytest.mark.parametrize(
+    "error", [NotificationFailed("refused with 410", retryable=False, hint="wait"), ConfigError("no secret")]
+)
 async def test_what_is_refused_for_good_is_not_kept(
     ledger: SqliteLedger, clock: Clock, post: Post, error: Exception
 ) -> None:
@@ -191,7 +193,7 @@ async def test_who_died_while_sending_is_replaced(ledger: SqliteLedger, clock: C
 
 async def test_one_mishap_is_one_failure(ledger: SqliteLedger, clock: Clock, post: Post) -> None:
     """Notices that were under way together when the receiver went away do not add up to a long pause."""
-    post.errors["webhook"] = NotificationFailed("the receiver is down", retryable=True)
+    post.errors["webhook"] = NotificationFailed("the receiver is down", retryable=True, hint="wait")
     box = outbox(ledger, clock, post)
     notices = [Notice(id=str(n), kind="delivered", flow="statements", at=clock(), text="", data={}) for n in range(16)]
     await asyncio.gather(*(box.tell(notice) for notice in notices))

@@ -163,6 +163,7 @@ async def test_refused(receiver: Receiver, status: int, retryable: bool) -> None
     with pytest.raises(NotificationFailed, match=str(status)) as caught:
         await post(receiver.hook(), NOTICE)
     assert caught.value.retryable is retryable
+    assert caught.value.hint
     assert caught.value.retry_after == (7 if retryable else None)
     assert "hidden" not in str(caught.value)
     assert len(receiver.seen) == 1
@@ -214,11 +215,13 @@ async def test_silence_and_a_closed_port(receiver: Receiver, monkeypatch: pytest
     with pytest.raises(NotificationFailed, match=r"no answer in time|imeout") as caught:
         await post(Webhook(url=url, allow_private=True), NOTICE)
     assert caught.value.retryable
+    assert caught.value.hint
     server.close()
     await server.wait_closed()
     with pytest.raises(NotificationFailed, match="onnect") as caught:
         await post(Webhook(url=url, allow_private=True), NOTICE)
     assert caught.value.retryable
+    assert caught.value.hint
 
 
 FORBIDDEN = [
@@ -291,6 +294,7 @@ async def test_a_name_that_is_not_known(receiver: Receiver) -> None:
     with pytest.raises(NotificationFailed, match=r"hooks\.example") as caught:
         await post(Webhook(url="https://hooks.example/"), NOTICE, lookup=lookup)
     assert caught.value.retryable
+    assert caught.value.hint
 
 
 async def test_no_proxy_is_asked(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,139 @@
+"""What the engine finds to be done: settling, markers, caps, conflicts, and sources that change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from crossdock.engine import discovery
+from crossdock.errors import (
+    ConfigError,
+    LedgerUnavailable,
+)
+from crossdock.flows.flow import After, Destination, Rule, Settle
+from crossdock.storage.storage import Storage
+from tests.engine.places import House, broken, flow
+
+TWO = (Rule(name="all", to=(Destination(endpoint="dst"), Destination(endpoint="dst2"))),)
+
+
+async def test_settles_by_sightings_and_time(home: House) -> None:
+    await home.put("a")
+    slow = flow(settle=Settle(sightings=2, seconds=30.0))
+    first = await home.run(slow)
+    assert (first.found, first.settling) == (0, 1)
+    home.clock.move(29)
+    assert (await home.run(slow)).settling == 1
+    await home.put("a", b"grown")
+    home.clock.move(29)
+    assert (await home.run(slow)).settling == 1, "it changed: the time counts anew"
+    home.clock.move(30)
+    assert (await home.run(slow)).delivered == 1
+    assert home.dst.hold("a") == b"grown"
+
+
+async def test_patience(home: House) -> None:
+    """Two sightings are two looks: who is patient need not be called again."""
+    await home.put("a")
+    twice = flow(settle=Settle(sightings=2, seconds=0.0))
+    assert (await home.run(twice, patience=0.0)).settling == 1
+    assert (await home.run(twice, patience=2.0)).delivered == 1
+
+
+async def test_marker_and_manifest_and_temporary_names(home: House) -> None:
+    marked = flow(settle=Settle(sightings=1, seconds=0.0, marker="{name}.done"))
+    for name in ("a.csv", "b.csv", "c.csv.part", ".~lock", "a.csv.done"):
+        await home.put(name)
+    assert (await home.run(marked)).delivered == 1
+    assert sorted(home.dst._files) == ["a.csv"]
+    listed = flow(name="m", settle=Settle(sightings=1, seconds=0.0, manifest="{name}.sums"))
+    await home.put("day.sums", b"0" * 64 + b"  b.csv\n")
+    assert (await home.run(listed)).delivered == 1
+    assert sorted(home.dst._files) == ["a.csv", "b.csv"]
+
+
+async def test_unmatched_and_clash(home: House) -> None:
+    await home.put("a.csv")
+    await home.put("x/1.txt")
+    await home.put("y/1.txt")
+    rules = (Rule(name="texts", glob="**/*.txt", to=(Destination(endpoint="dst", template="{name}"),)),)
+    summary = await home.run(flow(rules=rules))
+    assert (summary.unmatched, summary.clashes, summary.delivered, summary.good) == (1, 2, 0, False)
+    strict = await home.run(flow(rules=rules, unmatched="fail"))
+    assert strict.refused == 1
+
+
+async def test_caps_and_order(home: House) -> None:
+    for number in (3, 1, 2):
+        await home.put(f"{number}", b"x" * number)
+    capped = flow(order="name", max_files=2)
+    assert (await home.run(capped)).delivered == 2
+    assert sorted(home.dst._files) == ["1", "2"]
+    assert [each.transfer.entry.path for each in home.said] == ["1", "2"]
+    assert (await home.run(flow(order="name", max_bytes=1))).delivered == 1, "one file is moved, however large"
+
+
+@pytest.mark.parametrize("mode", ["overwrite", "skip", "fail", "version"])
+async def test_on_conflict(home: House, mode: Any) -> None:
+    await home.put("a.csv", b"new")
+    await Storage(home.dst).write_bytes("a.csv", b"old")
+    await home.run(flow(on_conflict=mode))
+    there = {path: home.dst.hold(path) for path in home.dst._files}
+    expected = {"overwrite": {"a.csv": b"new"}, "version": {"a.csv": b"old", "a~1.csv": b"new"}}
+    assert there == expected.get(mode, {"a.csv": b"old"})
+    states = {"overwrite": "done", "version": "done", "skip": "skipped", "fail": "failed"}
+    assert await home.state("a.csv") == states[mode]
+
+
+async def test_a_source_that_changed_or_went(home: House) -> None:
+    await home.put("a", b"1")
+    await home.put("b", b"1")
+    async with home.engine(flow(after=After(delete=True))) as engine:
+        await engine.discover("f")
+        await home.put("a", b"22")
+        await Storage(home.src).delete("b")
+        await engine.worker(["f"]).run(until_idle=True)
+        assert (await home.state("a"), await home.state("b")) == ("skipped", "skipped")
+        assert home.src.hold("a") == b"22"
+        assert (await engine.run_once(patience=0)).delivered == 1
+    assert home.dst.hold("a") == b"22"
+
+
+async def test_the_source_waits_for_all_destinations(home: House) -> None:
+    await home.put("a", b"1")
+    home.dst2.faults["commit"] = [broken()]
+    both = flow(rules=TWO, after=After(delete=True))
+    await home.run(both)
+    assert (home.dst.hold("a"), home.dst2.hold("a"), home.src.hold("a")) == (b"1", None, b"1")
+    home.clock.move(6)
+    await home.run(both)
+    assert (home.dst2.hold("a"), home.src.hold("a")) == (b"1", None)
+
+
+async def test_all_destinations_of_a_file_are_added_together(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger that fails between two batches must not leave a file that is known, with half of its destinations."""
+    monkeypatch.setattr(discovery, "_BATCH", 3)
+    for number in range(4):
+        await home.put(f"{number}")
+    add = home.ledger.add
+    sizes: list[int] = []
+
+    async def failing(planned: Any, *, who: str) -> Any:
+        if sizes:
+            raise LedgerUnavailable("full")
+        sizes.append(len(planned))
+        return await add(planned, who=who)
+
+    home.ledger.add = failing  # type: ignore[method-assign]
+    with pytest.raises(LedgerUnavailable):
+        await home.run(flow(rules=TWO))
+    home.ledger.add = add  # type: ignore[method-assign]
+    await home.run(flow(rules=TWO))
+    assert {*home.dst._files} == {*home.dst2._files} == {"0", "1", "2", "3"}
+
+
+async def test_an_unknown_flow(home: House) -> None:
+    async with home.engine(flow()) as engine:
+        with pytest.raises(ConfigError, match="no flow"):
+            await engine.look("g")

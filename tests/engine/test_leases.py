@@ -1,0 +1,109 @@
+"""Transfers under a lease: what is lost, kept, taken over, or too dangerous to run beside others."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.engine.places import House, flow
+
+
+async def test_a_lost_lease_ends_its_attempt(home: House) -> None:
+    await home.put("a")
+    home.dst.gates["commit"] = asyncio.Event()
+    async with home.engine(flow(), lease=0.2) as engine:
+        running = asyncio.create_task(engine.run_once(patience=0))
+        async with asyncio.timeout(10):
+            while not home.dst.calls["commit"]:
+                await asyncio.sleep(0.01)
+            (id,) = [each.id for each in (await home.transfers()).values()]
+            await home.ledger.cancel([id], who="me", why="not wanted")
+            summary = await running
+    assert (summary.lost, summary.delivered) == (1, 0)
+    assert await home.state("a") == "cancelled"
+    assert home.dst.hold("a") is None
+
+
+async def test_heartbeats_keep_a_lease(home: House) -> None:
+    await home.put("a")
+    home.dst.gates["commit"] = asyncio.Event()
+    async with home.engine(flow(), lease=0.2) as engine:
+        running = asyncio.create_task(engine.run_once(patience=0))
+        async with asyncio.timeout(10):
+            for _ in range(6):
+                await asyncio.sleep(0.1)
+                home.clock.move(0.1)
+                assert await home.ledger.claim("thief") == []
+            home.dst.gates.pop("commit").set()
+            assert (await running).delivered == 1
+
+
+async def test_the_end_of_an_attempt_is_no_lost_lease(home: House, caplog: pytest.LogCaptureFixture) -> None:
+    """A heartbeat that is on its way when its transfer ends finds no lease: nobody has to hear of that."""
+    for name in ("a", "b", "c", "d"):
+        await home.put(name)
+    home.dst.gates["commit"] = asyncio.Event()
+    beat, asked, answered = home.ledger.heartbeat, asyncio.Event(), asyncio.Event()
+    told: list[str] = []
+
+    async def late(lease: Any, seconds: float) -> Any:
+        asked.set()
+        await asyncio.sleep(0.2)
+        try:
+            return await beat(lease, seconds)
+        finally:
+            answered.set()
+
+    home.ledger.heartbeat = late  # type: ignore[method-assign, assignment]
+    async with home.engine(flow(), lease=0.2) as engine, asyncio.timeout(10):
+        await engine.discover("f")
+        worker = engine.worker(["f"], report=lambda delivery: told.append(delivery.what))
+        running = asyncio.create_task(worker.run())
+        await asked.wait()
+        home.dst.gates.pop("commit").set()
+        await answered.wait()
+        worker.stop()
+        await running
+    assert told == ["delivered"] * 4
+    assert not caplog.records
+
+
+async def test_a_clock_that_jumps_ahead_is_no_second_publication(home: House) -> None:
+    """Our own leases have ended by it: the older attempt is over before its successor begins."""
+    for name in ("a", "b"):
+        await home.put(name)
+    home.dst.gates["commit"] = asyncio.Event()
+    async with home.engine(flow(), transfers=4) as engine:
+        running = asyncio.create_task(engine.run_once(patience=0))
+        async with asyncio.timeout(10):
+            while home.dst.calls["commit"] < 2:
+                await asyncio.sleep(0.01)
+            home.clock.move(7200)
+            engine.worker(["f"])
+            await home.put("c")
+            await asyncio.sleep(0.1)
+            home.dst.gates.pop("commit").set()
+            await running
+    published = home.dst.calls["publish"]
+    assert (published, {*home.dst._files}) == (2, {"a", "b"})
+
+
+async def test_suspects_run_alone(home: House) -> None:
+    """Who was at work beside a file that kills its workers does not fail with it."""
+    for name in ("a", "b", "poison"):
+        await home.put(name)
+    async with home.engine(flow()) as engine:
+        await engine.discover("f")
+    for _ in range(3):
+        assert await home.ledger.claim("dead", limit=16, lease=1.0)
+        home.clock.move(2)
+    at_work = 0
+
+    def step(name: str) -> None:
+        nonlocal at_work
+        at_work += (name == "R4:before") - (name == "R9:after")
+        assert at_work <= 1
+
+    assert (await home.run(flow(), step=step)).delivered == 3

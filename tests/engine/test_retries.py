@@ -1,0 +1,204 @@
+"""The engine over endpoints that fail: what is tried again, what is not, and what is never done twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from crossdock.engine.engine import LeftAlone
+from crossdock.engine.recovery import Record, attempt_id
+from crossdock.errors import (
+    AuthenticationFailed,
+    PermissionDenied,
+)
+from crossdock.flows.flow import After, Place, Retry
+from crossdock.ledger.base import State
+from crossdock.storage.base import WriteOptions
+from crossdock.storage.storage import Storage
+from tests.engine.places import House, broken, flow, lost
+
+
+async def test_delivers_once_and_knows_it(home: House) -> None:
+    await home.put("a/b.csv", b"1")
+    first = await home.run(flow())
+    assert (first.listed, first.found, first.delivered, first.size, first.good) == (1, 1, 1, 1, True)
+    again = await home.run(flow())
+    assert (again.listed, again.found, again.delivered) == (1, 0, 0)
+    assert home.dst.hold("a/b.csv") == b"1"
+    await home.put("a/b.csv", b"22")
+    assert (await home.run(flow())).delivered == 1
+    assert home.dst.hold("a/b.csv") == b"22"
+
+
+async def test_attempts_are_bounded_and_wait(home: House) -> None:
+    await home.put("a")
+    home.dst.faults["commit"] = [broken() for _ in range(9)]
+    for attempt in (1, 2):
+        assert (await home.run(flow())).waiting == 1
+        again = await home.run(flow())
+        assert (again.waiting, again.delivered, again.good) == (1, 0, False), "not before its wait is over"
+        assert (await home.transfers())["a", "dst"].attempts == attempt
+        home.clock.move(5.1)
+    last = await home.run(flow())
+    assert (last.failed, last.good) == (1, False)
+    failed = (await home.transfers())["a", "dst"]
+    assert failed.state is State.FAILED
+    assert "attempt 3 of 3" in (failed.error or "")
+    assert home.dst.staged == []
+    home.clock.move(86400)
+    assert (await home.run(flow())).delivered == 0
+
+
+async def test_gives_up_after_its_time(home: House) -> None:
+    await home.put("a")
+    home.dst.faults["commit"] = [broken(), broken()]
+    hurried = flow(retry=Retry(attempts=9, give_up=60.0, base=1.0))
+    await home.run(hurried)
+    home.clock.move(61)
+    assert (await home.run(hurried)).failed == 1
+
+
+async def test_what_is_not_retryable_fails_at_once(home: House) -> None:
+    await home.put("a")
+    home.dst.faults["write"] = [PermissionDenied("no", operation="write", endpoint="dst", path="a")]
+    assert (await home.run(flow())).failed == 1
+    assert await home.state("a") == "failed"
+
+
+async def test_a_failed_commit_is_no_delivery(home: House) -> None:
+    """What was announced and then removed by ourselves must not look as if it had been published."""
+    await home.put("a", b"1")
+    home.dst.faults["commit"] = [broken()]
+    await home.run(flow(after=After(delete=True)))
+    home.clock.move(6)
+    assert (await home.run(flow(after=After(delete=True)))).delivered == 1
+    assert (home.dst.hold("a"), home.src.hold("a")) == (b"1", None)
+
+
+async def test_a_lost_answer_is_no_second_publication(home: House) -> None:
+    await home.put("a", b"1")
+    home.dst.faults["publish"] = [lost()]
+    await home.run(flow())
+    assert home.dst.hold("a") == b"1"
+    node = home.dst._files["a"]
+    home.clock.move(20)
+    assert (await home.run(flow())).delivered == 1
+    assert home.dst._files["a"] is node, "it was not written again"
+    assert ((await home.transfers())["a", "dst"].receipt or {})["method"] == "recovered"
+
+
+async def test_published_and_taken_is_delivered(home: House) -> None:
+    await home.put("a", b"1")
+    home.dst.faults["publish"] = [lost()]
+    await home.run(flow())
+    await Storage(home.dst).delete("a")
+    home.clock.move(20)
+    assert (await home.run(flow())).delivered == 1
+    assert home.dst.hold("a") is None, "the partner took it: it does not come again"
+
+
+async def test_who_cleans_up_may_fail_as_well(home: House) -> None:
+    """The one who removes what a dead worker staged dies too: that it is gone proves nothing."""
+    await home.put("a", b"1")
+    async with home.engine(flow()) as engine:
+        (id,) = (await engine.discover("f")).added
+    (lease,) = await home.ledger.claim("dead", lease=1.0)
+    attempt = attempt_id(home.ledger.id, id, lease.fence)
+    writer = await home.dst.begin_write("a", WriteOptions(attempt=attempt))
+    await writer.write(b"1")
+    token = writer.checkpoint()
+    digest = "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"
+    await home.ledger.staged(lease, Record(to="a", token=token, size=1, sha256=digest).dump())
+    home.clock.move(2)
+    # The second dies between the removal and the next record.
+    await Storage(home.dst).discard(token or b"")
+    home.dst.faults["discard"] = []
+    record = (await home.transfers())["a", "dst"].checkpoint
+    assert record is not None
+    staged = home.ledger.staged
+    order: list[str] = []
+
+    async def watched(lease: Any, checkpoint: bytes | None) -> None:
+        order.append("record" if checkpoint is not None else "clear")
+        await staged(lease, checkpoint)
+
+    home.ledger.staged = watched  # type: ignore[method-assign]
+    writer = await home.dst.begin_write("a", WriteOptions(attempt=attempt))
+    await writer.write(b"1")
+    home.dst.faults["discard"] = [lost()]
+    await home.run(flow())
+    assert order[0] == "record"
+    after = Record.load((await home.transfers())["a", "dst"].checkpoint)
+    assert after is None or after.sha256 is None
+    home.clock.move(60)
+    assert (await home.run(flow())).delivered == 1
+    assert (home.dst.hold("a"), home.dst.staged) == (b"1", [])
+
+
+async def test_a_lost_wire_is_resumed(home: House) -> None:
+    await home.put("a", b"x" * 3_000_000)
+    home.dst.faults["commit"] = [lost()]
+    await home.run(flow())
+    home.clock.move(20)
+    assert (await home.run(flow())).delivered == 1
+    assert (home.dst.hold("a"), home.dst.staged) == (b"x" * 3_000_000, [])
+
+
+async def test_an_endpoint_that_fails_is_left_alone(home: House) -> None:
+    """Sixteen attempts that break with one connection are one mishap: a pause of 15 s, not of ten minutes."""
+    for number in range(16):
+        await home.put(f"{number:02}")
+    home.dst.faults["write"] = [lost() for _ in range(16)]
+    async with home.engine(flow()) as engine:
+        await engine.run_once(patience=0)
+        assert 0 < engine.endpoints.pause("dst")[0] <= 15
+        home.dst.faults.clear()
+        home.clock.move(14)
+        assert (await engine.run_once(patience=0)).delivered == 0
+    home.clock.move(60)
+    assert (await home.run(flow())).delivered == 16
+    assert {each.attempts for each in (await home.transfers()).values()} == {1}, "a pause is no attempt"
+
+
+async def test_a_refused_login_is_not_repeated(home: House) -> None:
+    await home.put("a")
+    home.dst.faults["write"] = [AuthenticationFailed("no", operation="sign in", endpoint="dst") for _ in range(3)]
+    async with home.engine(flow()) as engine:
+        await engine.run_once(patience=0)
+        home.clock.move(600)
+        await engine.run_once(patience=0)
+    assert home.dst.calls["write"] == 1
+    assert await home.state("a") == "pending"
+
+
+async def test_a_source_that_is_down_stops_no_other_flow(home: House) -> None:
+    await home.put("a")
+    other = flow(name="g", source=Place("dst2"))
+    home.dst2.faults["scan"] = [lost("dst2") for _ in range(9)]
+    async with home.engine(flow(), other) as engine:
+        summary = await engine.run_once(patience=0)
+        assert (summary.delivered, list(summary.errors), summary.good) == (1, ["g"], False)
+        for _ in range(2):
+            await engine.run_once(patience=0)
+        with pytest.raises(LeftAlone) as caught:
+            await engine.look("g")
+        assert caught.value.retry_after
+
+
+async def test_a_refused_login_of_an_action_is_not_repeated(home: House) -> None:
+    await home.put("a")
+    tidy = flow(after=After(delete=True), retry=Retry(base=0.0))
+    refused = AuthenticationFailed("no", operation="sign in", endpoint="src")
+    async with home.engine(tidy) as engine:
+        await engine.discover("f")
+        home.src.faults["stat"] = [refused for _ in range(9)]
+        for _ in range(3):
+            home.clock.move(1)
+            await engine.worker(["f"]).run(until_idle=True)
+        assert len(home.src.faults["stat"]) == 8
+        assert engine.endpoints.pause("src")[0] > 0
+    home.src.faults.clear()
+    home.clock.move(1000)
+    await home.run(tidy)
+    assert (await home.state("a"), home.src.hold("a")) == ("done", None)

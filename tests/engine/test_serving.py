@@ -1,0 +1,99 @@
+"""The engine as a daemon: events, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from crossdock.engine.engine import FileEvent
+from crossdock.errors import (
+    ConnectionFailed,
+)
+from crossdock.flows.flow import Settle, Trigger
+from crossdock.ledger.base import State
+from tests.engine.places import House, flow, lost
+
+
+async def test_an_event_is_acknowledged_when_its_transfers_are_recorded(home: House) -> None:
+    await home.put("a")
+    acknowledged: list[int] = []
+
+    def acknowledge() -> None:
+        acknowledged.append(len(known))
+
+    known: dict[Any, Any] = {}
+    async with home.engine(flow()) as engine:
+        add = home.ledger.add
+
+        async def recorded(planned: Any, *, who: str) -> Any:
+            found = await add(planned, who=who)
+            known.update({each.id: each for each in found})
+            return found
+
+        home.ledger.add = recorded  # type: ignore[method-assign]
+        assert len(await engine.notice(FileEvent("src", "a", acknowledge))) == 1
+        assert acknowledged == [1]
+        assert await engine.notice(FileEvent("src", "a", acknowledge)) == [], "known: acknowledged, nothing added"
+        assert acknowledged == [1, 1]
+        home.src.faults["stat"] = [lost("src")]
+        with pytest.raises(ConnectionFailed):
+            await engine.notice(FileEvent("src", "a", acknowledge))
+        assert acknowledged == [1, 1], "who could not look does not acknowledge"
+
+
+async def test_an_event_for_a_file_that_settles_comes_again(home: House) -> None:
+    await home.put("a")
+    acknowledged: list[str] = []
+    event = FileEvent("src", "a", lambda: acknowledged.append("a"))
+    async with home.engine(flow(settle=Settle(sightings=2, seconds=10.0))) as engine:
+        assert await engine.notice(event) == []
+        assert acknowledged == []
+        home.clock.move(10)
+        assert len(await engine.notice(event)) == 1
+        assert acknowledged == ["a"]
+
+
+class Queue:
+    def __init__(self, *events: FileEvent) -> None:
+        self._events = events
+
+    async def events(self) -> AsyncIterator[FileEvent]:
+        for event in self._events:
+            yield event
+
+
+async def test_serve_works_and_stops(home: House) -> None:
+    await home.put("a")
+    await home.put("b")
+    stop, heard = asyncio.Event(), asyncio.Event()
+    every = flow(trigger=Trigger(every=3600.0))
+    async with home.engine(every) as engine:
+        serving = asyncio.create_task(engine.serve(stop, sources=[Queue(FileEvent("src", "b", heard.set))]))
+        async with asyncio.timeout(10):
+            await heard.wait()
+            while not {"a", "b"} <= {*home.dst._files}:
+                await asyncio.sleep(0.01)
+            stop.set()
+            await serving
+
+
+async def test_serve_breaks_off_after_its_grace(home: House) -> None:
+    await home.put("a")
+    home.dst.gates["commit"] = asyncio.Event()
+    stop = asyncio.Event()
+    async with home.engine(flow(trigger=Trigger(every=3600.0))) as engine:
+        serving = asyncio.create_task(engine.serve(stop, grace=0.05))
+        async with asyncio.timeout(10):
+            while not home.dst.calls["commit"]:
+                await asyncio.sleep(0.01)
+            stop.set()
+            await serving
+    transfer = (await home.transfers())["a", "dst"]
+    assert (transfer.state, transfer.attempts) == (State.PENDING, 0)
+    assert home.dst.hold("a") is None
+    home.dst.gates.clear()
+    assert (await home.run(flow(trigger=Trigger(every=3600.0)))).delivered == 1, "broken off is not published"
+    assert (home.dst.hold("a"), home.dst.staged) == (b"data", [])
