@@ -54,10 +54,16 @@ def send_mail(mail: Mail, notice: Notice) -> None:
         raise NotificationFailed(
             f"{place}: {_answer(error.smtp_code, error.smtp_error)}",
             retryable=400 <= error.smtp_code < 500,
-            hint="check the user and password" if isinstance(error, smtplib.SMTPAuthenticationError) else None,
+            hint="check the user and password"
+            if isinstance(error, smtplib.SMTPAuthenticationError)
+            else "ask who runs the mail server",
         ) from error
     except (smtplib.SMTPException, OSError) as error:
-        raise NotificationFailed(f"{place}: {str(error) or type(error).__name__}", retryable=True) from error
+        raise NotificationFailed(
+            f"{place}: {str(error) or type(error).__name__}",
+            retryable=True,
+            hint="see that the mail server is up and can be reached from here; the mail is sent again",
+        ) from error
     if refused:
         # Some have it: sending it to all again would be a nuisance.
         failure = _refused(place, refused)

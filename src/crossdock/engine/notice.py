@@ -20,9 +20,7 @@ Kind = Literal["delivered", "failed", "late"]
 class NotificationFailed(CrossdockError):
     """Nobody took the notice. `retryable`: they may later."""
 
-    def __init__(
-        self, message: str, *, retryable: bool, hint: str | None = None, retry_after: float | None = None
-    ) -> None:
+    def __init__(self, message: str, *, retryable: bool, hint: str, retry_after: float | None = None) -> None:
         super().__init__(message, hint=hint, retry_after=retry_after)
         self.retryable = retryable
 

@@ -153,18 +153,23 @@ async def post(
     except aiohttp.InvalidURL as error:
         raise ConfigError(f"{where}: {error.description or error}", hint="write https://host/path") from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise NotificationFailed(f"{where}: {str(error) or 'no answer in time'}", retryable=True) from error
+        raise NotificationFailed(
+            f"{where}: {str(error) or 'no answer in time'}",
+            retryable=True,
+            hint="see that the receiver is up and can be reached from here; the notice is sent again",
+        ) from error
     if 200 <= status < 300:
         return
     if 300 <= status < 400:
         raise NotificationFailed(
             f"{where}: {status}, it redirects", retryable=False, hint=f"write the final address ({location!r}?)"
         )
+    again = status >= 500 or status in _AGAIN
     raise NotificationFailed(
         f"{where}: refused with {status}",
-        retryable=status >= 500 or status in _AGAIN,
-        retry_after=_seconds(retry_after, clock()) if status >= 500 or status in _AGAIN else None,
-        hint=None if status >= 500 else "the receiver's log says why",
+        retryable=again,
+        retry_after=_seconds(retry_after, clock()) if again else None,
+        hint="the receiver's log says why" + ("; the notice is sent again" if again else ""),
     )
 
 
