@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import unicodedata
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -18,6 +20,8 @@ __all__ = ["Finding", "probe", "scratch_name"]
 
 _SIZE = 300_000
 _PAST = datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC)
+_NAMES = ("Zoë €.csv", "Zoë.csv", "Łódź.csv", "Привет.csv", "データ.csv")
+"""Composed (NFC), as most systems write them; the first one that the endpoint's encoding has is tried."""
 _CLOCK = 60
 """Seconds that two clocks may differ before `--min-age` and the like go wrong."""
 
@@ -45,7 +49,13 @@ class _Wrong(Exception):
 
 async def probe(storage: Storage, scratch: str, place: Location) -> AsyncGenerator[Finding]:
     """One finding per probe; stops at the first failed write, since all else builds on it."""
-    probes = _Probes(storage, scratch, blind=_says(place, "verify"), renames=not _says(place, "staging"))
+    probes = _Probes(
+        storage,
+        scratch,
+        blind=_says(place, "verify"),
+        renames=not _says(place, "staging"),
+        encoding=getattr(place.settings, "encoding", "utf-8"),
+    )
     try:
         for name, action in probes.all():
             try:
@@ -108,8 +118,9 @@ def _mend(error: CrossdockError, place: Location) -> str | None:
 
 
 class _Probes:
-    def __init__(self, storage: Storage, scratch: str, *, blind: bool, renames: bool) -> None:
+    def __init__(self, storage: Storage, scratch: str, *, blind: bool, renames: bool, encoding: str) -> None:
         self.storage, self.scratch, self.blind, self.renames = storage, scratch, blind, renames
+        self.encoding = encoding
         self.data = secrets.token_bytes(_SIZE)
         self.file = f"{scratch}/probe"
         self.made: set[str] = set()
@@ -122,6 +133,7 @@ class _Probes:
         if self.blind:
             return [*found, ("write", self.write)]
         found += [("write", self.write), ("clock", self.clock), ("read", self.read), ("overwrite", self.overwrite)]
+        found.append(("names", self.names))
         if able.create_new:
             found.append(("create new", self.create_new))
         if able.mtime_precision is not None:
@@ -177,6 +189,46 @@ class _Probes:
         if await self.storage.read_bytes(self.file) != self.data:
             raise _Wrong("after replacing a file the old bytes are read", "do not use this endpoint for changing files")
         return "a file was replaced"
+
+    async def names(self) -> str:
+        """Whatever names files have, they must have the same ones when they are listed."""
+        encoding = self.encoding
+        name = next((name for name in _NAMES if name == name.encode(encoding, "ignore").decode(encoding)), None)
+        if name is None:
+            return f"not tried: {encoding} has no letters beyond ASCII that are known here"
+        path = f"{self.scratch}/{name}"
+        self.made.add(path)
+        failed: CrossdockError | None = None
+        try:
+            await self.storage.write_bytes(path, b"named")
+        except CrossdockError as error:
+            failed = error
+        try:
+            async with aclosing(self.storage.scan(self.scratch)) as entries:
+                listed = {entry.path async for entry in entries if entry.kind == "file"}
+        except PermissionDenied:
+            if failed is not None:
+                raise failed from None
+            return f"letters beyond ASCII are taken: {name}"
+        other = sorted(listed - self.made)
+        self.made |= listed
+        if path in listed and failed is None:
+            return f"letters beyond ASCII are kept: {name}"
+        if not other:
+            raise _Wrong(
+                f"{name} cannot be written{f': {failed.message}' if failed else ''}",
+                f"encoding: …, if the server's names are not {encoding}; else move files with ASCII names only",
+            ) from failed
+        came = other[0].removeprefix(f"{self.scratch}/")
+        if unicodedata.normalize("NFC", came) == name:
+            raise _Wrong(
+                f"{name} came back decomposed (NFD): to whoever compares names it is another file",
+                "move files with ASCII names only, or ask the server's operator for a file system that keeps names",
+            )
+        raise _Wrong(
+            f"{name} came back as {came}: to whoever looks for it, it is not there",
+            f"encoding: …, if the server's names are not {encoding}; else move files with ASCII names only",
+        )
 
     async def create_new(self) -> str:
         from crossdock.storage.base import WriteOptions

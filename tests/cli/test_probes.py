@@ -1,0 +1,89 @@
+"""doctor against endpoints that do not keep names as they are given."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+import pytest
+
+from crossdock.cli.probes import Finding, probe
+from crossdock.config import Location
+from crossdock.errors import InvalidPath
+from crossdock.storage.base import Entry, WriteOptions, Writer
+from crossdock.storage.memory import MemoryBackend, MemorySettings
+from crossdock.storage.storage import Storage
+
+
+class Renaming(MemoryBackend):
+    """Stores each file under what `name` makes of its path."""
+
+    def __init__(self, name: Callable[[str], str], *, finds: bool) -> None:
+        super().__init__()
+        self._name, self._finds = name, finds
+
+    async def begin_write(self, path: str, options: WriteOptions) -> Writer:
+        return await super().begin_write(self._name(path), options)
+
+    async def stat(self, path: str) -> Entry:
+        return await super().stat(self._name(path) if self._finds else path)
+
+    async def delete(self, path: str) -> None:
+        await super().delete(self._name(path) if self._finds else path)
+
+
+class Refusing(MemoryBackend):
+    async def begin_write(self, path: str, options: WriteOptions) -> Writer:
+        if not path.isascii():
+            raise self.error(InvalidPath, "write", path, "no such letters here")
+        return await super().begin_write(path, options)
+
+
+async def findings(backend: MemoryBackend) -> tuple[list[Finding], set[str]]:
+    """What is found, and what is left."""
+    async with Storage(backend) as storage:
+        place = Location("lake", MemorySettings(), "", True)
+        async with aclosing(probe(storage, "scratch", place)) as found:
+            told = [finding async for finding in found]
+        left: AsyncGenerator[Entry] = storage.scan("")
+        async with aclosing(left):
+            return told, {entry.path async for entry in left}
+
+
+def decomposed(path: str) -> str:
+    return unicodedata.normalize("NFD", path)
+
+
+def ascii_only(path: str) -> str:
+    return path.encode("ascii", "replace").decode()
+
+
+@pytest.mark.parametrize("finds", [True, False])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [(decomposed, "came back decomposed (NFD)"), (ascii_only, "Zoë €.csv came back as Zo? ?.csv")],
+)
+async def test_names_that_come_back_otherwise(name: Callable[[str], str], words: str, finds: bool) -> None:
+    told, left = await findings(Renaming(name, finds=finds))
+    (bad,) = (finding for finding in told if not finding.good)
+    assert bad.name == "names"
+    assert words in bad.detail
+    assert bad.mend
+    assert "ASCII names only" in bad.mend
+    assert left == set()
+
+
+async def test_names_that_are_refused() -> None:
+    told, left = await findings(Refusing())
+    (bad,) = (finding for finding in told if not finding.good)
+    assert bad.detail.startswith("Zoë €.csv cannot be written: write memory:scratch/Zoë €.csv: no such letters here")
+    assert bad.mend
+    assert left == set()
+
+
+async def test_names_that_are_kept() -> None:
+    told, left = await findings(MemoryBackend())
+    assert all(finding.good for finding in told)
+    assert "letters beyond ASCII are kept: Zoë €.csv" in [finding.detail for finding in told]
+    assert left == set()
