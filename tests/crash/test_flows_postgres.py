@@ -8,19 +8,11 @@ from datetime import timedelta
 import pytest
 
 from crossdock.cli import leftovers
+from tests.crash.flow_rig import LEASE, Rig, in_parallel, killed_anywhere, settle, settled, watched
 from tests.crash.flow_worlds import PROBE, Driver
-from tests.crash.test_flows import (  # noqa: F401 - fixtures
-    LEASE,
-    Rig,
-    environment,
-    in_parallel,
-    killed_anywhere,
-    rig,
-    settle,
-    settled,
-    watched,
-)
 from tests.servers import Postgres
+
+pytestmark = pytest.mark.usefixtures("environment")
 
 STOPS = ["R1:before", "R1:after", "R3:after", "R4:before", "R5:chunk", "R7:before", "R7:after", "R8:after", "R9:after"]
 STOPS += ["R10:before", "R10:after", "R11:after", "R12:before", "R12:after"]
@@ -28,7 +20,7 @@ STOPS += ["R10:before", "R10:after", "R11:after", "R12:before", "R12:after"]
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("job", ["pull"])
-def test_killed_anywhere(rig: Rig, postgres: Postgres, job: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_killed_anywhere(rig: Rig, postgres: Postgres, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leftovers, "_AGE", timedelta(days=-1))
     killed_anywhere(rig, job, 0, dsn=postgres.dsn)
 
@@ -36,7 +28,7 @@ def test_killed_anywhere(rig: Rig, postgres: Postgres, job: str, monkeypatch: py
 @pytest.mark.timeout(240)
 @pytest.mark.usefixtures("postgres")
 @pytest.mark.parametrize("job", ["pull"])
-def test_the_server_crashes(rig: Rig, job: str) -> None:  # noqa: F811
+def test_the_server_crashes(rig: Rig, job: str) -> None:
     """At a step of a worker, which is told or finds it working again; nothing is lost, nothing comes twice."""
     told = 0
     with Postgres() as server:
