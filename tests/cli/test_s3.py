@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from crossdock.storage.s3 import probe
+from crossdock.storage.s3.calls import Calls
 from tests.cli.conftest import Cli, contents
 from tests.servers import Moto
 
@@ -60,6 +62,35 @@ def test_doctor(cli: Cli, lake: str) -> None:
     assert result.code == 0, result.out
     assert "region us-east-1" in result.out
     assert "ok  read" in result.out
+
+
+def test_looking_writes_nothing(cli: Cli, lake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even the hidden object that tells what the store honours."""
+    asked: list[str] = []
+
+    async def honoured(calls: Calls) -> bool:
+        asked.append(calls.settings.bucket)
+        return True
+
+    monkeypatch.setattr(probe, "_honoured", honoured)
+    urllib.request.urlopen(urllib.request.Request(f"{lake}/landing/a", method="PUT", headers=_SIGNED), timeout=30)
+    with (tmp_path / "crossdock.yaml").open("a") as file:
+        file.write("  copy: {type: local, root: .}\nflows: {f: {source: 'lake:', to: 'copy:new/'}}\n")
+    for command in (
+        ["ls", "-R", "lake:"],
+        ["stat", "lake:a"],
+        ["cat", "lake:a"],
+        ["check", "--connect"],
+        ["doctor", "--look-only", "lake:"],
+        ["plan"],
+        ["explain", "f", "a"],
+    ):
+        assert cli(*command).code == 0, command
+    assert cli("where", "a").code == 4
+    assert asked == []
+    assert cli("run", "--once").code == 0
+    assert asked
+    assert (tmp_path / "new/a").exists()
 
 
 def test_doctor_ends_uploads_that_nobody_else_will(cli: Cli, lake: str) -> None:

@@ -159,7 +159,7 @@ async def _connect(config: Config, report: _Report) -> int:
         started = time.monotonic()
         error: CrossdockError | None = None
         try:
-            async with opened(config.locate(f"{name}:")) as (storage,):
+            async with opened(config.locate(f"{name}:"), looking=True) as (storage,):
                 paths = {flow.source.path for flow in config.flows.values() if flow.source.endpoint == name}
                 for path in sorted(paths or {""}):
                     async with aclosing(storage.scan(path)) as listing:

@@ -74,7 +74,7 @@ def _print(visit: _Visit, finding: Finding) -> None:
 async def _findings(visit: _Visit) -> AsyncGenerator[Finding]:
     place = visit.place
     started = time.monotonic()
-    async with opened(place) as (storage,):
+    async with opened(place, looking=visit.look_only and not visit.clean) as (storage,):
         yield Finding("connect", f"{place.name} ({place.settings.type}) in {human_time(time.monotonic() - started)}")
         if said := await server_of(storage):
             yield Finding("server", said)

@@ -46,8 +46,11 @@ async def opened_ledger(session: Session, ledger: str | None) -> AsyncIterator[L
 
 
 @asynccontextmanager
-async def opened_engine(session: Session, ledger: str | None, **options: Any) -> AsyncIterator[Engine]:
-    """An engine over all flows of the configuration; `options` are those of `Engine`. Raises `Mistakes`."""
+async def opened_engine(
+    session: Session, ledger: str | None, *, looking: bool = False, **options: Any
+) -> AsyncIterator[Engine]:
+    """An engine over all flows of the configuration; `options` are those of `Engine`. `looking`: nothing is to be
+    written at any endpoint. Raises `Mistakes`."""
     from crossdock.config import Mistakes
     from crossdock.config.rehearsal import rehearse
     from crossdock.engine.engine import Engine
@@ -59,7 +62,8 @@ async def opened_engine(session: Session, ledger: str | None, **options: Any) ->
         raise Mistakes(config.file.name if config.file else "", wrong)
 
     def storage(name: str) -> Storage:
-        return new_storage(name, config.endpoint(name))
+        settings = config.endpoint(name)
+        return new_storage(name, settings.looking() if looking else settings)
 
     async with (
         opened_ledger(session, ledger) as found,

@@ -47,7 +47,7 @@ def explain(session: Session, flow: str, path: str, ledger: str | None, as_json:
     async def work() -> Explanation:
         from crossdock.engine.explaining import explain
 
-        async with opened_engine(session, ledger) as engine:
+        async with opened_engine(session, ledger, looking=True) as engine:
             return await explain(engine, flow, path)
 
     found = session.run(work)

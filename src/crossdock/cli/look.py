@@ -38,7 +38,7 @@ def ls(session: Session, location: str, long: bool, recursive: bool, as_json: bo
     place = session.locate(location)
 
     async def work() -> None:
-        async with opened(place) as (storage,), aclosing(_entries(storage, place, recursive)) as entries:
+        async with opened(place, looking=True) as (storage,), aclosing(_entries(storage, place, recursive)) as entries:
             async for name, entry in entries:
                 if as_json:
                     line = to_json(entry_json(entry, name))
@@ -93,7 +93,7 @@ def cat(session: Session, locations: tuple[str, ...]) -> None:
     output = sys.stdout.buffer
 
     async def work() -> None:
-        async with opened(*places) as storages:
+        async with opened(*places, looking=True) as storages:
             for place, storage in zip(places, storages, strict=True):
                 async with storage.read(place.path) as reader:
                     while chunk := await reader.read():
@@ -113,7 +113,7 @@ def stat(session: Session, locations: tuple[str, ...], as_json: bool) -> None:
     places = [session.locate(location) for location in locations]
 
     async def work() -> None:
-        async with opened(*places) as storages:
+        async with opened(*places, looking=True) as storages:
             for place, storage in zip(places, storages, strict=True):
                 entry = await storage.stat(place.path)
                 name = place.path.rpartition("/")[2]

@@ -49,7 +49,7 @@ def plan(session: Session, /, flows: tuple[str, ...], **options: Any) -> int:
     async def work() -> tuple[Making, str]:
         from crossdock.engine.saved import make
 
-        async with opened_engine(session, options["ledger"]) as engine:
+        async with opened_engine(session, options["ledger"], looking=True) as engine:
             made = await make(engine, names, config.endpoint, patience=options["patience"])
             return made, engine.ledger.id
 

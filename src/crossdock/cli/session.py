@@ -183,17 +183,22 @@ def innermost(storage: Storage) -> object:
 
 @asynccontextmanager
 async def opened(
-    *locations: Location, bandwidth: float | None = None, retries: int = 0
+    *locations: Location, bandwidth: float | None = None, retries: int = 0, looking: bool = False
 ) -> AsyncIterator[Sequence[Storage]]:
     """The storages of the locations, opened side by side; locations at one endpoint share one.
 
     `bandwidth`, in bytes a second, limits the last location's: what is read from elsewhere passes through it.
+    `looking`: nothing is to be written anywhere.
     """
     import asyncio
+
+    from dataclasses import replace
 
     places: list[Location] = []
     which: list[int] = []
     for location in reversed(locations):
+        if looking:
+            location = replace(location, settings=location.settings.looking())
         same = (place.name == location.name and place.settings == location.settings for place in places)
         number = next((number for number, found in enumerate(same) if found), len(places))
         if number == len(places):

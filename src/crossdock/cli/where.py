@@ -131,7 +131,7 @@ async def _at_sources(
     config = session.config
     found: list[Found] = []
     failed: dict[str, CrossdockError] = {}
-    async with Endpoints(lambda name: new_storage(name, config.endpoint(name))) as endpoints:
+    async with Endpoints(lambda name: new_storage(name, config.endpoint(name).looking())) as endpoints:
         for name in names:
             planner = Planner(config.flows[name])
             try:

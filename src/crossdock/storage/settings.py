@@ -141,6 +141,10 @@ class EndpointSettings(BaseModel):
         """The settings for each of several processes, which together take no more than one would."""
         return self
 
+    def looking(self) -> Self:
+        """The settings for who only reads: opening with them writes nothing at the endpoint."""
+        return self
+
     @classmethod
     @abstractmethod
     def from_url(cls, url: SplitResult) -> tuple[Self, str]:

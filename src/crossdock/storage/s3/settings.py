@@ -130,6 +130,9 @@ class S3Settings(EndpointSettings):
         found = self.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         return found.rstrip("/") if found else None
 
+    def looking(self) -> Self:
+        return self if self.conditional_writes != "auto" else self.model_copy(update={"conditional_writes": "off"})
+
     def identity(self) -> str:
         """Tells credentials apart without resolving them: equal identities in a process sign alike."""
         if self.anonymous:
