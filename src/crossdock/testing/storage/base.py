@@ -23,6 +23,7 @@ __all__ = ["FolderPeer", "Peer", "SuiteBase", "at_once", "cancelled_at", "conten
 T = TypeVar("T")
 KIB, MIB = 1024, 1024 * 1024
 LONG_AGO = datetime(2001, 2, 3, 4, 5, 6, 789012, tzinfo=UTC)
+MISSING = ["missing", "missing/below", "missing/far/below"]
 
 
 class Peer(Protocol):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from crossdock.testing.storage.base import FolderPeer, Peer
+from crossdock.testing.storage.changes import DeleteCases, FolderCases, RenameCases
 from crossdock.testing.storage.conflicts import ConflictCases, CopyCases, PinnedCases
-from crossdock.testing.storage.contract import ContractCases, FolderCases, RenameCases
+from crossdock.testing.storage.looks import LookCases
 from crossdock.testing.storage.names import NameCases
 from crossdock.testing.storage.reads import ConcurrencyCases, ReadCases, SizeCases
 from crossdock.testing.storage.resume import ResumeCases
@@ -14,9 +15,10 @@ __all__ = ["FolderPeer", "Peer", "StorageSuite"]
 
 
 class StorageSuite(
-    ContractCases,
-    FolderCases,
+    LookCases,
+    DeleteCases,
     RenameCases,
+    FolderCases,
     WriteCases,
     ConflictCases,
     ResumeCases,
