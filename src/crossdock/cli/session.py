@@ -191,7 +191,6 @@ async def opened(
     `looking`: nothing is to be written anywhere.
     """
     import asyncio
-
     from dataclasses import replace
 
     places: list[Location] = []
