@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from crossdock.engine.disposal import ARCHIVED
+from crossdock.engine.archive import ARCHIVED
 from crossdock.errors import ConnectionFailed, PermissionDenied
 from crossdock.flows.flow import After, Settle
 from crossdock.ledger.base import Planned

@@ -82,7 +82,7 @@ class Actions:
 
         An endpoint that does not answer is left for the next sweep. Raises `LedgerError`.
         """
-        removed = await self._disposal.expire()
+        removed = await self._disposal.archive.expire()
         await self.outbox.flush()
         return removed
 

@@ -1,8 +1,7 @@
 """What becomes of a source file that every destination has: archived, removed, or tagged.
 
 A file is touched only while it still is the one that was delivered; a newer one under its name is left alone, and if it
-comes in the very moment of the move, it is put back. An archived file never replaces another: "b~1.csv". Its age counts
-from our own move, kept as a mark in the ledger.
+comes in the very moment of the move, it is put back. What it is archived as, and for how long, `engine.archive` says.
 
 After a crash the same is done again. Where the source is gone by then, it lies in the archive under the name that we
 would choose, or its owner has taken it.
@@ -17,36 +16,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from crossdock.engine.archive import Archive
 from crossdock.engine.endpoints import Endpoints
 from crossdock.errors import (
     AlreadyExists,
-    ConfigError,
     CrossdockError,
     NotFound,
     PermissionDenied,
     SourceChanged,
-    StorageError,
     Unsupported,
     shown,
 )
 from crossdock.flows.flow import Flow
 from crossdock.flows.route import Template, words_of
-from crossdock.ledger.base import Lease, Ledger, Mark, State, Transfer
+from crossdock.ledger.base import Lease, Ledger, State, Transfer
 from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.staging import temporary_path
 from crossdock.storage.storage import Storage
 
-__all__ = ["ARCHIVED", "Disposal", "beside", "is_still"]
+__all__ = ["Disposal", "beside", "is_still"]
 
 log = logging.getLogger("crossdock.engine")
 
-ARCHIVED = "archive"
-"""The kind of the ledger's marks: one for each archived file that is to be removed some day."""
 _COPYING = "archiving"
 """The kind of the marks of copies into the archive that are under way: what a killed one has left is found by them."""
 _NEWER = "the source holds a newer file, which is left alone"
-_SUFFIXES = 9
-"""Names tried after a clash, before one that nothing else has."""
 _SKEW = timedelta(minutes=15)
 """A store whose clock is further off accepts no request of ours."""
 _PAGE = 500
@@ -56,20 +50,19 @@ class Disposal:
     """Of one flow. Raises `ValueError` for an archive's template that cannot be read."""
 
     def __init__(self, flow: Flow, endpoints: Endpoints, ledger: Ledger, clock: Callable[[], datetime]) -> None:
-        self._flow, self._endpoints, self._ledger, self._clock = flow, endpoints, ledger, clock
-        self._template = Template(flow.after.archive) if flow.after.archive else None
-        self._root = f"{flow.source.path}/" if flow.source.path else ""
-        """What stands before every path of the source at its endpoint."""
+        self._after, self._endpoints = flow.after, endpoints
+        self.archive = Archive(flow, endpoints, ledger, clock)
         marker = Template(flow.settle.marker) if flow.settle.marker else None
         # One without the whole name may speak for several files.
         self.marker = marker if marker is not None and marker.names & {"name", "path"} else None
 
     async def dispose(self, lease: Lease, receipt: Mapping[str, Any], siblings: Sequence[Transfer]) -> tuple[str, bool]:
         """What was done, in words, and whether the source is gone. Safe to repeat. Raises `CrossdockError`."""
-        transfer, after = lease.transfer, self._flow.after
+        transfer, after = lease.transfer, self._after
         storage = await self._endpoints.storage(transfer.source)
         meant = _read_entry(receipt) or transfer.entry
-        work = _Work(self, storage, transfer, meant, receipt, min(one.id for one in siblings) if siblings else lease.id)
+        first = min(one.id for one in siblings) if siblings else lease.id
+        work = _Work(self.archive, storage, transfer, meant, receipt, first)
         if transfer.state is State.DELIVERED:
             await work.sweep()
         try:
@@ -81,8 +74,8 @@ class Disposal:
             return (f"{taken}; {_NEWER}", True) if taken else (_NEWER, False)
         try:
             if after.takes_source and self.marker is not None:
-                below = transfer.entry.path.removeprefix(self._root)
-                await work.take_marker(self._root + beside(self.marker, below, {}))
+                below = transfer.entry.path.removeprefix(self.archive.root)
+                await work.take_marker(self.archive.root + beside(self.marker, below, {}))
             if after.archive is not None:
                 return await work.archive(now, again=transfer.state is State.DELIVERED)
             if after.delete:
@@ -92,89 +85,20 @@ class Disposal:
             return _NEWER, False
         return f"tagged {', '.join(sorted(after.tag))}", False
 
-    def archive_paths(self, path: str, modified: datetime | None, at: datetime, first: int) -> Iterator[str]:
-        """Where a file may be archived, the best name first. Raises `ConfigError`."""
-        assert self._template is not None and self._flow.after.archive is not None
-        below = path.removeprefix(self._root)
-        if self._template.names:
-            values = {**words_of(below), "now": at, "modified": modified}
-            try:
-                found = self._template.fill(values)
-            except ValueError as error:
-                raise ConfigError(f"after.archive: {error}", hint="choose words that every file has") from error
-        else:
-            found = f"{self._flow.after.archive.strip('/')}/{below}"
-        yield self._root + found
-        words = words_of(found)
-        folder = f"{words['folder']}/" if words["folder"] else ""
-        for suffix in (*range(1, _SUFFIXES + 1), f"t{first}"):
-            yield f"{self._root}{folder}{words['stem']}~{suffix}{words['suffix']}"
-
-    async def note(self, transfer: Transfer, archived: Entry) -> None:
-        """Record when an archived file is to be removed; never, if the flow keeps them."""
-        keep = self._flow.after.keep
-        if keep is not None:
-            value = {"endpoint": transfer.source, "size": archived.size, "fingerprint": archived.fingerprint}
-            due = self._clock() + timedelta(seconds=keep)
-            await self._ledger.mark(self._flow.name, ARCHIVED, archived.path, due=due, value=value)
-
-    async def expire(self) -> int:
-        """Remove what is due. An endpoint that fails is left for the next time. Raises `LedgerError`."""
-        removed, after, down = 0, "", set[str]()
-        now = self._clock()
-        while page := await self._ledger.marks(
-            self._flow.name, ARCHIVED, due_before=now, limit=_PAGE, after=after or None
-        ):
-            after = page[-1].key
-            ended = []
-            for mark in page:
-                endpoint = str(mark.value.get("endpoint", ""))
-                if endpoint in down or self._endpoints.pause(endpoint)[0]:
-                    continue
-                try:
-                    removed += await self._remove(mark, endpoint)
-                except CrossdockError as error:
-                    log.warning("flow %s: an archived file stays for now: %s", self._flow.name, error)
-                    if error.retryable or not isinstance(error, StorageError):
-                        self._endpoints.failed(endpoint, error)
-                        down.add(endpoint)
-                    continue
-                ended.append(mark.key)
-            await self._ledger.unmark(self._flow.name, ARCHIVED, ended)
-        return removed
-
-    async def _remove(self, mark: Mark, endpoint: str) -> bool:
-        storage = await self._endpoints.storage(endpoint)
-        try:
-            now = await storage.stat(mark.key)
-        except NotFound:
-            return False
-        if now.kind != "file" or (now.size, now.fingerprint) != (mark.value["size"], mark.value["fingerprint"]):
-            log.info("%s:%s is not what was archived, it stays", endpoint, shown(mark.key))
-            return False
-        if storage.capabilities.pinned_delete:
-            try:
-                await storage.delete_pinned(mark.key, now)
-            except SourceChanged:
-                return False
-        else:
-            await storage.delete(mark.key)
-        return True
-
 
 class _Work:
     """One source file."""
 
     def __init__(
         self,
-        disposal: Disposal,
+        archive: Archive,
         storage: Storage,
         transfer: Transfer,
         meant: Entry,
         receipt: Mapping[str, Any],
         first: int,
     ) -> None:
-        self._disposal, self._storage, self._transfer, self._meant = disposal, storage, transfer, meant
+        self._archive, self._storage, self._transfer, self._meant = archive, storage, transfer, meant
         self._path = transfer.entry.path
         finished = receipt.get("finished")
         self._at = datetime.fromisoformat(finished) if isinstance(finished, str) else transfer.changed
@@ -185,11 +109,11 @@ class _Work:
 
     @property
     def _names(self) -> Iterator[str]:
-        return self._disposal.archive_paths(self._path, self._transfer.entry.modified, self._at, self._first)
+        return self._archive.paths(self._path, self._transfer.entry.modified, self._at, self._first)
 
     async def taken(self) -> str:
         """What our own hand, before a crash or for a sibling, did to a source that is not there. "": nothing."""
-        after = self._disposal._flow.after
+        after = self._archive.flow.after
         if after.archive is not None:
             for path in self._names:
                 try:
@@ -197,7 +121,7 @@ class _Work:
                 except NotFound:
                     continue
                 if self._was_moved(there):
-                    await self._disposal.note(self._transfer, there)
+                    await self._archive.note(self._transfer, there)
                     return f"archived as {shown(path)}"
         elif after.delete and await self.clear_aside():
             return "removed the source"
@@ -226,7 +150,7 @@ class _Work:
                 return await self.taken() or "the source was gone", True
             if archived is None:
                 return _NEWER, False
-            await self._disposal.note(self._transfer, archived)
+            await self._archive.note(self._transfer, archived)
             return f"archived as {shown(path)}", True
         raise self._storage.backend.error(
             AlreadyExists, "archive", self._path, "every name for it is taken", hint="tidy the archive up"
@@ -268,7 +192,7 @@ class _Work:
             await self._remove_copied(self._path, now)
         except SourceChanged:
             words += f"; {_NEWER}"
-        await self._disposal.note(self._transfer, await self._storage.stat(path))
+        await self._archive.note(self._transfer, await self._storage.stat(path))
         return words
 
     async def _at_name(self, path: str) -> Entry | None:
@@ -291,7 +215,7 @@ class _Work:
 
         What it stages there is in the ledger before it holds a byte.
         """
-        flow, ledger, marks = self._disposal._flow.name, self._disposal._ledger, list[str]()
+        flow, ledger, marks = self._archive.flow.name, self._archive.ledger, list[str]()
 
         async def staged(token: bytes) -> None:
             marks.append(f"{self._first:020}:{hashlib.sha256(token).hexdigest()[:16]}")
@@ -306,7 +230,7 @@ class _Work:
 
     async def sweep(self) -> None:
         """Remove what a copy of an earlier attempt has staged."""
-        flow, ledger, first = self._disposal._flow.name, self._disposal._ledger, f"{self._first:020}:"
+        flow, ledger, first = self._archive.flow.name, self._archive.ledger, f"{self._first:020}:"
         found = await ledger.marks(flow, _COPYING, after=first, limit=_PAGE)
         mine = [mark for mark in found if mark.key.startswith(first)]
         for mark in mine:
@@ -315,10 +239,10 @@ class _Work:
 
     async def take_marker(self, marker: str) -> None:
         """The sender's word that this file is finished goes first: it must not vouch for the next of that name."""
-        if self._disposal._template is None:
+        if self._archive.flow.after.archive is None:
             await self._storage.delete(marker)
             return
-        for path in self._disposal.archive_paths(marker, self._transfer.entry.modified, self._at, self._first):
+        for path in self._archive.paths(marker, self._transfer.entry.modified, self._at, self._first):
             try:
                 if self._copies:
                     there = await self._storage.stat(marker)
@@ -328,7 +252,7 @@ class _Work:
                     await self._remove_copied(marker, there)
                 else:
                     await self._storage.rename(marker, path)
-                await self._disposal.note(self._transfer, await self._storage.stat(path))
+                await self._archive.note(self._transfer, await self._storage.stat(path))
                 return
             except AlreadyExists:
                 continue

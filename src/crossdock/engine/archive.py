@@ -1,0 +1,104 @@
+"""Where archived files lie: none replaces another ("b~1.csv"). And how long: their age counts from our own move."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+
+from crossdock.engine.endpoints import Endpoints
+from crossdock.errors import ConfigError, CrossdockError, NotFound, SourceChanged, StorageError, shown
+from crossdock.flows.flow import Flow
+from crossdock.flows.route import Template, words_of
+from crossdock.ledger.base import Ledger, Mark, Transfer
+from crossdock.storage.base import Entry
+
+__all__ = ["ARCHIVED", "Archive"]
+
+log = logging.getLogger("crossdock.engine")
+
+ARCHIVED = "archive"
+"""The kind of the ledger's marks: one for each archived file that is to be removed some day."""
+_SUFFIXES = 9
+"""Names tried after a clash, before one that nothing else has."""
+_PAGE = 500
+
+
+class Archive:
+    """Of one flow, if it has one. Raises `ValueError` for a template that cannot be read."""
+
+    def __init__(self, flow: Flow, endpoints: Endpoints, ledger: Ledger, clock: Callable[[], datetime]) -> None:
+        self.flow, self.ledger = flow, ledger
+        self._endpoints, self._clock = endpoints, clock
+        self._template = Template(flow.after.archive) if flow.after.archive else None
+        self.root = f"{flow.source.path}/" if flow.source.path else ""
+        """What stands before every path of the source at its endpoint."""
+
+    def paths(self, path: str, modified: datetime | None, at: datetime, first: int) -> Iterator[str]:
+        """Where a file may be archived, the best name first. Raises `ConfigError`."""
+        assert self._template is not None and self.flow.after.archive is not None
+        below = path.removeprefix(self.root)
+        if self._template.names:
+            values = {**words_of(below), "now": at, "modified": modified}
+            try:
+                found = self._template.fill(values)
+            except ValueError as error:
+                raise ConfigError(f"after.archive: {error}", hint="choose words that every file has") from error
+        else:
+            found = f"{self.flow.after.archive.strip('/')}/{below}"
+        yield self.root + found
+        words = words_of(found)
+        folder = f"{words['folder']}/" if words["folder"] else ""
+        for suffix in (*range(1, _SUFFIXES + 1), f"t{first}"):
+            yield f"{self.root}{folder}{words['stem']}~{suffix}{words['suffix']}"
+
+    async def note(self, transfer: Transfer, archived: Entry) -> None:
+        """Record when an archived file is to be removed; never, if the flow keeps them."""
+        keep = self.flow.after.keep
+        if keep is not None:
+            value = {"endpoint": transfer.source, "size": archived.size, "fingerprint": archived.fingerprint}
+            due = self._clock() + timedelta(seconds=keep)
+            await self.ledger.mark(self.flow.name, ARCHIVED, archived.path, due=due, value=value)
+
+    async def expire(self) -> int:
+        """Remove what is due. An endpoint that fails is left for the next time. Raises `LedgerError`."""
+        removed, after, down = 0, "", set[str]()
+        now = self._clock()
+        while page := await self.ledger.marks(
+            self.flow.name, ARCHIVED, due_before=now, limit=_PAGE, after=after or None
+        ):
+            after = page[-1].key
+            ended = []
+            for mark in page:
+                endpoint = str(mark.value.get("endpoint", ""))
+                if endpoint in down or self._endpoints.pause(endpoint)[0]:
+                    continue
+                try:
+                    removed += await self._remove(mark, endpoint)
+                except CrossdockError as error:
+                    log.warning("flow %s: an archived file stays for now: %s", self.flow.name, error)
+                    if error.retryable or not isinstance(error, StorageError):
+                        self._endpoints.failed(endpoint, error)
+                        down.add(endpoint)
+                    continue
+                ended.append(mark.key)
+            await self.ledger.unmark(self.flow.name, ARCHIVED, ended)
+        return removed
+
+    async def _remove(self, mark: Mark, endpoint: str) -> bool:
+        storage = await self._endpoints.storage(endpoint)
+        try:
+            now = await storage.stat(mark.key)
+        except NotFound:
+            return False
+        if now.kind != "file" or (now.size, now.fingerprint) != (mark.value["size"], mark.value["fingerprint"]):
+            log.info("%s:%s is not what was archived, it stays", endpoint, shown(mark.key))
+            return False
+        if storage.capabilities.pinned_delete:
+            try:
+                await storage.delete_pinned(mark.key, now)
+            except SourceChanged:
+                return False
+        else:
+            await storage.delete(mark.key)
+        return True
