@@ -203,6 +203,17 @@ def test_a_second_ctrl_c_breaks_off(home: Path) -> None:
     assert not any((home / "out").iterdir())
 
 
+def test_what_a_daemon_did_is_told(home: Path) -> None:
+    configure(home)
+    with daemon(home) as (process, said):
+        for name in "abc":
+            put(home, name, b"12")
+        until(lambda: len(list((home / "out").glob("[abc]"))) == 3, "they come")
+        process.send_signal(signal.SIGTERM)
+        assert ended(process, said) == 0
+        assert "move: 3 transfers delivered, 6 B\n" in said()
+
+
 def test_an_error_that_goes_on_is_told_once(home: Path) -> None:
     """A source that is away does not end the daemon, whether it is watched or not, and does not fill its log."""
     configure(home, more="trigger: {every: 1s, watch: true}")

@@ -31,6 +31,8 @@ __all__ = ["run"]
 
 _AGAIN = 5.0
 """Seconds, more or less, until a daemon asks again for a ledger that failed."""
+_TOGETHER = 10.0
+"""Seconds of deliveries that a daemon tells in one line for each flow."""
 _REPEATED = 3600.0
 """Seconds until a daemon says again what it has said."""
 
@@ -145,6 +147,23 @@ class _Daemon(_Command):
         """The configuration that last ran."""
         self._said: dict[str, tuple[str, float]] = {}
         """Flow, or "" for the ledger → what was said of it, and when."""
+        self._done: dict[str, tuple[int, int]] = {}
+        """Flow → how many deliveries are still to be told, and their bytes."""
+
+    def tell(self, delivery: Delivery) -> None:
+        super().tell(delivery)
+        if delivery.what != "delivered" or self.options["as_json"]:
+            return
+        if not self._done:
+            asyncio.get_running_loop().call_later(_TOGETHER, self._tell_done)
+        number, size = self._done.get(delivery.transfer.flow, (0, 0))
+        size += int((delivery.receipt or {}).get("size") or 0)
+        self._done[delivery.transfer.flow] = number + 1, size
+
+    def _tell_done(self) -> None:
+        done, self._done = self._done, {}
+        for flow, (number, size) in done.items():
+            self.session.say(f"{flow}: {count(number, 'transfer')} delivered, {human_size(size)}")
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -186,7 +205,10 @@ class _Daemon(_Command):
             self._works = self.session.config
             self._good("", "the ledger can be used again")
             self.session.say(f"running {', '.join(names)}; Ctrl-C or SIGTERM ends it")
-            await engine.serve(stop, names, looked=self._looked, grace=self.options["grace"])
+            try:
+                await engine.serve(stop, names, looked=self._looked, grace=self.options["grace"])
+            finally:
+                self._tell_done()
 
     async def _after(self, error: CrossdockError, stop: asyncio.Event) -> None:
         """Go on with the old configuration, or wait for the ledger; else the error is raised again."""
