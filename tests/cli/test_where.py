@@ -172,3 +172,18 @@ def test_a_source_that_is_down(cli: Cli, tmp_path: Path) -> None:
     assert result.code == 4
     assert "pull: the source could not be looked at: " in result.err
     assert "nor does" not in result.out
+
+
+def test_an_archive_that_cannot_be_written_to(cli: Cli, tmp_path: Path) -> None:
+    """It is delivered all the same; what is tried again, until when, and what to do is said."""
+    configure(tmp_path, after={"archive": ".done"}, retry={"base": "1h", "longest": "1h"})
+    put(tmp_path, {"a": "a", ".done": "a file where the folder should be"})
+    result = cli("run", "--once")
+    assert result.code == 1
+    assert result.err.startswith("pull: partner:out/a: delivered; what follows failed, again in ")
+    for text in (cli("where", "a").out, cli("explain", "pull", "a").out, cli("transfers", "show", "1").out):
+        assert "; tried until it succeeds: mend what the error names, or take it out of the flow's 'after'" in text
+    configure(tmp_path)
+    assert cli("transfers", "retry", "1").code == 0
+    assert cli("run", "--once").code == 0
+    assert "  done  lake:in/a, " in cli("where", "a").out

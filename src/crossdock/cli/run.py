@@ -88,8 +88,10 @@ class _Command:
             click.echo(f"{name}: {delivery.what}: {shown(delivery.reason)}", err=True)
         elif delivery.what == "retry":
             error = str(delivery.error) if delivery.error is not None else delivery.reason
-            again = human_time(delivery.again_in or 0.0)
-            click.echo(f"{name}: again in {again}: {shown(error)}", err=True)
+            again = f"again in {human_time(delivery.again_in or 0.0)}"
+            if delivery.receipt is not None:
+                again = f"delivered; what follows failed, {again}"
+            click.echo(f"{name}: {again}: {shown(error)}", err=True)
 
 
 class _Once(_Command):

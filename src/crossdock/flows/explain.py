@@ -94,7 +94,7 @@ def archived_as(transfers: Iterable[Transfer]) -> str | None:
 
 def what_next(transfer: Transfer, now: datetime) -> str:
     """In words: what happens with a transfer from here on, and what its owner may do."""
-    ready = transfer.ready or now
+    ready, remedy = transfer.ready or now, ""
     if transfer.owner is not None:
         what = "what follows the delivery" if transfer.state is State.DELIVERED else f"attempt {transfer.attempts}"
         if ready <= now:
@@ -105,13 +105,16 @@ def what_next(transfer: Transfer, now: datetime) -> str:
             what = f"attempt {transfer.attempts + 1}"
         case State.DELIVERED:
             what = f"attempt {transfer.owed_attempts + 1} at what follows the delivery"
+            if transfer.error:
+                remedy = "tried until it succeeds: mend what the error names, or take it out of the flow's 'after'"
         case State.FAILED:
             return f"nothing, until: crossdock transfers retry {transfer.id}"
         case State.CANCELLED | State.SKIPPED if retriable(transfer):
             return f"nothing; to send it after all: crossdock transfers retry {transfer.id}"
         case _:
             return "nothing: a file that comes back is new" if transfer.gone else "nothing, unless the file changes"
-    return f"{what} as soon as a worker runs" if ready <= now else f"{what} at {_moment(ready)} ({until(ready, now)})"
+    when = "as soon as a worker runs" if ready <= now else f"at {_moment(ready)} ({until(ready, now)})"
+    return f"{what} {when}" + (f"; {remedy}" if remedy else "")
 
 
 def until(moment: datetime, now: datetime) -> str:
