@@ -145,3 +145,10 @@ def test_paths_below_a_folder() -> None:
     assert common_path([language, of(glob="in_*.csv")]) == ("in_0.csv", True)
     assert common_path([of(regex="out.*").below("in")]) == (None, True)
     assert common_path([of(regex="^x").below("out")]) == (None, True)
+
+
+def test_patterns_share_their_tests() -> None:
+    """Each is asked once for every letter: 3,000 rules are checked in seconds."""
+    one, other = compiled(r"feed1_\d+[a-c]"), compiled(r"\d[a-c]feed1_")
+    assert set(one.tests) == set(other.tests)
+    assert one.characters == other.characters

@@ -8,8 +8,9 @@ says so (`exact` is False).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from re import _constants as code  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
@@ -78,7 +79,9 @@ class Machine:
         self._signatures: dict[tuple[bool, ...], int] = {}
         self._tests = list(dict.fromkeys(automaton.tests))
         self._number(frozenset((automaton.start,)), True)
-        self.base = tuple(self.kind(character) for character in _BASE)
+        signatures = zip(*map(_answers, self._tests), strict=True) if self._tests else [()] * len(_BASE)
+        self.base = tuple(self._signatures.setdefault(each, len(self._signatures)) for each in signatures)
+        self._kinds.update(zip(_BASE, self.base, strict=True))
         self.others = automaton.characters.difference(_BASE)
 
     def kind(self, character: str) -> int:
@@ -249,41 +252,62 @@ class _Builder:
             return None
         key = (f"{operation}{argument}", flags)
         if key not in self._known:
-            self._known[key] = self._single(operation, argument, flags)
-            self.automaton.tests.append(self._known[key])
+            if key not in _TESTS:
+                if len(_TESTS) >= _TESTS_KEPT:
+                    _TESTS.clear()
+                _TESTS[key] = _single(operation, argument, flags)
+            test, characters = _TESTS[key]
+            self._known[key] = test
+            self.automaton.tests.append(test)
+            self.automaton.characters |= characters
         return self._known[key]
 
-    def _single(self, operation: Any, argument: Any, flags: int) -> Test:
-        if operation is code.ANY:
-            return (lambda _: True) if flags & re.DOTALL else (lambda character: character != "\n")
-        if operation is code.LITERAL:
-            items = [(operation, argument)]
-        elif operation is code.NOT_LITERAL:
-            items = [(code.NEGATE, None), (code.LITERAL, argument)]
-        else:
-            items = list(argument)
-        negated = items[0][0] is code.NEGATE
-        tests = [self._member(kind, value, flags) for kind, value in items if kind is not code.NEGATE]
-        if flags & re.IGNORECASE:
-            tests = [_either_case(test) for test in tests]
-        return lambda character: any(test(character) for test in tests) is not negated
 
-    def _member(self, kind: Any, value: Any, flags: int) -> Test:
-        if kind is code.LITERAL:
-            self._note(value, value)
-            wanted = chr(value)
-            return lambda character: character == wanted
-        if kind is code.RANGE:
-            self._note(*value)
-            low, high = chr(value[0]), chr(value[1])
-            return lambda character: low <= character <= high
-        letter = _CATEGORIES[value]
-        category = re.compile(letter, re.ASCII if flags & re.ASCII else 0)
-        return lambda character: category.match(character) is not None
+_TESTS: dict[tuple[str, int], tuple[Test, frozenset[str]]] = {}
+"""The same for all patterns: a file of many rules has few tests, each in many of them."""
+_TESTS_KEPT = 5000
 
-    def _note(self, low: int, high: int) -> None:
-        near = {chr(point) for point in (low - 1, low, high, high + 1) if 0 <= point <= 0x10FFFF}
-        self.automaton.characters |= near | {c for one in near for c in (one.lower(), one.upper()) if len(c) == 1}
+
+def _single(operation: Any, argument: Any, flags: int) -> tuple[Test, frozenset[str]]:
+    """The test, and characters next to which its answer may change."""
+    if operation is code.ANY:
+        return (lambda _: True) if flags & re.DOTALL else (lambda character: character != "\n"), frozenset()
+    if operation is code.LITERAL:
+        items = [(operation, argument)]
+    elif operation is code.NOT_LITERAL:
+        items = [(code.NEGATE, None), (code.LITERAL, argument)]
+    else:
+        items = list(argument)
+    negated = items[0][0] is code.NEGATE
+    members = [(kind, value) for kind, value in items if kind is not code.NEGATE]
+    tests = [_member(kind, value, flags) for kind, value in members]
+    if flags & re.IGNORECASE:
+        tests = [_either_case(test) for test in tests]
+    if len(tests) == 1 and not negated:
+        return tests[0], _borders(members)
+    return lambda character: any(test(character) for test in tests) is not negated, _borders(members)
+
+
+def _member(kind: Any, value: Any, flags: int) -> Test:
+    if kind is code.LITERAL:
+        wanted = chr(value)
+        return lambda character: character == wanted
+    if kind is code.RANGE:
+        low, high = chr(value[0]), chr(value[1])
+        return lambda character: low <= character <= high
+    letter = _CATEGORIES[value]
+    category = re.compile(letter, re.ASCII if flags & re.ASCII else 0)
+    return lambda character: category.match(character) is not None
+
+
+def _borders(members: Sequence[tuple[Any, Any]]) -> frozenset[str]:
+    found: set[str] = set()
+    for kind, value in members:
+        if kind in (code.LITERAL, code.RANGE):
+            low, high = (value, value) if kind is code.LITERAL else value
+            near = {chr(point) for point in (low - 1, low, high, high + 1) if 0 <= point <= 0x10FFFF}
+            found |= near | {c for one in near for c in (one.lower(), one.upper()) if len(c) == 1}
+    return frozenset(found)
 
 
 def _either_case(test: Test) -> Test:
@@ -303,6 +327,11 @@ _CATEGORIES = {
 _PREFERRED = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./ "
 _BASE = tuple(dict.fromkeys(_PREFERRED + "".join(map(chr, range(128))) + "éßΩ٣ 漢\udcff\U0001f600"))
 """Readable ones first: of characters of one kind, the first stands for all."""
+
+
+@lru_cache(maxsize=_TESTS_KEPT)
+def _answers(test: Test) -> tuple[bool, ...]:
+    return tuple(map(test, _BASE))
 
 
 def alphabet_of(*machines: Machine) -> list[str]:
