@@ -178,6 +178,34 @@ def test_keys_that_are_not_there(pgp: Pgp) -> None:
         pgp.run("sign", CONTENT, key=nobody)
 
 
+def test_keys_that_have_expired(pgp: Pgp, tmp_path: Path) -> None:
+    """A key of 2020 that was good for a year; what it signed in that year, too."""
+    server = pgp.server
+    then = ("--faked-system-time", "20200201T000000", "--pinentry-mode", "loopback", "--passphrase", "")
+    server.run(*then, "--quick-gen-key", "old@tests.example", "ed25519", "sign", "1y")
+    lines = server.run("--with-colons", "--list-keys", "old@tests.example").decode().splitlines()
+    old = next(line.split(":")[9] for line in lines if line.startswith("fpr:"))
+    server.run(*then, "--quick-add-key", old, "cv25519", "encr", "1y")
+    signed = server.run(*then, "--local-user", old, "--sign", input=CONTENT)
+    key = tmp_path / "old.asc"
+    key.write_bytes(server.run("--armor", "--export", old))
+    for name, options, why, hint in (
+        ("encrypt", {"recipient_files": str(key)}, "the key to encrypt to expired on 2021-01-3", f"put it into {key}"),
+        (
+            "encrypt",
+            {"recipients": old},
+            "the key to encrypt to expired on 2021-01-3",
+            f"gpg --homedir {server.home} --import",
+        ),
+        ("sign", {"key": old}, "the key to sign with expired on 2021-01-3", "--quick-set-expire"),
+        ("verify", {"signed_by": old}, "it is signed by a key that has expired", "ask its sender for the public key"),
+    ):
+        with pytest.raises(Refused, match=why) as refused:
+            pgp.run(name, signed, **options)
+        assert refused.value.hint is not None
+        assert hint in refused.value.hint
+
+
 def test_a_program_that_is_not_there(pgp: Pgp) -> None:
     with pytest.raises(Refused, match="cannot run /nowhere/gpg: No such file") as refused:
         pgp.run("encrypt", CONTENT, recipients=pgp.server.alice, program="/nowhere/gpg")

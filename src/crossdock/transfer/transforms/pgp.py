@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -153,6 +154,17 @@ class _Pgp(Transform):
         where = f"--homedir {self.options.home} " if self.options.home else ""
         if "NO_SECKEY" in found:
             return f"import the secret key it is encrypted to: gpg {where}--import KEYFILE"
+        files = [str(path) for path in getattr(self.options, "recipient_files", ())]
+        if "INV_RECP" in found and _ended(said):
+            there = f"put it into {', '.join(files)}" if files else f"gpg {where}--import KEYFILE"
+            return f"ask the recipient for a key that is valid: {there}"
+        if "INV_RECP" in found and files:
+            return f"see that a public key that can encrypt is in {', '.join(files)}"
+        if "INV_SGNR" in found:
+            own = f"extend it (gpg {where}--quick-set-expire FINGERPRINT 1y), and send the public key to who verifies"
+            return own if _ended(said) else f"import the secret key: gpg {where}--import KEYFILE"
+        if "EXPKEYSIG" in found:
+            return f"ask its sender for the public key as it is now: gpg {where}--import KEYFILE"
         if "NO_PUBKEY" in found or "INV_RECP" in found:
             return f"import the public key: gpg {where}--import KEYFILE"
         if _locked(said):
@@ -255,7 +267,7 @@ def _unsigned(said: Sequence[Sequence[str]], accepted: Sequence[str]) -> str | N
     """
     bad = _words(said) & {"BADSIG", "ERRSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG"}
     if bad:
-        return f"its signature is not good ({', '.join(sorted(bad))})"
+        return next((reason for word, reason in _REASONS.items() if word in bad), "its signature cannot be checked")
     signers = [{line[1], line[-1]} for line in said if line[0] == "VALIDSIG" and len(line) > 1]
     if not signers or "GOODSIG" not in _words(said):
         return "it is not signed"
@@ -276,11 +288,22 @@ def _locked(said: Sequence[Sequence[str]]) -> str | None:
     return "the secret key needs a passphrase" if _NO_PIN_ENTRY in codes else None
 
 
+def _ended(said: Sequence[Sequence[str]]) -> str | None:
+    """What happened to a key that gpg will not use, of which it says no more than that (INV_RECP 0)."""
+    ends = [line[1] for line in said if line[0] == "KEYEXPIRED" and len(line) > 1]
+    if "KEYREVOKED" in _words(said):
+        return "was revoked"
+    if not ends:
+        return None
+    return f"expired on {datetime.fromtimestamp(int(ends[0]), UTC):%Y-%m-%d}" if ends[0].isdecimal() else "has expired"
+
+
 _REASONS = {
     "BADSIG": "its signature is bad: the file was changed",
     "NODATA": "this is not an OpenPGP message, or a part of one",
     "NO_SECKEY": "it is encrypted to a key that is not in the keyring",
     "NO_PUBKEY": "it is signed by a key that is not in the keyring",
+    "EXPSIG": "its signature has expired",
     "EXPKEYSIG": "it is signed by a key that has expired",
     "REVKEYSIG": "it is signed by a key that was revoked",
     "BADMDC": "it was changed after it was encrypted",
@@ -295,6 +318,10 @@ def _refusal(said: Sequence[Sequence[str]]) -> str | None:
     locked = _locked(said)
     if locked is not None:
         return locked
+    ended = _ended(said)
+    for word, what in (("INV_RECP", "the key to encrypt to"), ("INV_SGNR", "the key to sign with")):
+        if word in found and ended:
+            return f"{what} {ended}"
     for word, reason in _REASONS.items():
         if word in found and not (word == "NO_SECKEY" and "DECRYPTION_OKAY" in found):
             details = [line[-1] for line in said if line[0] == word and len(line) > 1]
