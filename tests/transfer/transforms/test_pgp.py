@@ -189,7 +189,7 @@ def test_keys_that_have_expired(pgp: Pgp, tmp_path: Path) -> None:
     signed = server.run(*then, "--local-user", old, "--sign", input=CONTENT)
     key = tmp_path / "old.asc"
     key.write_bytes(server.run("--armor", "--export", old))
-    for name, options, why, hint in (
+    cases: list[tuple[str, dict[str, Any], str, str]] = [
         ("encrypt", {"recipient_files": str(key)}, "the key to encrypt to expired on 2021-01-3", f"put it into {key}"),
         (
             "encrypt",
@@ -199,7 +199,8 @@ def test_keys_that_have_expired(pgp: Pgp, tmp_path: Path) -> None:
         ),
         ("sign", {"key": old}, "the key to sign with expired on 2021-01-3", "--quick-set-expire"),
         ("verify", {"signed_by": old}, "it is signed by a key that has expired", "ask its sender for the public key"),
-    ):
+    ]
+    for name, options, why, hint in cases:
         with pytest.raises(Refused, match=why) as refused:
             pgp.run(name, signed, **options)
         assert refused.value.hint is not None
