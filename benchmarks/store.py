@@ -19,7 +19,9 @@ BUCKET = "bench"
 
 
 class CollectedCeph(Ceph):
-    """A gateway whose deleted objects can be freed when we say so, between two runs."""
+    """A gateway as it comes, whose deleted objects can be freed when we say so, between two runs."""
+
+    frontend = ""
 
     def collect(self) -> None:
         """Free the memory of everything deleted, now and not during the next run."""

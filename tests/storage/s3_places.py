@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Protocol
 
 import botocore.session
@@ -76,20 +78,28 @@ class BotoPeer:
 
 
 def boto(server: Server) -> Any:
+    """One for each server, kept: it takes botocore longer to make than most tests take."""
+    return _client(server.endpoint_url, server.access_key, server.secret_key)
+
+
+@cache
+def _client(endpoint_url: str, access_key: str, secret_key: str) -> Any:
     config = Config(
         s3={"addressing_style": "path"},
         retries={"total_max_attempts": 1},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    return botocore.session.Session().create_client(
+    client = botocore.session.Session().create_client(
         "s3",
         region_name="us-east-1",
-        endpoint_url=server.endpoint_url,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
+        endpoint_url=endpoint_url,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
         config=config,
     )
+    atexit.register(client.close)
+    return client
 
 
 @contextmanager
@@ -98,13 +108,10 @@ def bucket(server: Server, *, versioned: bool = False) -> Iterator[BotoPeer]:
     client = boto(server)
     peer = BotoPeer(client, f"test-{secrets.token_hex(6)}")
     client.create_bucket(Bucket=peer.bucket)
-    try:
-        if versioned:
-            client.put_bucket_versioning(Bucket=peer.bucket, VersioningConfiguration={"Status": "Enabled"})
-        yield peer
-        peer.remove()
-    finally:
-        client.close()
+    if versioned:
+        client.put_bucket_versioning(Bucket=peer.bucket, VersioningConfiguration={"Status": "Enabled"})
+    yield peer
+    peer.remove()
 
 
 def backend(server: Server, name: str, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> S3Backend:
