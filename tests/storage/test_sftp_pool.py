@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,6 +151,22 @@ async def test_the_breaker_outlives_the_backend(monkeypatch: pytest.MonkeyPatch)
                 async with Storage(peer.settings().backend("fake")):
                     pass
         assert len(peer.passwords) == 1
+
+
+async def test_a_secret_that_was_renewed_is_tried_at_once(tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.touch(mode=0o600)
+    secret.write_text("wrong")
+    async with serving() as peer:
+        settings = peer.settings(password=f"file:{secret}")
+        for _ in range(2):
+            with pytest.raises(AuthenticationFailed):
+                async with Storage(settings.backend("fake")):
+                    pass
+        secret.write_text("right\n")
+        async with Storage(settings.backend("fake")) as storage:
+            await storage.stat("")
+        assert peer.passwords == ["wrong", "right"]
 
 
 async def test_a_wrong_host_key_trips_it_as_well() -> None:

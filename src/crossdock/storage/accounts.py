@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -19,10 +20,15 @@ LOCKED_OUT = 300.0
 
 
 class Breaker:
-    """Remembers a failure that repeating would make worse, as long as the process lives."""
+    """Remembers a failure that repeating would make worse, as long as the process lives.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    `files`: what signing in depends on, secrets above all; once one of them is another, it is worth a new attempt.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, files: Iterable[Path | None] = ()) -> None:
         self._clock = clock
+        self._files = [path for path in files if path is not None]
+        self._tried: list[tuple[int, ...] | None] = []
         self._until = 0.0
         self._error: AuthenticationFailed | None = None
         self._shown = ""
@@ -32,10 +38,11 @@ class Breaker:
         self._shown = f"{datetime.now(UTC) + timedelta(seconds=LOCKED_OUT):%H:%M:%S} UTC"
 
     def check(self, endpoint: str) -> None:
-        """Raises the same error again until its time is over."""
+        """Raises the same error again until its time is over. To be called before each attempt."""
+        last, self._tried = self._tried, [_identity(path) for path in self._files]
         if self._error is None:
             return
-        if self._clock() >= self._until:
+        if self._clock() >= self._until or self._tried != last:
             self._error = None
             return
         raise type(self._error)(
@@ -44,6 +51,15 @@ class Breaker:
             endpoint=endpoint,
             hint=self._error.hint,
         ) from self._error
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """Changes whenever the file may have; None if it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class _Pool(Protocol):

@@ -10,8 +10,9 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from crossdock.errors import AuthenticationFailed, ConnectionFailed, StorageError, Throttled
@@ -40,8 +41,8 @@ _IDLE = 600.0
 class Account(Breaker):
     """What is remembered of an account as long as the process lives."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(clock)
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, files: Iterable[Path | None] = ()) -> None:
+        super().__init__(clock, files=files)
         self._most = 0
         self._most_until = 0.0
         self.old_tls = False
@@ -287,7 +288,9 @@ def _key(settings: FtpSettings) -> str:
 def pool_for(settings: FtpSettings, endpoint: str) -> Pool:
     """The account's pool in this event loop. Leave it by `leave` when you are done."""
     key = _key(settings)
-    account = _ACCOUNTS.setdefault(key, Account())
+    files = [secret.path for secret in (settings.password, settings.client_key_passphrase) if secret is not None]
+    files += [path for path in (settings.ca_file, settings.client_certificate, settings.client_key) if path]
+    account = _ACCOUNTS.setdefault(key, Account(files=files))
     return join_pool(_POOLS, key, lambda: Pool(settings, endpoint, account=account))
 
 

@@ -17,6 +17,7 @@ from crossdock.storage.accounts import Breaker, Pools, account_of, join_pool, le
 from crossdock.storage.sftp.connect import Connection, Connector
 
 if TYPE_CHECKING:
+    from crossdock.storage.settings import Secret
     from crossdock.storage.sftp.settings import SftpSettings
 
 __all__ = ["Breaker", "Pool", "leave", "pool_for"]
@@ -163,14 +164,19 @@ _BREAKERS: dict[str, Breaker] = {}
 _OWN = frozenset({"root", "links", "staging", "verify", "fsync", "encoding", "window"})
 
 
+def _secrets(settings: SftpSettings) -> tuple[Secret | None, ...]:
+    return (*settings.private_key, settings.password, settings.passphrase)
+
+
 def _account(settings: SftpSettings) -> str:
-    return account_of(settings, _OWN, (*settings.private_key, settings.password, settings.passphrase))
+    return account_of(settings, _OWN, _secrets(settings))
 
 
 def pool_for(settings: SftpSettings, endpoint: str) -> Pool:
     """The account's pool in this event loop. Leave it by `leave` when you are done."""
     account = _account(settings)
-    breaker = _BREAKERS.setdefault(account, Breaker())
+    files = (*(secret.path for secret in _secrets(settings) if secret), settings.certificate, *settings.known_hosts)
+    breaker = _BREAKERS.setdefault(account, Breaker(files=files))
     return join_pool(_POOLS, account, lambda: Pool(settings, endpoint, breaker=breaker))
 
 
