@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from crossdock.errors import LedgerUnavailable
 from crossdock.ledger import sqlite_file
-from crossdock.ledger.base import Query, State
+from crossdock.ledger.base import Lease, Query, State, Transfer
 from crossdock.ledger.queries import load, migrations
 from crossdock.ledger.sqlite import SqliteLedger
 from crossdock.ledger.sqlite_file import connect
@@ -78,6 +79,58 @@ async def test_one_refusal_in_a_common_commit_spares_the_others(path: Path) -> N
             *(ledger.delivered(lease, RECEIPT, owed=False) for lease in leases), return_exceptions=True
         )
         assert [type(answer).__name__ for answer in answers] == ["NoneType", "LeaseLost", "NoneType"]
+        last = [await ledger.history(lease.id) for lease in leases]
+        assert [(len(events), events[-1].now) for events in last] == [
+            (3, State.DONE),
+            (3, State.CANCELLED),
+            (3, "done"),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("delivered", "change"),
+    [
+        (False, lambda ledger, lease: ledger.staged(lease, b"\xff\x00" + str(lease.id).encode())),
+        (False, lambda ledger, lease: ledger.staged(lease, None)),
+        (False, lambda ledger, lease: ledger.delivered(lease, {**RECEIPT, "number": lease.id})),
+        (False, lambda ledger, lease: ledger.delivered(lease, RECEIPT, owed=False)),
+        (False, lambda ledger, lease: ledger.retry_in(lease, 30.5, f"broken {lease.id}")),
+        (False, lambda ledger, lease: ledger.released(lease, "stopped", seconds=lease.id)),
+        (False, lambda ledger, lease: ledger.failed(lease, f"no {lease.id}")),
+        (False, lambda ledger, lease: ledger.skipped(lease, "there")),
+        (True, lambda ledger, lease: ledger.done(lease, f"archived {lease.id}")),
+        (True, lambda ledger, lease: ledger.done(lease, "deleted", gone=True)),
+        (True, lambda ledger, lease: ledger.retry_in(lease, 1.0, "archive full")),
+    ],
+)
+async def test_many_at_once_and_one_by_one_come_to_the_same(
+    tmp_path: Path, delivered: bool, change: Callable[[SqliteLedger, Lease], Coroutine[Any, Any, None]]
+) -> None:
+    updates = 0
+
+    class Counting(sqlite3.Connection):
+        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+            nonlocal updates
+            updates += sql.startswith("UPDATE")
+            return super().execute(sql, *args)
+
+    found: list[list[Transfer]] = []
+    for name in ("at once", "one by one"):
+        async with SqliteLedger(tmp_path / name, factory=Counting, clock=lambda: 1.8e9) as ledger:
+            await add(ledger, *(f"f{number}" for number in range(120)))
+            leases = await ledger.claim("w1", limit=120)
+            if delivered:
+                await asyncio.gather(*(ledger.delivered(lease, RECEIPT) for lease in leases))
+            updates = 0
+            if name == "at once":
+                await asyncio.gather(*(change(ledger, lease) for lease in leases))
+                assert updates == 3
+            else:
+                for lease in leases:
+                    await change(ledger, lease)
+            found.append(await ledger.find(Query(limit=200)))
+    assert len(found[0]) == 120
+    assert found[0] == found[1]
 
 
 async def test_a_batch_is_added_whole_or_not_at_all(path: Path) -> None:

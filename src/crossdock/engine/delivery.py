@@ -85,7 +85,7 @@ class Courier:
         self._step = step or (lambda name: None)
         self._clock = clock
         self._folder = folder
-
+        self._owing = {name for name, planner in flows.items() if owes(planner.flow)}
         self._together: dict[tuple[str, str, str], int] = {}
 
     def claimed(self, leases: Sequence[Lease]) -> None:
@@ -95,6 +95,8 @@ class Courier:
 
     def _transforms(self, planner: Planner, transfer: Transfer) -> tuple[TransformStep, ...]:
         """Of the rule that takes the file now. Raises `ConfigError`."""
+        if not planner.transforms:
+            return ()
         routed = planner.routes.route(planner.below(transfer.entry), self._clock())
         specs = () if routed.rule is None else routed.rule.transforms
         if not specs:
@@ -110,6 +112,7 @@ class Courier:
         attempt = _Attempt(self, planner, lease)
         what: Literal["delivered", "followed"] = "followed"
         receipt = lease.transfer.receipt
+        owed = planner.flow.name in self._owing
         running = lease.transfer.state is State.RUNNING
         wait, why = self._endpoints.pause(lease.transfer.source, *([lease.transfer.target] if running else []))
         if wait:
@@ -124,11 +127,11 @@ class Courier:
                 return await attempt.failed(error, time.monotonic() - started)
             what = "delivered"
             self._step("R10:before")
-            await self._ledger.delivered(lease, receipt, owed=owes(planner.flow))
+            await self._ledger.delivered(lease, receipt, owed=owed)
             self._step("R10:after")
         seconds = time.monotonic() - started
         done = Delivery(transfer=lease.transfer, what=what, receipt=receipt, seconds=seconds)
-        if not owes(planner.flow):
+        if not owed:
             if what == "followed":
                 await self._ledger.done(lease, "the flow asks for nothing more")
             return done

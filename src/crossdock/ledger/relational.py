@@ -61,6 +61,10 @@ class SqlLedger(Ledger):
     async def _rows(self, statement: str, params: Params) -> list[Row]:
         """Run one named statement as a transaction of its own."""
 
+    async def _change(self, statement: str, params: Params) -> bool:
+        """Run a named statement that changes one transfer; whether it did."""
+        return bool(await self._rows(statement, params))
+
     @abstractmethod
     async def _each(self, statement: str, params: Sequence[Params]) -> list[list[Row]]:
         """Run one named statement with each of the parameters, all in one transaction."""
@@ -138,11 +142,9 @@ class SqlLedger(Ledger):
         # Without an owner it was not given out but put away, as poison.
         return [as_lease(row) for row in sorted(rows, key=lambda row: int(row["id"])) if row["owner"] is not None]
 
-    async def _under(self, statement: str, lease: Lease, **params: object) -> Row:
-        rows = await self._rows(statement, {"id": lease.id, "fence": lease.fence, **params})
-        if rows:
-            return rows[0]
-        raise await self._refusal(statement, lease)
+    async def _under(self, statement: str, lease: Lease, **params: object) -> None:
+        if not await self._change(statement, {"id": lease.id, "fence": lease.fence, **params}):
+            raise await self._refusal(statement, lease)
 
     async def _refusal(self, statement: str, lease: Lease) -> LedgerError:
         at = f"{statement} of transfer {lease.id} ({shown(lease.transfer.entry.path)}) in {self.where}"
@@ -157,8 +159,11 @@ class SqlLedger(Ledger):
         )
 
     async def heartbeat(self, lease: Lease, seconds: float = LEASE) -> Lease:
-        row = await self._under("heartbeat", lease, seconds=float(seconds))
-        return Lease(transfer=lease.transfer, fence=lease.fence, attempt=lease.attempt, until=moment(row["ready_at"]))
+        rows = await self._rows("heartbeat", {"id": lease.id, "fence": lease.fence, "seconds": float(seconds)})
+        if not rows:
+            raise await self._refusal("heartbeat", lease)
+        until = moment(rows[0]["ready_at"])
+        return Lease(transfer=lease.transfer, fence=lease.fence, attempt=lease.attempt, until=until)
 
     async def staged(self, lease: Lease, checkpoint: bytes | None) -> None:
         await self._under("staged", lease, checkpoint=checkpoint)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,14 @@ from crossdock.ledger.queries import load
 from crossdock.ledger.relational import Params, SqlLedger
 from crossdock.ledger.rows import Row
 from crossdock.ledger.sqlite_file import connect, file_id, translated
-from crossdock.ledger.writer import Connection, Writer
+from crossdock.ledger.writer import Connection, Together, Writer
 
 __all__ = ["SqliteLedger"]
 
 _QUERIES = load("sqlite")
+_PARAMETER = re.compile(r":(\w+)")
+_AT_ONCE = 50
+"""Transfers that one statement changes."""
 _READS = frozenset({"identity", "get", "siblings", "history", "page", "counts", "marks", "due marks"})
 
 
@@ -82,13 +87,20 @@ class SqliteLedger(SqlLedger):
             self._damaged = found
         return found
 
-    async def _ask(self, action: Callable[[Connection], Any], *, writes: bool) -> Any:
+    async def _ask(
+        self,
+        action: Callable[[Connection], Any],
+        *,
+        writes: bool,
+        together: Together | None = None,
+        value: Any = None,
+    ) -> Any:
         if self._damaged is not None:
             raise self._damaged
         if self._writer is None:
             raise LedgerUnavailable(f"ledger {self.where}: it is not open", hint="open it first")
         try:
-            return await self._writer.ask(action, writes=writes)
+            return await self._writer.ask(action, writes=writes, together=together, value=value)
         except sqlite3.Error as error:
             raise self._translate(error) from error
 
@@ -98,6 +110,16 @@ class SqliteLedger(SqlLedger):
             lambda connection: connection.execute(sql, params).fetchall(), writes=statement not in _READS
         )
         return found
+
+    async def _change(self, statement: str, params: Params) -> bool:
+        sql, params = _QUERIES[statement], {"now": self._clock(), **params}
+        done: bool = await self._ask(
+            lambda connection: bool(connection.execute(sql, params).fetchall()),
+            writes=True,
+            together=_together(statement),
+            value=params,
+        )
+        return done
 
     async def _each(self, statement: str, params: Sequence[Params]) -> list[list[Row]]:
         if not params:
@@ -158,3 +180,29 @@ class SqliteLedger(SqlLedger):
         if stale:
             await self._ask(lambda connection: connection.executemany(touch, stale), writes=True)
         return [row["id"] is None for row in found]
+
+
+@cache
+def _together(statement: str) -> Together:
+    """A statement that changes one transfer, for as many as were asked for."""
+
+    def change(connection: Connection, values: Sequence[Params]) -> bool:
+        changed = 0
+        for start in range(0, len(values), _AT_ONCE):
+            some = values[start : start + _AT_ONCE]
+            sql, names = _for_many(statement, len(some))
+            changed += connection.execute(sql, [each[name] for each in some for name in names]).rowcount
+        return changed == len(values)
+
+    return change
+
+
+@cache
+def _for_many(statement: str, number: int) -> tuple[str, list[str]]:
+    """The statement over so many rows of parameters, whose names it tells; it returns nothing."""
+    text = _QUERIES[statement].removesuffix("RETURNING id")
+    names = list(dict.fromkeys(_PARAMETER.findall(text)))
+    columns = ", ".join(f"column{place} AS {name}_" for place, name in enumerate(names, start=1))
+    rows = ", ".join([f"({', '.join('?' * len(names))})"] * number)
+    given = f"FROM (SELECT {columns} FROM (VALUES {rows}))"
+    return _PARAMETER.sub(r"\1_", text).replace("\nWHERE ", f"\n{given}\nWHERE "), names

@@ -14,6 +14,9 @@ __all__ = ["Connection", "Writer"]
 
 T = TypeVar("T")
 Connection = sqlite3.Connection
+Together = Callable[[Connection, Sequence[Any]], bool]
+"""One action for many values. False: not all of them were done, and what was counts for nothing."""
+_Answer = tuple[asyncio.Future[Any], Any, BaseException | None]
 _TOGETHER = 1000
 """Operations in one transaction, at most."""
 
@@ -24,6 +27,8 @@ class _Asked:
     writes: bool
     answer: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
+    together: Together | None
+    value: Any
 
 
 class Writer:
@@ -70,13 +75,18 @@ class Writer:
             self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    async def ask(self, action: Callable[[Connection], T], *, writes: bool) -> T:
-        """The action's result, once it is durable. Cancelling does not undo what was already begun."""
+    async def ask(
+        self, action: Callable[[Connection], T], *, writes: bool, together: Together | None = None, value: Any = None
+    ) -> T:
+        """The action's result, once it is durable. Cancelling does not undo what was already begun.
+
+        `together`: does for this value and others what their actions would do one by one, each with the result True.
+        """
         if self._ended or not self._thread.is_alive():
             raise self._translate(sqlite3.ProgrammingError("the ledger is closed"))
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        asked = _Asked(action, writes, answer, loop)
+        asked = _Asked(action, writes, answer, loop, together, value)
         if loop is not self._loop:
             self._queue.put([asked])
         else:
@@ -118,16 +128,19 @@ class Writer:
 
     def _transact(self, connection: Connection, batch: Sequence[_Asked]) -> None:
         batch = [asked for asked in batch if not asked.answer.cancelled()]
-        answers: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
         writes = any(asked.writes for asked in batch)
         if writes and (wrong := self._wrong()) is not None:
             _tell(batch[0].loop, [(asked.answer, None, wrong) for asked in batch])
             return
+        begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
         try:
-            connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-            guarded = _alone if len(batch) == 1 else _guarded
-            answers.extend((asked.answer, *guarded(connection, asked)) for asked in batch)
-            connection.execute("ROLLBACK" if len(batch) == 1 and answers[0][2] is not None else "COMMIT")
+            connection.execute(begin)
+            answers = _quickly(connection, batch)
+            if answers is None:
+                connection.execute("ROLLBACK")
+                connection.execute(begin)
+                answers = [(asked.answer, *_guarded(connection, asked)) for asked in batch]
+            connection.execute("COMMIT")
         except sqlite3.Error as error:
             _roll_back(connection)
             answers = [(asked.answer, None, self._translate(error)) for asked in batch]
@@ -135,20 +148,41 @@ class Writer:
             _tell(batch[0].loop, answers)
 
 
+def _quickly(connection: Connection, batch: Sequence[_Asked]) -> list[_Answer] | None:
+    """In as few statements as can be: each hands the interpreter's lock over. None: something went wrong."""
+    answers: list[_Answer] = []
+    bundles: dict[Together, list[_Asked]] = {}
+    for asked in batch:
+        if asked.together is not None:
+            bundles.setdefault(asked.together, []).append(asked)
+            continue
+        result, error = _alone(connection, asked.action)
+        if error is not None:
+            return None
+        answers.append((asked.answer, result, None))
+    for together, those in bundles.items():
+        values = [asked.value for asked in those]
+        done, _ = _alone(connection, lambda connection: together(connection, values))  # noqa: B023 - called at once
+        if not done:
+            return None
+        answers += [(asked.answer, True, None) for asked in those]
+    return answers
+
+
 def _guarded(connection: Connection, asked: _Asked) -> tuple[Any, BaseException | None]:
     """Errors of the database end the transaction, all others (a constraint, too) only this action."""
     connection.execute("SAVEPOINT action")
-    result, error = _alone(connection, asked)
+    result, error = _alone(connection, asked.action)
     if error is not None:
         connection.execute("ROLLBACK TO action")
     connection.execute("RELEASE action")
     return result, error
 
 
-def _alone(connection: Connection, asked: _Asked) -> tuple[Any, BaseException | None]:
-    """The only action of its transaction, which is undone if there is an error."""
+def _alone(connection: Connection, action: Callable[[Connection], T]) -> tuple[T | None, BaseException | None]:
+    """Raises what ends the transaction."""
     try:
-        return asked.action(connection), None
+        return action(connection), None
     except (sqlite3.OperationalError, sqlite3.InternalError):
         raise
     except Exception as error:
@@ -166,9 +200,7 @@ def _roll_back(connection: Connection) -> None:
         pass
 
 
-def _tell(
-    loop: asyncio.AbstractEventLoop, answers: Sequence[tuple[asyncio.Future[Any], Any, BaseException | None]]
-) -> None:
+def _tell(loop: asyncio.AbstractEventLoop, answers: Sequence[_Answer]) -> None:
     def deliver() -> None:
         for answer, result, error in answers:
             if answer.done():

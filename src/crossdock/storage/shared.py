@@ -48,7 +48,7 @@ class SharedReads(Layer):
             await stream.close()
 
     async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
-        if pin is not None and not offset:
+        if self._streams and pin is not None and not offset:
             stream = self._streams.get((path, pin.fingerprint))
             if stream is not None and (reader := await stream.join()) is not None:
                 return reader
