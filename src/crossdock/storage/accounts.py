@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime, timedelta
@@ -19,16 +20,19 @@ LOCKED_OUT = 300.0
 """Seconds without a new attempt after a failed sign-in or a wrong host key."""
 
 
+_LARGEST = 1 << 20
+
+
 class Breaker:
     """Remembers a failure that repeating would make worse, as long as the process lives.
 
-    `files`: what signing in depends on, secrets above all; once one of them is another, it is worth a new attempt.
+    `files`: what signing in depends on, secrets above all; once one of them says something else, a new attempt is made.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, *, files: Iterable[Path | None] = ()) -> None:
         self._clock = clock
         self._files = [path for path in files if path is not None]
-        self._tried: list[tuple[int, ...] | None] = []
+        self._tried: list[bytes | None] = []
         self._until = 0.0
         self._error: AuthenticationFailed | None = None
         self._shown = ""
@@ -39,7 +43,7 @@ class Breaker:
 
     def check(self, endpoint: str) -> None:
         """Raises the same error again until its time is over. To be called before each attempt."""
-        last, self._tried = self._tried, [_identity(path) for path in self._files]
+        last, self._tried = self._tried, [_content(path) for path in self._files]
         if self._error is None:
             return
         if self._clock() >= self._until or self._tried != last:
@@ -53,13 +57,13 @@ class Breaker:
         ) from self._error
 
 
-def _identity(path: Path) -> tuple[int, ...] | None:
-    """Changes whenever the file may have; None if it is not there."""
+def _content(path: Path) -> bytes | None:
+    """A digest of it; None if it cannot be read. Not its time: who writes the same again has changed nothing."""
     try:
-        found = path.stat()
+        with path.open("rb") as file:
+            return hashlib.sha256(file.read(_LARGEST)).digest()
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class _Pool(Protocol):
