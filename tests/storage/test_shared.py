@@ -75,6 +75,23 @@ async def test_one_who_fails_does_not_stop_the_others() -> None:
         assert counting.opened == 1
 
 
+async def test_a_mistake_in_a_backend_reaches_every_reader() -> None:
+    """It is no error of the endpoint's, and nobody may be left waiting for it."""
+
+    class Broken(Counting):
+        async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
+            raise RuntimeError("a mistake")
+
+    broken = Broken(MemoryBackend("memory"))
+    async with Storage(SharedReads(broken, patience=30.0)) as storage:
+        await storage.write_bytes("f", b"1" * SIZE)
+        pin = await storage.stat("f")
+        storage.backend.expect("f", pin, 2)  # type: ignore[attr-defined]
+        async with asyncio.timeout(10):
+            found = await asyncio.gather(*(whole(storage, pin) for _ in range(2)), return_exceptions=True)
+        assert [type(each) for each in found] == [RuntimeError] * 2
+
+
 async def test_one_who_is_cancelled_does_not_stop_the_others() -> None:
     async with place() as (storage, counting, pin, data):
         storage.backend.expect("f", pin, 2)  # type: ignore[attr-defined]

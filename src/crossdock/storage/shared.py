@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from crossdock.errors import CrossdockError
 from crossdock.storage.base import Backend, Entry, Reader
 from crossdock.storage.layers import Layer
 
@@ -71,7 +70,7 @@ class _Stream:
         """Number of the first chunk that is kept."""
         self.chunks: deque[bytes] = deque()
         self.views: set[_View] = set()
-        self.failure: BaseException | None = None
+        self.failure: Exception | None = None
         self.ended = False
         self.reader: Reader | None = None
         self.news = asyncio.Condition()
@@ -127,7 +126,7 @@ class _Stream:
                 data = await reader.read()
                 self.ended = not data
                 await self._tell(chunk=data)
-        except CrossdockError as error:
+        except Exception as error:  # noqa: BLE001 (met by those who read; else they would wait for ever)
             self.failure = error
             await self._tell()
         finally:
