@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -70,7 +71,9 @@ def test_a_server_that_is_not_the_one(cli: Cli, openssh: OpenSSH, outbox: Path, 
     result = cli("ls", "partner:")
     assert result.code == 7
     assert openssh.fingerprint in result.err
-    assert "Next:" in result.err
+    command = re.search(r"run 'crossdock (trust .*?)'", result.err)
+    assert command
+    assert openssh.fingerprint in cli(*command[1].split()).out
     assert cli("trust", "partner").code == 7
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,8 +77,10 @@ def _place(session: Session, text: str) -> tuple[str, str, int, tuple[str, ...]]
                 f"{shown(bare)} takes its address from ssh_config", hint="write: crossdock trust HOST:PORT"
             )
         return bare, settings.host, settings.port or _PORT, settings.host_key
+    # As known_hosts writes it, and messages that say what to run: brackets round names and IPv4 addresses too.
+    bracketed = re.fullmatch(r"\[([^\[\]:/]+)\](:\d+)?", text)
     try:
-        parts = urlsplit(f"//{text}")
+        parts = urlsplit(f"//{''.join(part or '' for part in bracketed.groups())}" if bracketed else f"//{text}")
         host, port = parts.hostname, parts.port or _PORT
     except ValueError:
         host, port = None, _PORT
