@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -149,10 +151,12 @@ def test_a_daemon(home: Path) -> None:
 
 
 @contextmanager
-def daemon(home: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
+def daemon(
+    home: Path, *options: str, program: Sequence[str] = (PROGRAM,)
+) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
     """A daemon, and what it has said; it is killed if it still runs at the end."""
     with (home / "log").open("w+b") as log:
-        process = subprocess.Popen([PROGRAM, "run", *options], cwd=home, stdout=subprocess.DEVNULL, stderr=log)
+        process = subprocess.Popen([*program, "run", *options], cwd=home, stdout=subprocess.DEVNULL, stderr=log)
         try:
             until(lambda: "running move" in (home / "log").read_text(), "the daemon runs")
             yield process, (home / "log").read_text
@@ -227,6 +231,28 @@ def test_an_error_that_goes_on_is_told_once(home: Path) -> None:
         until(lambda: "can be listed again" in said(), "so is its return")
         put(home, "a", b"1")
         until((home / "out/a").exists, "and its files come")
+        process.send_signal(signal.SIGTERM)
+        assert ended(process, said) == 0
+
+
+def test_a_ledger_without_room_is_told_once(home: Path) -> None:
+    """It can be opened and read all the same, which is not yet good news."""
+    configure(home)
+    code = "from crossdock.cli import run; run._AGAIN = 0.05; from crossdock.cli.main import main; main()"
+    with daemon(home, program=(sys.executable, "-c", code)) as (process, said):
+        put(home, "a", b"1")
+        until(lambda: (home / "out/a").exists() and not (home / "crossdock.db-journal").exists(), "it works")
+        # Of every file that it writes; SQLite takes it for a full disk.
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, ((home / "crossdock.db").stat().st_size, -1))
+        for number in range(300):
+            put(home, f"file number {number}", b"1")
+        until(lambda: "Next: " in said(), "no room")
+        # A few more attempts; what is looked for is that nothing is said.
+        time.sleep(3)
+        assert (said().count("Next: "), said().count("again"), said().count("running")) == (1, 0, 1), said()
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (-1, -1))
+        until(lambda: "the ledger can be used again" in said(), "it goes on")
+        until(lambda: len(list((home / "out").glob("file*"))) == 300, "everything comes")
         process.send_signal(signal.SIGTERM)
         assert ended(process, said) == 0
 

@@ -205,8 +205,8 @@ class _Daemon(_Command):
             if self._works is not None and not self.session.has_config(self._works):
                 self.session.say("the configuration was read again")
             self._works = self.session.config
-            self._good("", "the ledger can be used again")
-            self.session.say(f"running {', '.join(names)}; Ctrl-C or SIGTERM ends it")
+            if "" not in self._said:
+                self.session.say(f"running {', '.join(names)}; Ctrl-C or SIGTERM ends it")
             try:
                 await engine.serve(stop, names, looked=self._looked, grace=self.options["grace"])
             finally:
@@ -235,6 +235,8 @@ class _Daemon(_Command):
             if not (isinstance(found, LeftAlone) and flow in self._said):
                 self._bad(flow, found)
             return
+        # It was opened before, which a full disk does not hinder; by now it was written to.
+        self._good("", "the ledger can be used again")
         self._good(flow, f"flow {flow}: its source can be listed again")
         if found.added:
             self.session.say(f"{flow}: {count(len(found.added), 'transfer')} to do")
