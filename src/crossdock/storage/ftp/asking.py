@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from crossdock.errors import NotFound, PermissionDenied
 from crossdock.storage.base import Entry, Kind
@@ -14,11 +14,13 @@ from crossdock.storage.ftp.faults import kind_of_refusal
 from crossdock.storage.ftp.listing import Listing, facts_of, parse_time
 from crossdock.storage.ftp.wire import IsFile, IsFolder, Missing, Refused, Reply, Violation
 
-__all__ = ["IsFile", "list_folder", "look", "make_folders", "move", "times"]
+__all__ = ["IsFile", "list_folder", "look", "make_folders", "move", "stamp", "times"]
 
 _BLOCK = 256 * 1024
 _TOGETHER = 32
 """MDTM commands sent in one go: their replies fit every socket buffer."""
+_LATEST = 0xFFFFFFFF
+"""Unix time; not every server knows later ones, or negative ones."""
 _NO_SUCH_COMMAND = (500, 501, 502, 504)
 
 
@@ -137,6 +139,14 @@ def _is_folder(connection: Connection, name: bytes) -> bool:
 def kind_of(connection: Connection, name: bytes) -> Kind | None:
     found = look(connection, name)
     return None if found is None else found.kind
+
+
+def stamp(connection: Connection, name: bytes, modified: datetime | None) -> tuple[bytes, ...]:
+    """The command that sets a file's time; none, where there is none for it."""
+    command = connection.features.sets_times
+    if command is None or modified is None or not 0 <= modified.timestamp() <= _LATEST:
+        return ()
+    return (command + modified.astimezone(UTC).strftime(" %Y%m%d%H%M%S ").encode() + name,)
 
 
 def times(connection: Connection, names: Sequence[bytes]) -> list[datetime | None]:

@@ -60,6 +60,23 @@ class Features:
         return self.vsftpd or any(name in self.greeting.lower() for name in ("proftpd", "pure-ftpd"))
 
     @property
+    def queues(self) -> bool:
+        """Known to read one command after the other from the socket, and none while it transfers a file.
+
+        ProFTPD and Pure-FTPd look for commands during a transfer, and answer or drop them. Without MLST, all that is
+        queued is answered by 213 or a refusal, from which a reply that nobody asked for can be told.
+        """
+        return self.vsftpd and "MLST" not in self.names
+
+    @property
+    def careless(self) -> bool:
+        """It may take a file before it has looked for its folder, or put it in the place of a folder.
+
+        Servers made with Go's goftp do, rclone's among them. Those known by their greeting look first.
+        """
+        return not (self.replaces or self.verbatim)
+
+    @property
     def telnet_escape(self) -> bytes | None:
         """What stands for the byte 255, which begins a Telnet command (RFC 854); None: not known of this server."""
         if "proftpd" in self.greeting.lower():
@@ -148,7 +165,9 @@ class Connection:
         self.peer = ""
         self.family: socket.AddressFamily = socket.AF_INET
         self.extended = True
-        """EPSV is understood."""
+        """EPSV is understood, as far as is known."""
+        self.invites = False
+        """EPSV has been answered."""
         self.lists_hidden = True
         """`LIST -a` is understood."""
         self.data: socket.socket | None = None
@@ -194,7 +213,7 @@ class Connection:
             raise Lost("the transfer was given up")
 
     def mark_busy(self) -> None:
-        if self._killed or self.broken or self.pending:
+        if self._killed or self.broken or self.pending or self.wire.owed:
             raise Lost("the connection was given up")
 
     def stop_transfer(self) -> Reply | None:
@@ -222,7 +241,8 @@ class Connection:
 
     @property
     def alive(self) -> bool:
-        return not (self.broken or self.pending or self._killed) and self._wire is not None and self._wire.alive
+        wire = self._wire
+        return not (self.broken or self.pending or self._killed) and wire is not None and wire.alive and not wire.owed
 
     @property
     def alive_in_transfer(self) -> bool:

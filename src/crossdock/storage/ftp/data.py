@@ -1,132 +1,44 @@
-"""Data connections: where they lead, under which TLS session, and how they end. Blocking, for one thread."""
+"""Data connections: where they lead, under which TLS session, and who has the last word. Blocking, for one thread."""
 
 from __future__ import annotations
 
 import re
 import socket
 import ssl
-import struct
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from crossdock.storage.ftp.stream import Data
 from crossdock.storage.ftp.tls import SessionRefused
-from crossdock.storage.ftp.wire import Lost, Refused, Reply, Silent, Violation, be_patient, shut
+from crossdock.storage.ftp.wire import Lost, Refused, Reply, Silent, Violation, be_patient
 
 if TYPE_CHECKING:
     from crossdock.storage.ftp.connection import Connection
 
-__all__ = ["Data", "Uncalled", "Unreachable", "about_session", "begin", "finish", "invitation", "told_address"]
+__all__ = [
+    "LAST_WORD",
+    "Data",
+    "Uncalled",
+    "Unreachable",
+    "about_session",
+    "begin",
+    "finish",
+    "invitation",
+    "queued",
+    "send_whole",
+    "told_address",
+]
 
 _EXTENDED = re.compile(rb"\((.)\1\1(\d{1,5})\1\)")
 _PASSIVE = re.compile(rb"(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3})")
 _UNKNOWN = (500, 501, 502, 504, 522)
 _SESSION = re.compile(r"reus|resum|session|\b(?:ssl|tls)\b", re.IGNORECASE)
 _CANNOT_BUILD = re.compile(r"operation not permitted", re.IGNORECASE)
-_BUFFER = 4 * 1024 * 1024
-
-
-class Data:
-    """An open data connection."""
-
-    def __init__(self, connected: socket.socket, timeout: float) -> None:
-        self.socket = connected
-        self._timeout = timeout
-        self._ended = False
-        self._buffer = bytearray()
-        self.ragged = False
-        """TLS ended without its goodbye: nothing proves that the end is the end."""
-
-    def read(self, size: int, *, end: int = -1) -> bytes:
-        """Up to `size` bytes, fewer only at the end. Raises `Lost`, `Silent`.
-
-        `end`: how many there should be still; if so many come and no more, in time, the server's last word on the
-        control connection tells whether that was the end.
-        """
-        if isinstance(self.socket, ssl.SSLSocket):
-            return self._read_records(self.socket, size)
-        try:
-            # The kernel fills the whole chunk, and minds the time, in one call.
-            found = self.socket.recv(size, socket.MSG_WAITALL)
-            while found and len(found) < size and len(found) != end:
-                more = self.socket.recv(size - len(found), socket.MSG_WAITALL)
-                if not more:
-                    break
-                found += more
-        except BlockingIOError as error:
-            raise self._lost(TimeoutError()) from error
-        except OSError as error:
-            raise self._lost(error) from error
-        return found
-
-    def _read_records(self, secured: ssl.SSLSocket, size: int) -> bytes:
-        """A TLS record at a time, which is 16 KiB, into one buffer."""
-        if len(self._buffer) < size:
-            self._buffer = bytearray(size)
-        filled = 0
-        with memoryview(self._buffer) as view:
-            try:
-                while filled < size and (got := secured.recv_into(view[filled:size])):
-                    filled += got
-            except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
-                self.ragged = isinstance(error, ssl.SSLEOFError)
-            except OSError as error:
-                raise self._lost(error) from error
-            return bytes(view[:filled])
-
-    def write(self, data: bytes | memoryview) -> None:
-        try:
-            self.socket.sendall(data)
-        except BlockingIOError as error:
-            raise self._lost(TimeoutError()) from error
-        except OSError as error:
-            raise self._lost(error) from error
-
-    def end(self) -> None:
-        """Say that this was all: under TLS its goodbye, then FIN. What the peer still says is left unread for now."""
-        self._ended = True
-        try:
-            if isinstance(self.socket, ssl.SSLSocket):
-                self._say_goodbye(self.socket)
-            self.socket.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            raise self._lost(error) from error
-
-    def end_quietly(self) -> None:
-        """`end`, if that has not been done; whether it arrives no longer matters."""
-        if not self._ended:
-            try:
-                self.end()
-            except Lost:
-                return
-
-    def _say_goodbye(self, secured: ssl.SSLSocket) -> None:
-        # All data went out by now, so that the goodbye fits the send buffer. Its answer is not waited for: some never
-        # send one.
-        secured.settimeout(0)
-        try:
-            secured.unwrap()
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLEOFError):
-            return
-        except ssl.SSLError as error:
-            raise ConnectionError(error.reason or str(error)) from error
-        finally:
-            secured.settimeout(self._timeout)
-
-    def _lost(self, error: OSError) -> Lost:
-        if isinstance(error, TimeoutError):
-            return Silent(f"the data connection stood still for {self._timeout:g} s")
-        return Lost(f"the data connection broke: {error.strerror or error}")
-
-    def reset(self) -> None:
-        """End it such that the peer cannot take the end for the end of the file."""
-        try:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        except OSError:
-            shut(self.socket)
-        self.socket.close()
-
-    def close(self) -> None:
-        self.socket.close()
+_UNASKED = 32 * 1024
+"""Bytes that every kernel takes off our hands at once: a server that does not want them does not hold us up."""
+LAST_WORD = 120.0
+"""Seconds that a server may take to put a whole file on its disk."""
 
 
 def invitation(connection: Connection) -> tuple[bytes, ...]:
@@ -134,10 +46,18 @@ def invitation(connection: Connection) -> tuple[bytes, ...]:
     return (b"EPSV",) if connection.extended and connection.settings.mode != "active" else ()
 
 
-def begin(connection: Connection, command: bytes, *, offset: int = 0, invited: Reply | None = None) -> Data:
+def begin(
+    connection: Connection,
+    command: bytes,
+    *,
+    offset: int = 0,
+    invited: Reply | None = None,
+    behind: tuple[bytes, ...] = (),
+) -> Data:
     """Connect, send the command that moves bytes, and secure the connection once the server has agreed.
 
-    `invited`: the reply to `invitation`, if that was sent already.
+    `invited`: the reply to `invitation`, if that was sent already. `behind`: sent along, for a server that queues them;
+    if this does not raise, their replies are still to be read, after `finish`.
 
     Raises `Refused`, `SessionRefused`, `Lost`, `Violation`.
     """
@@ -151,10 +71,12 @@ def begin(connection: Connection, command: bytes, *, offset: int = 0, invited: R
             connected = _connect(connection, invited)
         if offset:
             connection.wire.must(b"REST %d" % offset, 350)
-        connection.wire.send(command)
+        connection.wire.send(command, *behind)
         connection.pending = True
         reply = connection.wire.reply()
         if reply.code >= 200:
+            for _ in behind:
+                connection.wire.final()
             connection.pending = False
             if about_session(connection, reply):
                 raise SessionRefused(str(reply))
@@ -174,16 +96,75 @@ def begin(connection: Connection, command: bytes, *, offset: int = 0, invited: R
             listener.close()
 
 
-def finish(connection: Connection, data: Data) -> Reply:
-    """The server's last word on a transfer, which decides it. Raises `Refused`, `SessionRefused`."""
+def send_whole(connection: Connection, command: bytes, parts: Sequence[bytes], *behind: bytes) -> list[Reply] | None:
+    """Upload a small file in three round trips, to a server that queues commands; the replies to `behind`.
+
+    All commands leave in one packet, and few bytes as soon as there is a connection: only where the server has answered
+    EPSV before. None: it does not want the file, and has done nothing.
+
+    Raises `Refused`, `SessionRefused`, `Lost`, `Violation`.
+    """
+    connection.mark_busy()
+    wire = connection.wire
+    wire.send(b"EPSV", command, *behind)
+    connection.pending = True
+    try:
+        invited = wire.final()
+        if invited.code != 229:
+            raise Refused(b"EPSV", invited)
+        connected = _connect(connection, invited)
+    except BaseException:
+        # The server may be waiting there.
+        connection.kill()
+        raise
+    stream: Data | None = None
+    data = b"".join(parts)
+    if connection.tls is None and len(data) <= _UNASKED:
+        stream = _patient(connection, connected)
+        stream.send_unasked(data)
+    reply = wire.reply()
+    if reply.code >= 200:
+        for _ in behind:
+            wire.final()
+        connection.pending, connection.data = False, None
+        connected.close()
+        if about_session(connection, reply):
+            raise SessionRefused(str(reply))
+        return None
+    if stream is None:
+        stream = _secured(connection, connected)
+        stream.write(data)
+        stream.end()
+    finish(connection, stream, patience=LAST_WORD)
+    return queued(connection, len(behind))
+
+
+def queued(connection: Connection, count: int) -> list[Reply]:
+    """The replies to questions that were sent along with a transfer, once it has ended. Raises `Lost`, `Violation`."""
+    found = [connection.wire.final() for _ in range(count)]
+    for reply in found:
+        if reply.good and reply.code != 213:
+            connection.wire.alive = False
+            raise Violation(f"a reply that nobody asked for: {reply}")
+    return found
+
+
+def finish(connection: Connection, data: Data, *, patience: float = 0) -> Reply:
+    """The server's last word on a transfer, which decides it. Raises `Refused`, `SessionRefused`.
+
+    `patience`: seconds that it may take at least.
+    """
     # vsftpd says nothing before it has heard the goodbye, not even when it was the sender.
     if connection.tls is None:
         connection.data = None
         data.close()
     else:
         data.end_quietly()
+    wire, usual = connection.wire, connection.wire.patience
     try:
-        reply = connection.wire.reply()
+        wire.wait_for(max(patience, usual))
+        reply = wire.reply()
+        wire.wait_for(usual)
     finally:
         data.close()
         connection.data = None
@@ -245,6 +226,7 @@ def _passive_port(connection: Connection, invited: Reply | None) -> int:
         reply = invited or connection.wire.ask(b"EPSV")[0]
         if reply.code == 229:
             match = _EXTENDED.search(b" ".join(reply.lines))
+            connection.invites = True
             return _port(connection, int(match[2]) if match else 0, reply)
         if reply.code not in _UNKNOWN or connection.family != socket.AF_INET:
             raise Refused(b"EPSV", reply)
@@ -309,11 +291,17 @@ def _accept(connection: Connection, listener: socket.socket) -> socket.socket:
     return connected
 
 
+def _patient(connection: Connection, connected: socket.socket) -> Data:
+    settings = connection.settings
+    if settings.timeout != settings.connect_timeout or settings.mode == "active":
+        be_patient(connected, settings.timeout)
+    return Data(connected, settings.timeout)
+
+
 def _secured(connection: Connection, connected: socket.socket) -> Data:
     timeout = connection.settings.timeout
     if connection.tls is None:
-        be_patient(connected, timeout)
-        return Data(connected, timeout)
+        return _patient(connection, connected)
     connected.settimeout(timeout)
     control = connection.wire.socket
     assert isinstance(control, ssl.SSLSocket)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import zlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from crossdock.storage.ftp.connection import Connection
 
-__all__ = ["Own", "digest_of", "own_digest"]
+__all__ = ["Own", "difference", "own_digest"]
+
+log = logging.getLogger("crossdock.storage.ftp")
 
 
 class Own:
@@ -37,7 +41,21 @@ def own_digest(connection: Connection) -> Own | None:
     return None if found is None or "sha256" in offered else Own(found)
 
 
-def digest_of(connection: Connection, command: bytes, name: bytes, length: int) -> str | None:
+def difference(connection: Connection, name: bytes, expected: Mapping[str, str]) -> str | None:
+    """What the server holds, if its own digests, of those it offers, are not as expected."""
+    offered = connection.features.digests
+    for algorithm, wanted in expected.items():
+        if algorithm not in offered:
+            continue
+        found = _digest_of(connection, offered[algorithm], name, len(wanted))
+        if found is None:
+            log.info("the server offers %s and does not tell it of %r", algorithm, name)
+        elif found != wanted.lower():
+            return f"the server's {algorithm} is {found}, {wanted} expected"
+    return None
+
+
+def _digest_of(connection: Connection, command: bytes, name: bytes, length: int) -> str | None:
     """The server's own digest of a file, lower-case hexadecimal; None if it does not tell."""
     if command.startswith(b"HASH "):
         if not connection.wire.ask(b"OPTS " + command)[0].good:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from crossdock.errors import NotAFile, SourceChanged, Truncated, shown
 from crossdock.storage.base import Entry, Reader
 from crossdock.storage.ftp import data
-from crossdock.storage.ftp.asking import look, questions, understood
+from crossdock.storage.ftp.asking import questions, understood
 from crossdock.storage.ftp.faults import Translate
 from crossdock.storage.ftp.tls import SessionRefused
 from crossdock.storage.ftp.wire import IsFolder, Lost, Missing, Refused, Violation
@@ -38,6 +38,8 @@ class FtpReader(Reader):
         self._queue: deque[Future[bytes]] = deque()
         self._connection: Connection | None = None
         self._stream: data.Data | None = None
+        self._behind = False
+        """The file is looked at again without being asked again."""
         self._ended = False
 
     async def open(self, pin: Entry | None) -> None:
@@ -81,7 +83,12 @@ class FtpReader(Reader):
             return b""
         # Had more to be asked, the invitation may have been used up by a listing.
         invited = replies[-1] if len(replies) > len(asked) and replies[0].good else None
-        self._stream = data.begin(connection, b"RETR " + self._name, offset=self._offset, invited=invited)
+        # Answered once all is sent, which is not the same as received, unless that is done in the same call.
+        self._behind = connection.features.queues and self.entry.size is not None and self.entry.size < _CHUNK
+        behind = asked if self._behind else ()
+        self._stream = data.begin(
+            connection, b"RETR " + self._name, offset=self._offset, invited=invited, behind=behind
+        )
         return self._next(connection)
 
     def _next(self, connection: Connection) -> bytes:
@@ -125,7 +132,9 @@ class FtpReader(Reader):
         )
 
     def _look_again(self, connection: Connection) -> None:
-        again = look(connection, self._name)
+        asked = questions(connection, self._name)
+        replies = data.queued(connection, len(asked)) if self._behind else connection.wire.ask(*asked)
+        again = understood(connection, self._name, replies)
         self.changed = again is None or (
             self.entry.kind != "link" and replace(again, path=self._path).fingerprint != self.entry.fingerprint
         )

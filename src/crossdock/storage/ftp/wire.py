@@ -116,10 +116,15 @@ class Wire:
         """A whole reply has arrived."""
         self.patience = connected.gettimeout() or 0.0
         """Seconds that a reply may take."""
+        self._each = 0.0
+        """Seconds that the kernel waits in one call; 0: not set here."""
 
     def wait_for(self, seconds: float) -> None:
         """Set `patience`."""
         self.patience = seconds
+        if 0 < self._each <= seconds:
+            return  # it is asked several times over
+        self._each = seconds
         if isinstance(self.socket, ssl.SSLSocket):
             self.socket.settimeout(seconds)
             return
@@ -170,9 +175,10 @@ class Wire:
     def ask(self, *commands: bytes) -> list[Reply]:
         """The final replies, good or bad. More than one command only where none begins a transfer."""
         self.send(*commands)
-        return [self._final() for _ in commands]
+        return [self.final() for _ in commands]
 
-    def _final(self) -> Reply:
+    def final(self) -> Reply:
+        """The last reply to a command that was sent."""
         while True:
             found = self.reply()
             if found.code >= 200:
@@ -190,7 +196,13 @@ class Wire:
         """Nothing has arrived that nobody asked for, as far as is known here."""
         return not self._held
 
+    @property
+    def owed(self) -> bool:
+        """Commands were sent whose replies have not been read."""
+        return self._owed > 0
+
     def _line(self) -> bytes:
+        waited = 0.0
         while (end := self._held.find(b"\n")) < 0:
             if len(self._held) > _MOST_LINE:
                 raise self._violation("a line without an end")
@@ -200,6 +212,11 @@ class Wire:
                     # acknowledge the one before; that takes the kernel 40 ms unless it is told not to wait (tcp(7)).
                     self.socket.setsockopt(socket.IPPROTO_TCP, _QUICK, 1)
                 data = self.socket.recv(_BLOCK)
+            except (BlockingIOError, TimeoutError) as error:
+                waited += self._each
+                if self._each and waited < self.patience:
+                    continue
+                raise self._lost(error) from error
             except OSError as error:
                 raise self._lost(error) from error
             if not data:

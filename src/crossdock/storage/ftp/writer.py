@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from datetime import UTC
 from typing import TYPE_CHECKING
 
 from crossdock.errors import AlreadyExists, NotFound, ProtocolViolation, StorageError
 from crossdock.storage.base import Entry, Expect, WriteOptions
 from crossdock.storage.ftp import asking, data
-from crossdock.storage.ftp.digests import Own, digest_of, own_digest
+from crossdock.storage.ftp.digests import Own, difference, own_digest
 from crossdock.storage.ftp.faults import Translate, kind_of_refusal
 from crossdock.storage.ftp.tls import SessionRefused
-from crossdock.storage.ftp.wire import IsFolder, Lost, Missing, Refused, Violation
+from crossdock.storage.ftp.wire import IsFolder, Lost, Missing, Refused, Reply, Violation
 from crossdock.storage.staging import StagedWriter, Stored, publish_by_swap
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ log = logging.getLogger("crossdock.storage.ftp")
 _CHUNK = 512 * 1024
 _WINDOW = 4 * 1024 * 1024
 """Bytes on their way through the thread."""
-_LAST_WORD = 120.0
-"""Seconds that a server may take to put a whole file on its disk."""
-_EARLIEST, _LATEST = 0, 0xFFFFFFFF
 
 
 class FtpWriter(StagedWriter):
@@ -69,7 +66,7 @@ class FtpWriter(StagedWriter):
             raise IsFolder("a folder has this name")
         self._touched = True
         above = self._target.rpartition(b"/")[0]
-        if _is_careless(connection) and above not in self._backend.folders:
+        if connection.features.careless and above not in self._backend.folders:
             asking.make_folders(connection, above)
             self._backend.folders.add(above)
         self._own = own_digest(connection) if self._backend.settings.verify == "digest" and not self.offset else None
@@ -136,16 +133,32 @@ class FtpWriter(StagedWriter):
 
     def _complete(self, connection: Connection, parts: list[bytes]) -> Stored:
         """Send the rest, hear the server's last word, set the time, and look at what is stored."""
-        if self._stream is None:
-            self._begin(connection, parts)
-        else:
-            self._send(connection, parts)
-        assert self._stream is not None
-        self._end(connection, self._stream)
-        stored = self._stamped(connection)
+        stored = self._in_one_go(connection, parts) if self._at_once and connection.features.queues else None
+        if stored is None:
+            if self._stream is None:
+                self._begin(connection, parts)
+            else:
+                self._send(connection, parts)
+            assert self._stream is not None
+            self._end(connection, self._stream)
+            stored = self._stamped(connection)
         if self._at_once and stored.size in (None, self.size):
             self._move(connection)
         return stored
+
+    def _in_one_go(self, connection: Connection, parts: list[bytes]) -> Stored | None:
+        """All of a small file; None if the server wants it otherwise: step by step it says why."""
+        if self.offset or connection.features.digests or not (connection.invites and data.invitation(connection)):
+            return None
+        self._touched = True
+        stamp, questions = self._asks(connection)
+        try:
+            replies = data.send_whole(connection, b"STOR " + self._target, parts, *stamp, *questions)
+        except Lost as error:
+            raise self._reason(connection, error) from error
+        except Refused as error:
+            raise self._late(error) from error
+        return None if replies is None else self._answered(connection, len(stamp), replies)
 
     def _move(self, connection: Connection) -> None:
         """Publish without another hop, unless the server has something against it, which `_rename` looks into."""
@@ -158,7 +171,7 @@ class FtpWriter(StagedWriter):
             self._refusal = error
 
     def _to_final(self, connection: Connection) -> None:
-        if _is_careless(connection) and asking.kind_of(connection, self._final) == "dir":
+        if connection.features.careless and asking.kind_of(connection, self._final) == "dir":
             raise IsFolder("a folder has this name")
         asking.move(connection, self._target, self._final)
 
@@ -167,46 +180,40 @@ class FtpWriter(StagedWriter):
             stream.end()
         except Lost as error:
             raise self._reason(connection, error) from error
-        wire, timeout = connection.wire, connection.wire.patience
-        wire.wait_for(max(_LAST_WORD, timeout))
         try:
-            data.finish(connection, stream)
+            data.finish(connection, stream, patience=data.LAST_WORD)
         except Refused as error:
             raise self._late(error) from error
-        wire.wait_for(timeout)
         self._stream = None
 
     def _stamped(self, connection: Connection) -> Stored:
         """Set the time, look at what is stored (both in one go), and compare digests."""
-        stamp: tuple[bytes, ...] = ()
-        command, modified = connection.features.sets_times, self.options.modified
-        if command is not None and modified is not None and _EARLIEST <= modified.timestamp() <= _LATEST:
-            stamp = (command + modified.astimezone(UTC).strftime(" %Y%m%d%H%M%S ").encode() + self._target,)
+        stamp, questions = self._asks(connection)
+        return self._answered(connection, len(stamp), connection.wire.ask(*stamp, *questions))
+
+    def _asks(self, connection: Connection) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         looks = self._backend.settings.verify != "none"
-        replies = connection.wire.ask(*stamp, *(asking.questions(connection, self._target) if looks else ()))
-        if stamp and not replies[0].good:
+        stamp = asking.stamp(connection, self._target, self.options.modified)
+        return stamp, asking.questions(connection, self._target) if looks else ()
+
+    def _answered(self, connection: Connection, stamps: int, replies: Sequence[Reply]) -> Stored:
+        if stamps and not replies[0].good:
             log.info("the server does not keep the time of %s:%r: %s", self.endpoint, self.path, replies[0])
-        if not looks:
+        if self._backend.settings.verify == "none":
             return Stored(None)
-        found = asking.understood(connection, self._target, replies[len(stamp) :])
+        found = asking.understood(connection, self._target, replies[stamps:])
         if found is None:
             raise Missing("what was sent is gone")
         self._compare(connection)
         return Stored(found.size, replace(found, path=self.path, kind="file"))
 
     def _compare(self, connection: Connection) -> None:
-        offered = connection.features.digests if self._backend.settings.verify == "digest" else {}
         expected = dict(self._expect.digests)
         if self._own is not None:
             expected[self._own.algorithm] = self._own.hexdigest()
-        for algorithm, wanted in expected.items():
-            if algorithm not in offered:
-                continue
-            found = digest_of(connection, offered[algorithm], self._target, len(wanted))
-            if found is None:
-                log.info("the server offers %s and does not tell it of %s:%r", algorithm, self.endpoint, self.path)
-            elif found != wanted.lower():
-                raise self._mismatch(f"the server's {algorithm} is {found}, {wanted} expected")
+        wrong = difference(connection, self._target, expected) if self._backend.settings.verify == "digest" else None
+        if wrong is not None:
+            raise self._mismatch(wrong)
 
     # -- on the event loop ------------------------------------------------------------------------------------------
 
@@ -386,11 +393,3 @@ class FtpWriter(StagedWriter):
         finally:
             self._drop_stream()
             self._release()
-
-
-def _is_careless(connection: Connection) -> bool:
-    """Whether the server may take a file before it has looked for its folder, or put it in the place of a folder.
-
-    Servers made with Go's goftp do, rclone's among them. Those known by their greeting look first.
-    """
-    return not (connection.features.replaces or connection.features.verbatim)

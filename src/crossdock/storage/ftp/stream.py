@@ -1,0 +1,125 @@
+"""An open data connection: bytes in and out, and how it ends. Blocking, for one thread."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+
+from crossdock.storage.ftp.wire import Lost, Silent, shut
+
+__all__ = ["Data"]
+
+_BUFFER = 4 * 1024 * 1024
+
+
+class Data:
+    """An open data connection."""
+
+    def __init__(self, connected: socket.socket, timeout: float) -> None:
+        self.socket = connected
+        self._timeout = timeout
+        self._ended = False
+        self._buffer = bytearray()
+        self.ragged = False
+        """TLS ended without its goodbye: nothing proves that the end is the end."""
+
+    def read(self, size: int, *, end: int = -1) -> bytes:
+        """Up to `size` bytes, fewer only at the end. Raises `Lost`, `Silent`.
+
+        `end`: how many there should be still; if so many come and no more, in time, the server's last word on the
+        control connection tells whether that was the end.
+        """
+        if isinstance(self.socket, ssl.SSLSocket):
+            return self._read_records(self.socket, size)
+        try:
+            # The kernel fills the whole chunk, and minds the time, in one call.
+            found = self.socket.recv(size, socket.MSG_WAITALL)
+            while found and len(found) < size and len(found) != end:
+                more = self.socket.recv(size - len(found), socket.MSG_WAITALL)
+                if not more:
+                    break
+                found += more
+        except BlockingIOError as error:
+            raise self._lost(TimeoutError()) from error
+        except OSError as error:
+            raise self._lost(error) from error
+        return found
+
+    def _read_records(self, secured: ssl.SSLSocket, size: int) -> bytes:
+        """A TLS record at a time, which is 16 KiB, into one buffer."""
+        if len(self._buffer) < size:
+            self._buffer = bytearray(size)
+        filled = 0
+        with memoryview(self._buffer) as view:
+            try:
+                while filled < size and (got := secured.recv_into(view[filled:size])):
+                    filled += got
+            except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+                self.ragged = isinstance(error, ssl.SSLEOFError)
+            except OSError as error:
+                raise self._lost(error) from error
+            return bytes(view[:filled])
+
+    def send_unasked(self, data: bytes) -> None:
+        """Before the server has agreed. What goes wrong is its to say, or shows in what it has stored."""
+        try:
+            self.socket.sendall(data)
+        except OSError:
+            return
+
+    def write(self, data: bytes | memoryview) -> None:
+        try:
+            self.socket.sendall(data)
+        except BlockingIOError as error:
+            raise self._lost(TimeoutError()) from error
+        except OSError as error:
+            raise self._lost(error) from error
+
+    def end(self) -> None:
+        """Say that this was all: under TLS its goodbye, then FIN, which `finish` sends in clear text by closing."""
+        self._ended = True
+        if not isinstance(self.socket, ssl.SSLSocket):
+            return
+        try:
+            self._say_goodbye(self.socket)
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise self._lost(error) from error
+
+    def end_quietly(self) -> None:
+        """`end`, if that has not been done; whether it arrives no longer matters."""
+        if not self._ended:
+            try:
+                self.end()
+            except Lost:
+                return
+
+    def _say_goodbye(self, secured: ssl.SSLSocket) -> None:
+        # All data went out by now, so that the goodbye fits the send buffer. Its answer is not waited for: some never
+        # send one.
+        secured.settimeout(0)
+        try:
+            secured.unwrap()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLEOFError):
+            return
+        except ssl.SSLError as error:
+            raise ConnectionError(error.reason or str(error)) from error
+        finally:
+            secured.settimeout(self._timeout)
+
+    def _lost(self, error: OSError) -> Lost:
+        if isinstance(error, TimeoutError):
+            return Silent(f"the data connection stood still for {self._timeout:g} s")
+        return Lost(f"the data connection broke: {error.strerror or error}")
+
+    def reset(self) -> None:
+        """End it such that the peer cannot take the end for the end of the file."""
+        try:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        except OSError:
+            shut(self.socket)
+        self.socket.close()
+
+    def close(self) -> None:
+        self.socket.close()
