@@ -25,7 +25,7 @@ AT_ONCE = Settle(sightings=1, seconds=0.0)
 
 
 class Faulty(MemoryBackend):
-    """Fails at read, write, commit, publish (it was published all the same) or stat, as often as `faults` says."""
+    """Fails at open, read, write, commit, publish (it was published all the same) or stat, as `faults` says."""
 
     def __init__(self, endpoint: str) -> None:
         super().__init__(endpoint)
@@ -41,6 +41,10 @@ class Faulty(MemoryBackend):
             await self.gates[operation].wait()
         if self.faults[operation]:
             raise self.faults[operation].pop(0)
+
+    async def open(self) -> None:
+        await self.strike("open")
+        await super().open()
 
     async def stat(self, path: str) -> Entry:
         await self.strike("stat")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -170,6 +171,28 @@ async def test_a_refused_login_is_not_repeated(home: House) -> None:
         await engine.run_once(patience=0)
     assert home.dst.calls["write"] == 1
     assert await home.state("a") == "pending"
+
+
+async def test_a_target_is_opened_while_what_is_new_is_recorded(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not by those who only look."""
+    recorded = home.ledger.add
+    home.dst.gates["open"] = asyncio.Event()
+
+    async def add(*planned: Any, **more: Any) -> Any:
+        home.dst.gates["open"].set()
+        async with asyncio.timeout(10):
+            while not home.dst.calls["open"]:
+                await asyncio.sleep(0.001)
+        return await recorded(*planned, **more)
+
+    assert not (await home.run(flow())).found
+    await home.put("a")
+    async with home.engine(flow()) as engine:
+        await engine.look("f")
+        assert home.dst.calls["open"] == 0
+        monkeypatch.setattr(home.ledger, "add", add)
+        assert (await engine.run_once(patience=0)).delivered == 1
+    assert home.dst.calls["open"] == 1
 
 
 async def test_a_source_that_is_down_stops_no_other_flow(home: House) -> None:

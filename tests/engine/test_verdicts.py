@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -98,6 +99,46 @@ async def test_the_breaker() -> None:
         ends.failed("dst", at(AuthenticationFailed))
         assert ends.pause("dst")[0] == 900.0
         assert await ends.storage("a") is await ends.storage("a")
+
+
+async def test_what_is_opened_early_fails_who_asks_first() -> None:
+    door = Faulty("a")
+    door.faults["open"] = [AuthenticationFailed("no", operation="sign in", endpoint="a")]
+    async with Endpoints(lambda name: Storage(door)) as ends:
+        ends.begin("a")
+        ends.begin("a")
+        while not door.calls["open"]:
+            await asyncio.sleep(0.001)
+        assert ends.pause("a")[0] == 0, "nobody has asked"
+        with pytest.raises(AuthenticationFailed):
+            await ends.storage("a")
+        assert (door.calls["open"], ends.pause("a")[0] > 0) == (1, True)
+        assert await ends.storage("a") is await ends.storage("a")
+        assert door.calls["open"] == 2
+
+
+async def test_who_stops_waiting_does_not_stop_the_opening() -> None:
+    door = Faulty("a")
+    door.gates["open"] = asyncio.Event()
+    async with Endpoints(lambda name: Storage(door)) as ends:
+        first, second = asyncio.create_task(ends.storage("a")), asyncio.create_task(ends.storage("a"))
+        while not door.calls["open"]:
+            await asyncio.sleep(0.001)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        door.gates["open"].set()
+        assert await second is await ends.storage("a")
+        assert door.calls["open"] == 1
+
+
+async def test_closing_ends_what_is_being_opened() -> None:
+    door = Faulty("a")
+    door.gates["open"] = asyncio.Event()
+    async with Endpoints(lambda name: Storage(door)) as ends:
+        ends.begin("a")
+        while not door.calls["open"]:
+            await asyncio.sleep(0.001)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 def test_records_and_names() -> None:

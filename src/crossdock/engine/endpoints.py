@@ -36,6 +36,7 @@ class Endpoints:
     def __init__(self, new: Callable[[str], Storage], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._new, self._clock = new, clock
         self._open: dict[str, Storage] = {}
+        self._opening: dict[str, asyncio.Task[None]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._breakers: dict[str, _Breaker] = {}
 
@@ -49,8 +50,23 @@ class Endpoints:
 
     async def close(self) -> None:
         """Close what was opened. Safe to repeat."""
+        opening, self._opening = list(self._opening.values()), {}
+        for task in opening:
+            task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
         opened, self._open = list(self._open.values()), {}
         await asyncio.gather(*(storage.close() for storage in opened))
+
+    def begin(self, name: str) -> None:
+        """Open it already. Whoever asks for it first is told of a failure; until then it is not tried again."""
+        if name not in self._open and name not in self._opening:
+            self._opening[name] = asyncio.create_task(self._opened(name))
+
+    async def _opened(self, name: str) -> None:
+        # In a thread: the libraries of one endpoint are loaded while others are connected to.
+        new = await asyncio.to_thread(self._new, name)
+        storage = Storage(SharedReads(new.backend))
+        self._open[name] = await storage.__aenter__()
 
     async def storage(self, name: str) -> Storage:
         """The open storage. Raises what opening it raises; asking again tries again."""
@@ -59,12 +75,16 @@ class Endpoints:
             return found
         async with self._locks.setdefault(name, asyncio.Lock()):
             if name not in self._open:
-                storage = Storage(SharedReads(self._new(name).backend))
+                self.begin(name)
+                opening = self._opening[name]
                 try:
-                    self._open[name] = await storage.__aenter__()
+                    await asyncio.shield(opening)
                 except CrossdockError as error:
                     self.failed(name, error)
                     raise
+                finally:
+                    if opening.done():
+                        self._opening.pop(name, None)
             return self._open[name]
 
     def pause(self, *names: str) -> tuple[float, str]:

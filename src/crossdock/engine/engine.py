@@ -150,10 +150,14 @@ class Engine:
         self.endpoints.worked(source)
         return found
 
-    async def discover(self, flow: str, *, only: Iterable[str] | None = None) -> Discovery:
-        """`look`, and add what is new to the ledger."""
+    async def discover(self, flow: str, *, only: Iterable[str] | None = None, delivers: bool = False) -> Discovery:
+        """`look`, and add what is new to the ledger. `delivers`: targets are opened meanwhile, as they come next."""
         self._step("R0:after")
         found = await self.look(flow, only=only)
+        if delivers:
+            for target in {place.endpoint for decision in found.moves for place in decision.places}:
+                if not self.endpoints.pause(target)[0]:
+                    self.endpoints.begin(target)
         self._step("R1:before")
         await add(self.planner(flow), found, self.ledger, who=self.owner)
         self._step("R1:after")
@@ -241,7 +245,7 @@ class Engine:
     async def _discover_all(self, names: list[str], summary: Summary) -> list[Discovery]:
         async def one(name: str) -> Discovery | None:
             try:
-                found = await self.discover(name)
+                found = await self.discover(name, delivers=True)
             except LedgerError:
                 raise
             except CrossdockError as error:
