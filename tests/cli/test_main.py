@@ -68,7 +68,10 @@ def test_exit_codes(error: CrossdockError, code: int) -> None:
 def test_usage(cli: Cli) -> None:
     result = cli("lss")
     assert (result.code, result.err) == (2, "crossdock: no command 'lss'; did you mean ls?\nNext: crossdock --help\n")
-    assert cli("ls", "--nope").code == 2
+    result = cli("ls", "-rf")
+    assert (result.code, result.err.splitlines()[1]) == (
+        2, "Next: crossdock ls --help; -- goes before names that begin with -",
+    )  # fmt: skip
     assert cli("sync", "a").code == 2
 
 
@@ -230,3 +233,12 @@ def test_output_that_finds_no_room(tmp_path: Path, command: list[str]) -> None:
     assert done.returncode == 5
     assert b"crossdock: write to stdout: No space left on device\nNext: " in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_messages_that_find_no_room(tmp_path: Path) -> None:
+    """A log on a full disk ends nothing."""
+    (tmp_path / "a").write_bytes(b"x")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([PROGRAM, "cp", "-v", "a", "b"], cwd=tmp_path, stderr=full, timeout=60)
+        assert (done.returncode, (tmp_path / "b").read_bytes()) == (0, b"x")
+        assert subprocess.run([PROGRAM, "ls", "c"], cwd=tmp_path, stderr=full, timeout=60).returncode == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import resource
 import signal
 import subprocess
@@ -216,6 +217,30 @@ def test_what_a_daemon_did_is_told(home: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert ended(process, said) == 0
         assert "move: 3 transfers delivered, 6 B\n" in said()
+
+
+def test_a_terminal_that_is_closed_ends_a_daemon(home: Path) -> None:
+    """What is under way ends first, though nobody reads what is said of it."""
+    configure(home)
+    (home / "in/big").touch()
+    os.truncate(home / "in/big", 1 << 30)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(home)
+        os.execv(PROGRAM, [PROGRAM, "run"])
+    try:
+        until(lambda: any((home / "out").glob(".crossdock-*")), "it is under way")
+        os.close(terminal)
+        deadline = time.monotonic() + 30
+        while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+            assert time.monotonic() < deadline, "it ends"
+            time.sleep(0.02)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    assert os.waitstatus_to_exitcode(ended[1]) == 0
+    assert [path.name for path in (home / "out").iterdir()] == ["big"]
+    assert (home / "out/big").stat().st_size == 1 << 30
 
 
 def test_an_error_that_goes_on_is_told_once(home: Path) -> None:

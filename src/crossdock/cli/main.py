@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import importlib
+import io
 import os
 import signal
 import sys
@@ -106,7 +107,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "crossdock"
-        click.echo(f"crossdock: {_lines(error.format_message())}\nNext: {command} --help", err=True)
+        dashes = "; -- goes before names that begin with -" if isinstance(error, click.NoSuchOption) else ""
+        click.echo(f"crossdock: {_lines(error.format_message())}\nNext: {command} --help{dashes}", err=True)
         return exits.USAGE
     except (click.Abort, KeyboardInterrupt, Interrupted):
         return exits.INTERRUPTED
@@ -152,9 +154,22 @@ def _lines(text: str) -> str:
     return "\n".join(shown(line) for line in text.splitlines())
 
 
+class _Messages(io.FileIO):
+    """Standard error, which nobody may read any more, and whose disk may be full: what is moved matters more."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
 def main() -> NoReturn:
     """The program, with the standard streams as it needs them."""
     _replace_closed()
+    sys.stderr = io.TextIOWrapper(
+        io.BufferedWriter(_Messages(2, "w", closefd=False)), encoding=sys.stderr.encoding, line_buffering=True
+    )
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding lacks is escaped instead of ending the program.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -173,4 +188,4 @@ def _replace_closed() -> None:
         pass
     os.close(number)
     sys.stdout = sys.stdout or os.fdopen(1, "w")
-    sys.stderr = sys.stderr or os.fdopen(2, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)

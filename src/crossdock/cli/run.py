@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import shlex
 import signal
@@ -184,7 +185,16 @@ class _Daemon(_Command):
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, end)
-        loop.add_signal_handler(signal.SIGHUP, stop.set)
+        terminal = _has_terminal()
+
+        def hang_up() -> None:
+            # Sent by hand, or by the system because the terminal is closed, which ends what runs in it.
+            if terminal and not _has_terminal():
+                end()
+            else:
+                stop.set()
+
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
         while not over:
             stop.clear()
             try:
@@ -255,6 +265,10 @@ class _Daemon(_Command):
     def _good(self, about: str, text: str) -> None:
         if self._said.pop(about, None) is not None:
             self.session.say(text)
+
+
+def _has_terminal() -> bool:
+    return any(os.isatty(number) for number in range(3))
 
 
 def _name(transfer: Transfer) -> str:
