@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import resource
 import signal
 import subprocess
@@ -216,7 +217,8 @@ def test_what_a_daemon_did_is_told(home: Path) -> None:
         until(lambda: len(list((home / "out").glob("[abc]"))) == 3, "they come")
         process.send_signal(signal.SIGTERM)
         assert ended(process, said) == 0
-        assert "move: 3 transfers delivered, 6 B\n" in said()
+        assert "Z move: 3 transfers delivered, 6 B\n" in said()
+        assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ \S", line) for line in said().splitlines()), said()
 
 
 def test_a_terminal_that_is_closed_ends_a_daemon(home: Path) -> None:

@@ -9,7 +9,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,7 +22,7 @@ from crossdock.errors import ConfigError, CrossdockError, shown
 if TYPE_CHECKING:
     from typing import NoReturn
 
-__all__ = ["crossdock", "main", "run"]
+__all__ = ["complain", "complaint", "crossdock", "main", "run"]
 
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
@@ -143,10 +143,15 @@ def _lost_output(error: BaseException | None) -> OSError | None:
 
 def complain(error: CrossdockError) -> None:
     """What went wrong and what to do next, on stderr."""
+    click.echo("\n".join(complaint(error)), err=True)
+
+
+def complaint(error: CrossdockError) -> Iterator[str]:
+    """The lines that say so."""
     for mistake in getattr(error, "mistakes", [error]):
-        click.echo(f"crossdock: {_lines(mistake.message)}", err=True)
+        yield f"crossdock: {_lines(mistake.message)}"
         if mistake.hint:
-            click.echo(f"Next: {_lines(mistake.hint)}", err=True)
+            yield f"Next: {_lines(mistake.hint)}"
 
 
 def _lines(text: str) -> str:

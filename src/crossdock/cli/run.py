@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import shlex
 import signal
+import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from crossdock.cli import exits
 from crossdock.cli.engine import delivery_json, flows_of, ledger_option, opened_engine
-from crossdock.cli.main import complain
+from crossdock.cli.main import complain, complaint
 from crossdock.cli.options import DURATION
 from crossdock.cli.output import count, emit, human_size, human_time
 from crossdock.cli.progress import Progress, display
@@ -68,6 +71,7 @@ def run(session: Session, /, flows: tuple[str, ...], **options: Any) -> int:
     What was delivered is in the ledger and is never sent again, however often this is run and wherever it was stopped.
     SIGHUP reads the configuration again; if it is wrong, the old one stays. Modules of your own stay as they are.
     A ledger that cannot be used for a while is waited for, once it has worked.
+    Every line of its log, on stderr, begins with the time (UTC), unless that is a terminal or systemd's journal.
     """
     flows_of(session.config, flows)
     command = _Once(session, flows, options) if options["once"] else _Daemon(session, flows, options)
@@ -86,13 +90,18 @@ class _Command:
         transfer = delivery.transfer
         name = f"{transfer.flow}: {transfer.source}:{shown(transfer.entry.path)}"
         if delivery.what in ("failed", "lost"):
-            click.echo(f"{name}: {delivery.what}: {shown(delivery.reason)}", err=True)
+            self.note(f"{name}: {delivery.what}: {shown(delivery.reason)}")
         elif delivery.what == "retry":
             error = str(delivery.error) if delivery.error is not None else delivery.reason
             again = f"again in {human_time(delivery.again_in or 0.0)}"
             if delivery.receipt is not None:
                 again = f"delivered; what follows failed, {again}"
-            click.echo(f"{name}: {again}: {shown(error)}", err=True)
+            self.note(f"{name}: {again}: {shown(error)}")
+
+    def note(self, *lines: str) -> None:
+        """What a human has to know, on stderr."""
+        for line in lines:
+            click.echo(line, err=True)
 
 
 class _Once(_Command):
@@ -153,6 +162,26 @@ class _Daemon(_Command):
         self._done: dict[str, tuple[int, int]] = {}
         """Flow → how many deliveries are still to be told, and their bytes."""
 
+        # systemd's journal has the time of every line, and who looks at a terminal has a clock.
+        self._stamped = not os.isatty(2) and "JOURNAL_STREAM" not in os.environ
+
+    def note(self, *lines: str) -> None:
+        stamp = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ} " if self._stamped else ""
+        super().note(*(stamp + line for line in lines))
+
+    def say(self, text: str) -> None:
+        if not self.session.quiet:
+            self.note(text)
+
+    def _stamp_warnings(self) -> None:
+        """Those that are logged, too; with -v they have their time."""
+        if self._stamped and not self.session.verbose:
+            formatter = logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%SZ")
+            formatter.converter = time.gmtime
+            handler = logging.StreamHandler()
+            handler.setFormatter(formatter)
+            logging.getLogger("crossdock").handlers[:] = [handler]
+
     def tell(self, delivery: Delivery) -> None:
         super().tell(delivery)
         if delivery.what != "delivered" or self.options["as_json"]:
@@ -166,9 +195,10 @@ class _Daemon(_Command):
     def _tell_done(self) -> None:
         done, self._done = self._done, {}
         for flow, (number, size) in done.items():
-            self.session.say(f"{flow}: {count(number, 'transfer')} delivered, {human_size(size)}")
+            self.say(f"{flow}: {count(number, 'transfer')} delivered, {human_size(size)}")
 
     async def run(self) -> int:
+        self._stamp_warnings()
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
@@ -180,7 +210,7 @@ class _Daemon(_Command):
                 self.session.interrupt(task)
                 return
             over = True
-            self.session.say("stopping; once more to break off what is under way")
+            self.say("stopping; once more to break off what is under way")
             stop.set()
 
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -213,10 +243,10 @@ class _Daemon(_Command):
         ) as engine:
             names = flows_of(self.session.config, self.flows)
             if self._works is not None and not self.session.has_config(self._works):
-                self.session.say("the configuration was read again")
+                self.say("the configuration was read again")
             self._works = self.session.config
             if "" not in self._said:
-                self.session.say(f"running {', '.join(names)}; Ctrl-C or SIGTERM ends it")
+                self.say(f"running {', '.join(names)}; Ctrl-C or SIGTERM ends it")
             try:
                 await engine.serve(stop, names, looked=self._looked, grace=self.options["grace"])
             finally:
@@ -227,8 +257,8 @@ class _Daemon(_Command):
         if self._works is None:
             raise error
         if not self.session.has_config(self._works):
-            complain(error)
-            self.session.say("the configuration stays as it was")
+            self.note(*complaint(error))
+            self.say("the configuration stays as it was")
             self.session.config = self._works
             return
         if not isinstance(error, LedgerUnavailable):
@@ -249,7 +279,7 @@ class _Daemon(_Command):
         self._good("", "the ledger can be used again")
         self._good(flow, f"flow {flow}: its source can be listed again")
         if found.added:
-            self.session.say(f"{flow}: {count(len(found.added), 'transfer')} to do")
+            self.say(f"{flow}: {count(len(found.added), 'transfer')} to do")
 
     def _bad(self, about: str, error: CrossdockError) -> None:
         """Said when it is new, and then once an hour."""
@@ -259,12 +289,12 @@ class _Daemon(_Command):
             return
         self._said[about] = text, now
         if about:
-            click.echo(f"crossdock: flow {about}:", err=True)
-        complain(error)
+            self.note(f"crossdock: flow {about}:")
+        self.note(*complaint(error))
 
     def _good(self, about: str, text: str) -> None:
         if self._said.pop(about, None) is not None:
-            self.session.say(text)
+            self.say(text)
 
 
 def _has_terminal() -> bool:

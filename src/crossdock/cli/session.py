@@ -118,9 +118,14 @@ class Session:
         if not self.verbose:
             return
         import logging
+        import time
 
+        formatter = logging.Formatter(
+            "%(asctime)s.%(msecs)03dZ %(levelname).1s %(name)s %(message)s", "%Y-%m-%d %H:%M:%S"
+        )
+        formatter.converter = time.gmtime
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s %(message)s"))
+        handler.setFormatter(formatter)
         logger = logging.getLogger("crossdock")
         logger.handlers[:] = [handler]
         logger.setLevel(logging.DEBUG if self.verbose > 1 else logging.INFO)
