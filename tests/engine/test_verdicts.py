@@ -20,6 +20,7 @@ from crossdock.errors import (
     NotAFile,
     NotFound,
     PermissionDenied,
+    SecretUnavailable,
     SourceChanged,
     Throttled,
 )
@@ -48,6 +49,7 @@ CASES: list[tuple[CrossdockError, dict[str, Any], str]] = [
     (at(AuthenticationFailed), {"pause": 900.0}, "pause"),
     (at(AuthenticationFailed), {}, "fail"),
     (at(ConnectionFailed), {"pause": 15.0, "age": 1001.0}, "fail"),
+    (SecretUnavailable("not set"), {"age": 1001.0}, "fail"),
     (IntegrityError("other bytes"), {}, "retry"),
     (IntegrityError("other bytes"), {"attempt": 2}, "retry"),
     (IntegrityError("other bytes"), {"attempt": 3}, "fail"),
@@ -65,6 +67,13 @@ def test_judge(error: CrossdockError, more: dict[str, Any], what: str) -> None:
     assert found.seconds == {"retry": 5.0 * 2 ** (asked["attempt"] - 1), "pause": (more.get("pause") or 0) + 5.0}.get(
         what, 0.0
     )
+
+
+def test_a_secret_that_is_not_there_is_no_files_fault() -> None:
+    """It is being replaced, or was forgotten: what waits for it is not lost."""
+    asked: dict[str, Any] = {"age": 1.0, "on_conflict": "overwrite", "at_source": False}
+    found = judge(SecretUnavailable("not set"), RETRY, attempt=99, draw=lambda low, high: low, **asked)
+    assert (found.what, found.seconds) == ("pause", 300.0)
 
 
 def test_waits_grow_to_a_bound_and_heed_what_was_asked() -> None:

@@ -14,6 +14,7 @@ from crossdock.errors import (
     NoSpace,
     NotAFile,
     NotFound,
+    SecretUnavailable,
     SourceChanged,
 )
 from crossdock.flows.flow import OnConflict, Retry
@@ -22,6 +23,9 @@ __all__ = ["Verdict", "backoff", "judge"]
 
 _SLOWLY = 60.0
 """Seconds at least before a full disk or quota is tried again."""
+
+_MISSING = 300.0
+"""Seconds before a secret that is not there is looked for again: one that is being replaced, or was never given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ def judge(
         return Verdict("skip", "the target exists with other content (on_conflict: skip)")
     if age > retry.give_up:
         return Verdict("fail", f"{reason} (given up after {age:.0f} s)")
+    if isinstance(error, SecretUnavailable):
+        pause = _MISSING
     if pause is not None:
         return Verdict("pause", reason, pause + draw(0, retry.base))
     if not error.retryable or isinstance(error, AuthenticationFailed):

@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, parse_qsl
 from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
-from crossdock.errors import ConfigError
+from crossdock.errors import SecretUnavailable
 from crossdock.storage.base import Backend
 
 __all__ = ["ByteSize", "EndpointSettings", "FilePath", "Seconds", "Secret", "query_of"]
@@ -82,18 +82,22 @@ class Secret:
         return path if path.is_absolute() or self._folder is None else self._folder / path
 
     def reveal(self) -> str:
-        """The secret itself. Raises `ConfigError` if the variable or file is missing, or others can read the file."""
+        """The secret itself. Raises `SecretUnavailable` if the variable or file is missing, or others can read it."""
         if self.path is None:
             value = os.environ.get(self._rest)
             if value is None:
-                raise ConfigError(f"the environment variable {self._rest} is not set", hint=f"export {self._rest}=…")
+                raise SecretUnavailable(
+                    f"the environment variable {self._rest} is not set", hint=f"export {self._rest}=…"
+                )
             return value
         try:
             if stat.S_IMODE(self.path.stat().st_mode) & 0o077:
-                raise ConfigError(f"others may read the secret in {self.path}", hint=f"chmod 600 {self.path}")
+                raise SecretUnavailable(f"others may read the secret in {self.path}", hint=f"chmod 600 {self.path}")
             text = self.path.read_text()
         except OSError as error:
-            raise ConfigError(f"cannot read the secret in {self.path}: {error.strerror}") from error
+            raise SecretUnavailable(
+                f"cannot read the secret in {self.path}: {error.strerror}", hint="put it there, with mode 600"
+            ) from error
         return text if "PRIVATE KEY" in text else text.rstrip("\r\n")
 
     def __repr__(self) -> str:
