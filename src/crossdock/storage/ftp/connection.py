@@ -11,8 +11,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from crossdock.storage.calls import Call, as_future
 from crossdock.storage.ftp.wire import Lost, Reply, Violation, Wire, shut
 
 if TYPE_CHECKING:
@@ -102,49 +103,6 @@ class Features:
                 if name in offered:
                     found[algorithm] = b"HASH " + name.encode()
         return found
-
-
-class _Call(Generic[T]):
-    """Something that a thread is to call while a coroutine waits. An executor's future takes more locks."""
-
-    def __init__(self, work: Callable[..., T], arguments: tuple[object, ...]) -> None:
-        self._work, self._arguments = work, arguments
-        self._loop = asyncio.get_running_loop()
-        self._result: T | None = None
-        self._error: BaseException | None = None
-        self.told: asyncio.Future[T] = self._loop.create_future()
-        self.ended = False
-
-    def __call__(self) -> None:
-        try:
-            self._result = self._work(*self._arguments)
-        except BaseException as error:  # noqa: BLE001 (handed to the coroutine)
-            self._error = error
-        try:
-            self._loop.call_soon_threadsafe(self._tell)
-        except RuntimeError:
-            return  # the event loop has ended: nobody is left to tell
-
-    def _tell(self) -> None:
-        self.ended = True
-        if self.told.done():
-            return
-        if self._error is not None:
-            self.told.set_exception(self._error)
-            self._error = None
-        else:
-            self.told.set_result(self._result)  # type: ignore[arg-type]
-
-    async def heard_out(self) -> None:
-        """Wait for the end, of which nobody wants the result, however often that is interrupted."""
-        while not self.ended:
-            self.told = self._loop.create_future()
-            try:
-                await self.told
-            except asyncio.CancelledError:
-                continue
-            except BaseException:  # noqa: BLE001 (nobody is left to tell)
-                return
 
 
 def _work_off(calls: SimpleQueue[Callable[[], None] | None]) -> None:
@@ -267,24 +225,13 @@ class Connection:
         self._calls.put(call)
 
     def begin(self, work: Callable[..., T], *arguments: object) -> Future[T]:
-        future: Future[T] = Future()
-
-        def call() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                found = work(*arguments)
-            except BaseException as error:  # noqa: BLE001 (handed to whoever asks for the result)
-                future.set_exception(error)
-            else:
-                future.set_result(found)
-
+        future, call = as_future(work, arguments)
         self._begin(call)
         return future
 
     async def run(self, work: Callable[..., T], *arguments: object) -> T:
         """Call `work` in the thread. A caller who is cancelled fares as with `wait`."""
-        call = _Call(work, arguments)
+        call = Call(work, arguments)
         self._begin(call)
         try:
             return await call.told
