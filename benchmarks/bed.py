@@ -21,6 +21,8 @@ from benchmarks.programs import program
 from benchmarks.store import BUCKET, CollectedCeph, Store
 
 _MEMORY = Path("/dev/shm")
+_SESSIONS = 8
+"""Connections that crossdock may open at an FTP server: as many as lftp is told to."""
 _STORE = 12 << 30
 """How much memory the gateway may fill; it takes what it holds, no more."""
 
@@ -88,6 +90,7 @@ class Bed:
     def _write_settings(self) -> None:
         ssh, s3 = self.sshd, self.ceph
         self.known_hosts = ssh.known_hosts()
+        ftp = {name: server.settings(max_connections=_SESSIONS) for name, server in self.ftp.items()}
         (self.settings / "crossdock.yaml").write_text(
             f"""\
 endpoints:
@@ -103,7 +106,7 @@ endpoints:
     type: s3
     bucket: {BUCKET}
     endpoint_url: "{s3.endpoint_url}"
-{"".join(f"  {name}: {json.dumps(server.settings())}{chr(10)}" for name, server in self.ftp.items())}"""
+{"".join(f"  {name}: {json.dumps(settings)}{chr(10)}" for name, settings in ftp.items())}"""
         )
         (self.settings / "rclone.conf").write_text(
             f"""\
