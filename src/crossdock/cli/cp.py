@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from crossdock.storage.base import Entry
     from crossdock.storage.retry import RetryPolicy
     from crossdock.storage.storage import Storage
-    from crossdock.transfer.copy import CopyOptions, Receipt
+    from crossdock.transfer.copy import CopyOptions
+    from crossdock.transfer.receipt import Receipt
 
 __all__ = ["cp"]
 

@@ -9,7 +9,8 @@ from crossdock.errors import CrossdockError, SourceChanged
 from crossdock.storage.base import Entry
 from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.storage import Storage
-from crossdock.transfer.copy import CopyOptions, Receipt, copy
+from crossdock.transfer.copy import CopyOptions, copy
+from crossdock.transfer.receipt import Receipt
 
 __all__ = ["deliver"]
 

@@ -27,7 +27,8 @@ from crossdock.flows.plan import Planner
 from crossdock.ledger.base import LEASE, Lease, Ledger, State, Transfer
 from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
-from crossdock.transfer.copy import CopyOptions, Receipt, Staged, copy
+from crossdock.transfer.copy import CopyOptions, Staged, copy
+from crossdock.transfer.receipt import Receipt
 
 if TYPE_CHECKING:
     from crossdock.transfer.transforms.base import Step as TransformStep

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from crossdock.errors import CrossdockError
-from crossdock.transfer.copy import Receipt
+from crossdock.transfer.receipt import Receipt
 
 __all__ = ["Outcome", "Summary"]
 

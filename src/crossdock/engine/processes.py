@@ -24,7 +24,7 @@ from crossdock.errors import CrossdockError, TransferError, shown
 from crossdock.storage.base import Entry
 from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.storage import Storage
-from crossdock.transfer.copy import Receipt
+from crossdock.transfer.receipt import Receipt
 
 __all__ = ["Pool"]
 

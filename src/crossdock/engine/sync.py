@@ -24,8 +24,8 @@ from crossdock.flows.filters import Filters
 from crossdock.storage.base import Entry
 from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.storage import Storage
-from crossdock.transfer.copy import Receipt
 from crossdock.transfer.pipe import Tally, pipe
+from crossdock.transfer.receipt import Receipt
 
 __all__ = ["Courier", "Outcome", "Summary", "SyncOptions", "sync"]
 

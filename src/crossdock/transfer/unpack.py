@@ -11,7 +11,8 @@ from typing import IO
 from crossdock.errors import CrossdockError, TransformFailed, shown
 from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader, WriteOptions, Writer
 from crossdock.storage.storage import Storage
-from crossdock.transfer.copy import CopyOptions, Receipt, Staged, copy
+from crossdock.transfer.copy import CopyOptions, Staged, copy
+from crossdock.transfer.receipt import Receipt
 from crossdock.transfer.transforms.base import Refused, Splitter, Step
 
 __all__ = ["unpack"]

@@ -23,7 +23,8 @@ from crossdock.storage.base import WriteOptions, Writer
 from crossdock.storage.layers import Layer
 from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.storage import Storage
-from crossdock.transfer.copy import CopyOptions, Receipt, Staged, copy
+from crossdock.transfer.copy import CopyOptions, Staged, copy
+from crossdock.transfer.receipt import Receipt
 from crossdock.transfer.transforms import step
 from crossdock.transfer.unpack import unpack
 from tests.servers import Gpg
