@@ -45,7 +45,7 @@ def packets(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def pool_of(storage: Storage) -> Pool:
-    return backend_of(storage).pool
+    return backend_of(storage).calls.pool
 
 
 # -- round trips --------------------

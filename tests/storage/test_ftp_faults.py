@@ -321,12 +321,12 @@ async def test_too_many_connections_lower_the_cap_and_it_is_remembered(server: F
             assert await storage.read_bytes(f"name{number}", limit=len(DATA)) == DATA
 
         await asyncio.gather(*map(read, range(6)))
-        assert backend_of(storage).pool.most == 2
+        assert backend_of(storage).calls.pool.most == 2
         accepted = server.accepted
         await asyncio.gather(*map(read, range(6)))
         assert server.accepted == accepted
     async with faulty(server, max_connections=6, timeout=30) as storage:
-        assert backend_of(storage).pool.most == 2
+        assert backend_of(storage).calls.pool.most == 2
 
 
 async def test_all_connections_taken_by_those_who_wait_is_an_error(server: FaultyFtpServer) -> None:

@@ -34,7 +34,7 @@ from tests.storage.ftp_places import DATA, Forgetful, backend_of, opened, round_
 
 
 def tls_of(storage: Storage) -> bool:
-    return backend_of(storage).pool.account.old_tls
+    return backend_of(storage).calls.pool.account.old_tls
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ async def test_a_session_is_not_relied_on_for_long(vsftpd: Vsftpd, monkeypatch: 
         made = []
         for age in (240.0, 240.0, 0.0):
             monkeypatch.setattr(pool, "_SESSION_AGE", age)
-            connection = await backend_of(storage).pool.acquire()
+            connection = await backend_of(storage).calls.pool.acquire()
             made.append(connection.made)
-            backend_of(storage).pool.release(connection)
+            backend_of(storage).calls.pool.release(connection)
     assert made[0] == made[1] < made[2]
 
 

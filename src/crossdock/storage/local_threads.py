@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-from crossdock.storage.calls import Workers
+from crossdock.storage.threads import Workers
 
 __all__ = ["THREADS", "Threads"]
 

@@ -1,4 +1,10 @@
-"""FTP and FTPS: our own client over blocking sockets, one thread per control connection."""
+"""FTP and FTPS: our own client over blocking sockets, one thread per control connection.
+
+`settings` (what the user writes) → `backend` (the storage contract) → `reader`, `writer`, `listing` (one verb each) →
+`calls` (work in a connection's thread, names below the root) → `pool` (an account's connections) → `connecting`
+(signing in). In the thread: `asking` (questions, changes of names), `dialects` (listings), `digests` → `data`, `stream`
+(data connections) → `connection` → `tls`, `wire` (commands and replies); `faults` (replies → errors).
+"""
 
 # The settings alone: a configuration that names a server does not load the client before it is used.
 from crossdock.storage.ftp.settings import FtpSettings

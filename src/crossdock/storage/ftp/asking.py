@@ -10,8 +10,8 @@ from crossdock.errors import NotFound, PermissionDenied
 from crossdock.storage.base import Entry, Kind
 from crossdock.storage.ftp import data
 from crossdock.storage.ftp.connection import Connection
+from crossdock.storage.ftp.dialects import Listing, facts_of, parse_time
 from crossdock.storage.ftp.faults import kind_of_refusal
-from crossdock.storage.ftp.listing import Listing, facts_of, parse_time
 from crossdock.storage.ftp.wire import IsFile, IsFolder, Missing, Refused, Reply, Violation
 
 __all__ = ["IsFile", "list_folder", "look", "make_folders", "move", "stamp", "times"]

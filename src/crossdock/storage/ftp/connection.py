@@ -13,8 +13,8 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
-from crossdock.storage.calls import Call, as_future
 from crossdock.storage.ftp.wire import Lost, Reply, Violation, Wire, shut
+from crossdock.storage.threads import Call, as_future
 
 if TYPE_CHECKING:
     from crossdock.storage.ftp.settings import FtpSettings

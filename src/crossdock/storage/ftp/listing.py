@@ -1,147 +1,47 @@
-"""Listings: MLSD's facts (RFC 3659 §7), and the dialects of LIST that Unix and DOS servers speak.
-
-LIST tells times to the minute at best, in the server's own zone, and without a year: they are not taken. What a LIST
-leaves unsaid is asked for by MDTM, or is None.
-"""
+"""Listings: one folder, a page at a time, with the times that LIST leaves unsaid."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import AsyncGenerator
 from dataclasses import replace
-from datetime import UTC, datetime
-from tempfile import SpooledTemporaryFile
 
-from crossdock.storage.base import Entry, Kind
-from crossdock.storage.ftp.wire import Violation
+from crossdock.errors import NotFound
+from crossdock.storage.base import Entry
+from crossdock.storage.ftp import asking
+from crossdock.storage.ftp.calls import Calls
+from crossdock.storage.ftp.dialects import Listing
+from crossdock.storage.ftp.faults import Translate
 
-__all__ = ["Listing", "facts_of", "parse_time"]
-
-_MOST_LINE = 64 * 1024
-_IN_MEMORY = 8 * 1024 * 1024
-"""Bytes of a listing before it goes to a temporary file: no connection is held while its pages are used."""
-_PAGE = 1000
-
-_TIME = re.compile(rb"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(?:\.(\d{1,6})\d*)?")
-_KINDS: dict[bytes, Kind] = {b"file": "file", b"dir": "dir", b"os.unix=slink": "link", b"os.unix=symlink": "link"}
-_UNIX = re.compile(
-    rb"([-dlbcpsD])[-rwxsStTlLaA?]{9}[+.@]?\s.*?(\d+)\s+"
-    rb"(?:[A-Za-z][^\s\d]{0,8}\s+\d{1,2}|\d{1,2}\.?\s+[A-Za-z][^\s\d]{0,8}|\d{4}-\d\d-\d\d)"
-    rb"\s+(?:\d{1,2}:\d\d(?::\d\d(?:\.\d+)?(?: [-+]\d{4})?)?|\d{4}) (.+)",
-    re.DOTALL,
-)
-_DOS = re.compile(
-    rb"(?:\d\d[-./]\d\d[-./]\d{2,4}|\d{4}-\d\d-\d\d)\s+\d\d:\d\d(?:\s?[AP]M)?\s+"
-    rb"(?:(<DIR>|<JUNCTION>|<SYMLINKD?>) {1,10}|(\d+) )(.+)",
-    re.DOTALL,
-)
-_UNIX_KINDS: dict[bytes, Kind] = {b"-": "file", b"d": "dir", b"l": "link"}
-_ITSELF = re.compile(rb" \.\r?\n")
-_TOTAL = re.compile(rb"total:? \d+", re.IGNORECASE)
+__all__ = ["scan"]
 
 
-def parse_time(value: bytes) -> datetime | None:
-    """`YYYYMMDDHHMMSS[.sss]`, which is UTC (RFC 3659 §2.3); None for what is no time."""
-    match = _TIME.fullmatch(value)
-    if match is None:
-        return None
-    year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
-    micro = int(match[7].ljust(6, b"0")) if match[7] else 0
+async def scan(calls: Calls, path: str) -> AsyncGenerator[list[Entry]]:
+    """The direct children. The listing is read whole first: no connection is held between two pages."""
+    listing = Listing(prefix=path + "/" if path else "", encoding=calls.settings.encoding)
     try:
-        return datetime(year, month, day, hour, minute, min(second, 59), micro, tzinfo=UTC)
-    except ValueError:
-        return None
+        try:
+            await calls.call("list", path, asking.list_folder, calls.full(path, "list"), listing)
+        except NotFound as error:
+            if path:
+                raise
+            raise calls.no_root("list", str(error.reason)) from error
+        while True:
+            with Translate("list", calls.backend.endpoint, path):
+                page = listing.page()
+            if not page:
+                return
+            yield page if listing.tells_times else await _timed(calls, page, path)
+    finally:
+        listing.close()
 
 
-def facts_of(line: bytes) -> tuple[Entry, bytes] | None:
-    """`fact=value;…; name` as an entry without a path, and the name. None: the folder itself, or the one above."""
-    facts, space, name = line.partition(b" ")
-    if not space:
-        raise Violation(f"a line of facts without a name: {line[:100]!r}")
-    kind: Kind | None = None
-    size: int | None = None
-    modified: datetime | None = None
-    for fact in facts.split(b";"):
-        key, _, value = fact.partition(b"=")
-        key = key.lower()
-        if key == b"type":
-            lowered = value.lower()
-            if lowered in (b"cdir", b"pdir"):
-                return None
-            kind = _KINDS.get(lowered) or ("link" if lowered.startswith(b"os.unix=slink") else "other")
-        elif key == b"size":
-            size = int(value) if value.isdigit() else None
-        elif key == b"modify":
-            modified = parse_time(value)
-    kind = kind or "file"
-    return Entry(path="", kind=kind, size=size if kind == "file" else None, modified=modified), name
-
-
-def _unix_or_dos(line: bytes) -> tuple[Entry, bytes] | None:
-    if match := _UNIX.fullmatch(line):
-        letter, size, name = match.groups()
-        kind = _UNIX_KINDS.get(letter, "other")
-        if kind == "link":
-            name = name.partition(b" -> ")[0]
-        return Entry(path="", kind=kind, size=int(size) if kind == "file" else None), name
-    if match := _DOS.fullmatch(line):
-        mark, size, name = match.groups()
-        if mark is None:
-            return Entry(path="", size=int(size)), name
-        return Entry(path="", kind="dir" if mark == b"<DIR>" else "link"), name
-    if not line.strip() or _TOTAL.fullmatch(line.strip()):
-        return None
-    # To leave it out would be a shorter listing, from which a deletion might be concluded.
-    raise Violation(f"a line of the listing that is understood as no dialect: {line[:100]!r}")
-
-
-class Listing:
-    """A whole listing as it came, turned into entries a page at a time. Raises `Violation` for names that lead out."""
-
-    def __init__(self, *, prefix: str, encoding: str) -> None:
-        self.tells_times = True
-        self._prefix, self._encoding = prefix, encoding
-        self._spool: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - see close
-
-    def begin(self, *, facts: bool) -> None:
-        """What follows is in this form, and all that there is."""
-        self.tells_times = facts
-        self._spool.seek(0)
-        self._spool.truncate()
-
-    def add(self, data: bytes) -> None:
-        self._spool.write(data)
-
-    @property
-    def shows_itself(self) -> bool:
-        """The folder is among its own entries: the server understood `-a`."""
-        found = _ITSELF.search(self._spool.read(_MOST_LINE)) is not None
-        self.rewind()
-        return found
-
-    def rewind(self) -> None:
-        self._spool.seek(0)
-
-    def page(self) -> list[Entry]:
-        """Up to a page of entries; empty at the end."""
-        found: list[Entry] = []
-        parse = facts_of if self.tells_times else _unix_or_dos
-        while len(found) < _PAGE:
-            line = self._spool.readline(_MOST_LINE)
-            if not line:
-                break
-            if len(line) == _MOST_LINE:
-                raise Violation("a listing with a line without an end")
-            parsed = parse(line.rstrip(b"\r\n"))
-            if parsed is None:
-                continue
-            entry, name = parsed
-            if name in (b".", b".."):
-                continue
-            if not name or b"/" in name or b"\0" in name:
-                raise Violation(f"a listing with the name {name[:100]!r}")
-            path = self._prefix + name.decode(self._encoding, "surrogateescape")
-            found.append(replace(entry, path=path))
-        return found
-
-    def close(self) -> None:
-        self._spool.close()
+async def _timed(calls: Calls, page: list[Entry], path: str) -> list[Entry]:
+    """LIST tells times too coarsely to know a file again by: they are asked for."""
+    files = [number for number, entry in enumerate(page) if entry.kind == "file"]
+    if not files or (calls.features.known and "MDTM" not in calls.features):
+        return page
+    names = [calls.full(page[number].path, "list") for number in files]
+    found = await calls.call("list", path, asking.times, names)
+    for number, modified in zip(files, found, strict=True):
+        page[number] = replace(page[number], modified=modified)
+    return page

@@ -6,19 +6,16 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from crossdock.errors import NotAFile, SourceChanged, Truncated, shown
 from crossdock.storage.base import Entry, Reader
 from crossdock.storage.ftp import data
 from crossdock.storage.ftp.asking import questions, understood
+from crossdock.storage.ftp.calls import Calls
+from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.faults import Translate
 from crossdock.storage.ftp.tls import SessionRefused
 from crossdock.storage.ftp.wire import IsFolder, Lost, Missing, Refused, Violation
-
-if TYPE_CHECKING:
-    from crossdock.storage.ftp.backend import FtpBackend
-    from crossdock.storage.ftp.connection import Connection
 
 __all__ = ["FtpReader"]
 
@@ -30,9 +27,10 @@ _AHEAD = 2
 class FtpReader(Reader):
     """A file that fits in a chunk is looked at, fetched and looked at again in one hop to the thread."""
 
-    def __init__(self, backend: FtpBackend, path: str, offset: int) -> None:
-        self._backend, self._path, self._offset = backend, path, offset
-        self._name = backend.full(path, "read")
+    def __init__(self, calls: Calls, path: str, offset: int) -> None:
+        self._calls, self._path, self._offset = calls, path, offset
+        self._endpoint = calls.backend.endpoint
+        self._name = calls.full(path, "read")
         self._position = self._delivered = offset
         self._first: bytes | None = None
         self._queue: deque[Future[bytes]] = deque()
@@ -43,8 +41,8 @@ class FtpReader(Reader):
         self._ended = False
 
     async def open(self, pin: Entry | None) -> None:
-        pool = self._backend.pool
-        with Translate("read", self._backend.endpoint, self._path):
+        pool = self._calls.pool
+        with Translate("read", self._endpoint, self._path):
             while True:
                 connection = self._connection = await pool.acquire("read")
                 try:
@@ -68,7 +66,7 @@ class FtpReader(Reader):
         if found.kind == "dir":
             raise IsFolder("it is a folder")
         if found.kind == "other":
-            raise self._backend.error(NotAFile, "read", self._path, "it is no regular file")
+            raise self._calls.backend.error(NotAFile, "read", self._path, "it is no regular file")
         if found.kind == "link":
             reply = connection.wire.ask(b"SIZE " + self._name)[0]
             size = reply.lines[0].strip()
@@ -148,7 +146,7 @@ class FtpReader(Reader):
 
     @property
     def _called(self) -> str:
-        return f"{self._backend.endpoint}:{shown(self._path)}"
+        return f"{self._endpoint}:{shown(self._path)}"
 
     async def read(self) -> bytes:
         if self._first:
@@ -162,12 +160,12 @@ class FtpReader(Reader):
                 self._delivered += len(found)
                 return found
         if not self._ended or self._delivered != self._position:
-            raise self._backend.lost("read", self._path, "the stream was closed, or has failed before")
+            raise self._calls.lost("read", self._path, "the stream was closed, or has failed before")
         return b""
 
     async def _arrived(self, future: Future[bytes]) -> bytes:
         connection = self._connection
-        with Translate("read", self._backend.endpoint, self._path):
+        with Translate("read", self._endpoint, self._path):
             try:
                 found = future.result() if connection is None or future.done() else await connection.wait(future)
             except (Lost, Violation):
@@ -189,7 +187,7 @@ class FtpReader(Reader):
     def _release(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._backend.pool.release(connection)
+            self._calls.pool.release(connection)
 
     async def close(self) -> None:
         if self._connection is not None and ((self._stream is not None and not self._ended) or self._connection.broken):

@@ -8,20 +8,17 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from crossdock.errors import AlreadyExists, NotFound, ProtocolViolation, StorageError
 from crossdock.storage.base import Entry, Expect, WriteOptions
 from crossdock.storage.ftp import asking, data
+from crossdock.storage.ftp.calls import Calls
+from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.digests import Own, difference, own_digest
 from crossdock.storage.ftp.faults import Translate, kind_of_refusal
 from crossdock.storage.ftp.tls import SessionRefused
 from crossdock.storage.ftp.wire import IsFolder, Lost, Missing, Refused, Reply, Violation
 from crossdock.storage.staging import StagedWriter, Stored, publish_by_swap
-
-if TYPE_CHECKING:
-    from crossdock.storage.ftp.backend import FtpBackend
-    from crossdock.storage.ftp.connection import Connection
 
 __all__ = ["FtpWriter"]
 
@@ -35,14 +32,14 @@ _WINDOW = 4 * 1024 * 1024
 class FtpWriter(StagedWriter):
     """Nothing is sent before there is a chunk's worth, or the end."""
 
-    def __init__(self, backend: FtpBackend, path: str, options: WriteOptions) -> None:
-        super().__init__(backend.endpoint, path, options)
-        self._backend = backend
-        self._direct = backend.settings.staging == "none"
+    def __init__(self, calls: Calls, path: str, options: WriteOptions) -> None:
+        super().__init__(calls.backend.endpoint, path, options)
+        self._calls = calls
+        self._direct = calls.settings.staging == "none"
         if self._direct:
             self.temporary = path
-        self._target = backend.full(self.temporary, "write")
-        self._final = backend.full(path, "write")
+        self._target = calls.full(self.temporary, "write")
+        self._final = calls.full(path, "write")
         self._connection: Connection | None = None
         self._stream: data.Data | None = None
         self._touched = options.resume is not None
@@ -66,10 +63,10 @@ class FtpWriter(StagedWriter):
             raise IsFolder("a folder has this name")
         self._touched = True
         above = self._target.rpartition(b"/")[0]
-        if connection.features.careless and above not in self._backend.folders:
+        if connection.features.careless and above not in self._calls.folders:
             asking.make_folders(connection, above)
-            self._backend.folders.add(above)
-        self._own = own_digest(connection) if self._backend.settings.verify == "digest" and not self.offset else None
+            self._calls.folders.add(above)
+        self._own = own_digest(connection) if self._calls.settings.verify == "digest" and not self.offset else None
         try:
             self._stream = self._opened(connection)
         except Refused as error:
@@ -92,8 +89,8 @@ class FtpWriter(StagedWriter):
         try:
             return data.begin(connection, b"STOR " + self._target, offset=self.offset)
         except Refused as error:
-            self._backend.cannot_append()
-            raise self._backend.error(
+            self._calls.cannot_append()
+            raise self._calls.backend.error(
                 ProtocolViolation,
                 "resume",
                 self.path,
@@ -128,7 +125,7 @@ class FtpWriter(StagedWriter):
         """A folder that was there, and is not any more: the next attempt makes it again."""
         if kind_of_refusal(error.reply) is not NotFound:
             return error
-        self._backend.folders.discard(self._target.rpartition(b"/")[0])
+        self._calls.folders.discard(self._target.rpartition(b"/")[0])
         return Lost(f"the folder is gone ({error})")
 
     def _complete(self, connection: Connection, parts: list[bytes]) -> Stored:
@@ -192,14 +189,14 @@ class FtpWriter(StagedWriter):
         return self._answered(connection, len(stamp), connection.wire.ask(*stamp, *questions))
 
     def _asks(self, connection: Connection) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-        looks = self._backend.settings.verify != "none"
+        looks = self._calls.settings.verify != "none"
         stamp = asking.stamp(connection, self._target, self.options.modified)
         return stamp, asking.questions(connection, self._target) if looks else ()
 
     def _answered(self, connection: Connection, stamps: int, replies: Sequence[Reply]) -> Stored:
         if stamps and not replies[0].good:
             log.info("the server does not keep the time of %s:%r: %s", self.endpoint, self.path, replies[0])
-        if self._backend.settings.verify == "none":
+        if self._calls.settings.verify == "none":
             return Stored(None)
         found = asking.understood(connection, self._target, replies[stamps:])
         if found is None:
@@ -211,7 +208,7 @@ class FtpWriter(StagedWriter):
         expected = dict(self._expect.digests)
         if self._own is not None:
             expected[self._own.algorithm] = self._own.hexdigest()
-        wrong = difference(connection, self._target, expected) if self._backend.settings.verify == "digest" else None
+        wrong = difference(connection, self._target, expected) if self._calls.settings.verify == "digest" else None
         if wrong is not None:
             raise self._mismatch(wrong)
 
@@ -219,10 +216,10 @@ class FtpWriter(StagedWriter):
 
     async def reopen(self) -> None:
         """Look at what an earlier attempt staged, and go on from there. Raises `NotFound` if it is gone."""
-        found = await self._backend.call("resume", self.path, asking.look, self._target)
+        found = await self._calls.call("resume", self.path, asking.look, self._target)
         if found is None:
             self._touched = False
-            raise self._backend.error(
+            raise self._calls.backend.error(
                 NotFound, "resume", self.path, "the staged bytes are gone", hint="start the file again"
             )
         self._staged = found.size or 0
@@ -257,8 +254,8 @@ class FtpWriter(StagedWriter):
             await self._connection.wait(future)
         except SessionRefused as error:
             # Too late to go on: what was sent is gone. The next attempt goes another way.
-            if self._backend.pool.step_down(self._connection):
-                raise self._backend.lost("write", self.path, str(error)) from error
+            if self._calls.pool.step_down(self._connection):
+                raise self._calls.lost("write", self.path, str(error)) from error
             raise
         self._under_way -= size
 
@@ -268,7 +265,7 @@ class FtpWriter(StagedWriter):
         await self._with_ladder(self._begin, parts)
 
     async def _with_ladder(self, work: object, parts: list[bytes]) -> object:
-        pool = self._backend.pool
+        pool = self._calls.pool
         while True:
             if self._connection is None:
                 self._connection = await pool.acquire("write")
@@ -281,11 +278,11 @@ class FtpWriter(StagedWriter):
                     raise
                 self._release()
             except Refused as error:
-                raise self._backend.explained(error, "write", self.path) or error from error
+                raise self._calls.explained(error, "write", self.path) or error from error
 
     def _safe_size(self) -> int:
         # What the kernel has taken. It may not all arrive: `reopen` looks.
-        return self.offset + self._sent if self._sent and self._backend.capabilities.resume_write else 0
+        return self.offset + self._sent if self._sent and self._calls.backend.capabilities.resume_write else 0
 
     async def commit(self, expect: Expect) -> Entry:
         self._expect = expect
@@ -314,9 +311,9 @@ class FtpWriter(StagedWriter):
         return stored.entry or Entry(path=self.path, size=self.size)
 
     async def _rename(self, connection: Connection) -> None:
-        backend = self._backend
+        calls = self._calls
         if not self.options.overwrite and await connection.run(asking.kind_of, connection, self._final) is not None:
-            raise backend.error(AlreadyExists, "write", self.path, "the file exists")
+            raise calls.backend.error(AlreadyExists, "write", self.path, "the file exists")
         try:
             if self._refusal is not None:
                 raise self._refusal
@@ -327,15 +324,15 @@ class FtpWriter(StagedWriter):
             if there == "dir":
                 raise IsFolder("a folder has this name") from error
             if there is None or error.command == "RNFR":
-                raise backend.explained(error, "write", self.path) or self._no_rename(error) or error from error
+                raise calls.explained(error, "write", self.path) or self._no_rename(error) or error from error
 
         async def rename(old: str, new: str) -> None:
             with Translate("write", self.endpoint, old):
-                await connection.run(asking.move, connection, backend.full(old, "write"), backend.full(new, "write"))
+                await connection.run(asking.move, connection, calls.full(old, "write"), calls.full(new, "write"))
 
         async def remove(path: str) -> None:
             with Translate("write", self.endpoint, path):
-                await connection.run(asking.remove, connection, backend.full(path, "write"))
+                await connection.run(asking.remove, connection, calls.full(path, "write"))
 
         await publish_by_swap(rename, remove, self.temporary, self.path, self.attempt)
 
@@ -356,7 +353,7 @@ class FtpWriter(StagedWriter):
     def _release(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._backend.pool.release(connection)
+            self._calls.pool.release(connection)
 
     def _drop_stream(self) -> None:
         """The connection goes with the stream, once the server has said that it has ended it."""
@@ -375,7 +372,7 @@ class FtpWriter(StagedWriter):
                 await connection.run(connection.stop_transfer)
             self._release()
             if self._touched:
-                await self._backend.call("abort", self.path, asking.remove, self._target)
+                await self._calls.call("abort", self.path, asking.remove, self._target)
         except StorageError as error:
             log.warning("%s:%r may be left behind: %s", self.endpoint, self.temporary, error)
         finally:

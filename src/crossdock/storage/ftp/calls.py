@@ -1,0 +1,155 @@
+"""What the verbs are made of: an account's connections, names below the root, what the server can do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TypeVar
+
+from crossdock.errors import ConnectionFailed, InvalidPath, NotFound, PermissionDenied, ProtocolViolation, StorageError
+from crossdock.storage.base import Backend, Capabilities
+from crossdock.storage.ftp.connection import Features
+from crossdock.storage.ftp.faults import Translate, hint_for_permission
+from crossdock.storage.ftp.pool import Pool, leave, pool_for
+from crossdock.storage.ftp.settings import FtpSettings
+from crossdock.storage.ftp.tls import SessionRefused
+from crossdock.storage.ftp.wire import Refused
+
+__all__ = ["Calls"]
+
+T = TypeVar("T")
+_MOST_NAME = 255
+_UNDECODABLE = re.compile(r"[\udc80-\udcff]")
+_ALTERED = re.compile(r"[\x00-\x1f\x7f]| (?=/|$)")
+
+
+class Calls:
+    """One account, below one folder."""
+
+    def __init__(self, settings: FtpSettings, backend: Backend) -> None:
+        self.settings, self.backend = settings, backend
+        self.features = Features()
+        self.can_append = self.can_restart = True
+        self.folders: set[bytes] = set()
+        """Folders that have been seen, at a server that tells too late that one is missing."""
+        self.base: bytes | None = None
+        """The root, as the server knows it, once there has been a connection."""
+        self.home = b"/"
+        """Where the sign-in leads to."""
+        self._pool: Pool | None = None
+
+    @property
+    def pool(self) -> Pool:
+        """Between `join` and `leave`."""
+        if self._pool is None:
+            raise self.backend.error(ProtocolViolation, "use", "", "the endpoint is not open")
+        return self._pool
+
+    def join(self) -> None:
+        """Take part in the connections of the account. Safe to repeat."""
+        if self._pool is None:
+            self._pool = pool_for(self.settings, self.backend.endpoint)
+
+    async def leave(self) -> None:
+        """Safe to repeat."""
+        pool, self._pool, self.base = self._pool, None, None
+        if pool is not None:
+            await leave(self.settings, pool)
+
+    def capable(self) -> Capabilities:
+        """Of the endpoint, as far as is known by now."""
+        staged = self.settings.staging == "rename"
+        restarts = self.can_restart and (not self.features.known or "REST" in self.features)
+        looks = self.settings.verify != "none"
+        return Capabilities(
+            rename=staged,
+            directories=True,
+            # Where a rename may not replace, the old file steps aside first, and a crash may leave none under the name.
+            atomic_write=staged and self.features.replaces,
+            read_offset=restarts,
+            resume_write=staged and looks and restarts and self.can_append,
+            digests=frozenset(self.features.digests) & {"sha256"} if self.settings.verify == "digest" else frozenset(),
+            mtime_precision=timedelta(seconds=1) if self.features.sets_times else None,
+            max_connections=self.settings.max_connections,
+        )
+
+    def cannot_append(self) -> None:
+        """The server refused to go on with a file: from now on, each attempt starts anew."""
+        self.can_append = False
+        self.backend.capabilities = self.capable()
+
+    def cannot_restart(self) -> None:
+        """The server refused to read from the middle of a file: from now on, each attempt starts anew."""
+        self.can_restart = False
+        self.backend.capabilities = self.capable()
+
+    def encoded(self, path: str, operation: str, shown: str) -> bytes:
+        """A name as it is sent. Raises `InvalidPath` for one that the server might take for another."""
+        if any(character in path for character in "\r\n\0"):
+            # Each would end the command, and what follows be one of its own.
+            raise self.backend.error(InvalidPath, operation, shown, "FTP cannot carry a line break in a name")
+        odd = None if self.features.verbatim else _ALTERED.search(path)
+        if odd or (_UNDECODABLE.search(path) and not self.features.takes_bytes):
+            raise self.backend.error(InvalidPath, operation, shown, "the server might store the name under another one")
+        try:
+            found = path.encode(self.settings.encoding, "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise self.backend.error(
+                InvalidPath, operation, shown, f"the name cannot be written in {self.settings.encoding}"
+            ) from error
+        if b"\xff" not in found:
+            return found
+        escape = self.features.telnet_escape
+        if escape is None:
+            raise self.backend.error(InvalidPath, operation, shown, "not all servers take the byte 255 in a name alike")
+        return found.replace(b"\xff", escape)
+
+    def full(self, path: str, operation: str) -> bytes:
+        """The path as the server knows it: absolute, so that no option or home folder is read into it."""
+        base = self.base or b""
+        return base + b"/" + self.encoded(path, operation, path) if path else base or b"/"
+
+    async def call(self, operation: str, path: str, work: Callable[..., T], *arguments: object) -> T:
+        """Call `work(connection, …)` in the thread of a connection."""
+        with Translate(operation, self.backend.endpoint, path):
+            while True:
+                connection = await self.pool.acquire()
+                try:
+                    return await connection.run(work, connection, *arguments)
+                except SessionRefused:
+                    if not self.pool.step_down(connection):
+                        raise
+                except Refused as error:
+                    raise self.explained(error, operation, path) or error from error
+                finally:
+                    self.pool.release(connection)
+
+    def explained(self, error: Refused, operation: str, path: str) -> StorageError | None:
+        """What the refusal does not say and the name does."""
+        longest = max(len(part.encode("utf-8", "surrogateescape")) for part in path.split("/"))
+        if error.reply.code >= 500 and longest > _MOST_NAME:
+            return self.backend.error(InvalidPath, operation, path, f"a name of {longest} bytes ({error})")
+        return None
+
+    def lost(self, operation: str, path: str, reason: str) -> StorageError:
+        """The connection has failed before its work was done."""
+        return self.backend.error(ConnectionFailed, operation, path, reason, hint="it is tried again")
+
+    def no_root(self, operation: str, reason: str) -> StorageError:
+        """Why the root itself cannot be looked at."""
+        if self.base in (b"", b"/", self.home):
+            # It is there, since the sign-in leads to it.
+            hint = hint_for_permission("LIST")
+            return self.backend.error(
+                PermissionDenied, operation, "", f"the root may not be looked at: {reason}", hint=hint
+            )
+        root, home = (part.decode("utf-8", "backslashreplace") for part in (self.base or b"/", self.home))
+        return self.backend.error(
+            NotFound,
+            operation,
+            "",
+            f"no such folder: {root}",
+            hint=f"the sign-in leads to {home}, and a server with a chroot (vsftpd chroot_local_user, ProFTPD "
+            "DefaultRoot, Pure-FTPd -A) shows nothing above: write the endpoint's root as it is seen from there",
+        )
