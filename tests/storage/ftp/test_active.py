@@ -19,7 +19,7 @@ from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
 from tests.conftest import running
 from tests.servers import FtpServer, Proftpd, PureFtpd, Vsftpd
-from tests.storage.ftp_places import backend_of, opened, round_trip
+from tests.storage.ftp.places import backend_of, opened, round_trip
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"], ids=["IPv4", "IPv6"])

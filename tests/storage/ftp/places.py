@@ -12,7 +12,8 @@ from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
 from tests.servers import FtpServer
 
-DATA = bytes(range(256)) * 12288  # 3 MiB
+DATA = bytes(range(256)) * 16384  # 4 MiB
+FACTS = ("MLST type*;size*;modify*;", "MDTM", "MFMT", "SIZE", "REST STREAM", "UTF8")
 
 
 @asynccontextmanager

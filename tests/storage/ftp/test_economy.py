@@ -19,15 +19,7 @@ from crossdock.storage.ftp.writer import FtpWriter
 from crossdock.storage.staging import Stored
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
-from tests.storage.ftp_places import backend_of, faulty
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncGenerator[FaultyFtpServer]:
-    home = tmp_path / "home"
-    home.mkdir()
-    async with FaultyFtpServer(home) as server:
-        yield server
+from tests.storage.ftp.places import backend_of, faulty
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from crossdock.errors import (
 from crossdock.storage.base import Expect, WriteOptions
 from tests.conftest import running
 from tests.servers import FtpServer, Proftpd, PureFtpd, Vsftpd
-from tests.storage.ftp_places import DATA, opened, round_trip
+from tests.storage.ftp.places import DATA, opened, round_trip
 
 
 @pytest.mark.parametrize("there", [0, 1_000_000, 1_999_999, 2_500_000])

@@ -30,7 +30,7 @@ from crossdock.testing.fault_ftp import FaultyFtpServer
 from tests.conftest import running
 from tests.servers import FtpServer, Proftpd, PureFtpd, Vsftpd
 from tests.servers.ftp import write_certificate
-from tests.storage.ftp_places import DATA, Forgetful, backend_of, opened, round_trip
+from tests.storage.ftp.places import DATA, Forgetful, backend_of, opened, round_trip
 
 
 def tls_of(storage: Storage) -> bool:

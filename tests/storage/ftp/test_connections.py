@@ -1,0 +1,144 @@
+"""Connections: caps, passwords, passive addresses, replies that are none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from crossdock.errors import (
+    AuthenticationFailed,
+    CrossdockError,
+    InvalidPath,
+    ProtocolViolation,
+    Throttled,
+    TimedOut,
+)
+from crossdock.storage.ftp import FtpSettings
+from crossdock.storage.storage import Storage
+from crossdock.testing.fault_ftp import FaultyFtpServer, FtpFaults
+from tests.storage.ftp.places import DATA, backend_of, faulty
+
+
+async def test_too_many_connections_lower_the_cap_and_it_is_remembered(server: FaultyFtpServer) -> None:
+    server.faults.most = 2
+    for number in range(6):
+        (server.folder / f"name{number}").write_bytes(DATA)
+    async with faulty(server, max_connections=6, timeout=30) as storage:
+
+        async def read(number: int) -> None:
+            assert await storage.read_bytes(f"name{number}", limit=len(DATA)) == DATA
+
+        await asyncio.gather(*map(read, range(6)))
+        assert backend_of(storage).calls.pool.most == 2
+        accepted = server.accepted
+        await asyncio.gather(*map(read, range(6)))
+        assert server.accepted == accepted
+    async with faulty(server, max_connections=6, timeout=30) as storage:
+        assert backend_of(storage).calls.pool.most == 2
+
+
+async def test_all_connections_taken_by_those_who_wait_is_an_error(server: FaultyFtpServer) -> None:
+    """A copy within an account that has one connection cannot go on; it says so instead of waiting for ever."""
+    (server.folder / "name").write_bytes(DATA * 4)
+    async with faulty(server, max_connections=1, timeout=0.3) as storage:
+        async with storage.read("name") as reader:
+            await reader.read()
+            with pytest.raises(Throttled, match="max_connections"):
+                await storage.write_bytes("other", b"data")
+
+
+async def test_a_wrong_password_is_tried_once(server: FaultyFtpServer) -> None:
+    server.password = "another"
+    (server.folder.parent / "secret").touch(0o600)
+    (server.folder.parent / "secret").write_text("wrong")
+
+    async def attempt() -> None:
+        async with faulty(server):
+            pass
+
+    for _ in range(3):
+        with pytest.raises(AuthenticationFailed):
+            await attempt()
+    assert server.accepted == 1
+
+
+async def test_a_passive_address_is_not_followed(server: FaultyFtpServer) -> None:
+    """The data connection goes where the control connection goes, whatever the server says (CVE-2021-4189)."""
+    server.faults.passive = "227 Entering (10,255,255,1,{high},{low})"
+    async with faulty(server) as storage:
+        await storage.write_bytes("name", b"data")
+        assert await storage.read_bytes("name") == b"data"
+
+
+@pytest.mark.parametrize("reply", ["227 garbage", "227 (127,0,0,1,0,0)", "227 (127,0,0,1,999,1)"])
+async def test_a_passive_reply_that_is_none(server: FaultyFtpServer, reply: str) -> None:
+    server.faults.passive = reply
+    async with faulty(server) as storage:
+        with pytest.raises(ProtocolViolation):
+            await storage.write_bytes("name", b"data")
+
+
+async def test_active_mode(server: FaultyFtpServer) -> None:
+    """The server is asked to connect back; this one cannot, and nothing else is tried instead."""
+    (server.folder / "name").write_bytes(b"data")
+    async with faulty(server, mode="active") as storage:
+        with pytest.raises(CrossdockError):
+            await storage.read_bytes("name")
+    assert any(command.startswith("EPRT |1|127.0.0.1|") for command in server.commands)
+    assert not any(command.startswith(("EPSV", "PASV")) for command in server.commands)
+
+
+@pytest.mark.parametrize("name", ["a\r\nDELE victim", "a\nb", "a\rb", "a\0b"])
+async def test_no_name_becomes_a_command(server: FaultyFtpServer, name: str) -> None:
+    (server.folder / "victim").write_bytes(b"x")
+    async with faulty(server) as storage:
+        before = len(server.commands)
+        actions: list[Callable[[], Awaitable[object]]] = [
+            lambda: storage.stat(name),
+            lambda: storage.read_bytes(name),
+            lambda: storage.write_bytes(name, b"x"),
+            lambda: storage.delete(name),
+            lambda: storage.make_dir(name),
+            lambda: storage.remove_dir(name),
+            lambda: storage.rename("victim", name),
+        ]
+        for action in actions:
+            with pytest.raises(InvalidPath):
+                await action()
+        assert len(server.commands) == before
+    assert (server.folder / "victim").exists()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["999 what", "no code", "250-never ends\r\n" + "x" * 200 + "\r\n", "2" * 100_000],
+    ids=["code", "text", "multi-line", "long"],
+)
+async def test_replies_that_are_none(server: FaultyFtpServer, reply: str) -> None:
+    async with faulty(server, timeout=0.5) as storage:
+        server.faults.replies["MLST"] = reply
+        with pytest.raises((ProtocolViolation, TimedOut)):
+            await storage.stat("name")
+        del server.faults.replies["MLST"]
+        assert not await storage.exists("name")
+
+
+async def test_what_is_served_is_what_was_asked_for(tmp_path: Path) -> None:
+    """A rehearsal of the server itself: without faults it passes for one."""
+    async with FaultyFtpServer(tmp_path, FtpFaults()) as server:
+        secret = tmp_path / "secret"
+        secret.touch(0o600)
+        secret.write_text(server.password)
+        url = {
+            "type": "ftp",
+            "host": server.host,
+            "port": server.port,
+            "user": server.user,
+            "password": f"file:{secret}",
+        }
+        async with Storage(FtpSettings.model_validate(url).backend("faulty")) as storage:
+            await storage.write_bytes("name", DATA)
+            assert await storage.read_bytes("name", limit=len(DATA)) == DATA

@@ -1,0 +1,141 @@
+"""Listings: hostile names, odd facts, the dialects of LIST, and servers that tell little of a name."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from crossdock.errors import (
+    CrossdockError,
+    IntegrityError,
+    NotAFile,
+    ProtocolViolation,
+)
+from crossdock.testing.fault_ftp import FaultyFtpServer
+from tests.storage.ftp.places import DATA, faulty
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"type=file;size=1; ../../x",
+        b"type=file;size=1; /etc/passwd",
+        b"type=file;size=1; a/b",
+        b"type=file;size=1;",
+        b"x" * 70_000,
+    ],
+    ids=["upwards", "absolute", "below", "no name", "no end"],
+)
+async def test_hostile_names_end_the_listing(server: FaultyFtpServer, line: bytes) -> None:
+    server.faults.listing = b"type=file;size=1; good\r\n" + line + b"\r\n"
+    async with faulty(server) as storage:
+        with pytest.raises(ProtocolViolation):
+            [entry async for entry in storage.scan("")]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40])
+@pytest.mark.parametrize("how", ["rst", "silent", "refused", "hang up"])
+async def test_a_listing_that_is_cut_is_an_error(server: FaultyFtpServer, cut: int, how: Any) -> None:
+    for number in range(5):
+        (server.folder / f"name{number}").write_bytes(b"x")
+    server.faults.cut_download, server.faults.how = cut, how
+    async with faulty(server, timeout=0.3) as storage:
+        with pytest.raises(CrossdockError):
+            [entry async for entry in storage.scan("")]
+
+
+async def test_facts_that_are_odd_are_unknown(server: FaultyFtpServer) -> None:
+    server.faults.listing = (
+        b"type=cdir;modify=20260101000000; .\r\ntype=pdir; ..\r\nType=FILE;Size=-1;Modify=20261301000000; a\r\n"
+        b"size=5; b\r\ntype=OS.unix=slink:/etc;size=3; c\r\ntype=file;size=2;modify=20260203040506.123; d e \r\n"
+    )
+    async with faulty(server) as storage:
+        found = {entry.path: entry for entry in [entry async for entry in storage.scan("")]}
+    assert list(found) == ["a", "b", "c", "d e "]
+    assert (found["a"].size, found["a"].modified) == (None, None)
+    assert (found["b"].kind, found["b"].size, found["c"].kind) == ("file", 5, "link")
+    assert found["d e "].modified == datetime(2026, 2, 3, 4, 5, 6, 123000, tzinfo=UTC)
+
+
+LISTED = {
+    b"-rw-r--r--   1 root     root           12 Nov 21 03:57 a -> b": ("a -> b", "file", 12),
+    b"-rw-r--r--+  1 4294967295 users  5368709120 Jan  1  2020  lead": (" lead", "file", 5368709120),
+    b"drwxr-xr-x   2 0 0 4096 Dec 31 23:59 folder": ("folder", "dir", None),
+    b"lrwxrwxrwx   1 0 0 4 Dec 31 23:59 link -> /etc": ("link", "link", None),
+    b"prw-r--r--   1 0 0 0 Dec 31 23:59 pipe": ("pipe", "other", None),
+    b"-rw-r--r-- 1 a b 7 21 Nov 03:57 day first": ("day first", "file", 7),
+    b"-rw-r--r-- 1 a b 7 2026-11-21 03:57 iso": ("iso", "file", 7),
+    b"-rw-r--r-- 1 a b 5 Jan 1 00:00 -rw-r--r-- 1 a b 9 Jan 1 00:00 x": (
+        "-rw-r--r-- 1 a b 9 Jan 1 00:00 x",
+        "file",
+        5,
+    ),
+    b"11-21-26  03:57PM                 1234 report.csv": ("report.csv", "file", 1234),
+    b"11-21-2026  03:57PM       <DIR>          in out": ("in out", "dir", None),
+}
+
+
+@pytest.mark.parametrize("line", LISTED, ids=[name for name, _, _ in LISTED.values()])
+async def test_the_dialects_of_list(server: FaultyFtpServer, line: bytes) -> None:
+    """Its times are too coarse to know a file again by: without MDTM there are none."""
+    server.features = ("SIZE",)
+    server.faults.listing = b"total 12\r\n" + line + b"\r\n"
+    async with faulty(server) as storage:
+        (entry,) = [entry async for entry in storage.scan("")]
+    assert (entry.path, entry.kind, entry.size) == LISTED[line]
+    assert entry.modified is None
+
+
+async def test_a_line_that_is_understood_as_nothing_ends_the_listing(server: FaultyFtpServer) -> None:
+    server.features = ("SIZE",)
+    server.faults.listing = b"-rw-r--r-- 1 a b 7 Nov 21 03:57 good\r\nwhatever this is\r\n"
+    async with faulty(server) as storage:
+        with pytest.raises(ProtocolViolation, match="whatever"):
+            [entry async for entry in storage.scan("")]
+
+
+async def test_a_server_with_nothing_but_lists(server: FaultyFtpServer) -> None:
+    """RFC 959 has neither SIZE nor MDTM nor MLST."""
+    server.features = ()
+    server.faults.replies = dict.fromkeys(("SIZE", "MDTM", "MFMT", "FEAT", "OPTS"), "500 what?")
+    async with faulty(server) as storage:
+        for data in (b"first", DATA, b""):
+            await storage.write_bytes("a/x", data)
+            assert (server.folder / "a/x").read_bytes() == data
+            assert (await storage.stat("a/x")).size == len(data)
+            assert await storage.read_bytes("a/x", limit=len(data) + 1) == data
+        assert (await storage.stat("a")).kind == "dir"
+        assert not await storage.exists("a/y")
+        assert not await storage.exists("a/x/y")
+        assert not await storage.exists("b/x")
+        server.faults.cut_upload = 3
+        with pytest.raises(IntegrityError):
+            await storage.write_bytes("a/x", b"fourth")
+        await storage.delete("a/x")
+    assert not (server.folder / "a/x").exists()
+
+
+async def test_a_server_that_tells_the_size_of_folders(server: FaultyFtpServer) -> None:
+    server.features = ("SIZE", "MDTM")
+    server.faults.sizes_folders = True
+    async with faulty(server) as storage:
+        await storage.write_bytes("a/b/x", b"1")
+        assert (await storage.stat("a")).kind == "dir"
+        assert (await storage.stat("a/b/x")).kind == "file"
+        with pytest.raises(NotAFile):
+            await storage.write_bytes("a/b", b"1")
+        with pytest.raises(NotAFile):
+            await storage.read_bytes("a/b")
+        assert [entry.path async for entry in storage.walk("a")] == ["a/b/x"]
+
+
+async def test_a_folder_made_between_two_questions(server: FaultyFtpServer) -> None:
+    """Whoever asks about a name in it is told that it is not there, not that nothing can be asked."""
+    server.faults.replies = dict.fromkeys(("FEAT", "SIZE", "MDTM", "MLST", "MLSD"), "500 what?")
+    (server.folder / "x").write_bytes(b"1")
+    async with faulty(server) as storage:
+        server.makes_after = ("CWD /done", server.folder / "done")
+        await storage.rename("x", "done/x")
+    assert (server.folder / "done/x").read_bytes() == b"1"

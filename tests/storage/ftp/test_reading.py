@@ -1,0 +1,114 @@
+"""Downloads from servers that cut, lie and answer late."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from crossdock.errors import (
+    ConnectionFailed,
+    CrossdockError,
+    ProtocolViolation,
+    SourceChanged,
+    TimedOut,
+    Truncated,
+)
+from crossdock.testing.fault_ftp import FaultyFtpServer
+from tests.storage.ftp.places import DATA, backend_of, faulty
+
+
+@pytest.mark.parametrize("cut", [0, 1, 1000, 1024 * 1024, len(DATA) - 1])
+@pytest.mark.parametrize(
+    ("how", "errors"),
+    [
+        ("complete", (Truncated,)),
+        ("rst", (ConnectionFailed,)),
+        ("silent", (TimedOut,)),
+        ("refused", (ConnectionFailed,)),
+        ("hang up", (ConnectionFailed,)),
+    ],
+)
+async def test_a_download_that_is_cut_is_an_error(
+    server: FaultyFtpServer, cut: int, how: Any, errors: tuple[type[CrossdockError], ...]
+) -> None:
+    (server.folder / "name").write_bytes(DATA)
+    server.faults.cut_download, server.faults.how = cut, how
+    async with faulty(server, timeout=0.3) as storage:
+        with pytest.raises(errors):
+            await storage.read_bytes("name", limit=len(DATA))
+        server.faults.cut_download = None
+        assert await storage.read_bytes("name", limit=len(DATA)) == DATA
+
+
+@pytest.mark.parametrize(("size", "errors"), [(len(DATA) + 1, Truncated), (10, SourceChanged)])
+async def test_a_size_that_is_a_lie(server: FaultyFtpServer, size: int, errors: type[CrossdockError]) -> None:
+    (server.folder / "name").write_bytes(DATA)
+    server.faults.size = size
+    async with faulty(server) as storage:
+        with pytest.raises(errors):
+            await storage.read_bytes("name", limit=len(DATA))
+
+
+async def test_a_late_reply_never_answers_the_next_command(server: FaultyFtpServer) -> None:
+    """What nobody asked for ends a connection: not one more command is sent on it."""
+    (server.folder / "one").write_bytes(b"one")
+    server.faults.late_reply = True
+    async with faulty(server, max_connections=1) as storage:
+        for _ in range(3):
+            with pytest.raises(ProtocolViolation, match="nobody asked for: b'226"):
+                await storage.read_bytes("one")
+            with pytest.raises(ProtocolViolation, match="nobody asked for: b'226"):
+                await storage.write_bytes("two", b"two")
+        server.faults.late_reply = False
+        assert not await storage.exists("two")
+        assert (await storage.stat("one")).size == 3
+    after = [later for one, later in pairwise(server.commands) if one.startswith(("RETR", "STOR"))]
+    assert set(after) == {"USER tester"}
+    assert [path.name for path in server.folder.iterdir()] == ["one"]
+
+
+async def test_a_reply_that_comes_while_nobody_asks(server: FaultyFtpServer) -> None:
+    """The connection was in order when it was given back; it is not used again."""
+    (server.folder / "one").write_bytes(b"one")
+    async with faulty(server, max_connections=1) as storage:
+        for number in range(1, 4):
+            assert await storage.read_bytes("one") == b"one"
+            assert server.accepted == number
+            for session in server.open:
+                await session.say("226 as I said")
+
+
+async def test_a_421_is_the_end_of_a_connection(server: FaultyFtpServer) -> None:
+    """Even of one that the server leaves open: it has said that it will not go on (RFC 959 §5.4)."""
+    (server.folder / "one").write_bytes(b"one")
+    async with faulty(server, max_connections=1) as storage:
+        assert await storage.read_bytes("one") == b"one"
+        server.faults.replies["MLST"] = "421 Service not available"
+        with pytest.raises(ConnectionFailed, match="421"):
+            await storage.stat("one")
+        del server.faults.replies["MLST"]
+        assert await storage.read_bytes("one") == b"one"
+    assert server.accepted == 2
+
+
+async def test_a_reader_that_is_left_takes_its_connection_along(server: FaultyFtpServer) -> None:
+    (server.folder / "name").write_bytes(DATA * 4)
+    async with faulty(server, max_connections=1) as storage:
+        async with storage.read("name") as reader:
+            await reader.read()
+        assert (await storage.stat("name")).size == len(DATA) * 4
+    assert server.accepted == 2
+
+
+async def test_a_server_that_does_not_go_on_in_the_middle(server: FaultyFtpServer) -> None:
+    """It tells of no features at all, so that only trying shows it: then all of a file is asked for again."""
+    server.faults.replies = dict.fromkeys(("FEAT", "REST"), "502 no")
+    (server.folder / "x").write_bytes(b"12345")
+    async with faulty(server) as storage:
+        assert storage.capabilities.read_offset
+        with pytest.raises(Truncated, match="does not go on at byte 3"):
+            await backend_of(storage).begin_read("x", offset=3)
+        assert not backend_of(storage).capabilities.read_offset
+        assert await storage.read_bytes("x") == b"12345"
