@@ -149,13 +149,13 @@ async def test_another_signature_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
         raise AssertionError
 
     async with serving() as peer, Storage(peer.settings().backend("fake")) as storage:
-        connection = await storage.backend.pool.acquire()  # type: ignore[attr-defined]
+        connection = await storage.backend.calls.pool.acquire()  # type: ignore[attr-defined]
         del connection._ssh.send_packet
         with monkeypatch.context() as patch:
             patch.setattr(SSHConnection, "send_packet", send_packet)
             assert not speed_up(connection._ssh)
         assert speed_up(connection._ssh)
-        storage.backend.pool.release(connection)  # type: ignore[attr-defined]
+        storage.backend.calls.pool.release(connection)  # type: ignore[attr-defined]
 
 
 class _Ssh:
@@ -291,8 +291,8 @@ def test_under_uvloop(openssh: OpenSSH) -> None:
             await storage.write_bytes("uvloop.bin", DATA)
             assert await storage.read_bytes("uvloop.bin") == DATA
             await storage.delete("uvloop.bin")
-            connection = await storage.backend.pool.acquire()  # type: ignore[attr-defined]
-            storage.backend.pool.release(connection)  # type: ignore[attr-defined]
+            connection = await storage.backend.calls.pool.acquire()  # type: ignore[attr-defined]
+            storage.backend.calls.pool.release(connection)  # type: ignore[attr-defined]
             receiver: Any = connection._ssh._transport.get_protocol()
             return receiver.opened, receiver.adjusted
 
@@ -316,10 +316,10 @@ async def test_reading_goes_on_over_new_keys(openssh: OpenSSH) -> None:
         }
     )
     async with Storage(settings.backend("partner")) as storage:
-        connection = await storage.backend.pool.acquire()  # type: ignore[attr-defined]
+        connection = await storage.backend.calls.pool.acquire()  # type: ignore[attr-defined]
         connection._ssh._rekey_bytes = 256 * 1024
         await storage.write_bytes("rekeyed.2", data)
-        storage.backend.pool.release(connection)  # type: ignore[attr-defined]
+        storage.backend.calls.pool.release(connection)  # type: ignore[attr-defined]
         assert await storage.read_bytes("rekeyed") == data
         assert (openssh.folder / "rekeyed.2").read_bytes() == data
         receiver = connection._ssh._transport.get_protocol()

@@ -1,27 +1,25 @@
-"""From a folder's listing to entries: names checked, kinds found out."""
+"""Listings: pages as the server makes them, names checked, kinds found out."""
 
 from __future__ import annotations
 
 import stat
+from asyncio import Future
+from collections import deque
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
+from crossdock.errors import NotADirectory
 from crossdock.storage.base import Entry, Kind
 from crossdock.storage.sftp import codec
+from crossdock.storage.sftp.calls import Calls, entry_of, kind_of, kind_of_mode
 from crossdock.storage.sftp.codec import Attrs, Violation, text
-from crossdock.storage.sftp.wire import Session, Status, checked
+from crossdock.storage.sftp.faults import Translate
+from crossdock.storage.sftp.wire import Reply, Session, Status, checked
 
-if TYPE_CHECKING:
-    from asyncio import Future
+__all__ = ["scan"]
 
-    from crossdock.storage.sftp.backend import SftpBackend
-    from crossdock.storage.sftp.wire import Reply
-
-__all__ = ["MISSING", "kind_of_mode", "listed"]
-
-MISSING = (codec.NO_SUCH_FILE, 10)
-"""Status codes that say that a name is not there; 10 is of a later version (no such path)."""
-_KINDS: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "link"}
+_LISTS_AHEAD = 4
+_EMPTY_REPLIES = 16
 _TYPE, _FILE = 0o170000, stat.S_IFREG
 _SELF_AND_PARENT = (b".", b"..")
 _SLASH = ord("/")
@@ -29,22 +27,64 @@ _SLASH = ord("/")
 _LETTERS: dict[bytes, Kind] = {b"-": "file", b"d": "dir", b"l": "link"}
 
 
-def kind_of_mode(mode: int | None) -> Kind | None:
-    """None: the server did not say."""
-    file_type = stat.S_IFMT(mode) if mode is not None else 0
-    return _KINDS.get(file_type, "other") if file_type else None
+async def scan(calls: Calls, path: str) -> AsyncGenerator[list[Entry]]:
+    """The direct children, in pages as the server makes them. Raises `NotADirectory`, `NotFound`."""
+    connection = await calls.pool.acquire()
+    session = connection.session
+    try:
+        with Translate("list", calls.backend.endpoint, path):
+            handle = await _open_folder(calls, session, path)
+    finally:
+        # The handle stays, the right to the connection does not: nothing is held between two pages.
+        calls.pool.release(connection)
+    queue: deque[Future[Reply]] = deque()
+    prefix = path + "/" if path else ""
+    empty = 0
+    try:
+        while True:
+            with Translate("list", calls.backend.endpoint, path):
+                while len(queue) < _LISTS_AHEAD:
+                    queue.append(session.request(codec.READDIR, handle))
+                try:
+                    found = codec.names(checked(await queue.popleft(), codec.NAME))
+                except Status as error:
+                    if error.code == codec.EOF:
+                        return
+                    raise await _no_folder(calls, session, path, error) from error
+                empty = 0 if found else empty + 1
+                if empty > _EMPTY_REPLIES:
+                    raise Violation("a listing that does not end and names nothing")
+                page = await _listed(calls, session, prefix, found)
+            yield page
+    finally:
+        for future in queue:
+            future.cancel()
+        calls.close_quietly(session, handle, path)
 
 
-async def listed(
-    backend: SftpBackend, session: Session, prefix: str, found: list[tuple[bytes, bytes, Attrs]]
-) -> list[Entry]:
+async def _open_folder(calls: Calls, session: Session, path: str) -> bytes:
+    try:
+        return await session.open_folder(calls.full(path, "list"))
+    except Status as error:
+        raise await _no_folder(calls, session, path, error) from error
+
+
+async def _no_folder(calls: Calls, session: Session, path: str, error: Status) -> Exception:
+    """OpenSSH says "no such file" of what is no folder, others "failure", and some only when its names are read."""
+    asked = error.code in (*codec.MISSING, codec.FAILURE)
+    if asked and await kind_of(session, calls.full(path, "list")) in ("file", "other"):
+        return calls.backend.error(NotADirectory, "list", path, "it is no folder")
+    return error
+
+
+async def _listed(calls: Calls, session: Session, prefix: str, found: list[tuple[bytes, bytes, Attrs]]) -> list[Entry]:
     """The entries of one reply to READDIR; what the server left unsaid is asked for, all at once.
 
     Raises `Violation` for a name that would lead out of the folder.
     """
     entries: list[Entry] = []
-    follow = backend.settings.links == "follow"
-    encoding = backend.settings.encoding
+    follow = calls.settings.links == "follow"
+    encoding = calls.settings.encoding
     asked: list[tuple[int, Future[Reply]]] = []
     for raw, longname, attrs in found:
         if raw in _SELF_AND_PARENT:
@@ -60,18 +100,18 @@ async def listed(
         kind = kind_of_mode(mode)
         if kind is None or (follow and kind == "link"):
             how = codec.LSTAT if kind is None and not follow else codec.STAT
-            asked.append((len(entries), session.request(how, text(backend.full(path, "list")))))
+            asked.append((len(entries), session.request(how, text(calls.full(path, "list")))))
             kind = kind or _LETTERS.get(longname[:1], "file")
-        entries.append(backend.entry(path, attrs, kind))
+        entries.append(entry_of(path, attrs, kind))
     gone: set[int] = set()
     for at, future in asked:
         try:
             attrs = codec.parse_attrs(checked(await future, codec.ATTRS))[0]
         except Status as error:
             # Removed since it was listed, unless it is a link that leads nowhere.
-            if error.code in MISSING and entries[at].kind != "link":
+            if error.code in codec.MISSING and entries[at].kind != "link":
                 gone.add(at)
             continue
         kind = kind_of_mode(attrs.permissions) or entries[at].kind
-        entries[at] = backend.entry(entries[at].path, attrs, kind)
+        entries[at] = entry_of(entries[at].path, attrs, kind)
     return [entry for at, entry in enumerate(entries) if at not in gone] if gone else entries

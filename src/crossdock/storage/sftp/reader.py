@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import TYPE_CHECKING
 
 from crossdock.errors import NotAFile, SourceChanged, Truncated
 from crossdock.storage.base import Entry, Reader
 from crossdock.storage.sftp import codec
+from crossdock.storage.sftp.calls import Calls, entry_of
 from crossdock.storage.sftp.codec import Violation, parse_attrs, text
+from crossdock.storage.sftp.connect import Connection
 from crossdock.storage.sftp.faults import Translate
+from crossdock.storage.sftp.pool import Pool
+from crossdock.storage.sftp.reasons import explain
 from crossdock.storage.sftp.wire import DEFAULT_REQUEST, Reply, Status, checked
-
-if TYPE_CHECKING:
-    from crossdock.storage.sftp.backend import SftpBackend
-    from crossdock.storage.sftp.connect import Connection
-    from crossdock.storage.sftp.pool import Pool
 
 __all__ = ["SftpReader", "open_reader"]
 
@@ -42,30 +40,31 @@ def request_size(pool: Pool, connection: Connection) -> int:
     return min(limit, pool.read_size) if pool.read_size else limit
 
 
-async def open_reader(backend: SftpBackend, pool: Pool, path: str, offset: int, pin: Entry | None) -> SftpReader:
+async def open_reader(calls: Calls, path: str, offset: int, pin: Entry | None) -> SftpReader:
     """OPEN, then FSTAT and the first READs in one go."""
-    name = backend.full(path, "read")
+    name = calls.full(path, "read")
     if pin is not None and pin.kind in ("dir", "other"):
         # Opening a pipe would block the server.
-        raise backend.error(NotAFile, "read", path, "it is no regular file")
+        raise calls.backend.error(NotAFile, "read", path, "it is no regular file")
+    pool = calls.pool
     connection = await pool.acquire(stream=True, wait=True)
     session = connection.session
-    with Translate("read", backend.endpoint, path):
+    with Translate("read", calls.backend.endpoint, path):
         try:
             handle = await session.open(name, codec.FOR_READING)
         except Status as error:
             try:
-                raise await backend.explain(session, "read", path, error) from error
+                raise await explain(calls, session, "read", path, error) from error
             finally:
                 pool.release(connection)
         except BaseException:
             pool.release(connection)
             raise
-        reader = SftpReader(backend, pool, connection, path, handle, offset)
+        reader = SftpReader(calls, pool, connection, path, handle, offset)
         described = session.request(codec.FSTAT, handle)
         try:
             reader.first(pin.size if pin is not None else None)
-            reader.described(await _entry(backend, connection, path, described), pin)
+            reader.described(await _entry(calls, connection, path, described), pin)
         except BaseException:
             described.cancel()
             reader.let_go()
@@ -73,27 +72,26 @@ async def open_reader(backend: SftpBackend, pool: Pool, path: str, offset: int, 
     return reader
 
 
-async def _entry(backend: SftpBackend, connection: Connection, path: str, described: asyncio.Future[Reply]) -> Entry:
+async def _entry(calls: Calls, connection: Connection, path: str, described: asyncio.Future[Reply]) -> Entry:
     try:
         attrs = parse_attrs(checked(await described, codec.ATTRS))[0]
     except Status as error:
         # Servers without FSTAT can still be asked by name.
-        log.debug("no FSTAT for %s:%r: %s", backend.endpoint, path, error)
-        attrs = await connection.session.attrs(codec.STAT, text(backend.full(path, "read")))
-    return backend.entry(path, attrs)
+        log.debug("no FSTAT for %s:%r: %s", calls.backend.endpoint, path, error)
+        attrs = await connection.session.attrs(codec.STAT, text(calls.full(path, "read")))
+    return entry_of(path, attrs)
 
 
 class SftpReader(Reader):
     """Up to `window` bytes are requested ahead; a short answer's gap is asked for again before anything is skipped."""
 
-    def __init__(
-        self, backend: SftpBackend, pool: Pool, connection: Connection, path: str, handle: bytes, offset: int
-    ) -> None:
-        self._backend, self._pool, self._connection = backend, pool, connection
+    def __init__(self, calls: Calls, pool: Pool, connection: Connection, path: str, handle: bytes, offset: int) -> None:
+        self._calls, self._pool, self._connection = calls, pool, connection
+        self._endpoint = calls.backend.endpoint
         self._session = connection.session
         self._path, self._handle = path, handle
         self._chunk = request_size(pool, connection)
-        self._window = backend.settings.window
+        self._window = calls.settings.window
         self._single = pool.careful
         self._start = self._next = self._reached = offset
         self._queue: deque[_Ahead] = deque()
@@ -115,10 +113,10 @@ class SftpReader(Reader):
 
     def described(self, entry: Entry, pin: Entry | None) -> None:
         """Take note of what was opened. Raises `NotAFile`, `SourceChanged`."""
-        name = f"{self._backend.endpoint}:{self._path}"
+        name = f"{self._endpoint}:{self._path}"
         if entry.kind in ("dir", "other"):
             what = "it is a folder" if entry.kind == "dir" else "it is no regular file"
-            raise self._backend.error(NotAFile, "read", self._path, what)
+            raise self._calls.backend.error(NotAFile, "read", self._path, what)
         if pin is not None and (
             (None not in (pin.size, entry.size) and pin.size != entry.size)
             or (None not in (pin.modified, entry.modified) and pin.modified != entry.modified)
@@ -130,7 +128,7 @@ class SftpReader(Reader):
     def _look_again(self) -> None:
         """Ask, behind the last read, what the name stands for by then."""
         if self._again is None:
-            name = text(self._backend.full(self._path, "read"))
+            name = text(self._calls.full(self._path, "read"))
             self._again = self._session.request(codec.STAT, name)
 
     async def _looked_again(self) -> None:
@@ -142,10 +140,10 @@ class SftpReader(Reader):
             # Any other refusal: a server that does not let us look.
             self.changed = True if error.code == codec.NO_SUCH_FILE else None
         else:
-            now = self._backend.entry(self._path, attrs)
+            now = entry_of(self._path, attrs)
             self.changed = (now.size, now.modified) != (self.entry.size, self.entry.modified)
             if self._size is not None and now.size is not None and self._size < self._reached < now.size:
-                raise SourceChanged(f"read {self._backend.endpoint}:{self._path}: the file grows while it is read")
+                raise SourceChanged(f"read {self._endpoint}:{self._path}: the file grows while it is read")
 
     def _ask(self, offset: int, length: int) -> None:
         self._queue.append(_Ahead(offset, length, self._session.read(self._handle, offset, length)))
@@ -170,7 +168,7 @@ class SftpReader(Reader):
     async def read(self) -> bytes:
         if self._ended:
             return b""
-        with Translate("read", self._backend.endpoint, self._path):
+        with Translate("read", self._endpoint, self._path):
             while True:
                 self._fill()
                 head = self._queue[0]
@@ -207,7 +205,7 @@ class SftpReader(Reader):
             checked(reply, codec.DATA)
         except Status as error:
             if error.code != codec.EOF:
-                raise await self._backend.explain(self._session, "read", self._path, error) from error
+                raise await explain(self._calls, self._session, "read", self._path, error) from error
         if self._size is not None and self._reached < self._size and self._start < self._size:
             raise self._truncated(f"the server ended it after {self._reached} of {self._size} bytes")
         for later in list(self._queue)[1:]:
@@ -221,7 +219,7 @@ class SftpReader(Reader):
         self._pool.careful = True
         self._pool.read_size = DEFAULT_REQUEST if self._chunk > DEFAULT_REQUEST else _CAREFUL_REQUEST
         return Truncated(
-            f"read {self._backend.endpoint}:{self._path}: {reason}",
+            f"read {self._endpoint}:{self._path}: {reason}",
             hint="it is tried again with smaller requests, one at a time",
         )
 
@@ -238,5 +236,5 @@ class SftpReader(Reader):
         if self._again is not None:
             self._again.cancel()
         self._queue.clear()
-        self._backend.close_quietly(self._session, self._handle, self._path)
+        self._calls.close_quietly(self._session, self._handle, self._path)
         self._pool.release(self._connection)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from crossdock.errors import (
     AlreadyExists,
@@ -17,14 +16,11 @@ from crossdock.errors import (
     StorageError,
 )
 from crossdock.storage.sftp import codec
+from crossdock.storage.sftp.calls import Calls, kind_of, kind_of_mode
 from crossdock.storage.sftp.codec import text
 from crossdock.storage.sftp.faults import hint_for, translated
-from crossdock.storage.sftp.listing import MISSING, kind_of_mode
 from crossdock.storage.sftp.wire import Session, Status, checked
 from crossdock.storage.staging import temporary_path
-
-if TYPE_CHECKING:
-    from crossdock.storage.sftp.backend import SftpBackend
 
 __all__ = ["below_file", "explain", "lacks_folder", "not_moved", "refused"]
 
@@ -34,57 +30,59 @@ _LONGEST_NAME = 255
 
 
 async def explain(
-    backend: SftpBackend, session: Session, operation: str, path: str, error: Status, *, creates: bool = False
+    calls: Calls, session: Session, operation: str, path: str, error: Status, *, creates: bool = False
 ) -> StorageError:
     """The error behind a status; where the server says no more than "failure", look for the reason."""
-    plain = translated(error, operation, backend.endpoint, path)
+    plain = translated(error, operation, calls.backend.endpoint, path)
     if error.code not in (codec.FAILURE, codec.PERMISSION_DENIED) or type(plain) is NoSpace:
         return plain
-    if backend.settings.verify == "none":
+    if calls.settings.verify == "none":
         return plain
-    name = backend.full(path, operation)
+    name = calls.full(path, operation)
     fails = error.code == codec.FAILURE
     try:
-        kind = await backend.kind_of(session, name)
+        kind = await kind_of(session, name)
         if kind == "dir":
-            return backend.error(NotAFile, operation, path, "it is a folder")
+            return calls.backend.error(NotAFile, operation, path, "it is a folder")
         if creates and fails:
-            if backend.settings.staging == "none" and kind is not None:
-                return backend.error(AlreadyExists, operation, path, "the file exists")
+            if calls.settings.staging == "none" and kind is not None:
+                return calls.backend.error(AlreadyExists, operation, path, "the file exists")
             if await _full(session, name.rpartition(b"/")[0] or b"/"):
-                return backend.error(NoSpace, operation, path, "the server's disk is full", hint=hint_for(NoSpace))
+                return calls.backend.error(
+                    NoSpace, operation, path, "the server's disk is full", hint=hint_for(NoSpace)
+                )
     except Status as again:
         fails = fails and again.code == codec.FAILURE
-    above = await below_file(backend, session, name) if fails else ""
+    above = await below_file(calls, session, name) if fails else ""
     if above and not creates:
-        return backend.error(NotFound, operation, path, "no such file", hint=hint_for(NotFound))
+        return calls.backend.error(NotFound, operation, path, "no such file", hint=hint_for(NotFound))
     if fails and creates:
         if above:
-            return backend.error(NotADirectory, operation, path, f"{above!r} is a file")
+            return calls.backend.error(NotADirectory, operation, path, f"{above!r} is a file")
         doubt = _doubtful(path)
         if doubt is not None:
-            return backend.error(InvalidPath, operation, path, f"{doubt} ({error})", hint=hint_for(InvalidPath))
+            return calls.backend.error(InvalidPath, operation, path, f"{doubt} ({error})", hint=hint_for(InvalidPath))
     if fails and operation in ("read", "write"):
         reason = f"the server failed and gave no reason ({error})"
-        return backend.error(ProtocolViolation, operation, path, reason, hint=hint_for(ProtocolViolation))
+        return calls.backend.error(ProtocolViolation, operation, path, reason, hint=hint_for(ProtocolViolation))
     return plain
 
 
 async def not_moved(
-    backend: SftpBackend, session: Session, operation: str, path: str, error: Status, *, overwrite: bool
+    calls: Calls, session: Session, operation: str, path: str, error: Status, *, overwrite: bool
 ) -> StorageError:
     """Why nothing could get the name `path`."""
     try:
-        there = await backend.kind_of(session, backend.full(path, operation)) if error.code not in MISSING else None
+        there = await kind_of(session, calls.full(path, operation)) if error.code not in codec.MISSING else None
     except Status:
         there = None
     if there == "dir":
-        return backend.error(NotAFile, operation, path, "a folder has this name")
+        return calls.backend.error(NotAFile, operation, path, "a folder has this name")
     if there is not None and not overwrite:
-        return backend.error(AlreadyExists, operation, path, "the file exists")
-    found = await explain(backend, session, operation, path, error, creates=True)
+        return calls.backend.error(AlreadyExists, operation, path, "the file exists")
+    found = await explain(calls, session, operation, path, error, creates=True)
     told = isinstance(found, (InvalidPath, NoSpace, NotADirectory))
-    return found if told else translated(error, operation, backend.endpoint, path)
+    return found if told else translated(error, operation, calls.backend.endpoint, path)
 
 
 def _doubtful(path: str) -> str | None:
@@ -98,28 +96,28 @@ def _doubtful(path: str) -> str | None:
     return None
 
 
-async def below_file(backend: SftpBackend, session: Session, name: bytes) -> str:
+async def below_file(calls: Calls, session: Session, name: bytes) -> str:
     """The file that is where `name` needs a folder; "" if there is none, or the server does not say."""
     folder = name.rpartition(b"/")[0]
     while folder:
         try:
             attrs = await session.attrs(codec.STAT, text(folder))
         except Status as error:
-            if error.code not in (*MISSING, codec.FAILURE):
+            if error.code not in (*codec.MISSING, codec.FAILURE):
                 return ""
         else:
             found = kind_of_mode(attrs.permissions) in ("dir", None)
-            return "" if found else folder.decode(backend.settings.encoding, "replace")
+            return "" if found else folder.decode(calls.settings.encoding, "replace")
         folder = folder.rpartition(b"/")[0]
     return ""
 
 
-async def lacks_folder(backend: SftpBackend, session: Session, name: bytes, error: Status) -> bool:
+async def lacks_folder(calls: Calls, session: Session, name: bytes, error: Status) -> bool:
     """Whether nothing could be made under `name` because the folder above is missing, also where that is failure."""
     if error.code != codec.FAILURE:
-        return error.code in MISSING
+        return error.code in codec.MISSING
     try:
-        return await backend.kind_of(session, name.rpartition(b"/")[0] or b"/") is None
+        return await kind_of(session, name.rpartition(b"/")[0] or b"/") is None
     except Status:
         return False
 

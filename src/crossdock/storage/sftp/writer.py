@@ -6,22 +6,18 @@ import asyncio
 import logging
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from crossdock.errors import AlreadyExists, NotAFile, NotFound, PermissionDenied, StorageError, Unsupported
 from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.sftp import codec
+from crossdock.storage.sftp.calls import Calls, entry_of, kind_of, kind_of_mode
+from crossdock.storage.sftp.changing import make_parents, move
 from crossdock.storage.sftp.codec import Attrs, parse_attrs, text
+from crossdock.storage.sftp.connect import Connection
 from crossdock.storage.sftp.faults import Translate
-from crossdock.storage.sftp.listing import MISSING, kind_of_mode
-from crossdock.storage.sftp.reasons import lacks_folder
+from crossdock.storage.sftp.reasons import explain, lacks_folder
 from crossdock.storage.sftp.wire import Lost, Reply, Session, Status, checked
 from crossdock.storage.staging import StagedWriter, Stored, publish_by_swap
-
-if TYPE_CHECKING:
-    from crossdock.storage.sftp.backend import SftpBackend
-    from crossdock.storage.sftp.connect import Connection
-    from crossdock.storage.sftp.pool import Pool
 
 __all__ = ["SftpWriter"]
 
@@ -35,14 +31,14 @@ _SAMPLE = 4096
 class SftpWriter(StagedWriter):
     """Nothing is sent before there is a full request's worth, or the end: then OPEN, and the rest follows."""
 
-    def __init__(self, backend: SftpBackend, pool: Pool, path: str, options: WriteOptions) -> None:
-        super().__init__(backend.endpoint, path, options)
-        self._backend, self._pool = backend, pool
-        self._direct = backend.settings.staging == "none"
+    def __init__(self, calls: Calls, path: str, options: WriteOptions) -> None:
+        super().__init__(calls.backend.endpoint, path, options)
+        self._calls, self._pool = calls, calls.pool
+        self._direct = calls.settings.staging == "none"
         if self._direct:
             self.temporary = path
-        self._target = backend.full(self.temporary, "write")
-        self._final = backend.full(path, "write")
+        self._target = calls.full(self.temporary, "write")
+        self._final = calls.full(path, "write")
         self._connection: Connection | None = None
         self._handle: bytes | None = None
         self._touched = options.resume is not None
@@ -82,15 +78,15 @@ class SftpWriter(StagedWriter):
         try:
             handle = await session.open(self._target, flags)
         except Status as error:
-            if self.options.resume is not None or not await lacks_folder(self._backend, session, self._target, error):
+            if self.options.resume is not None or not await lacks_folder(self._calls, session, self._target, error):
                 self._touched = self._touched and self.options.resume is not None
-                raise await self._backend.explain(session, "write", self.path, error, creates=True) from error
-            await self._backend.make_parents(session, self.path, "write")
+                raise await explain(self._calls, session, "write", self.path, error, creates=True) from error
+            await make_parents(self._calls, session, self.path, "write")
             try:
                 handle = await session.open(self._target, flags)
             except Status as again:
                 self._touched = False
-                raise await self._backend.explain(session, "write", self.path, again, creates=True) from again
+                raise await explain(self._calls, session, "write", self.path, again, creates=True) from again
         self._touched = True
         self._handle = handle
         if self.options.resume is not None:
@@ -110,7 +106,7 @@ class SftpWriter(StagedWriter):
     async def _continue(self, session: Session, handle: bytes) -> None:
         stored = (await session.attrs(codec.FSTAT, handle)).size or 0
         if stored < self.offset:
-            raise self._backend.error(
+            raise self._calls.backend.error(
                 NotFound, "resume", self.path, f"{stored} of {self.offset} staged bytes are left", hint="start it again"
             )
         # What was sent but not acknowledged is written over; only what is still beyond the end then is cut off.
@@ -156,7 +152,7 @@ class SftpWriter(StagedWriter):
 
     async def _room(self, needed: int) -> None:
         """Wait until `needed` more bytes fit the window; errors of earlier requests come to light here."""
-        window = max(self._backend.settings.window, self._limit)
+        window = max(self._calls.settings.window, self._limit)
         while self._queue and (self._queue[0][0].done() or self._sent - self._acked + needed > window):
             await self._acknowledge()
 
@@ -166,8 +162,8 @@ class SftpWriter(StagedWriter):
             checked(await future, codec.STATUS)
         except Status as error:
             assert self._connection is not None
-            raise await self._backend.explain(
-                self._connection.session, "write", self.path, error, creates=True
+            raise await explain(
+                self._calls, self._connection.session, "write", self.path, error, creates=True
             ) from error
         self._queue.popleft()
         self._acked += length
@@ -175,7 +171,7 @@ class SftpWriter(StagedWriter):
     def _safe_size(self) -> int:
         while self._queue and self._queue[0][0].done() and self._written(self._queue[0][0]):
             self._acked += self._queue.popleft()[1]
-        return self._acked if self._backend.capabilities.resume_write else 0
+        return self._acked if self._calls.backend.capabilities.resume_write else 0
 
     @staticmethod
     def _written(future: asyncio.Future[Reply]) -> bool:
@@ -192,13 +188,13 @@ class SftpWriter(StagedWriter):
             handle = await self._open()
             # A small file's data, and the last of a large one's, leaves together with what follows.
             await self._send(whole=True)
-            looks = self._backend.settings.verify == "size"
+            looks = self._calls.settings.verify == "size"
             if self._found > self._sent:
                 await self._cut_off(session, handle)
             stamped = self._stamp(session, handle)
             synced = self._sync(session, handle)
             described = session.request(codec.FSTAT, handle) if looks else None
-            if looks and not self._direct and not self._backend.openssh:
+            if looks and not self._direct and not self._calls.openssh:
                 self._there = session.request(codec.LSTAT, text(self._final))
             closed = session.request(codec.CLOSE, handle)
             self._handle = None
@@ -211,12 +207,12 @@ class SftpWriter(StagedWriter):
             try:
                 checked(await closed, codec.STATUS)
             except Status as error:
-                raise await self._backend.explain(session, "write", self.path, error, creates=True) from error
+                raise await explain(self._calls, session, "write", self.path, error, creates=True) from error
             if restamp:
                 attrs = await self._stamp_by_name(session, attrs)
         if attrs is None:
             return Stored(None)
-        return Stored(attrs.size, replace(self._backend.entry(self.path, attrs), kind="file"))
+        return Stored(attrs.size, replace(entry_of(self.path, attrs), kind="file"))
 
     def _stamp(self, session: Session, handle: bytes) -> asyncio.Future[Reply] | None:
         if self.options.modified is None:
@@ -252,10 +248,10 @@ class SftpWriter(StagedWriter):
             size = min(_SAMPLE, self._sent)
             return checked(await session.read(handle, self._sent - size, size), codec.DATA)
         finally:
-            self._backend.close_quietly(session, handle, self.path)
+            self._calls.close_quietly(session, handle, self.path)
 
     def _sync(self, session: Session, handle: bytes) -> asyncio.Future[Reply] | None:
-        if self._backend.settings.fsync and _FSYNC in session.extensions:
+        if self._calls.settings.fsync and _FSYNC in session.extensions:
             return session.extended(_FSYNC, handle)
         return None
 
@@ -273,7 +269,7 @@ class SftpWriter(StagedWriter):
             checked(await future, codec.STATUS)
         except Status as error:
             if error.code != codec.OP_UNSUPPORTED:
-                raise await self._backend.explain(session, "write", self.path, error, creates=True) from error
+                raise await explain(self._calls, session, "write", self.path, error, creates=True) from error
 
     async def _described(self, session: Session, future: asyncio.Future[Reply]) -> Attrs:
         try:
@@ -299,34 +295,33 @@ class SftpWriter(StagedWriter):
         return stored.entry or Entry(path=self.path, size=self.size)
 
     async def _rename(self, session: Session) -> None:
-        backend = self._backend
+        calls = self._calls
         if self._there is not None:
             kind, payload = await self._there
             if kind == codec.ATTRS and kind_of_mode(parse_attrs(payload)[0].permissions) == "dir":
-                raise backend.error(NotAFile, "write", self.path, "a folder has this name")
-        if not self.options.overwrite or backend.posix_rename:
-            await backend.move(
-                session, self._target, self._final, self.path, overwrite=self.options.overwrite, operation="write"
-            )
+                raise calls.backend.error(NotAFile, "write", self.path, "a folder has this name")
+        overwrite = self.options.overwrite
+        if not overwrite or calls.posix_rename:
+            await move(calls, session, self._target, self._final, self.path, overwrite=overwrite, operation="write")
             return
         try:
-            there = await backend.kind_of(session, self._final)
+            there = await kind_of(session, self._final)
         except Status as error:
-            raise await backend.explain(session, "write", self.path, error, creates=True) from error
+            raise await explain(calls, session, "write", self.path, error, creates=True) from error
         if there == "dir":
-            raise backend.error(NotAFile, "write", self.path, "a folder has this name")
+            raise calls.backend.error(NotAFile, "write", self.path, "a folder has this name")
 
         async def rename(old: str, new: str) -> None:
             with Translate("write", self.endpoint, old):
-                old_name, new_name = backend.full(old, "write"), backend.full(new, "write")
+                old_name, new_name = calls.full(old, "write"), calls.full(new, "write")
                 try:
                     await session.status(codec.RENAME, text(old_name), text(new_name))
                 except Status as error:
-                    if error.code == codec.FAILURE and await backend.kind_of(session, new_name) is not None:
-                        raise backend.error(AlreadyExists, "write", new, "the file exists") from error
+                    if error.code == codec.FAILURE and await kind_of(session, new_name) is not None:
+                        raise calls.backend.error(AlreadyExists, "write", new, "the file exists") from error
                     raise
 
-        await publish_by_swap(rename, backend.delete, self.temporary, self.path, self.attempt)
+        await publish_by_swap(rename, calls.backend.delete, self.temporary, self.path, self.attempt)
 
     # -- giving up ------------------------------------------------------------------------------------------------
 
@@ -359,7 +354,7 @@ class SftpWriter(StagedWriter):
         try:
             await session.status(codec.REMOVE, text(self._target))
         except Status as error:
-            if error.code not in MISSING:
+            if error.code not in codec.MISSING:
                 raise
 
     async def _let_go(self) -> None:

@@ -1,0 +1,103 @@
+"""What the verbs are made of: an account's connections, names below the root, what the server can do."""
+
+from __future__ import annotations
+
+import logging
+import stat
+from asyncio import Future
+from datetime import UTC, datetime
+
+from crossdock.errors import InvalidPath, ProtocolViolation
+from crossdock.storage.base import Backend, Entry, Kind
+from crossdock.storage.sftp import codec
+from crossdock.storage.sftp.codec import Attrs, text
+from crossdock.storage.sftp.pool import Pool, leave, pool_for
+from crossdock.storage.sftp.settings import SftpSettings
+from crossdock.storage.sftp.wire import Reply, Session, Status
+
+__all__ = ["Calls", "entry_of", "kind_of", "kind_of_mode"]
+
+log = logging.getLogger("crossdock.storage.sftp")
+
+_KINDS: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "link"}
+
+
+class Calls:
+    """One account, below one folder."""
+
+    def __init__(self, settings: SftpSettings, backend: Backend) -> None:
+        self.settings, self.backend = settings, backend
+        self.base: bytes | None = None
+        """The root, as the server knows it, once it has been asked for."""
+        self.posix_rename = self.hardlink = False
+        self.openssh = False
+        """Answered by OpenSSH's own SFTP server; what others take for a file or a folder is looked at first."""
+        self._pool: Pool | None = None
+
+    @property
+    def pool(self) -> Pool:
+        """Between `join` and `leave`."""
+        if self._pool is None:
+            raise self.backend.error(ProtocolViolation, "use", "", "the endpoint is not open")
+        return self._pool
+
+    def join(self) -> None:
+        """Take part in the connections of the account. Safe to repeat."""
+        if self._pool is None:
+            self._pool = pool_for(self.settings, self.backend.endpoint)
+
+    async def leave(self) -> None:
+        """Safe to repeat."""
+        pool, self._pool, self.base = self._pool, None, None
+        if pool is not None:
+            await leave(self.settings, pool)
+
+    def encoded(self, path: str, operation: str, shown: str) -> bytes:
+        """A name in the encoding of the endpoint. Raises `InvalidPath`."""
+        try:
+            return path.encode(self.settings.encoding, "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise self.backend.error(
+                InvalidPath, operation, shown, f"the name cannot be written in {self.settings.encoding}"
+            ) from error
+
+    def full(self, path: str, operation: str) -> bytes:
+        """The path as the server knows it."""
+        base = self.base or b""
+        return base + b"/" + self.encoded(path, operation, path) if path else base or b"/"
+
+    def close_quietly(self, session: Session, handle: bytes, path: str) -> None:
+        """Close a handle whose fate no longer matters."""
+
+        def note(future: Future[Reply]) -> None:
+            if not future.cancelled() and future.exception() is None:
+                kind, payload = future.result()
+                if kind == codec.STATUS and codec.parse_status(payload)[0] != codec.OK:
+                    log.info("closing %s:%r: %s", self.backend.endpoint, path, codec.parse_status(payload))
+
+        if session.alive:
+            session.request(codec.CLOSE, handle).add_done_callback(note)
+
+
+def entry_of(path: str, attrs: Attrs, kind: Kind | None = None) -> Entry:
+    """A name as the server describes it; `kind` where that is known better."""
+    found = kind or kind_of_mode(attrs.permissions) or "file"
+    modified = None if attrs.modified is None else datetime.fromtimestamp(attrs.modified, UTC)
+    return Entry(path=path, kind=found, size=attrs.size if found == "file" else None, modified=modified)
+
+
+def kind_of_mode(mode: int | None) -> Kind | None:
+    """None: the server did not say."""
+    file_type = stat.S_IFMT(mode) if mode is not None else 0
+    return _KINDS.get(file_type, "other") if file_type else None
+
+
+async def kind_of(session: Session, name: bytes) -> Kind | None:
+    """What a name is; None if there is no such thing."""
+    try:
+        attrs = await session.attrs(codec.LSTAT, text(name))
+    except Status as error:
+        if error.code in codec.MISSING:
+            return None
+        raise
+    return kind_of_mode(attrs.permissions) or "file"

@@ -1,0 +1,88 @@
+"""Changes of names: moved, removed, and the folders made that they need."""
+
+from __future__ import annotations
+
+from crossdock.errors import AlreadyExists, NotADirectory, NotAFile
+from crossdock.storage.sftp import codec
+from crossdock.storage.sftp.calls import Calls, kind_of, kind_of_mode
+from crossdock.storage.sftp.codec import text
+from crossdock.storage.sftp.faults import Translate
+from crossdock.storage.sftp.reasons import below_file, explain, lacks_folder, not_moved
+from crossdock.storage.sftp.wire import Session, Status, checked
+
+__all__ = ["HARDLINK", "POSIX_RENAME", "make_folders", "make_parents", "move", "remove"]
+
+POSIX_RENAME, HARDLINK = b"posix-rename@openssh.com", b"hardlink@openssh.com"
+
+
+async def move(
+    calls: Calls, session: Session, old: bytes, new: bytes, shown: str, *, overwrite: bool, operation: str = "rename"
+) -> None:
+    """One rename. Raises `AlreadyExists`, `NotAFile`; `NotFound` if `old` or the folder of `new` is missing."""
+    try:
+        if overwrite:
+            if not calls.openssh and operation != "write" and await kind_of(session, new) == "dir":
+                raise calls.backend.error(NotAFile, operation, shown, "a folder has this name")
+            checked(await session.extended(POSIX_RENAME, text(old), text(new)), codec.STATUS)
+        elif calls.openssh or not calls.hardlink:
+            if not calls.openssh and await kind_of(session, new) is not None:
+                raise calls.backend.error(AlreadyExists, operation, shown, "the file exists")
+            await session.status(codec.RENAME, text(old), text(new))
+        else:
+            checked(await session.extended(HARDLINK, text(old), text(new)), codec.STATUS)
+            await session.status(codec.REMOVE, text(old))
+    except Status as error:
+        raise await not_moved(calls, session, operation, shown, error, overwrite=overwrite) from error
+
+
+async def make_parents(calls: Calls, session: Session, path: str, operation: str) -> None:
+    """Make the folders above `path`, from the lowest that is missing. Raises `NotADirectory`."""
+    await make_folders(calls, session, calls.full(path, operation).rpartition(b"/")[0], path, operation)
+
+
+async def make_folders(calls: Calls, session: Session, folder: bytes, path: str, operation: str) -> None:
+    """Make a folder and those above it, from the lowest that is missing. Raises `NotADirectory`."""
+    missing: list[bytes] = []
+    while folder:
+        try:
+            await session.status(codec.MKDIR, text(folder), codec.NO_ATTRS)
+        except Status as error:
+            if b"/" in folder and await lacks_folder(calls, session, folder, error):
+                missing.append(folder)
+                folder = folder.rpartition(b"/")[0]
+                continue
+            await _must_be_folder(calls, session, folder, path, operation, error)
+        if not missing:
+            return
+        folder = missing.pop()
+
+
+async def _must_be_folder(
+    calls: Calls, session: Session, folder: bytes, path: str, operation: str, error: Status
+) -> None:
+    """Made by somebody else meanwhile is as good as made."""
+    try:
+        attrs = await session.attrs(codec.STAT, text(folder))
+    except Status:
+        above = await below_file(calls, session, folder)
+        if above:
+            raise calls.backend.error(NotADirectory, operation, path, f"{above!r} is a file") from error
+        raise error from None
+    if kind_of_mode(attrs.permissions) not in ("dir", None):
+        raise calls.backend.error(NotADirectory, operation, path, f"{folder.decode(errors='replace')!r} is a file")
+
+
+async def remove(calls: Calls, path: str, operation: str) -> None:
+    """Delete a file; what is missing is already deleted."""
+    connection = await calls.pool.acquire()
+    session, name = connection.session, calls.full(path, operation)
+    try:
+        with Translate(operation, calls.backend.endpoint, path):
+            try:
+                await session.status(codec.REMOVE, text(name))
+            except Status as error:
+                if error.code in codec.MISSING:
+                    return
+                raise await explain(calls, session, operation, path, error) from error
+    finally:
+        calls.pool.release(connection)
