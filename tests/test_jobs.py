@@ -23,7 +23,7 @@ from crossdock.testing import FakeNetStorage
 from crossdock.testing.netstorage.server import NetStoragePeer
 from tests.cli.conftest import Cli, cli, contents
 from tests.servers import Ceph, OpenSSH, Vsftpd
-from tests.storage.s3_places import BotoPeer, boto
+from tests.storage.s3.places import BotoPeer, boto
 
 __all__ = ["cli"]
 

@@ -10,7 +10,7 @@ from tests.crash.flow_observer import Observer
 from tests.crash.flow_rig import AT_ONCE, Rig
 from tests.crash.flow_worlds import Driver
 from tests.servers import Ceph, OpenSSH
-from tests.storage import s3_places
+from tests.storage.s3 import places as s3_places
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from crossdock.storage.registry import new_storage, settings_class
 from tests.crash.flow_observer import Observer
 from tests.crash.flow_worlds import Driver, World, quiet
 from tests.servers import Ceph, OpenSSH
-from tests.storage import s3_places
+from tests.storage.s3 import places as s3_places
 
 SEED = int(os.environ.get("CROSSDOCK_SEED") or random.SystemRandom().randrange(1 << 32))
 KILLS = int(os.environ.get("CROSSDOCK_KILLS", "300"))

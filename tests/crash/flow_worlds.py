@@ -23,7 +23,7 @@ from crossdock.flows.flow import Flow
 from crossdock.storage.staging import is_temporary, temporary_path
 from tests.crash.flow_driver import JOBS, Order
 from tests.servers import Ceph, OpenSSH
-from tests.storage.s3_places import BotoPeer
+from tests.storage.s3.places import BotoPeer
 
 __all__ = ["CONTENTS", "PROBE", "Driver", "World", "quiet"]
 

@@ -29,7 +29,7 @@ from crossdock.storage.storage import Storage
 from crossdock.testing.cut import CutProxy, How
 from crossdock.transfer.copy import copy
 from tests.servers import Ceph, OpenSSH
-from tests.storage import s3_places
+from tests.storage.s3 import places as s3_places
 
 SEED = int(os.environ.get("CROSSDOCK_SEED", "20261121"))
 CUTS = int(os.environ.get("CROSSDOCK_CUTS", "56"))

@@ -19,8 +19,8 @@ from tests.engine.bench import Bench, Fragile
 from tests.engine.clocks import Clock
 from tests.engine.places import House
 from tests.servers import OpenSSH
-from tests.storage.s3_places import AT_ONCE, BotoPeer, Server, bucket
-from tests.storage.s3_places import backend as s3_backend
+from tests.storage.s3.places import AT_ONCE, BotoPeer, Server, bucket
+from tests.storage.s3.places import backend as s3_backend
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from crossdock.storage.s3.client import Client, Request, Response
 from crossdock.storage.storage import Storage
 from crossdock.transfer.copy import CopyOptions, copy
 from tests.servers import Moto
-from tests.storage.s3_places import BotoPeer, backend, bucket
+from tests.storage.s3.places import BotoPeer, backend, bucket
 
 MIB = 1024**2
 SIZES = [0, 1, 5 * MIB, 5 * MIB + 1, 12 * MIB]

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.servers import Ceph, OpenSSH
-from tests.storage import s3_places
+from tests.storage.s3 import places as s3_places
 
 SIZE = 2 * 1024**3 + 12_345
 CEILING = 256 * 1024**2

@@ -21,7 +21,7 @@ from crossdock.transfer.copy import CopyOptions, copy
 from crossdock.transfer.transforms import step
 from crossdock.transfer.unpack import unpack
 from tests.servers import Ceph, OpenSSH
-from tests.storage import s3_places
+from tests.storage.s3 import places as s3_places
 from tests.transfer.transforms.running import everything
 
 CONTENT = hashlib.shake_256(b"servers").digest(20_000_001) + b"line\n" * 1_000_000

@@ -1,37 +1,20 @@
-"""Signing in: every kind, each credential once, no secret anywhere, and ways round a firewall."""
+"""Signing in: passwords, keys, agents, certificates, and what is never sent or shown."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-import struct
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import asyncssh
 import pytest
 
-from crossdock.errors import AuthenticationFailed, ConfigError, ConnectionFailed, HostKeyMismatch, Unsupported
-from crossdock.storage.registry import parse_url
+from crossdock.errors import AuthenticationFailed, ConfigError, Unsupported
 from crossdock.storage.sftp import SftpSettings
-from crossdock.storage.sftp.pool import _BREAKERS
-from crossdock.storage.storage import Storage
 from tests.servers import OpenSSH
-from tests.storage.sftp_fake_server import FakeServer, serving, write_key
-
-
-@pytest.fixture(autouse=True)
-def _password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_PASSWORD", "right")
-    _BREAKERS.clear()
-
-
-async def connects(settings: SftpSettings) -> None:
-    async with Storage(settings.backend("fake")) as storage:
-        assert (await storage.stat("")).kind == "dir"
+from tests.storage.sftp.fake_server import FakeServer, only, serving, write_key
+from tests.storage.sftp.places import connects
 
 
 async def test_password() -> None:
@@ -99,37 +82,6 @@ async def test_keyboard_interactive(rounds: list[list[tuple[str, bool]]], good: 
             with pytest.raises(AuthenticationFailed):
                 await connects(peer.settings())
             assert len(peer.passwords) <= 1
-
-
-def only(key: asyncssh.SSHKey, *, then_password: bool = False, forever: bool = False) -> type[FakeServer]:
-    """A server that takes this key, and after it, if so told, the password as well."""
-
-    class Keyed(FakeServer):
-        def connection_made(self, conn: Any) -> None:
-            super().connection_made(conn)
-            conn.__dict__["steps"] = 0
-            succeed = conn.send_userauth_success
-
-            async def partly() -> None:
-                conn.steps += 1
-                if forever or (then_password and conn.steps == 1):
-                    conn.send_userauth_failure(True)
-                else:
-                    await succeed()
-
-            conn.send_userauth_success = partly
-
-        def password_auth_supported(self) -> bool:
-            return then_password
-
-        def public_key_auth_supported(self) -> bool:
-            return True
-
-        def validate_public_key(self, username: str, offered: asyncssh.SSHKey) -> bool:
-            self.peer.passwords.append(offered.get_fingerprint())
-            return offered == key.convert_to_public()
-
-    return Keyed
 
 
 @pytest.mark.parametrize("passphrase", [None, "open sesame"])
@@ -237,113 +189,6 @@ def test_asyncssh_is_quiet() -> None:
     assert not logging.getLogger("asyncssh").isEnabledFor(logging.INFO)
 
 
-async def test_ssh_config(tmp_path: Path) -> None:
-    key = write_key(tmp_path / "key")
-    folder = Path(os.environ["HOME"]) / ".ssh"
-    folder.mkdir()
-    async with serving(server=only(key)) as peer:
-        (folder / "config").write_text(
-            f"Host partner\n  HostName 127.0.0.1\n  Port {peer.port}\n  User tester\n  IdentityFile {tmp_path}/key\n"
-        )
-        base = peer.settings(host="partner", port=None, user=None, password=None)
-        await connects(base.model_copy(update={"ssh_config": True}))
-        await connects(base.model_copy(update={"host": "elsewhere", "ssh_config": "partner"}))
-        (tmp_path / "key").chmod(0o644)
-        with pytest.raises(ConfigError, match="chmod 600"):
-            await connects(base.model_copy(update={"ssh_config": True}))
-        assert set(peer.sign_ins) == {"tester"}
-
-
-async def test_jump_host(tmp_path: Path) -> None:
-    key = write_key(tmp_path / "key")
-    async with serving(server=only(key)) as far, serving(server=only(key)) as near:
-        given = {"private_key": f"file:{tmp_path}/key", "jump": f"tester@127.0.0.1:{near.port}"}
-        await connects(far.settings(**given, jump_host_key=near.fingerprints))
-        assert near.sign_ins == ["tester"] and "right" not in near.passwords
-        with pytest.raises(HostKeyMismatch):
-            await connects(far.settings(**given, jump_host_key=far.fingerprints))
-        assert near.sign_ins == ["tester"] and far.sign_ins == ["tester"]
-
-
-@asynccontextmanager
-async def proxy(*, refuse: bool = False) -> AsyncGenerator[tuple[int, list[str]]]:
-    """SOCKS5 with sign-in (RFC 1928, 1929), and HTTP CONNECT, on one port."""
-    seen: list[str] = []
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        try:
-            while data := await source.read(65536):
-                sink.write(data)
-                await sink.drain()
-        except ConnectionError:
-            pass
-        finally:
-            sink.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        first = await reader.readexactly(1)
-        if first == b"C":
-            head = first + await reader.readuntil(b"\r\n\r\n")
-            host, _, port = head.split()[1].decode().partition(":")
-            seen.append("http")
-            answer = b"HTTP/1.1 403 Forbidden\r\n\r\n" if refuse else b"HTTP/1.1 200 OK\r\n\r\n"
-        else:
-            methods = await reader.readexactly((await reader.readexactly(1))[0])
-            if 2 in methods:
-                writer.write(b"\5\2")
-                await reader.readexactly(1)
-                name = await reader.readexactly((await reader.readexactly(1))[0])
-                word = await reader.readexactly((await reader.readexactly(1))[0])
-                seen.append(f"{name.decode()}:{word.decode()}")
-                writer.write(b"\1\0")
-            else:
-                writer.write(b"\5\0")
-            _, _, _, kind = await reader.readexactly(4)
-            raw = await reader.readexactly(4 if kind == 1 else (await reader.readexactly(1))[0])
-            host = ".".join(map(str, raw)) if kind == 1 else raw.decode()
-            (number,) = struct.unpack(">H", await reader.readexactly(2))
-            port = str(number)
-            seen.append("socks5")
-            answer = b"\5" + (b"\5" if refuse else b"\0") + b"\0\1" + bytes(6)
-        writer.write(answer)
-        if refuse:
-            writer.close()
-            return
-        far_reader, far_writer = await asyncio.open_connection(host, int(port))
-        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(serve(reader, writer))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
-        yield server.sockets[0].getsockname()[1], seen
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@pytest.mark.parametrize("kind", ["socks5", "http"])
-async def test_proxy(kind: str) -> None:
-    async with proxy() as (port, seen), serving() as peer:
-        await connects(peer.settings(proxy=f"{kind}://127.0.0.1:{port}"))
-        assert seen == [kind]
-
-
-async def test_proxy_with_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PROXY_PASSWORD", "through")
-    async with proxy() as (port, seen), serving() as peer:
-        await connects(peer.settings(proxy=f"socks5://me@127.0.0.1:{port}", proxy_password="env:PROXY_PASSWORD"))
-        assert seen == ["me:through", "socks5"]
-
-
-@pytest.mark.parametrize("kind", ["socks5", "http"])
-async def test_proxy_that_refuses(kind: str) -> None:
-    async with proxy(refuse=True) as (port, _), serving() as peer:
-        with pytest.raises(ConnectionFailed, match="the proxy"):
-            await connects(peer.settings(proxy=f"{kind}://127.0.0.1:{port}"))
-
-
 @pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 async def test_outdated_algorithms_need_the_legacy_list() -> None:
     async with serving(kex_algs=["diffie-hellman-group14-sha1"], encryption_algs=["aes128-cbc"]) as peer:
@@ -354,41 +199,6 @@ async def test_outdated_algorithms_need_the_legacy_list() -> None:
         await connects(peer.settings(legacy=["diffie-hellman-group14-sha1", "aes128-cbc", "hmac-sha1"]))
         with pytest.raises(ConfigError, match="unknown algorithm 'rot13'"):
             await connects(peer.settings(legacy="rot13"))
-
-
-def test_urls() -> None:
-    settings, path = parse_url("sftp://me@example.com:2222/in/a%20b?timeout=5s&links=follow")
-    assert isinstance(settings, SftpSettings)
-    assert (settings.host, settings.port, settings.user, settings.root, path) == (
-        "example.com",
-        2222,
-        "me",
-        "/",
-        "in/a b",
-    )
-    assert (settings.timeout, settings.links) == (5, "follow")
-    settings, path = parse_url("sftp://example.com/~/in/x")
-    assert isinstance(settings, SftpSettings)
-    assert (settings.root, path) == ("", "in/x")
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "sftp://me:secret@example.com/x",
-        "sftp:///x",
-        "sftp://example.com/x?root=/y",
-        "sftp://example.com/x?nonsense=1",
-        "sftp://example.com/x?proxy=ftp://h:1",
-        "sftp://example.com/x?proxy=http://me:pw@h:1",
-        "sftp://example.com/x?encoding=klingon",
-        "sftp://example.com:99999/x",
-    ],
-)
-def test_bad_urls(url: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        parse_url(url)
-    assert "secret" not in str(caught.value)
 
 
 async def test_openssh_takes_the_key(openssh: OpenSSH) -> None:

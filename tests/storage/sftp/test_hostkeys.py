@@ -11,22 +11,15 @@ import asyncssh
 import pytest
 
 from crossdock.errors import ConfigError, ConnectionFailed, HostKeyMismatch, TimedOut
-from crossdock.storage.sftp.pool import _BREAKERS
 from crossdock.storage.sftp.trust import offered_keys
 from crossdock.storage.storage import Storage
 from tests.servers import OpenSSH
-from tests.storage.sftp_fake_server import Peer, serving
+from tests.storage.sftp.fake_server import Peer, serving
 
 ED, OTHER, AUTHORITY = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(3))
 EC = asyncssh.generate_private_key("ecdsa-sha2-nistp256")
 RSA = asyncssh.generate_private_key("ssh-rsa", key_size=2048)
 SHORT = asyncssh.generate_private_key("ssh-rsa", key_size=1024)
-
-
-@pytest.fixture(autouse=True)
-def _password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_PASSWORD", "right")
-    _BREAKERS.clear()
 
 
 def public(key: asyncssh.SSHKey) -> str:

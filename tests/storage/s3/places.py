@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import random
 import secrets
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Protocol
@@ -14,9 +15,14 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from crossdock.storage.base import Reader
 from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.s3 import S3Settings
 from crossdock.storage.s3.backend import S3Backend
+
+MIB, GIB, TIB = 1024**2, 1024**3, 1024**4
+LARGE = random.Random(1).randbytes(11 * MIB)
+SMALL = b"some bytes"
 
 
 class Server(Protocol):
@@ -127,3 +133,9 @@ def backend(server: Server, name: str, monkeypatch: pytest.MonkeyPatch, **settin
     found = S3Backend(place, "lake")
     found.client.retry = AT_ONCE
     return found
+
+
+async def chunks(reader: Reader) -> AsyncIterator[bytes]:
+    """Till the end."""
+    while chunk := await reader.read():
+        yield chunk

@@ -13,7 +13,7 @@ from crossdock.storage.storage import Storage
 from crossdock.testing import Peer, StorageSuite
 from crossdock.testing.storage.base import content, read_all
 from crossdock.testing.storage.names import NAMES
-from tests.storage.s3_places import AT_ONCE, BotoPeer, Server, backend, bucket
+from tests.storage.s3.places import AT_ONCE, BotoPeer, Server, backend, bucket
 
 _BEYOND_MOTO = {"newline", "carriage return", "command after CRLF", "escape sequence", "not a character"}
 _AT_MOTO = {label: name for label, name in NAMES.items() if label not in _BEYOND_MOTO}

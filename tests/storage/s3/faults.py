@@ -12,9 +12,9 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from tests.storage.s3_places import Server
+from tests.storage.s3.places import Server
 
-__all__ = ["FaultProxy", "Upstream", "answer", "cut", "edit", "lose", "silence", "xml_error"]
+__all__ = ["FaultProxy", "Upstream", "answer", "cut", "drop", "edit", "lose", "silence", "xml_error"]
 
 
 @dataclass
@@ -167,3 +167,9 @@ def silence(until: asyncio.Event) -> Fault:
         return await _sent(request, Upstream(500, {}, b""))
 
     return fault
+
+
+def drop(found: Upstream, name: str) -> None:
+    """A header, whatever its case."""
+    for each in [each for each in found.headers if each.lower() == name]:
+        del found.headers[each]

@@ -23,15 +23,9 @@ from crossdock.errors import (
 from crossdock.storage.accounts import LOCKED_OUT, Breaker
 from crossdock.storage.base import Expect
 from crossdock.storage.sftp import SftpSettings
-from crossdock.storage.sftp.pool import _BREAKERS, Pool
+from crossdock.storage.sftp.pool import Pool
 from crossdock.storage.storage import Storage
-from tests.storage.sftp_fake_server import FakeServer, FakeSession, FakeSftp, serving
-
-
-@pytest.fixture(autouse=True)
-def _password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_PASSWORD", "right")
-    _BREAKERS.clear()
+from tests.storage.sftp.fake_server import FakeServer, FakeSession, FakeSftp, serving
 
 
 async def test_at_most_so_many_connections() -> None:

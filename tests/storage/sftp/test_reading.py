@@ -6,8 +6,6 @@ import asyncio
 import os
 import struct
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import pytest
@@ -28,21 +26,11 @@ from crossdock.storage.sftp import codec as c
 from crossdock.storage.sftp.codec import U32, text
 from crossdock.storage.storage import Storage
 from tests.servers import OpenSSH
-from tests.storage.sftp_fake_server import EOF, FAILURE, FakeSftp, Peer, serving, status
+from tests.storage.sftp.fake_server import EOF, FAILURE, FakeSftp, status
+from tests.storage.sftp.places import served
 
 SIZE = 1_000_003
 DATA = os.urandom(SIZE)
-
-
-@pytest.fixture(autouse=True)
-def _password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_PASSWORD", "right")
-
-
-@asynccontextmanager
-async def reading(sftp: FakeSftp, **changes: object) -> AsyncGenerator[tuple[Storage, Peer]]:
-    async with serving(sftp) as peer, Storage(peer.settings(**changes).backend("fake")) as storage:
-        yield storage, peer
 
 
 async def whole(storage: Storage, path: str = "x", **options: object) -> bytes:
@@ -59,14 +47,14 @@ async def test_short_reads_leave_no_gap(most: int) -> None:
     data = DATA[: most * 50]
     sftp = FakeSftp(x=data)
     sftp.most_read = most
-    async with reading(sftp) as (storage, _):
+    async with served(sftp) as (storage, _):
         assert await whole(storage) == data
 
 
 async def test_short_reads_teach_the_request_size() -> None:
     sftp = FakeSftp(x=DATA)
     sftp.most_read = 10_000
-    async with reading(sftp) as (storage, _):
+    async with served(sftp) as (storage, _):
         assert await whole(storage) == DATA
         sftp.seen.clear()
         assert await whole(storage) == DATA
@@ -76,7 +64,7 @@ async def test_short_reads_teach_the_request_size() -> None:
 async def test_early_end_is_truncated_and_makes_careful() -> None:
     sftp = FakeSftp(x=DATA)
     sftp.hook = lambda kind, body: EOF if kind == c.READ and struct.unpack(">QI", body[-12:])[0] >= 300_000 else None
-    async with reading(sftp) as (storage, _):
+    async with served(sftp) as (storage, _):
         with pytest.raises(Truncated, match="of 1000003 bytes"):
             await whole(storage)
         sftp.hook = None
@@ -95,7 +83,7 @@ async def test_a_hole_is_truncated(sized: bool) -> None:
         return EOF if kind == c.READ and 320_000 <= struct.unpack(">QI", body[-12:])[0] < 340_000 else None
 
     sftp.hook = hole
-    async with reading(sftp) as (storage, _):
+    async with served(sftp) as (storage, _):
         with pytest.raises(Truncated):
             await whole(storage)
 
@@ -104,7 +92,7 @@ async def test_a_hole_is_truncated(sized: bool) -> None:
 async def test_size_unknown_reads_to_the_end(size: int) -> None:
     sftp = FakeSftp(x=DATA[:size])
     sftp.attributes = c.A_PERMISSIONS
-    async with reading(sftp) as (storage, _):
+    async with served(sftp) as (storage, _):
         assert await whole(storage) == DATA[:size]
         assert (await storage.stat("x")).size is None
 
@@ -112,7 +100,7 @@ async def test_size_unknown_reads_to_the_end(size: int) -> None:
 async def test_no_attributes_at_all() -> None:
     sftp = FakeSftp(x=DATA)
     sftp.attributes = 0
-    async with reading(sftp) as (storage, _):
+    async with served(sftp) as (storage, _):
         assert await whole(storage) == DATA
         assert [(entry.path, entry.kind) async for entry in storage.scan()] == [("x", "file")]
 
@@ -125,7 +113,7 @@ async def test_growth_is_read_to_the_true_end(told: int) -> None:
         return (c.ATTRS, struct.pack(">IQ", c.A_SIZE, told)) if kind == c.FSTAT else None
 
     sftp.hook = smaller
-    async with reading(sftp) as (storage, _):
+    async with served(sftp) as (storage, _):
         assert await whole(storage) == DATA
         assert await whole(storage, offset=told) == DATA[told:]
 
@@ -145,7 +133,7 @@ async def test_growth_is_read_to_the_true_end(told: int) -> None:
 async def test_bad_replies_to_read(reply: tuple[int, bytes], error: type[CrossdockError]) -> None:
     sftp = FakeSftp(x=DATA)
     sftp.hook = lambda kind, body: reply if kind == c.READ else None
-    async with reading(sftp) as (storage, _):
+    async with served(sftp) as (storage, _):
         with pytest.raises(error):
             await whole(storage)
 
@@ -155,13 +143,13 @@ async def test_a_folder_flagged_as_a_file() -> None:
     sftp.folders.add(b"/d")
     sftp.files[b"/d"] = bytearray()
     sftp.hook = lambda kind, body: FAILURE if kind == c.READ else None
-    async with reading(sftp) as (storage, _):
+    async with served(sftp) as (storage, _):
         with pytest.raises(NotAFile):
             await whole(storage, "d")
 
 
 async def test_pin() -> None:
-    async with reading(FakeSftp(x=DATA)) as (storage, peer):
+    async with served(FakeSftp(x=DATA)) as (storage, peer):
         entry = await storage.stat("x")
         assert await whole(storage, pin=entry) == DATA
         for other in (
@@ -176,7 +164,7 @@ async def test_pin() -> None:
 
 
 async def test_what_was_listed_as_a_pipe_is_not_opened() -> None:
-    async with reading(FakeSftp(x=DATA)) as (storage, peer):
+    async with served(FakeSftp(x=DATA)) as (storage, peer):
         with pytest.raises(NotAFile):
             await whole(storage, pin=Entry(path="x", kind="other"))
         assert c.OPEN not in peer.sftp.seen
@@ -211,7 +199,7 @@ async def test_links(openssh: OpenSSH) -> None:
 
 async def test_a_small_file_takes_two_round_trips() -> None:
     sftp = FakeSftp(x=b"small")
-    async with reading(sftp) as (storage, _):
+    async with served(sftp) as (storage, _):
         pin = await storage.stat("x")
         sftp.bursts.clear()
         assert await whole(storage, pin=pin) == b"small"
@@ -222,7 +210,7 @@ async def test_a_small_file_takes_two_round_trips() -> None:
 
 async def test_window_bounds_what_is_under_way() -> None:
     sftp = FakeSftp(x=DATA)
-    async with reading(sftp, window=64 * 1024) as (storage, _):
+    async with served(sftp, window=64 * 1024) as (storage, _):
         async with storage.read("x") as reader:
             for _ in range(3):
                 await reader.read()
@@ -232,7 +220,7 @@ async def test_window_bounds_what_is_under_way() -> None:
 
 async def test_stopping_early_closes_the_handle_and_frees_the_stream() -> None:
     sftp = FakeSftp(x=DATA)
-    async with reading(sftp, max_connections=1, streams_per_connection=1) as (storage, _):
+    async with served(sftp, max_connections=1, streams_per_connection=1) as (storage, _):
         for _ in range(3):
             async with storage.read("x") as reader:
                 await reader.read()
@@ -242,7 +230,7 @@ async def test_stopping_early_closes_the_handle_and_frees_the_stream() -> None:
 
 async def test_a_cancelled_open_is_closed() -> None:
     sftp = FakeSftp(x=DATA)
-    async with reading(sftp, max_connections=1) as (storage, _):
+    async with served(sftp, max_connections=1) as (storage, _):
         opening = asyncio.ensure_future(storage.backend.begin_read("x"))
         while c.OPEN not in sftp.seen:
             await asyncio.sleep(0)
@@ -257,7 +245,7 @@ async def test_a_cancelled_open_is_closed() -> None:
 async def test_silence_is_timed_out() -> None:
     sftp = FakeSftp(x=DATA)
     sftp.hook = lambda kind, body: b"" if kind == c.READ else None
-    async with reading(sftp, timeout=0.3) as (storage, peer):
+    async with served(sftp, timeout=0.3) as (storage, peer):
         with pytest.raises(TimedOut, match=r"no answer for 0\.3 seconds"):
             await whole(storage)
         sftp.hook = None
@@ -268,7 +256,7 @@ async def test_silence_is_timed_out() -> None:
 @pytest.mark.parametrize("at", [0, 1, 5, 100, 33_000, 500_000, SIZE])
 async def test_the_wire_cut_at_a_byte(at: int) -> None:
     sftp = FakeSftp(x=DATA)
-    async with reading(sftp, max_connections=1) as (storage, peer):
+    async with served(sftp, max_connections=1) as (storage, peer):
         sent = 0
 
         def cut(kind: int, body: bytes) -> None:
@@ -290,7 +278,7 @@ async def test_names_that_lead_elsewhere(name: bytes) -> None:
     sftp = FakeSftp(x=DATA)
     one = U32.pack(1) + text(name) + text(b"") + U32.pack(0)
     sftp.hook = lambda kind, body: (c.NAME, one) if kind == c.READDIR else None
-    async with reading(sftp) as (storage, _):
+    async with served(sftp) as (storage, _):
         with pytest.raises(ProtocolViolation):
             assert [entry async for entry in storage.scan()] == []
 
@@ -299,7 +287,7 @@ async def test_a_listing_that_fails_midway_is_an_error() -> None:
     sftp = FakeSftp(x=DATA)
     calls = iter([None, FAILURE, EOF, EOF, EOF, EOF, EOF])
     sftp.hook = lambda kind, body: next(calls) if kind == c.READDIR else None
-    async with reading(sftp) as (storage, _):
+    async with served(sftp) as (storage, _):
         with pytest.raises(CrossdockError):
             assert [entry async for entry in storage.scan()] == []
 
@@ -307,7 +295,7 @@ async def test_a_listing_that_fails_midway_is_an_error() -> None:
 async def test_a_listing_without_end() -> None:
     sftp = FakeSftp()
     sftp.hook = lambda kind, body: (c.NAME, U32.pack(0)) if kind == c.READDIR else None
-    async with reading(sftp) as (storage, _):
+    async with served(sftp) as (storage, _):
         with pytest.raises(ProtocolViolation, match="does not end"):
             assert [entry async for entry in storage.scan()] == []
 
@@ -315,7 +303,7 @@ async def test_a_listing_without_end() -> None:
 async def test_names_in_another_encoding() -> None:
     sftp = FakeSftp()
     sftp.files["/grün".encode("latin-1")] = bytearray(b"1")
-    async with reading(sftp, encoding="latin-1") as (storage, _):
+    async with served(sftp, encoding="latin-1") as (storage, _):
         assert [entry.path async for entry in storage.scan()] == ["grün"]
         assert await whole(storage, "grün") == b"1"
         with pytest.raises(CrossdockError, match="cannot be written in latin-1"):

@@ -274,3 +274,34 @@ def write_key(path: Path, **options: Any) -> asyncssh.SSHKey:
     path.touch(0o600)
     path.write_bytes(key.export_private_key("openssh", **options))
     return key
+
+
+def only(key: asyncssh.SSHKey, *, then_password: bool = False, forever: bool = False) -> type[FakeServer]:
+    """A server that takes this key, and after it, if so told, the password as well."""
+
+    class Keyed(FakeServer):
+        def connection_made(self, conn: Any) -> None:
+            super().connection_made(conn)
+            conn.__dict__["steps"] = 0
+            succeed = conn.send_userauth_success
+
+            async def partly() -> None:
+                conn.steps += 1
+                if forever or (then_password and conn.steps == 1):
+                    conn.send_userauth_failure(True)
+                else:
+                    await succeed()
+
+            conn.send_userauth_success = partly
+
+        def password_auth_supported(self) -> bool:
+            return then_password
+
+        def public_key_auth_supported(self) -> bool:
+            return True
+
+        def validate_public_key(self, username: str, offered: asyncssh.SSHKey) -> bool:
+            self.peer.passwords.append(offered.get_fingerprint())
+            return offered == key.convert_to_public()
+
+    return Keyed

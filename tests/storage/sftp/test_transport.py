@@ -17,14 +17,9 @@ from crossdock.storage.sftp.codec import text
 from crossdock.storage.sftp.transport import Receiver, speed_up
 from crossdock.storage.storage import Storage
 from tests.servers import OpenSSH
-from tests.storage.sftp_fake_server import FakeSftp, serving
+from tests.storage.sftp.fake_server import FakeSftp, serving
 
 DATA = os.urandom(3_000_000)
-
-
-@pytest.fixture(autouse=True)
-def _password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_PASSWORD", "right")
 
 
 @pytest.fixture

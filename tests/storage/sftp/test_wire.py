@@ -14,12 +14,7 @@ from crossdock.storage.sftp import codec as c
 from crossdock.storage.sftp.codec import U32, Violation, text
 from crossdock.storage.sftp.wire import Session, Silent
 from crossdock.storage.storage import Storage
-from tests.storage.sftp_fake_server import FakeSftp, serving, status
-
-
-@pytest.fixture(autouse=True)
-def _password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_PASSWORD", "right")
+from tests.storage.sftp.fake_server import FakeSftp, serving, status
 
 
 @pytest.mark.parametrize("version", [0, 2, 4, 6, 2**32 - 1])

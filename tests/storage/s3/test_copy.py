@@ -12,8 +12,8 @@ from crossdock.errors import AlreadyExists, SourceChanged
 from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.storage import Storage
 from crossdock.testing.storage.base import read_all
-from tests.storage.s3_faults import FaultProxy, edit
-from tests.storage.s3_places import BotoPeer, Server, backend, bucket
+from tests.storage.s3.faults import FaultProxy, edit
+from tests.storage.s3.places import BotoPeer, Server, backend, bucket
 
 DATA = bytes(range(256)) * 4096 * 11
 GOLDEN = {

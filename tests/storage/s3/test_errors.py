@@ -1,0 +1,93 @@
+"""Answers become errors."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from crossdock.errors import (
+    AlreadyExists,
+    AuthenticationFailed,
+    ConnectionFailed,
+    CrossdockError,
+    IntegrityError,
+    InvalidPath,
+    NoSpace,
+    NotFound,
+    PermissionDenied,
+    ProtocolViolation,
+    Throttled,
+    TimedOut,
+    Unsupported,
+)
+from crossdock.storage.s3.faults import Place, refusal_of, refused
+
+PLACE = Place("lake", "read", "name", "bucket", "s3:GetObject", "https://s3.example")
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("status", "code", "kind", "hint"),
+        [
+            (404, "NoSuchKey", NotFound, ""),
+            (404, "NoSuchBucket", NotFound, "endpoint_url"),
+            (404, "NoSuchVersion", NotFound, ""),
+            (403, "AccessDenied", PermissionDenied, "s3:GetObject"),
+            (403, "InvalidObjectState", PermissionDenied, "Glacier"),
+            (403, "InvalidAccessKeyId", AuthenticationFailed, "access key"),
+            (403, "SignatureDoesNotMatch", AuthenticationFailed, "secret key"),
+            (403, "RequestTimeTooSkewed", AuthenticationFailed, "there 2001-02-03 04:05:06"),
+            (400, "ExpiredToken", AuthenticationFailed, "renew"),
+            (301, "PermanentRedirect", Unsupported, "region: eu-west-3"),
+            (400, "AuthorizationHeaderMalformed", Unsupported, "region: eu-west-3"),
+            (400, "KMS.DisabledException", PermissionDenied, "kms:"),
+            (503, "SlowDown", Throttled, "max_connections"),
+            (503, "ServiceUnavailable", Throttled, ""),
+            (429, "TooManyRequests", Throttled, ""),
+            (409, "OperationAborted", Throttled, ""),
+            (500, "InternalError", ConnectionFailed, ""),
+            (599, "Whatever", ConnectionFailed, ""),
+            (418, "Teapot", ProtocolViolation, ""),
+            (400, "RequestTimeout", TimedOut, ""),
+            (400, "BadDigest", IntegrityError, ""),
+            (400, "XAmzContentSHA256Mismatch", IntegrityError, ""),
+            (400, "InvalidPart", IntegrityError, ""),
+            (400, "KeyTooLongError", InvalidPath, "1024"),
+            (400, "EntityTooLarge", Unsupported, "part_size"),
+            (501, "NotImplemented", Unsupported, "option"),
+            (403, "QuotaExceeded", NoSpace, "quota"),
+            (507, "XMinioStorageFull", NoSpace, "free"),
+            (412, "PreconditionFailed", AlreadyExists, ""),
+        ],
+    )
+    def test_codes(self, status: int, code: str, kind: type[CrossdockError], hint: str) -> None:
+        body = f"<Error><Code>{code}</Code><Message>why\x1b</Message><Region>eu-west-3</Region></Error>".encode()
+        body = body.replace(b"\x1b", b"")
+        error = refused(PLACE, refusal_of(status, {"date": "Sat, 03 Feb 2001 04:05:06 GMT"}, body))
+        assert type(error) is kind
+        assert code in str(error) and "why" in str(error) and "lake:name" in str(error)
+        assert hint in (error.hint or "")
+
+    @pytest.mark.parametrize(
+        ("status", "kind"),
+        [(401, PermissionDenied), (403, PermissionDenied), (404, NotFound), (500, ConnectionFailed), (503, Throttled),
+         (429, Throttled), (504, TimedOut), (416, ProtocolViolation), (507, NoSpace), (407, AuthenticationFailed)],
+    )  # fmt: skip
+    @pytest.mark.parametrize("body", [b"", b"<html>no</html>", b"\xff\xfe", b"<!DOCTYPE a>"], ids=repr)
+    def test_statuses(self, status: int, kind: type[CrossdockError], body: bytes) -> None:
+        assert type(refused(PLACE, refusal_of(status, {}, body))) is kind
+
+    @pytest.mark.parametrize(("text", "low", "high"), [("7", 7, 7), ("soon", None, None), ("", None, None)])
+    def test_retry_after(self, text: str, low: float | None, high: float | None) -> None:
+        assert refused(PLACE, refusal_of(503, {"retry-after": text}, b"")).retry_after == low == high
+
+    def test_retry_after_a_date(self) -> None:
+        moment = datetime.now(UTC) + timedelta(seconds=100)
+        found = refused(PLACE, refusal_of(503, {"retry-after": f"{moment:%a, %d %b %Y %H:%M:%S} GMT"}, b"")).retry_after
+        assert found is not None and 90 < found <= 100
+
+    def test_a_hostile_message(self) -> None:
+        body = ("<Error><Code>X</Code><Message>" + "\u202e\n" * 10_000 + "</Message></Error>").encode()
+        text = str(refused(PLACE, refusal_of(400, {}, body)))
+        assert len(text) < 4000 and "\u202e" not in text and "\n" not in text

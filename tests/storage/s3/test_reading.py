@@ -1,0 +1,177 @@
+"""Reading from a store whose answers are cut, lie, or are another object's."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from crossdock.errors import (
+    ConnectionFailed,
+    ProtocolViolation,
+    SourceChanged,
+)
+from crossdock.storage.storage import Storage
+from tests.storage.s3.faults import FaultProxy, Upstream, answer, cut, drop, edit
+from tests.storage.s3.places import LARGE, MIB, SMALL, BotoPeer, chunks
+
+
+class TestReading:
+    @pytest.mark.parametrize("after", [0, 1, 300_000])
+    async def test_a_cut_stream_goes_on_where_it_broke(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer, after: int
+    ) -> None:
+        peer.write("name", LARGE)
+        proxy.fail("GET", "/name", cut(after), 3)
+        assert await storage.read_bytes("name") == LARGE
+
+    async def test_a_stream_cut_again_and_again(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
+        peer.write("name", LARGE)
+        async with storage.read("name") as reader:
+            proxy.fail("GET", "/name", cut(10), 1000)
+            with pytest.raises(ConnectionFailed) as caught:
+                async for _ in chunks(reader):
+                    pass
+        assert caught.value.exhausted
+
+    async def test_a_range_that_was_not_asked_for(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
+        peer.write("name", LARGE)
+
+        def shift(found: Upstream) -> None:
+            drop(found, "content-range")
+            found.headers["Content-Range"] = f"bytes 1-{5 * MIB}/{len(LARGE)}"
+
+        proxy.fail("GET", "/name", edit(shift), 100)
+        with pytest.raises(ProtocolViolation, match="came instead"):
+            await storage.read_bytes("name")
+
+    async def test_a_later_range_that_was_not_asked_for(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+    ) -> None:
+        peer.write("name", LARGE)
+        async with storage.read("name") as reader:
+            proxy.fail("GET", "/name", answer(206, b"x" * 10, content_range=f"bytes 0-9/{len(LARGE)}", etag="x"), 100)
+            with pytest.raises(ProtocolViolation, match="asked for"):
+                async for _ in chunks(reader):
+                    pass
+
+    async def test_a_part_without_content_range(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
+        peer.write("name", LARGE)
+        proxy.fail("GET", "/name", edit(lambda found: drop(found, "content-range")))
+        with pytest.raises(ProtocolViolation, match="Content-Range"):
+            await storage.read_bytes("name")
+
+    async def test_parts_that_are_called_whole(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
+        """rclone's server answers 200 where 206 is due."""
+        peer.write("name", LARGE)
+
+        def promote(found: Upstream) -> None:
+            found.status = 200 if found.status == 206 else found.status
+
+        proxy.fail("GET", "/name", edit(promote), 100)
+        assert await storage.read_bytes("name", limit=len(LARGE)) == LARGE
+        async with storage.read("name", offset=5) as reader:
+            assert b"".join([chunk async for chunk in chunks(reader)]) == LARGE[5:]
+
+    async def test_replaced_under_the_reader_where_no_condition_is_heard(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+    ) -> None:
+        peer.write("name", LARGE)
+        proxy.deaf_to = "if-match"
+        with pytest.raises(SourceChanged):
+            async with storage.read("name") as reader:
+                await reader.read()
+                peer.write("name", LARGE[::-1])
+                async for _ in chunks(reader):
+                    pass
+
+    async def test_what_came_meanwhile_stays_where_no_condition_is_heard(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        proxy.deaf_to = "if-match"
+        peer.write("name", b"old")
+        pin = await storage.stat("name")
+        peer.write("name", b"new")
+        with pytest.raises(SourceChanged):
+            await storage.delete_pinned("name", pin)
+        copy = storage.backend.server_copy
+
+        async def copy_then_upload(*args: object, **options: object) -> object:
+            found = await copy(*args, **options)  # type: ignore[arg-type]
+            peer.write("name", b"newer")
+            return found
+
+        monkeypatch.setattr(storage.backend, "server_copy", copy_then_upload)
+        with pytest.raises(SourceChanged):
+            await storage.rename("name", "to")
+        assert peer.read("name") == b"newer"
+
+    async def test_an_upload_whose_answer_has_another_name(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+    ) -> None:
+        def rename(found: Upstream) -> None:
+            found.body = found.body.replace(b"InitiateMultipartUploadResult", b"InitiateMultipartUpload")
+            drop(found, "content-length")
+
+        proxy.fail("POST", "uploads=", edit(rename))
+        await storage.write_bytes("name", LARGE)
+        assert peer.read("name") == LARGE
+
+    async def test_a_content_length_that_lies(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
+        peer.write("name", SMALL)
+
+        def lie(found: Upstream) -> None:
+            drop(found, "content-length")
+            found.headers["Content-Length"] = "7"
+            found.body = found.body[:7]
+
+        proxy.fail("GET", "/name", edit(lie), 100)
+        with pytest.raises(ProtocolViolation, match="Content-Length"):
+            await storage.read_bytes("name")
+
+    async def test_a_large_object_without_etag(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
+        peer.write("name", LARGE)
+        proxy.fail("GET", "/name", edit(lambda found: drop(found, "etag")))
+        with pytest.raises(ProtocolViolation, match="ETag"):
+            await storage.read_bytes("name")
+
+    async def test_a_store_without_ranges(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
+        """The whole object comes: it is streamed as it is, in bounded memory."""
+        peer.write("name", LARGE)
+        proxy.fail("GET", "/name", answer(200, LARGE, etag='"x"'), 100)
+        assert await storage.read_bytes("name") == LARGE
+        with pytest.raises(ProtocolViolation):
+            async with storage.read("name", offset=5):
+                pass
+
+    async def test_a_pin_that_the_store_ignores(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
+        peer.write("name", SMALL)
+        pin = await storage.stat("name")
+        proxy.fail("GET", "/name", answer(206, b"OTHER", etag='"other"', content_range="bytes 0-4/5"), 100)
+        with pytest.raises((SourceChanged, ProtocolViolation)):
+            async with storage.read("name", pin=pin):
+                pass
+
+    async def test_compressed_objects_are_left_alone(self, storage: Storage, peer: BotoPeer) -> None:
+        data = b"\x1f\x8b not really gzip"
+        peer.client.put_object(Bucket=peer.bucket, Key="name", Body=data, ContentEncoding="gzip")
+        assert await storage.read_bytes("name") == data
+
+    async def test_memory_is_bounded(self, storage: Storage, peer: BotoPeer) -> None:
+        """A reader that is not read from holds two parts; one that is waited for, `read_concurrency` at most."""
+        data = LARGE * 4
+        peer.write("name", data)
+        async with storage.read("name") as reader:
+            first = await reader.read()
+            tasks = [part._task for part in reader._ranges]  # type: ignore[attr-defined]
+            await asyncio.wait(tasks)
+            held = sum(part._held for part in reader._ranges)  # type: ignore[attr-defined]
+            assert held + len(first) <= 2 * 5 * MIB
+            assert len(reader._ranges) == 2  # type: ignore[attr-defined]
+            found, most = first, 0
+            while chunk := await reader.read():
+                found += chunk
+                most = max(most, len(reader._ranges))  # type: ignore[attr-defined]
+                for part in reader._ranges:  # type: ignore[attr-defined]
+                    part.waited_for = True
+        assert found == data and most == 4

@@ -1,0 +1,172 @@
+"""Listings and refusals, stores that are silent, elsewhere or no stores, and secrets that stay secret."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from crossdock.errors import (
+    AuthenticationFailed,
+    ConnectionFailed,
+    CrossdockError,
+    NotFound,
+    PermissionDenied,
+    ProtocolViolation,
+    TimedOut,
+)
+from crossdock.storage.storage import Storage
+from tests.storage.s3.faults import FaultProxy, answer, cut, lose, silence, xml_error
+from tests.storage.s3.places import MIB, SMALL, BotoPeer, Server, backend
+
+
+class TestListing:
+    async def test_the_same_token_for_ever(self, storage: Storage, proxy: FaultProxy) -> None:
+        page = (
+            b"<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>"
+            b"<Contents><Key>a</Key><Size>1</Size></Contents></ListBucketResult>"
+        )
+        proxy.fail("GET", "list-type=2", answer(200, page), 1000)
+        with pytest.raises(ProtocolViolation, match="twice"):
+            [entry async for entry in storage.walk()]
+        assert proxy.count("list-type") == 2
+
+    @pytest.mark.parametrize(
+        "page",
+        [
+            b"<html><body>Sign in</body></html>",
+            b"<!DOCTYPE html><html></html>",
+            b'<!DOCTYPE r [<!ENTITY a "false">]><ListBucketResult><IsTruncated>&a;</IsTruncated></ListBucketResult>',
+            b"",
+            b"<ListBucketResult><IsTruncated>",
+            b"<ListBucketResult/>",
+            b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
+            '<?xml version="1.0" encoding="utf-16"?><ListBucketResult/>'.encode("utf-16"),
+            b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents/></ListBucketResult>",
+            b"x" * (17 * MIB),
+        ],
+        ids=["HTML", "HTML5", "entities", "empty", "cut", "no end", "no token", "UTF-16", "no key", "17 MiB"],
+    )
+    async def test_what_is_not_a_listing(self, storage: Storage, proxy: FaultProxy, page: bytes) -> None:
+        proxy.fail("GET", "list-type=2", answer(200, page), 100)
+        with pytest.raises(ProtocolViolation):
+            [entry async for entry in storage.walk()]
+
+    async def test_keys_of_elsewhere(self, storage: Storage, proxy: FaultProxy) -> None:
+        page = b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>b</Key></Contents></ListBucketResult>"
+        proxy.fail("GET", "list-type=2", answer(200, page))
+        with pytest.raises(ProtocolViolation, match="below"):
+            [entry async for entry in storage.walk("a")]
+
+
+class TestRefused:
+    @pytest.mark.parametrize("target", ["http://127.0.0.1:1/", "https://elsewhere.example/", "/other"])
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    async def test_no_redirect_is_followed(self, storage: Storage, proxy: FaultProxy, target: str, status: int) -> None:
+        proxy.fail("GET", "/name", answer(status, location=target), 100)
+        with pytest.raises(CrossdockError, match="redirects are not followed"):
+            await storage.read_bytes("name")
+        assert len(proxy.seen) == 1
+
+    async def test_403_says_both_possibilities(self, storage: Storage, proxy: FaultProxy) -> None:
+        proxy.fail("HEAD", "/name", answer(403))
+        with pytest.raises(PermissionDenied, match="s3:ListBucket") as caught:
+            await storage.stat("name")
+        assert "s3:GetObject" in str(caught.value)
+
+    async def test_a_missing_bucket(self, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with Storage(backend(proxy, "there-is-none", monkeypatch)) as storage:
+            for action in (storage.stat("a"), storage.stat(""), storage.read_bytes("a"), storage.write_bytes("a", b"")):
+                with pytest.raises(NotFound, match="bucket"):
+                    await action
+
+    async def test_a_silent_store(self, proxy: FaultProxy, peer: BotoPeer, monkeypatch: pytest.MonkeyPatch) -> None:
+        inner = backend(proxy, peer.bucket, monkeypatch, timeout=0.1, conditional_writes="off")
+        over = asyncio.Event()
+        proxy.fail("HEAD", "/name", silence(over))
+        async with Storage(inner) as storage:
+            with pytest.raises(TimedOut, match="silent"):
+                await storage.stat("name")
+        over.set()
+
+    async def test_nobody_there(self, monkeypatch: pytest.MonkeyPatch, moto: Server, unused_port: int) -> None:
+        class Nobody:
+            endpoint_url, access_key, secret_key = f"http://127.0.0.1:{unused_port}", "a", "b"
+
+        inner = backend(Nobody(), "bucket", monkeypatch, conditional_writes="off")
+        async with Storage(inner) as storage:
+            with pytest.raises(ConnectionFailed, match="endpoint_url"):
+                await storage.stat("name")
+
+    async def test_whoever_opens_is_not_told_of_the_probe(
+        self, monkeypatch: pytest.MonkeyPatch, unused_port: int
+    ) -> None:
+        class Nobody:
+            endpoint_url, access_key, secret_key = f"http://127.0.0.1:{unused_port}", "a", "b"
+
+        with pytest.raises(ConnectionFailed, match="open lake:: cannot connect"):
+            async with Storage(backend(Nobody(), "bucket", monkeypatch)):
+                pass
+
+    async def test_https_where_none_is_spoken(self, monkeypatch: pytest.MonkeyPatch, moto: Server) -> None:
+        class Clear:
+            endpoint_url = moto.endpoint_url.replace("http:", "https:")
+            access_key, secret_key = "a", "b"
+
+        with pytest.raises(AuthenticationFailed, match="speaks no TLS"):
+            async with Storage(backend(Clear(), "bucket", monkeypatch)):
+                pass
+
+    async def test_not_http(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"220 ftp.example ready\r\n")
+            writer.close()
+            await writer.wait_closed()
+
+        async with await asyncio.start_server(speak, "127.0.0.1", 0) as server:
+
+            class Ftp:
+                endpoint_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+                access_key, secret_key = "a", "b"
+
+            async with Storage(backend(Ftp(), "bucket", monkeypatch, conditional_writes="off")) as storage:
+                with pytest.raises(ProtocolViolation, match="HTTP"):
+                    await storage.stat("name")
+
+
+@pytest.fixture
+def unused_port() -> Iterator[int]:
+    import socket
+
+    # Bound, but not listening: nobody else gets it, and connecting fails.
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+class TestSecrets:
+    async def test_stay_secret(self, storage: Storage, proxy: FaultProxy, caplog: pytest.LogCaptureFixture) -> None:
+        """Neither errors nor logs at any level show a key or a signature."""
+        caplog.set_level(logging.DEBUG)
+        texts = []
+        for fault in (xml_error(403, "SignatureDoesNotMatch", "no"), answer(500), lose(), cut(0), answer(301)):
+            proxy.fail("GET", "/name", fault)
+            with pytest.raises(CrossdockError) as caught:
+                async with storage.read("name") as reader:
+                    await reader.read()
+            texts.append(f"{caught.value!r} {caught.value}")
+        told = " ".join([*texts, caplog.text])
+        assert proxy.secret_key not in told
+        assert "Signature=" not in told
+
+    async def test_an_expired_token_is_renewed_once(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
+        peer.write("name", SMALL)
+        proxy.fail("GET", "/name", xml_error(400, "ExpiredToken"))
+        assert await storage.read_bytes("name") == SMALL
+        proxy.fail("GET", "/name", xml_error(400, "ExpiredToken"), 100)
+        with pytest.raises(AuthenticationFailed, match="renew"):
+            await storage.read_bytes("name")
+        assert proxy.count("GET") == 4

@@ -1,0 +1,107 @@
+"""What goes along with an object: metadata, tags, checksums, conditions."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from crossdock.storage.base import WriteOptions
+from crossdock.storage.s3 import probe
+from crossdock.storage.storage import Storage
+from tests.storage.s3.faults import FaultProxy, xml_error
+from tests.storage.s3.places import MIB, BotoPeer, Server, backend, bucket
+
+
+class TestConditionalWrites:
+    @pytest.fixture(autouse=True)
+    def _forgetful(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(probe, "_KNOWN", {})
+
+    async def _learned(self, server: Server, peer: BotoPeer, monkeypatch: pytest.MonkeyPatch, **more: Any) -> bool:
+        async with Storage(backend(server, peer.bucket, monkeypatch, **more)) as storage:
+            assert peer.names() == set()
+            return storage.capabilities.create_new
+
+    async def test_found_out_once(self, moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        with bucket(moto) as peer:
+            async with FaultProxy(moto) as proxy:
+                assert await self._learned(proxy, peer, monkeypatch)
+                asked = len(proxy.seen)
+                assert await self._learned(proxy, peer, monkeypatch)
+                assert len(proxy.seen) == asked > 0
+
+    async def test_ceph_forgets_it_for_parts(self, ceph: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        with bucket(ceph) as peer:
+            assert not await self._learned(ceph, peer, monkeypatch)
+
+    @pytest.mark.parametrize("versioned", [False, True])
+    async def test_a_store_that_takes_the_header_and_replaces(
+        self, moto: Server, monkeypatch: pytest.MonkeyPatch, versioned: bool
+    ) -> None:
+        with bucket(moto, versioned=versioned) as peer:
+            async with FaultProxy(moto) as proxy:
+                proxy.deaf_to = "if-none-match"
+                assert not await self._learned(proxy, peer, monkeypatch)
+
+    async def test_without_the_right_to_write(self, moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        with bucket(moto) as peer:
+            async with FaultProxy(moto) as proxy:
+                proxy.fail("PUT", "/", xml_error(403, "AccessDenied"), 100)
+                assert not await self._learned(proxy, peer, monkeypatch)
+                assert len(proxy.seen) == 1
+
+    @pytest.mark.parametrize(("setting", "learned"), [("on", True), ("off", False)])
+    async def test_told(self, moto: Server, monkeypatch: pytest.MonkeyPatch, setting: str, learned: bool) -> None:
+        with bucket(moto) as peer:
+            async with FaultProxy(moto) as proxy:
+                assert await self._learned(proxy, peer, monkeypatch, conditional_writes=setting) is learned
+                assert proxy.seen == []
+
+
+class TestSent:
+    """What the settings put into requests."""
+
+    async def test_of_an_object(self, moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        with bucket(moto) as peer:
+            async with FaultProxy(moto) as proxy:
+                more = {
+                    "storage_class": "STANDARD_IA",
+                    "sse": "AES256",
+                    "acl": "bucket-owner-full-control",
+                    "tags": {"a b": "c=d"},
+                    "expected_bucket_owner": "123456789012",
+                    "requester_pays": True,
+                }
+                inner = backend(proxy, peer.bucket, monkeypatch, conditional_writes="off", part_size="5M", **more)
+                async with Storage(inner) as storage:
+                    for size, request in ((1, "PUT /"), (6 * MIB, "uploads=")):
+                        await storage.write_bytes("x.csv.gz", b"x" * size, WriteOptions(modified=datetime.now(UTC)))
+                        at = next(i for i, seen in enumerate(proxy.seen) if request in seen)
+                        sent = proxy.requests[at]
+                        assert sent["content-type"] == "application/gzip"
+                        assert sent["x-amz-storage-class"] == "STANDARD_IA"
+                        assert sent["x-amz-server-side-encryption"] == "AES256"
+                        assert sent["x-amz-acl"] == "bucket-owner-full-control"
+                        assert sent["x-amz-tagging"] == "a+b=c%3Dd"
+                        assert "x-amz-meta-mtime" in sent
+                assert all(sent["x-amz-expected-bucket-owner"] == "123456789012" for sent in proxy.requests)
+                assert all(sent["x-amz-request-payer"] == "requester" for sent in proxy.requests)
+                assert all(sent["accept-encoding"] == "identity" for sent in proxy.requests)
+                complete = next(sent for sent in proxy.requests if "x-amz-mp-object-size" in sent)
+                assert complete["x-amz-mp-object-size"] == str(6 * MIB)
+
+    async def test_checksums_where_the_store_keeps_them(self, moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As at Amazon, with moto in its place."""
+        with bucket(moto) as peer:
+            async with FaultProxy(moto) as proxy:
+                inner = backend(proxy, peer.bucket, monkeypatch, conditional_writes="off", part_size="5M")
+                inner.calls.checksums = True
+                async with Storage(inner) as storage:
+                    data = b"x" * (6 * MIB)
+                    await storage.write_bytes("large", data)
+                    await storage.write_bytes("small", b"small")
+                assert peer.read("large") == data
+                parts = [sent for seen, sent in zip(proxy.seen, proxy.requests, strict=True) if "partNumber" in seen]
+                assert len(parts) == 2 and all("x-amz-checksum-sha256" in sent for sent in parts)

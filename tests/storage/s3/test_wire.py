@@ -1,0 +1,117 @@
+"""Names, times, metadata and XML as S3 writes them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crossdock.errors import (
+    InvalidPath,
+)
+from crossdock.storage.s3 import wire
+from crossdock.storage.storage import Storage
+from tests.storage.s3.faults import FaultProxy
+from tests.storage.s3.places import MIB, Server, backend, bucket
+
+
+class TestWire:
+    @given(st.text(st.characters(exclude_categories=["Cs"])))
+    def test_names_survive_a_url(self, name: str) -> None:
+        assert unquote(wire.quoted(name)) == name
+        assert wire.decoded(wire.quoted(name)) == name
+
+    def test_a_plus_is_a_space(self) -> None:
+        assert wire.decoded("a+b%2Bc%20d") == "a b+c d"
+
+    @given(st.datetimes(timezones=st.just(UTC)))
+    def test_times_survive_to_the_microsecond(self, moment: datetime) -> None:
+        assert wire.parse_mtime(wire.format_mtime(moment)) == moment
+
+    @pytest.mark.parametrize(
+        ("text", "moment"),
+        [
+            ("1700000000", datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)),
+            ("1700000000.123456789", datetime(2023, 11, 14, 22, 13, 20, 123456, tzinfo=UTC)),
+            ("-0.5", datetime(1969, 12, 31, 23, 59, 59, 500000, tzinfo=UTC)),
+            ("", None),
+            ("yesterday", None),
+            ("NaN", None),
+            ("1e400", None),
+            ("99999999999999", None),
+        ],
+    )
+    def test_times_of_others(self, text: str, moment: datetime | None) -> None:
+        assert wire.parse_mtime(text) == moment
+
+    def test_rclone_writes_no_trailing_zeros(self) -> None:
+        assert wire.format_mtime(datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)) == "1700000000"
+        assert wire.format_mtime(datetime(2023, 11, 14, 22, 13, 20, 120000, tzinfo=UTC)) == "1700000000.12"
+
+    @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=200))
+    def test_metadata_survives(self, value: str) -> None:
+        headers = wire.attribute_headers({"meta-name": value})
+        text = headers["x-amz-meta-name"]
+        assert text.isascii() and text == text.strip() and "\n" not in text and "\r" not in text
+        assert wire.attributes_of(headers) == {"meta-name": value}
+
+    def test_metadata_that_no_header_can_carry(self) -> None:
+        with pytest.raises(ValueError, match="named"):
+            wire.attribute_headers({"meta-a\r\nb": "x"})
+
+
+class TestXml:
+    @pytest.mark.parametrize("key", ["\x01", "&#x1;", "&#1;", "&#x1B;", "&#65535;", "\uffff", "&#x0;"], ids=ascii)
+    def test_a_key_that_xml_cannot_carry_is_not_in_the_way(self, key: str) -> None:
+        body = f'<R xmlns="s"><Key>a{key}&#10;&#xe9;</Key><UploadId>u</UploadId></R>'.encode()
+        found = wire.texts(*wire.parse_xml(body, "R", lenient=True))
+        assert found == {"Key": "a?\né", "UploadId": "u"}
+        with pytest.raises(ValueError, match="XML"):
+            wire.parse_xml(body, "R")
+
+    @pytest.mark.parametrize("body", [b"", b"<R>", b"<R>&#x110000;</R>", b"<R>&a;</R>", b"\xff<R/>"])
+    def test_what_stays_wrong(self, body: bytes) -> None:
+        with pytest.raises(ValueError, match="XML"):
+            wire.parse_xml(body.replace(b"&#x110000;", b"<"), "R", lenient=True)
+
+    async def test_such_a_key_in_parts(self, ceph: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Ceph echoes the key in its answers to Create and Complete, as a reference that no parser takes."""
+        data = b"x" * (6 * MIB)
+        with bucket(ceph) as peer:
+            inner = backend(ceph, peer.bucket, monkeypatch, part_size="5M", conditional_writes="off")
+            async with Storage(inner) as storage:
+                await storage.write_bytes("a\x01\x1b", data)
+                assert await storage.read_bytes("a\x01\x1b") == data
+                await storage.delete("a\x01\x1b")
+
+
+class TestKeys:
+    @pytest.mark.parametrize("path", ["x" * 1025, "\udcff", "é" * 513])
+    async def test_what_cannot_be_a_key_is_not_sent(
+        self, path: str, moto: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with FaultProxy(moto) as proxy:
+            async with Storage(backend(proxy, "bucket", monkeypatch, conditional_writes="off")) as storage:
+                for action in (storage.stat(path), storage.read_bytes(path), storage.write_bytes(path, b"")):
+                    with pytest.raises(InvalidPath):
+                        await action
+            assert proxy.seen == []
+
+    async def test_markers_and_odd_names(self, moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        with bucket(moto) as peer:
+            keys = ["/x", "a//b", "a/./b", "a/../c", "empty/", "full/", "p+q r", "ü"]
+            for key in keys:
+                peer.write(key, b"" if key == "empty/" else key.encode())
+            async with Storage(backend(moto, peer.bucket, monkeypatch)) as storage:
+                found = [entry.path async for entry in storage.walk()]
+                assert found == sorted(key for key in keys if key != "empty/")
+                for key in found:
+                    assert await storage.read_bytes(key) == key.encode()
+                assert (await storage.stat("empty")).kind == "dir"
+                assert [entry async for entry in storage.scan("empty")] == []
+                assert {(entry.path, entry.kind) async for entry in storage.scan()} == {
+                    ("/x", "file"), ("a", "dir"), ("empty", "dir"), ("full", "dir"), ("p+q r", "file"), ("ü", "file"),
+                }  # fmt: skip

@@ -1,0 +1,196 @@
+"""How a written file gets its name: by renames, links and swaps, as far as the server can."""
+
+from __future__ import annotations
+
+import pytest
+
+from crossdock.errors import (
+    AlreadyExists,
+    InvalidPath,
+    NotADirectory,
+    NotAFile,
+    NotFound,
+    PermissionDenied,
+    Unsupported,
+)
+from crossdock.storage.base import WriteOptions
+from crossdock.storage.sftp import codec as c
+from tests.storage.sftp.fake_server import FAILURE, OK, FakeSftp, status
+from tests.storage.sftp.places import DATA, leftovers, served
+
+
+async def test_without_posix_rename_the_old_file_steps_aside() -> None:
+    sftp = FakeSftp(x=b"old")
+    sftp.extensions = []
+    async with served(sftp) as (storage, _):
+        await storage.write_bytes("x", b"new")
+        await storage.write_bytes("y", b"first")
+        await storage.rename("y", "x", overwrite=True)
+    assert sftp.files == {b"/x": b"first"}
+
+
+async def test_the_old_file_comes_back_if_the_new_cannot_take_its_place() -> None:
+    sftp = FakeSftp(x=b"old")
+    sftp.extensions = []
+    renames = iter([None, status(3), None])
+    sftp.hook = lambda kind, body: next(renames) if kind == c.RENAME else None
+    async with served(sftp) as (storage, _):
+        with pytest.raises(PermissionDenied):
+            await storage.write_bytes("x", b"new")
+    assert sftp.files == {b"/x": b"old"}
+
+
+async def test_create_new_needs_a_server_that_can() -> None:
+    sftp = FakeSftp(x=b"old")
+    async with served(sftp) as (storage, _):
+        assert not storage.capabilities.create_new
+        with pytest.raises(Unsupported):
+            await storage.write_bytes("x", b"new", WriteOptions(overwrite=False))
+        with pytest.raises(AlreadyExists):
+            await storage.write_bytes("y", b"1")
+            await storage.rename("y", "x")
+    assert sftp.files[b"/x"] == b"old"
+
+
+async def test_create_new_by_hard_link() -> None:
+    sftp = FakeSftp()
+    sftp.extensions = [(b"hardlink@openssh.com", b"1")]
+
+    def link(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        if kind != c.EXTENDED:
+            return None
+        _, at = c.take(body, 0)
+        old, at = c.take(body, at)
+        new, _ = c.take(body, at)
+        if new in sftp.files or old not in sftp.files:
+            return FAILURE
+        sftp.files[new] = sftp.files[old]
+        return OK
+
+    sftp.hook = link
+    async with served(sftp) as (storage, _):
+        assert storage.capabilities.create_new
+        await storage.write_bytes("x", b"1", WriteOptions(overwrite=False))
+        with pytest.raises(AlreadyExists):
+            await storage.write_bytes("x", b"2", WriteOptions(overwrite=False))
+    assert sftp.files == {b"/x": b"1"}
+
+
+async def test_extensions_announced_and_refused_are_not_used() -> None:
+    """Go's library for servers announces all that it knows, whatever the server that uses it can do."""
+    sftp = FakeSftp(x=b"old")
+    sftp.extensions = [(b"hardlink@openssh.com", b"1"), (b"posix-rename@openssh.com", b"1")]
+    sftp.hook = lambda kind, body: status(c.OP_UNSUPPORTED) if kind == c.EXTENDED else None
+    async with served(sftp) as (storage, _):
+        assert not storage.capabilities.create_new
+        assert not storage.capabilities.atomic_write
+        await storage.write_bytes("x", b"new")
+        await storage.rename("x", "y")
+        with pytest.raises(Unsupported):
+            await storage.write_bytes("z", b"2", WriteOptions(overwrite=False))
+    assert sftp.files == {b"/y": b"new"}
+
+
+async def test_behind_a_plain_failure_the_reason_is_looked_for() -> None:
+    """Many servers have one word for all that goes wrong."""
+    sftp = FakeSftp(file=b"x")
+
+    def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        if kind in (c.LSTAT, c.STAT, c.OPEN, c.MKDIR, c.OPENDIR):
+            name, _ = c.take(body, 0)
+            odd = name.startswith(b"/file/") or len(name) > 256 or not name.isascii()
+            missing = kind == c.OPEN and name.startswith(b"/new/") and b"/new" not in sftp.folders
+            return FAILURE if odd or missing else None
+        return FAILURE if kind == c.EXTENDED and (len(body) > 300 or not body.isascii()) else None
+
+    sftp.hook = hook
+    async with served(sftp) as (storage, _):
+        assert not await storage.exists("file/below")
+        with pytest.raises(NotFound):
+            await storage.read_bytes("file/below")
+        with pytest.raises(NotADirectory, match="/file"):
+            await storage.write_bytes("file/below", b"1")
+        with pytest.raises(NotADirectory, match="/file"):
+            await storage.make_dir("file/below/that")
+        with pytest.raises(InvalidPath, match="300 bytes"):
+            await storage.write_bytes("n" * 300, b"1")
+        with pytest.raises(InvalidPath, match="not plain ASCII"):
+            await storage.write_bytes("\u00e9", b"1")
+        assert leftovers(sftp) == []
+        await storage.write_bytes("new/one", b"1")
+    assert sftp.files == {b"/file": b"x", b"/new/one": b"1"}
+
+
+async def test_a_folder_is_kept_where_the_server_would_replace_or_remove_it_as_a_file() -> None:
+    """rclone renames onto folders, and removes files by RMDIR."""
+    sftp = FakeSftp(file=b"x")
+    sftp.folders.add(b"/folder")
+
+    def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        if kind == c.RMDIR:
+            sftp.files.pop(c.take(body, 0)[0], None)
+            return OK
+        return None
+
+    sftp.hook = hook
+    async with served(sftp) as (storage, _):
+        with pytest.raises(NotAFile):
+            await storage.write_bytes("folder", b"1")
+        with pytest.raises(NotAFile):
+            await storage.rename("file", "folder", overwrite=True)
+        with pytest.raises(NotADirectory):
+            await storage.remove_dir("file")
+    assert sftp.files == {b"/file": b"x"}
+
+
+async def test_where_renaming_is_forbidden_the_error_says_so() -> None:
+    sftp = FakeSftp()
+    sftp.hook = lambda kind, body: status(3) if kind == c.RENAME or (kind == c.EXTENDED and b"rename" in body) else None
+    async with served(sftp) as (storage, _):
+        with pytest.raises(PermissionDenied, match="renaming it is refused") as caught:
+            await storage.write_bytes("x", b"1")
+        assert "staging: none" in str(caught.value.hint)
+    assert sftp.files == {}
+
+
+async def test_staging_none_writes_under_the_final_name() -> None:
+    sftp = FakeSftp(x=b"old")
+    async with served(sftp, staging="none") as (storage, _):
+        assert not storage.capabilities.atomic_write and storage.capabilities.create_new
+        await storage.write_bytes("x", b"new")
+        with pytest.raises(AlreadyExists):
+            await storage.write_bytes("x", b"newer", WriteOptions(overwrite=False))
+        assert sftp.files == {b"/x": b"new"}
+        async with storage.write("y") as writer:
+            await writer.write(DATA)
+    assert sftp.files == {b"/x": b"new"}
+    assert c.RENAME not in sftp.seen
+
+
+async def test_a_write_only_drop_box_is_never_looked_at() -> None:
+    sftp = FakeSftp()
+    looks = (c.STAT, c.LSTAT, c.FSTAT, c.OPENDIR, c.READ, c.MKDIR)
+    sftp.hook = lambda kind, body: status(3) if kind in looks else None
+    async with served(sftp, verify="none") as (storage, _):
+        entry = await storage.write_bytes("x", DATA)
+        assert entry.size == len(DATA)
+    assert sftp.files == {b"/x": DATA}
+    assert not set(sftp.seen) & set(looks)
+
+
+async def test_folders_are_made_only_when_missing() -> None:
+    sftp = FakeSftp()
+    async with served(sftp) as (storage, _):
+        await storage.write_bytes("a/b/x", b"1")
+        assert sftp.folders == {b"/", b"/a", b"/a/b"}
+        sftp.seen.clear()
+        await storage.write_bytes("a/b/y", b"1")
+    assert not {c.MKDIR, c.STAT} & set(sftp.seen)
+
+
+async def test_a_file_in_the_way_of_a_folder() -> None:
+    sftp = FakeSftp(a=b"1")
+    sftp.hook = lambda kind, body: FAILURE if kind == c.MKDIR else None
+    async with served(sftp) as (storage, _):
+        with pytest.raises(NotADirectory):
+            await storage.write_bytes("a/x", b"1")

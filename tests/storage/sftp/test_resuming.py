@@ -1,0 +1,128 @@
+"""Writes that go on where another has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+
+import pytest
+
+from crossdock.errors import (
+    ConnectionFailed,
+    IntegrityError,
+    NotFound,
+    PermissionDenied,
+)
+from crossdock.storage.base import Expect, WriteOptions
+from crossdock.storage.sftp import codec as c
+from tests.storage.sftp.fake_server import OK, FakeSftp, status
+from tests.storage.sftp.places import DATA, leftovers, served
+
+
+@pytest.mark.parametrize("spoils", [False, True])
+async def test_what_was_staged_beyond_the_end_is_cut_off_and_looked_at(*, spoils: bool) -> None:
+    """paramiko's server library answers a new size with a file of zeros: nothing of that is published."""
+    sftp = FakeSftp()
+
+    def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        if kind != c.FSETSTAT:
+            return None
+        name, at = c.take(body, 0)
+        (size,) = struct.unpack_from(">Q", body, at + 4)
+        held = sftp.files[name]
+        held[:] = bytes(size) if spoils else held[:size]
+        return OK
+
+    async with served(sftp) as (storage, _):
+        writer = await storage.begin_write("x", WriteOptions())
+        await writer.write(DATA)
+        while (token := writer.checkpoint()) is None or json.loads(token)["offset"] < 65536:
+            await asyncio.sleep(0)
+        await writer.write(DATA)
+        await writer.suspend()
+        sftp.hook = hook
+        again = await storage.begin_write("x", WriteOptions(resume=token))
+        try:
+            await again.write(DATA[again.offset :])
+            if spoils:
+                with pytest.raises(IntegrityError, match="spoiling"):
+                    await again.commit(Expect(size=len(DATA)))
+            else:
+                await again.commit(Expect(size=len(DATA)))
+        finally:
+            await again.abort()
+    assert sftp.files == ({} if spoils else {b"/x": DATA})
+
+
+async def test_resume_goes_on_where_the_server_is() -> None:
+    sftp = FakeSftp()
+    async with served(sftp) as (storage, _):
+        writer = await storage.begin_write("x", WriteOptions())
+        await writer.write(DATA[:400_000])
+        while (token := writer.checkpoint()) is None:
+            await asyncio.sleep(0)
+        await writer.suspend()
+        assert sftp.files.keys() and not sftp.files.get(b"/x")
+        token = writer.checkpoint() or token
+        writer = await storage.begin_write("x", WriteOptions(resume=token))
+        assert 0 < writer.offset <= 400_000
+        await writer.write(DATA[writer.offset :])
+        await writer.commit(Expect(size=len(DATA)))
+        with pytest.raises(NotFound):
+            await storage.begin_write("x", WriteOptions(resume=token))
+        await storage.discard(token)
+    assert sftp.files == {b"/x": DATA}
+
+
+async def test_what_was_never_acknowledged_is_cut_off() -> None:
+    sftp = FakeSftp()
+    async with served(sftp) as (storage, _):
+        writer = await storage.begin_write("x", WriteOptions())
+        await writer.write(DATA[:100_000])
+        while (token := writer.checkpoint()) is None:
+            await asyncio.sleep(0)
+        await writer.suspend()
+        (staged,) = leftovers(sftp)
+        sftp.files[staged] += bytes(500_000)
+        writer = await storage.begin_write("x", WriteOptions(resume=token))
+        await writer.write(DATA[writer.offset : 150_000])
+        await writer.commit(Expect(size=150_000))
+    assert sftp.files == {b"/x": DATA[:150_000]}
+
+
+@pytest.mark.parametrize("at", [0, 1, 32_768, 300_000, 690_000])
+async def test_the_wire_cut_at_a_byte(at: int) -> None:
+    sftp = FakeSftp(x=b"old")
+    async with served(sftp, window=64 * 1024, max_connections=1) as (storage, peer):
+        got = 0
+
+        def cut(kind: int, body: bytes) -> None:
+            nonlocal got
+            got += len(body) if kind == c.WRITE else 0
+            if got > at:
+                sftp.hook = None
+                peer.connections[0].abort()
+
+        sftp.hook = cut
+        with pytest.raises(ConnectionFailed):
+            await storage.write_bytes("x", DATA)
+        assert sftp.files == {b"/x": b"old"}
+        await storage.write_bytes("x", DATA)
+    assert sftp.files == {b"/x": DATA}
+
+
+async def test_a_failed_resume_keeps_what_is_staged_for_another() -> None:
+    sftp = FakeSftp()
+    async with served(sftp) as (storage, _):
+        writer = await storage.begin_write("x", WriteOptions())
+        await writer.write(DATA[:400_000])
+        while (token := writer.checkpoint()) is None:
+            await asyncio.sleep(0)
+        await writer.suspend()
+        sftp.hook = lambda kind, body: status(3) if kind == c.OPEN else None
+        with pytest.raises(PermissionDenied):
+            await storage.begin_write("x", WriteOptions(resume=token))
+        assert leftovers(sftp)
+        await storage.discard(token)
+        assert not leftovers(sftp)

@@ -1,0 +1,123 @@
+"""Ways to the server: through ssh's own settings, jump hosts and proxies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from crossdock.errors import ConfigError, ConnectionFailed, HostKeyMismatch
+from tests.storage.sftp.fake_server import only, serving, write_key
+from tests.storage.sftp.places import connects
+
+
+async def test_ssh_config(tmp_path: Path) -> None:
+    key = write_key(tmp_path / "key")
+    folder = Path(os.environ["HOME"]) / ".ssh"
+    folder.mkdir()
+    async with serving(server=only(key)) as peer:
+        (folder / "config").write_text(
+            f"Host partner\n  HostName 127.0.0.1\n  Port {peer.port}\n  User tester\n  IdentityFile {tmp_path}/key\n"
+        )
+        base = peer.settings(host="partner", port=None, user=None, password=None)
+        await connects(base.model_copy(update={"ssh_config": True}))
+        await connects(base.model_copy(update={"host": "elsewhere", "ssh_config": "partner"}))
+        (tmp_path / "key").chmod(0o644)
+        with pytest.raises(ConfigError, match="chmod 600"):
+            await connects(base.model_copy(update={"ssh_config": True}))
+        assert set(peer.sign_ins) == {"tester"}
+
+
+async def test_jump_host(tmp_path: Path) -> None:
+    key = write_key(tmp_path / "key")
+    async with serving(server=only(key)) as far, serving(server=only(key)) as near:
+        given = {"private_key": f"file:{tmp_path}/key", "jump": f"tester@127.0.0.1:{near.port}"}
+        await connects(far.settings(**given, jump_host_key=near.fingerprints))
+        assert near.sign_ins == ["tester"] and "right" not in near.passwords
+        with pytest.raises(HostKeyMismatch):
+            await connects(far.settings(**given, jump_host_key=far.fingerprints))
+        assert near.sign_ins == ["tester"] and far.sign_ins == ["tester"]
+
+
+@asynccontextmanager
+async def proxy(*, refuse: bool = False) -> AsyncGenerator[tuple[int, list[str]]]:
+    """SOCKS5 with sign-in (RFC 1928, 1929), and HTTP CONNECT, on one port."""
+    seen: list[str] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                sink.write(data)
+                await sink.drain()
+        except ConnectionError:
+            pass
+        finally:
+            sink.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = await reader.readexactly(1)
+        if first == b"C":
+            head = first + await reader.readuntil(b"\r\n\r\n")
+            host, _, port = head.split()[1].decode().partition(":")
+            seen.append("http")
+            answer = b"HTTP/1.1 403 Forbidden\r\n\r\n" if refuse else b"HTTP/1.1 200 OK\r\n\r\n"
+        else:
+            methods = await reader.readexactly((await reader.readexactly(1))[0])
+            if 2 in methods:
+                writer.write(b"\5\2")
+                await reader.readexactly(1)
+                name = await reader.readexactly((await reader.readexactly(1))[0])
+                word = await reader.readexactly((await reader.readexactly(1))[0])
+                seen.append(f"{name.decode()}:{word.decode()}")
+                writer.write(b"\1\0")
+            else:
+                writer.write(b"\5\0")
+            _, _, _, kind = await reader.readexactly(4)
+            raw = await reader.readexactly(4 if kind == 1 else (await reader.readexactly(1))[0])
+            host = ".".join(map(str, raw)) if kind == 1 else raw.decode()
+            (number,) = struct.unpack(">H", await reader.readexactly(2))
+            port = str(number)
+            seen.append("socks5")
+            answer = b"\5" + (b"\5" if refuse else b"\0") + b"\0\1" + bytes(6)
+        writer.write(answer)
+        if refuse:
+            writer.close()
+            return
+        far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(serve(reader, writer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1], seen
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("kind", ["socks5", "http"])
+async def test_proxy(kind: str) -> None:
+    async with proxy() as (port, seen), serving() as peer:
+        await connects(peer.settings(proxy=f"{kind}://127.0.0.1:{port}"))
+        assert seen == [kind]
+
+
+async def test_proxy_with_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROXY_PASSWORD", "through")
+    async with proxy() as (port, seen), serving() as peer:
+        await connects(peer.settings(proxy=f"socks5://me@127.0.0.1:{port}", proxy_password="env:PROXY_PASSWORD"))
+        assert seen == ["me:through", "socks5"]
+
+
+@pytest.mark.parametrize("kind", ["socks5", "http"])
+async def test_proxy_that_refuses(kind: str) -> None:
+    async with proxy(refuse=True) as (port, _), serving() as peer:
+        with pytest.raises(ConnectionFailed, match="the proxy"):
+            await connects(peer.settings(proxy=f"{kind}://127.0.0.1:{port}"))

@@ -1,0 +1,208 @@
+"""Writing: requests in flight, what the server keeps of it, failures and cancelling."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from crossdock.errors import (
+    ConnectionFailed,
+    CrossdockError,
+    IntegrityError,
+    InvalidPath,
+    NoSpace,
+    NotFound,
+    PermissionDenied,
+    ProtocolViolation,
+    TimedOut,
+)
+from crossdock.storage.base import Expect, WriteOptions
+from crossdock.storage.sftp import codec as c
+from crossdock.storage.sftp.codec import U32
+from tests.storage.sftp.fake_server import FAILURE, OK, FakeSftp, status
+from tests.storage.sftp.places import DATA, WHEN, leftovers, served
+
+
+async def test_a_small_file_takes_three_round_trips() -> None:
+    sftp = FakeSftp()
+    async with served(sftp) as (storage, _):
+        sftp.bursts.clear()
+        entry = await storage.write_bytes("x", b"small", WriteOptions(modified=WHEN))
+    assert entry.size == 5
+    assert sftp.bursts == [[c.OPEN], [c.WRITE, c.FSETSTAT, c.EXTENDED, c.FSTAT, c.LSTAT, c.CLOSE], [c.EXTENDED]]
+    assert sftp.files == {b"/x": b"small"}
+
+
+async def test_a_large_file_is_written_in_order() -> None:
+    sftp = FakeSftp()
+    offsets: list[int] = []
+
+    def note(kind: int, body: bytes) -> None:
+        if kind == c.WRITE:
+            _, at = c.take(body, 0)
+            offsets.append(int.from_bytes(body[at : at + 8], "big"))
+
+    sftp.hook = note
+    async with served(sftp, window=64 * 1024) as (storage, _):
+        async with storage.write("x") as writer:
+            for at in range(0, len(DATA), 10_000):
+                await writer.write(DATA[at : at + 10_000])
+            await writer.commit(Expect(size=len(DATA)))
+    assert len(offsets) > 10 and offsets == sorted(offsets)
+    assert sftp.files == {b"/x": DATA}
+
+
+async def test_a_server_that_does_not_acknowledge_slows_the_writer() -> None:
+    sftp = FakeSftp()
+    sftp.hook = lambda kind, body: b"" if kind == c.WRITE else None
+    async with served(sftp, window=64 * 1024, timeout=0.3) as (storage, _):
+        accepted = 0
+        with pytest.raises(TimedOut):
+            async with storage.write("x") as writer:
+                for at in range(0, len(DATA), 10_000):
+                    await writer.write(DATA[at : at + 10_000])
+                    accepted = at + 10_000
+        assert accepted <= 64 * 1024 + 32 * 1024 + 10_000
+        assert sftp.files == {}
+
+
+async def test_what_could_not_be_opened_is_not_removed(caplog: pytest.LogCaptureFixture) -> None:
+    sftp = FakeSftp()
+    sftp.hook = lambda kind, body: status(3) if kind in (c.OPEN, c.REMOVE) else None
+    async with served(sftp) as (storage, _):
+        with pytest.raises(PermissionDenied):
+            await storage.write_bytes("x", b"1")
+    assert c.REMOVE not in sftp.seen
+    assert "left behind" not in caplog.text
+
+
+async def test_a_time_that_no_open_file_takes_is_given_by_name() -> None:
+    sftp = FakeSftp()
+    stamped = []
+
+    def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        if kind == c.SETSTAT:
+            stamped.append(body)
+            return OK
+        return FAILURE if kind == c.FSETSTAT else None
+
+    sftp.hook = hook
+    async with served(sftp) as (storage, _):
+        await storage.write_bytes("x", b"new", WriteOptions(modified=datetime.fromtimestamp(1_000_000_000, UTC)))
+    (body,) = stamped
+    name, at = c.take(body, 0)
+    assert name.startswith(b"/.crossdock-")
+    assert body[at:] == c.times(1_000_000_000)
+
+
+@pytest.mark.parametrize("code", [3, 4, 8])
+async def test_a_time_that_cannot_be_set_is_no_error(code: int) -> None:
+    sftp = FakeSftp()
+    sftp.hook = lambda kind, body: status(code) if kind == c.FSETSTAT else None
+    async with served(sftp) as (storage, _):
+        await storage.write_bytes("x", b"1", WriteOptions(modified=WHEN))
+        await storage.write_bytes("y", b"1", WriteOptions(modified=datetime(1960, 1, 1, tzinfo=UTC)))
+    assert sftp.seen.count(c.FSETSTAT) == 1 and len(sftp.files) == 2
+
+
+@pytest.mark.parametrize("kind", [c.WRITE, c.CLOSE, c.EXTENDED, c.OPEN])
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (FAILURE, CrossdockError),
+        (status(4, b"No space left on device"), NoSpace),
+        (status(14), NoSpace),
+        (status(15), NoSpace),
+        (status(3), PermissionDenied),
+        (status(5), InvalidPath),
+        (status(7), ConnectionFailed),
+    ],
+)
+async def test_failures_publish_nothing_and_leave_nothing(
+    kind: int, reply: tuple[int, bytes], error: type[CrossdockError]
+) -> None:
+    sftp = FakeSftp()
+    sftp.hook = lambda found, body: reply if found == kind else None
+    async with served(sftp) as (storage, _):
+        with pytest.raises(error):
+            await storage.write_bytes("x", DATA)
+        sftp.hook = None
+        assert sftp.files == {}
+
+
+async def test_a_full_disk_is_told_from_other_failures() -> None:
+    sftp = FakeSftp()
+    sftp.extensions = [(b"statvfs@openssh.com", b"2")]
+    free = 0
+
+    def full(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        if kind == c.EXTENDED:
+            numbers = [4096, 4096, 1000, free, free, 1000, 1000, 1000, 0, 0, 255]
+            return c.EXTENDED_REPLY, b"".join(n.to_bytes(8, "big") for n in numbers)
+        return FAILURE if kind == c.WRITE else None
+
+    sftp.hook = full
+    async with served(sftp) as (storage, _):
+        with pytest.raises(NoSpace):
+            await storage.write_bytes("x", DATA)
+        free = 500
+        with pytest.raises(ProtocolViolation):
+            await storage.write_bytes("x", DATA)
+
+
+async def test_a_server_that_stores_less_is_found_out() -> None:
+    sftp = FakeSftp()
+    sftp.hook = lambda kind, body: (c.ATTRS, U32.pack(1) + (5).to_bytes(8, "big")) if kind == c.FSTAT else None
+    async with served(sftp) as (storage, _):
+        with pytest.raises(IntegrityError, match="the endpoint holds 5"):
+            await storage.write_bytes("x", DATA)
+        assert sftp.files == {}
+
+
+@pytest.mark.parametrize("after", range(12))
+async def test_cancelled_anywhere_leaves_nothing(after: int) -> None:
+    sftp = FakeSftp()
+    seen = 0
+    task: asyncio.Task[object]
+
+    def strike(kind: int, body: bytes) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == after + 1:
+            task.cancel()
+
+    async with served(sftp, max_connections=1, window=64 * 1024) as (storage, _):
+        sftp.hook = strike
+        task = asyncio.ensure_future(storage.write_bytes("x", DATA[:200_000]))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        sftp.hook = None
+        with pytest.raises(NotFound):
+            await storage.stat("y")
+        assert leftovers(sftp) == []
+        await storage.write_bytes("x", DATA)
+        opened, closed = sftp.seen.count(c.OPEN), sftp.seen.count(c.CLOSE)
+    assert sftp.files == {b"/x": DATA} and opened == closed
+
+
+async def test_abort_after_the_connection_died_cleans_up_on_another() -> None:
+    sftp = FakeSftp()
+    async with served(sftp) as (storage, peer):
+        with pytest.raises(ConnectionFailed):
+            async with storage.write("x") as writer:
+                await writer.write(DATA)
+                for connection in list(peer.connections):
+                    connection.abort()
+                for _ in range(100):
+                    await writer.write(DATA)
+        assert sftp.files == {}
+
+
+async def test_abort_with_the_server_gone_does_not_hide_the_error() -> None:
+    sftp = FakeSftp()
+    async with served(sftp) as (storage, _):
+        sftp.hook = lambda kind, body: status(3) if kind in (c.WRITE, c.REMOVE) else None
+        with pytest.raises(PermissionDenied, match="write fake:x"):
+            await storage.write_bytes("x", DATA)
