@@ -98,22 +98,26 @@ class Flow(Tool):
         if item.flow is None:
             return None
         self._turns += 1
-        names = {"sftp": "partner", "s3": "lake", "local": "here"}
-        source, target = (self._path(path, item) for path in (self.bed.source(item), self.bed.target(item)))
+        source = self._place(item.source, self.bed.source(item))
+        target = self._place(item.target, self.bed.target(item))
+        # The root is the folder itself, as it is for the sync that it is compared with.
+        here = self.bed.source(item) if item.source == "local" else self.bed.target(item)
         written = (self.bed.settings / "crossdock.yaml").read_text()
         file = self.bed.settings / f"flow-{self._turns}.yaml"
         file.write_text(
             f"""\
-{written}  here: {{type: local, root: /}}
+{written}  here: {{type: local, root: {here}}}
 ledger: flow-{self._turns}.db
 flows:
-  move: {{source: "{names[item.source]}:{source}", to: "{names[item.target]}:{target}/", settle: none}}
+  move: {{source: "{source}", to: "{target}", settle: none}}
 """
         )
         return [self._program, "run", "--once", "--config", str(file)]
 
-    def _path(self, path: str, item: Item) -> str:
-        return path.removeprefix(f"{self.bed.sshd.folder}/").lstrip("/")
+    def _place(self, place: Place, path: str) -> str:
+        if place == "local":
+            return "here:"
+        return f"partner:{path.removeprefix(f'{self.bed.sshd.folder}/')}/" if place == "sftp" else f"lake:{path}/"
 
 
 _ONE_SFTP_FILE = ["--sftp-concurrency", "64", "--sftp-chunk-size", "255k", "--sftp-disable-hashcheck"]
