@@ -32,7 +32,7 @@ class _Asked:
 
 
 class Writer:
-    """Runs actions on the connection that `connect` opens (in the thread), in the order in which they were asked for.
+    """Runs actions on the connection that `connect` opens (in the thread); who was answered comes before who asks then.
 
     An action's answer is given after its transaction was committed, and never if that failed: then all actions of the
     transaction fail, with what `translate` makes of the error. An action that raises is undone alone.
@@ -50,7 +50,7 @@ class Writer:
         self._connect, self._translate, self._wrong = connect, translate, wrong
         self._queue: SimpleQueue[list[_Asked] | None] = SimpleQueue()
         self._collected: list[_Asked] = []
-        # Of one turn of the loop: waking the thread for each would cost more than most actions.
+        """Of one turn of the loop: waking the thread for each would cost more than most actions."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._ended = False
 
