@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-from crossdock.errors import AuthenticationFailed
+from crossdock.errors import AuthenticationFailed, ProtocolViolation
+from crossdock.storage.base import Backend
 from crossdock.storage.settings import EndpointSettings, Secret
 
-__all__ = ["LOCKED_OUT", "Breaker", "Pools", "account_of", "join_pool", "leave_pool"]
+__all__ = ["LOCKED_OUT", "Breaker", "Member", "Pools", "account_of", "join_pool", "leave_pool"]
 
 LOCKED_OUT = 300.0
 """Seconds without a new attempt after a failed sign-in or a wrong host key."""
@@ -101,3 +103,36 @@ async def leave_pool(pools: Pools[_P], account: str, pool: _P) -> None:
         if here.get(account) is pool:
             del here[account]
         await pool.close()
+
+
+class Member(ABC, Generic[_P]):
+    """An endpoint that takes part in its account's pool, from `join` to `leave`."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._pool: _P | None = None
+
+    @abstractmethod
+    def _join(self) -> _P:
+        """The account's pool, by `join_pool`."""
+
+    @abstractmethod
+    async def _leave(self, pool: _P) -> None:
+        """By `leave_pool`."""
+
+    @property
+    def pool(self) -> _P:
+        if self._pool is None:
+            raise self.backend.error(ProtocolViolation, "use", "", "the endpoint is not open")
+        return self._pool
+
+    def join(self) -> None:
+        """Safe to repeat."""
+        if self._pool is None:
+            self._pool = self._join()
+
+    async def leave(self) -> None:
+        """Safe to repeat."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await self._leave(pool)

@@ -47,6 +47,7 @@ class FtpBackend(Backend):
             calls.pool.release(connection)
 
     async def close(self) -> None:
+        self.calls.base = None
         await self.calls.leave()
 
     def address(self, path: str) -> str:

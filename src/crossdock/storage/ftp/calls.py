@@ -7,7 +7,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
 
-from crossdock.errors import ConnectionFailed, InvalidPath, NotFound, PermissionDenied, ProtocolViolation, StorageError
+from crossdock.errors import ConnectionFailed, InvalidPath, NotFound, PermissionDenied, StorageError
+from crossdock.storage.accounts import Member
 from crossdock.storage.base import Backend, Capabilities
 from crossdock.storage.ftp.connection import Features
 from crossdock.storage.ftp.faults import Translate, hint_for_permission
@@ -24,11 +25,12 @@ _UNDECODABLE = re.compile(r"[\udc80-\udcff]")
 _ALTERED = re.compile(r"[\x00-\x1f\x7f]| (?=/|$)")
 
 
-class Calls:
+class Calls(Member[Pool]):
     """One account, below one folder."""
 
     def __init__(self, settings: FtpSettings, backend: Backend) -> None:
-        self.settings, self.backend = settings, backend
+        super().__init__(backend)
+        self.settings = settings
         self.features = Features()
         self.can_append = self.can_restart = True
         self.folders: set[bytes] = set()
@@ -37,25 +39,12 @@ class Calls:
         """The root, as the server knows it, once there has been a connection."""
         self.home = b"/"
         """Where the sign-in leads to."""
-        self._pool: Pool | None = None
 
-    @property
-    def pool(self) -> Pool:
-        """Between `join` and `leave`."""
-        if self._pool is None:
-            raise self.backend.error(ProtocolViolation, "use", "", "the endpoint is not open")
-        return self._pool
+    def _join(self) -> Pool:
+        return pool_for(self.settings, self.backend.endpoint)
 
-    def join(self) -> None:
-        """Take part in the connections of the account. Safe to repeat."""
-        if self._pool is None:
-            self._pool = pool_for(self.settings, self.backend.endpoint)
-
-    async def leave(self) -> None:
-        """Safe to repeat."""
-        pool, self._pool, self.base = self._pool, None, None
-        if pool is not None:
-            await leave(self.settings, pool)
+    async def _leave(self, pool: Pool) -> None:
+        await leave(self.settings, pool)
 
     def capable(self) -> Capabilities:
         """Of the endpoint, as far as is known by now."""

@@ -84,6 +84,7 @@ class SftpBackend(Backend):
         return home + b"/" + below if below else home
 
     async def close(self) -> None:
+        self.calls.base = None
         await self.calls.leave()
 
     def address(self, path: str) -> str:

@@ -7,7 +7,8 @@ import stat
 from asyncio import Future
 from datetime import UTC, datetime
 
-from crossdock.errors import InvalidPath, ProtocolViolation
+from crossdock.errors import InvalidPath
+from crossdock.storage.accounts import Member
 from crossdock.storage.base import Backend, Entry, Kind
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.codec import Attrs, text
@@ -22,35 +23,23 @@ log = logging.getLogger("crossdock.storage.sftp")
 _KINDS: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "link"}
 
 
-class Calls:
+class Calls(Member[Pool]):
     """One account, below one folder."""
 
     def __init__(self, settings: SftpSettings, backend: Backend) -> None:
-        self.settings, self.backend = settings, backend
+        super().__init__(backend)
+        self.settings = settings
         self.base: bytes | None = None
         """The root, as the server knows it, once it has been asked for."""
         self.posix_rename = self.hardlink = False
         self.openssh = False
         """Answered by OpenSSH's own SFTP server; what others take for a file or a folder is looked at first."""
-        self._pool: Pool | None = None
 
-    @property
-    def pool(self) -> Pool:
-        """Between `join` and `leave`."""
-        if self._pool is None:
-            raise self.backend.error(ProtocolViolation, "use", "", "the endpoint is not open")
-        return self._pool
+    def _join(self) -> Pool:
+        return pool_for(self.settings, self.backend.endpoint)
 
-    def join(self) -> None:
-        """Take part in the connections of the account. Safe to repeat."""
-        if self._pool is None:
-            self._pool = pool_for(self.settings, self.backend.endpoint)
-
-    async def leave(self) -> None:
-        """Safe to repeat."""
-        pool, self._pool, self.base = self._pool, None, None
-        if pool is not None:
-            await leave(self.settings, pool)
+    async def _leave(self, pool: Pool) -> None:
+        await leave(self.settings, pool)
 
     def encoded(self, path: str, operation: str, shown: str) -> bytes:
         """A name in the encoding of the endpoint. Raises `InvalidPath`."""

@@ -24,7 +24,7 @@ from crossdock.storage.sftp.wire import Lost, Silent, Status
 __all__ = ["Translate", "translated"]
 
 # Codes above 8 are of later versions of the protocol; servers of version 3 send them all the same.
-# 4 (failure) says nothing by itself: `SftpBackend.explain` looks for the reason where there may be one.
+# 4 (failure) says nothing by itself: `reasons.explain` looks for the reason where there may be one.
 _STATUS: dict[int, tuple[type[StorageError], str]] = {
     1: (ProtocolViolation, "the server says end of file where there is none"),
     2: (NotFound, "no such file or folder"),
