@@ -146,16 +146,4 @@ async def _remarks(storage: Storage) -> list[Finding]:
 async def server_of(storage: Storage) -> str | None:
     """What the server calls itself, where the backend knows."""
     backend: Any = innermost(storage)
-    if hasattr(backend, "server"):
-        said: str = await backend.server()
-        return said
-    if hasattr(backend, "pool"):
-        connection = await backend.pool.acquire()
-        try:
-            extensions = sorted(name.decode("ascii", "replace") for name in connection.session.extensions)
-            return f"{connection.server}; extensions: {', '.join(extensions) or 'none'}"
-        finally:
-            backend.pool.release(connection)
-    if hasattr(backend, "client"):
-        return f"{backend.client.service}, region {backend.client.region}"
-    return None
+    return await backend.server() if hasattr(backend, "server") else None

@@ -67,6 +67,10 @@ class S3Backend(Backend):
         self._opened = False
         await self.client.close()
 
+    async def server(self) -> str:
+        """Where the store is."""
+        return f"{self.client.service}, region {self.client.region}"
+
     async def stat(self, path: str) -> Entry:
         if path:
             answer = await self.calls.head(path, self.calls.key(path, "stat"), allow=("NotFound",))

@@ -90,6 +90,15 @@ class SftpBackend(Backend):
     def address(self, path: str) -> str:
         return self.calls.full(path, "open").decode("utf-8", "surrogateescape")
 
+    async def server(self) -> str:
+        """What the server calls itself, and its extensions."""
+        connection = await self.calls.pool.acquire()
+        try:
+            extensions = sorted(name.decode("ascii", "replace") for name in connection.session.extensions)
+            return f"{connection.server}; extensions: {', '.join(extensions) or 'none'}"
+        finally:
+            self.calls.pool.release(connection)
+
     # -- asking ---------------------------------------------------------------------------------------------------
 
     async def stat(self, path: str) -> Entry:
