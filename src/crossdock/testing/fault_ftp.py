@@ -49,6 +49,8 @@ class FtpFaults:
     """STOR and APPE are agreed to before the folder is looked for; that there is none is the last reply, a 450."""
     replaces_folders: bool = False
     """A file that is renamed onto a folder takes its place."""
+    tells_size: bool = False
+    """Agreeing to a download, it tells how large the file is that it has opened."""
     sizes_folders: bool = False
     """SIZE tells one of a folder as well."""
     replies: dict[str, str] = field(default_factory=dict)
@@ -77,8 +79,8 @@ class FaultyFtpServer:
         """Every command received, of all connections in the order of arrival."""
         self.refuses_to_replace = False
         """A rename onto a file is a 553."""
-        self.makes_after: tuple[str, Path] | None = None
-        """Once this command was answered, somebody else makes this folder."""
+        self.then: list[tuple[str, Callable[[], Awaitable[object] | None]]] = []
+        """Once the first of these commands ("STOR", or "STOR /name") was answered, this happens; then the second …"""
         self.accepted = 0
         self.port = 0
         self.open: set[_Session] = set()
@@ -153,6 +155,7 @@ class _Session:
             self.server.commands.append(f"{command} {argument}".strip())
             if command in self.faults.replies:
                 await self.say(self.faults.replies[command])
+                await self._happen(f"{command} {argument}")
                 continue
             work: Callable[[str], Awaitable[None]] | None = getattr(self, f"_do_{command.lower()}", None)
             if work is None or (command in ("MLST", "MLSD") and not self._has("MLST")):
@@ -164,10 +167,14 @@ class _Session:
                     await self.say("550 No such file or directory")
                 except OSError as error:
                     await self.say(f"550 {error.strerror}")
-            made = self.server.makes_after
-            if made is not None and self.server.commands[-1] == made[0]:
-                self.server.makes_after = None
-                made[1].mkdir()
+            await self._happen(f"{command} {argument}")
+
+    async def _happen(self, command: str) -> None:
+        then = self.server.then
+        if then and f"{command} ".startswith(f"{then[0][0]} "):
+            happening = then.pop(0)[1]()
+            if happening is not None:
+                await happening
 
     def _has(self, feature: str) -> bool:
         return any(line.split()[0] == feature for line in self.server.features)
@@ -335,12 +342,13 @@ class _Session:
         await self._send(content)
 
     async def _do_retr(self, argument: str) -> None:
-        content = self._path(argument).read_bytes()[self._offset :]
-        self._offset = 0
-        await self._send(content)
+        content = self._path(argument).read_bytes()
+        told = f" ({len(content)} bytes)" if self.faults.tells_size else ""
+        content, self._offset = content[self._offset :], 0
+        await self._send(content, told)
 
-    async def _send(self, content: bytes) -> None:
-        await self.say("150 here it comes")
+    async def _send(self, content: bytes, told: str = "") -> None:
+        await self.say(f"150 here it comes{told}")
         _, writer = await self._opened()
         cut = self.faults.cut_download
         whole = cut is None or cut >= len(content)

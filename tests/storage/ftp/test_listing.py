@@ -136,6 +136,6 @@ async def test_a_folder_made_between_two_questions(server: FaultyFtpServer) -> N
     server.faults.replies = dict.fromkeys(("FEAT", "SIZE", "MDTM", "MLST", "MLSD"), "500 what?")
     (server.folder / "x").write_bytes(b"1")
     async with faulty(server) as storage:
-        server.makes_after = ("CWD /done", server.folder / "done")
+        server.then = [("CWD /done", (server.folder / "done").mkdir)]
         await storage.rename("x", "done/x")
     assert (server.folder / "done/x").read_bytes() == b"1"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -49,6 +51,64 @@ async def test_a_size_that_is_a_lie(server: FaultyFtpServer, size: int, errors: 
     async with faulty(server) as storage:
         with pytest.raises(errors):
             await storage.read_bytes("name", limit=len(DATA))
+
+
+def _replaced(server: FaultyFtpServer, *commands: str, size: int) -> list[bytes]:
+    """After each of `commands` another version of "name" takes its place; all that have been there, in this order."""
+    versions = [bytes([65 + number]) * (size - number % 2) for number in range(len(commands) + 1)]
+
+    def replace(version: bytes) -> None:
+        (server.folder / "new").write_bytes(version)
+        os.utime(server.folder / "new", (1_000_000_000, 1_000_000_000))
+        (server.folder / "new").rename(server.folder / "name")
+
+    replace(versions[0])
+    server.then = [
+        (command, partial(replace, version)) for command, version in zip(commands, versions[1:], strict=True)
+    ]
+    return versions
+
+
+@pytest.mark.parametrize("tells_size", [True, False])
+@pytest.mark.parametrize("commands", [["MLST", "RETR"], ["MLST"], ["RETR"]])
+async def test_a_small_file_that_is_replaced_while_it_is_read(
+    server: FaultyFtpServer, commands: list[str], tells_size: bool
+) -> None:
+    """It is looked at before and after: twice it may look alike, and another one have been sent in between."""
+    server.faults.tells_size = tells_size
+    versions = _replaced(server, *commands, size=1000)
+    async with faulty(server) as storage, storage.read("name") as reader:
+        found = await reader.read()
+        assert await reader.read() == b""
+        assert found == versions[0 if commands == ["RETR"] else -1]
+        assert reader.entry.size == len(found)
+
+
+@pytest.mark.parametrize(("tells_size", "errors"), [(True, SourceChanged), (False, Truncated)])
+async def test_a_file_that_is_replaced_and_put_back_while_it_is_read(
+    server: FaultyFtpServer, tells_size: bool, errors: type[CrossdockError]
+) -> None:
+    """Its beginning was handed out. Unless the server tells what it sends, it looks like one that was cut."""
+    server.faults.tells_size = tells_size
+    _replaced(server, "MLST", "RETR", size=len(DATA))
+    async with faulty(server) as storage:
+        with pytest.raises(errors):
+            await storage.read_bytes("name", limit=len(DATA))
+
+
+async def test_a_file_that_is_replaced_again_and_again(server: FaultyFtpServer) -> None:
+    _replaced(server, "EPSV", "EPSV", "EPSV", size=1000)
+    async with faulty(server) as storage:
+        with pytest.raises(SourceChanged):
+            await storage.read_bytes("name")
+        assert not server.then
+        assert (await storage.stat("name")).size == 999
+        server.commands.clear()
+        pin = await storage.stat("name")
+        _replaced(server, "MLST", size=999)
+        with pytest.raises(SourceChanged):
+            await backend_of(storage).begin_read("name", pin=pin)
+        assert sum(command.startswith("RETR") for command in server.commands) == 1
 
 
 async def test_a_late_reply_never_answers_the_next_command(server: FaultyFtpServer) -> None:

@@ -32,6 +32,7 @@ __all__ = [
 
 _EXTENDED = re.compile(rb"\((.)\1\1(\d{1,5})\1\)")
 _PASSIVE = re.compile(rb"(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3})")
+_BYTES = re.compile(rb"\((\d{1,19}) bytes\)")
 _UNKNOWN = (500, 501, 502, 504, 522)
 _SESSION = re.compile(r"reus|resum|session|\b(?:ssl|tls)\b", re.IGNORECASE)
 _CANNOT_BUILD = re.compile(r"operation not permitted", re.IGNORECASE)
@@ -86,7 +87,9 @@ def begin(
         if listener is not None:
             connected = _accept(connection, listener)
         assert connected is not None
-        return _secured(connection, connected)
+        found = _secured(connection, connected)
+        found.told = _told(reply)
+        return found
     except BaseException:
         if connected is not None:
             connected.close()
@@ -94,6 +97,12 @@ def begin(
     finally:
         if listener is not None:
             listener.close()
+
+
+def _told(agreed: Reply) -> int | None:
+    """vsftpd and ProFTPD: "150 Opening BINARY mode data connection for NAME (5 bytes)"; by fstat(2) of what is sent."""
+    found = _BYTES.findall(b" ".join(agreed.lines))
+    return int(found[-1]) if found else None
 
 
 def send_whole(connection: Connection, command: bytes, parts: Sequence[bytes], *behind: bytes) -> list[Reply] | None:

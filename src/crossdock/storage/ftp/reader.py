@@ -22,6 +22,8 @@ __all__ = ["FtpReader"]
 _CHUNK = 1024 * 1024
 _AHEAD = 2
 """Chunks being received, or waiting, while the reader's caller is busy with one."""
+_TURNS = 3
+"""Attempts at a file that is replaced meanwhile, as long as nothing of it was handed out."""
 
 
 class FtpReader(Reader):
@@ -58,6 +60,21 @@ class FtpReader(Reader):
     # -- in the thread ----------------------------------------------------------------------------------------------
 
     def _begin(self, connection: Connection, pin: Entry | None) -> bytes:
+        """The first chunk. A file that fits in it, and was not the one that was looked at, is fetched again."""
+        errors: list[SourceChanged | Truncated] = []
+        while True:
+            try:
+                return self._opened(connection, pin)
+            except (SourceChanged, Truncated) as error:
+                errors.append(error)
+                if (pin is not None and isinstance(error, SourceChanged)) or not connection.alive:
+                    raise
+            if len(errors) == _TURNS:
+                # Of a file that was seen to change, fewer bytes than expected are no wonder.
+                raise next((error for error in errors if isinstance(error, SourceChanged)), errors[-1])
+            self._position, self._ended = self._offset, False
+
+    def _opened(self, connection: Connection, pin: Entry | None) -> bytes:
         asked = questions(connection, self._name)
         replies = connection.wire.ask(*asked, *data.invitation(connection))
         found = understood(connection, self._name, replies[: len(asked)])
@@ -87,7 +104,12 @@ class FtpReader(Reader):
         self._stream = data.begin(
             connection, b"RETR " + self._name, offset=self._offset, invited=invited, behind=behind
         )
-        return self._next(connection)
+        first = self._next(connection)
+        if self.entry.size is not None and self._position > self.entry.size:
+            # Another file. If this is its end, the connection can go on.
+            self._next(connection)
+            raise self._changed()
+        return first
 
     def _next(self, connection: Connection) -> bytes:
         if self._ended:
@@ -122,7 +144,7 @@ class FtpReader(Reader):
             )
         if size is None or self._position == size:
             return
-        if self.changed or self._position > size:
+        if self.changed or self._position > size or stream.told in (self._position, self._position - self._offset):
             raise self._changed()
         raise Truncated(
             f"read {self._called}: the server ended at byte {self._position} of {size} and called it complete",

@@ -23,6 +23,8 @@ class Data:
         self._buffer = bytearray()
         self.ragged = False
         """TLS ended without its goodbye: nothing proves that the end is the end."""
+        self.told: int | None = None
+        """Bytes of the file that the server has opened, as it says in agreeing; a name may be another file's by now."""
 
     def read(self, size: int, *, end: int = -1) -> bytes:
         """Up to `size` bytes, fewer only at the end. Raises `Lost`, `Silent`.
