@@ -18,7 +18,8 @@ from crossdock.errors import (
 )
 from crossdock.storage.ftp import FtpSettings
 from crossdock.storage.storage import Storage
-from crossdock.testing.fault_ftp import FaultyFtpServer, FtpFaults
+from crossdock.testing.fault_ftp import FaultyFtpServer
+from crossdock.testing.ftp_faults import FtpFaults
 from tests.storage.ftp.places import DATA, backend_of, faulty
 
 

@@ -1,0 +1,43 @@
+"""What `FaultyFtpServer` can be told to do wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = ["FtpFaults"]
+
+
+@dataclass
+class FtpFaults:
+    """What goes wrong; may be changed while the server runs. Without orders, nothing does."""
+
+    cut_download: int | None = None
+    """After so many bytes the data connection ends …"""
+    how: Literal["complete", "rst", "silent", "refused", "hang up"] = "complete"
+    """… and is called complete, or is reset, or gets no last reply, or a 426, or takes the control connection along."""
+    cut_upload: int | None = None
+    """So many bytes are stored of an upload, which is called complete."""
+    disk: int | None = None
+    """Bytes until 452."""
+    size: int | None = None
+    """What SIZE and MLST say of every file."""
+    listing: bytes | None = None
+    """What is listed instead of what there is."""
+    most: int | None = None
+    """Connections at a time; one more gets a 421."""
+    wrong_digest: bool = False
+    late_reply: bool = False
+    """A last reply comes twice."""
+    passive: str | None = None
+    """The whole reply to PASV; EPSV is then unknown."""
+    agrees_early: bool = False
+    """STOR and APPE are agreed to before the folder is looked for; that there is none is the last reply, a 450."""
+    replaces_folders: bool = False
+    """A file that is renamed onto a folder takes its place."""
+    tells_size: bool = False
+    """Agreeing to a download, it tells how large the file is that it has opened."""
+    sizes_folders: bool = False
+    """SIZE tells one of a folder as well."""
+    replies: dict[str, str] = field(default_factory=dict)
+    """Commands that are answered like this, and do nothing: {"RNFR": "502 no"}."""
