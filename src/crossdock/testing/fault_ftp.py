@@ -116,24 +116,25 @@ class _Session:
             return
         await self.say(f"220 {self.server.greeting}")
         while not self._ended and (line := await self._reader.readline()):
-            command, _, argument = line.rstrip(b"\r\n").decode("utf-8", "surrogateescape").partition(" ")
-            command = command.upper()
-            self.server.commands.append(f"{command} {argument}".strip())
-            if command in self.faults.replies:
-                await self.say(self.faults.replies[command])
-                await self._happen(f"{command} {argument}")
-                continue
-            work: Callable[[str], Awaitable[None]] | None = getattr(self, f"_do_{command.lower()}", None)
-            if work is None or (command in ("MLST", "MLSD") and not self._has("MLST")):
-                await self.say("500 what?")
-            else:
-                try:
-                    await work(argument)
-                except FileNotFoundError:
-                    await self.say("550 No such file or directory")
-                except OSError as error:
-                    await self.say(f"550 {error.strerror}")
-            await self._happen(f"{command} {argument}")
+            await self._obey(line)
+
+    async def _obey(self, line: bytes) -> None:
+        command, _, argument = line.rstrip(b"\r\n").decode("utf-8", "surrogateescape").partition(" ")
+        command = command.upper()
+        self.server.commands.append(f"{command} {argument}".strip())
+        work: Callable[[str], Awaitable[None]] | None = getattr(self, f"_do_{command.lower()}", None)
+        if command in self.faults.replies:
+            await self.say(self.faults.replies[command])
+        elif work is None or (command in ("MLST", "MLSD") and not self._has("MLST")):
+            await self.say("500 what?")
+        else:
+            try:
+                await work(argument)
+            except FileNotFoundError:
+                await self.say("550 No such file or directory")
+            except OSError as error:
+                await self.say(f"550 {error.strerror}")
+        await self._happen(f"{command} {argument}")
 
     async def _happen(self, command: str) -> None:
         then = self.server.then
@@ -289,7 +290,24 @@ class _Session:
         assert self._data is not None
         return await asyncio.wait_for(self._data, 10)
 
+    async def _agree(self, reply: str) -> None:
+        if self.faults.agreement in ("once", "twice"):
+            await self.say(reply)
+        if self.faults.agreement == "twice":
+            await self.say(reply)
+        while self.faults.during != "wait":
+            try:
+                line = await asyncio.wait_for(self._reader.readline(), 0.2)
+            except TimeoutError:
+                return
+            if not line:
+                return
+            if self.faults.during == "answer":
+                await self._obey(line)
+
     async def _last(self, reply: str) -> None:
+        if self.faults.agreement == "late":
+            reply = f"150 at last\r\n{reply}"
         await self.say(f"{reply}\r\n{reply}" if self.faults.late_reply else reply)
 
     async def _do_mlsd(self, argument: str) -> None:
@@ -314,7 +332,7 @@ class _Session:
         await self._send(content, told)
 
     async def _send(self, content: bytes, told: str = "") -> None:
-        await self.say(f"150 here it comes{told}")
+        await self._agree(f"150 here it comes{told}")
         _, writer = await self._opened()
         cut = self.faults.cut_download
         whole = cut is None or cut >= len(content)
@@ -354,7 +372,7 @@ class _Session:
         with path.open(mode) as file:
             if offset:
                 file.seek(offset)
-            await self.say("150 send it")
+            await self._agree("150 send it")
             reader, writer = await self._opened()
             stored = 0
             most = self.faults.cut_upload

@@ -35,6 +35,10 @@ class FtpFaults:
     """STOR and APPE are agreed to before the folder is looked for; that there is none is the last reply, a 450."""
     replaces_folders: bool = False
     """A file that is renamed onto a folder takes its place."""
+    agreement: Literal["once", "never", "late", "twice"] = "once"
+    """How a transfer is agreed to, by 150; late: together with its last reply."""
+    during: Literal["wait", "answer", "drop"] = "wait"
+    """What it does with commands that have come while there is a transfer under way."""
     tells_size: bool = False
     """Agreeing to a download, it tells how large the file is that it has opened."""
     sizes_folders: bool = False

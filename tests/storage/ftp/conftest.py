@@ -1,4 +1,4 @@
-"""A server that fails when it is told to."""
+"""A server that fails when it is told to, and what is sent to it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from crossdock.storage.ftp.wire import Wire
 from crossdock.testing.fault_ftp import FaultyFtpServer
 
 
@@ -16,3 +17,17 @@ async def server(tmp_path: Path) -> AsyncGenerator[FaultyFtpServer]:
     home.mkdir()
     async with FaultyFtpServer(home) as server:
         yield server
+
+
+@pytest.fixture
+def packets(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The commands that left, those of one packet joined by "+"."""
+    sent: list[str] = []
+    send = Wire.send
+
+    def noted(self: Wire, *commands: bytes) -> None:
+        sent.append("+".join(command.partition(b" ")[0].decode() for command in commands))
+        send(self, *commands)
+
+    monkeypatch.setattr(Wire, "send", noted)
+    return sent

@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
-from crossdock.errors import IntegrityError, NoSpace, ProtocolViolation, StorageError
 from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.pool import Pool
-from crossdock.storage.ftp.wire import Wire
 from crossdock.storage.ftp.writer import FtpWriter
 from crossdock.storage.staging import Stored
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
 from tests.storage.ftp.places import backend_of, faulty
-
-
-@pytest.fixture
-def packets(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The commands that left, those of one packet joined by "+"."""
-    sent: list[str] = []
-    send = Wire.send
-
-    def noted(self: Wire, *commands: bytes) -> None:
-        sent.append("+".join(command.partition(b" ")[0].decode() for command in commands))
-        send(self, *commands)
-
-    monkeypatch.setattr(Wire, "send", noted)
-    return sent
 
 
 def pool_of(storage: Storage) -> Pool:
@@ -70,79 +52,6 @@ async def test_a_small_upload_takes_four_round_trips(
             "RNFR+RNTO",
         ]
     assert (server.folder / "name").read_bytes() == b"12345"
-
-
-@pytest.fixture
-async def queuing(tmp_path: Path) -> AsyncGenerator[FaultyFtpServer]:
-    """A server that is known to take commands one after the other, whatever it does meanwhile."""
-    home = tmp_path / "home"
-    home.mkdir()
-    async with FaultyFtpServer(home, features=("MDTM", "SIZE"), greeting="(vsFTPd 3.0.3)") as server:
-        yield server
-
-
-async def test_a_server_that_queues_commands_gets_them_together(queuing: FaultyFtpServer, packets: list[str]) -> None:
-    async with faulty(queuing, max_connections=1) as storage:
-        await storage.write_bytes("one", b"12345")
-        packets.clear()
-        await storage.write_bytes("two", b"67890")
-        assert packets == ["EPSV+STOR+SIZE+MDTM", "RNFR+RNTO"]
-        packets.clear()
-        assert await storage.read_bytes("two") == b"67890"
-        assert packets == ["SIZE+MDTM+EPSV", "RETR+SIZE+MDTM"]
-    assert (queuing.folder / "one").read_bytes() == b"12345"
-
-
-@pytest.mark.parametrize("size", [5, 200_000])
-async def test_queued_and_refused_it_is_done_step_by_step(queuing: FaultyFtpServer, size: int) -> None:
-    """Every reply is read: the same connection goes on."""
-    async with faulty(queuing, max_connections=1) as storage:
-        await storage.write_bytes("one", b"1")
-        await storage.write_bytes("new/two", b"2" * size)
-        await storage.write_bytes("new/three", b"3" * size)
-        assert queuing.accepted == 1
-        assert (await storage.stat("new/two")).size == size
-    assert sorted(path.name for path in (queuing.folder / "new").iterdir()) == ["three", "two"]
-    assert (queuing.folder / "new/three").read_bytes() == b"3" * size
-
-
-async def test_queued_and_cut_short_it_is_not_published(queuing: FaultyFtpServer) -> None:
-    async with faulty(queuing, max_connections=1) as storage:
-        await storage.write_bytes("one", b"1")
-        queuing.faults.cut_upload = 3
-        with pytest.raises(IntegrityError, match="5 bytes were written, the endpoint holds 3"):
-            await storage.write_bytes("one", b"12345")
-        queuing.faults.cut_upload = None
-        queuing.faults.disk = 2
-        with pytest.raises(NoSpace):
-            await storage.write_bytes("one", b"12345")
-        queuing.faults.disk = None
-        assert await storage.read_bytes("one") == b"1"
-    assert [path.name for path in queuing.folder.iterdir()] == ["one"]
-
-
-async def test_queued_replies_are_not_taken_for_others(queuing: FaultyFtpServer) -> None:
-    """The last reply to the transfer comes twice: the second one answers no question."""
-    async with faulty(queuing, max_connections=1) as storage:
-        await storage.write_bytes("one", b"1")
-        queuing.faults.late_reply = True
-        with pytest.raises(ProtocolViolation, match="nobody asked for: 226"):
-            await storage.write_bytes("one", b"12345")
-        with pytest.raises(ProtocolViolation, match="nobody asked for: 226"):
-            await storage.read_bytes("one")
-        queuing.faults.late_reply = False
-        assert (await storage.stat("one")).size == 1
-
-
-async def test_queued_without_a_connection_for_it(queuing: FaultyFtpServer) -> None:
-    async with faulty(queuing, max_connections=1) as storage:
-        await storage.write_bytes("one", b"1")
-        queuing.faults.replies = {"EPSV": "425 no port is left"}
-        with pytest.raises(StorageError, match="no port is left"):
-            await storage.write_bytes("one", b"12345")
-        queuing.faults.replies = {}
-        assert await storage.read_bytes("one") == b"1"
-        assert queuing.accepted == 2
 
 
 async def test_a_server_without_epsv_is_invited_by_pasv(server: FaultyFtpServer, packets: list[str]) -> None:

@@ -20,11 +20,19 @@ if TYPE_CHECKING:
     from crossdock.storage.ftp.settings import FtpSettings
     from crossdock.storage.ftp.tls import TlsLayer
 
-__all__ = ["Connection", "Features"]
+__all__ = ["Connection", "Features", "Learned"]
 
 T = TypeVar("T")
 _GRACE = 5.0
 """Seconds in which a cancelled command may still get its answer, so that its effect is known."""
+
+
+@dataclass(slots=True)
+class Learned:
+    """What use has shown of an account's server, and of what lies between; for all connections to it."""
+
+    queues: bool | None = None
+    """Commands that were sent along with a transfer were answered in their turn. None: not tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +122,9 @@ def _work_off(calls: SimpleQueue[Callable[[], None] | None]) -> None:
 class Connection:
     """Made by `connecting.sign_in`. Its attributes are the thread's, but for `kill`, `broken` and the idle time."""
 
-    def __init__(self, settings: FtpSettings) -> None:
+    def __init__(self, settings: FtpSettings, learned: Learned | None = None) -> None:
         self.settings = settings
+        self.learned = learned or Learned()
         self.features = Features()
         self.tls: TlsLayer | None = None
         self.old_tls = False
@@ -170,8 +179,13 @@ class Connection:
         if self.broken:
             raise Lost("the transfer was given up")
 
+    @property
+    def queues(self) -> bool:
+        """Commands may be sent along with a transfer."""
+        return self.features.queues and self.learned.queues is not False
+
     def mark_busy(self) -> None:
-        if self._killed or self.broken or self.pending or self.wire.owed:
+        if self._killed or self.broken or self.pending:
             raise Lost("the connection was given up")
 
     def stop_transfer(self) -> Reply | None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from crossdock.storage.ftp import together
 from crossdock.storage.ftp.stream import Data
 from crossdock.storage.ftp.tls import SessionRefused
 from crossdock.storage.ftp.wire import Lost, Refused, Reply, Silent, Violation, be_patient
@@ -25,7 +26,6 @@ __all__ = [
     "begin",
     "finish",
     "invitation",
-    "queued",
     "send_whole",
     "told_address",
 ]
@@ -74,11 +74,8 @@ def begin(
             connection.wire.must(b"REST %d" % offset, 350)
         connection.wire.send(command, *behind)
         connection.pending = True
-        reply = connection.wire.reply()
+        reply = together.agreed(connection, len(behind))
         if reply.code >= 200:
-            for _ in behind:
-                connection.wire.final()
-            connection.pending = False
             if about_session(connection, reply):
                 raise SessionRefused(str(reply))
             if listener is not None and reply.code == 425:
@@ -117,51 +114,65 @@ def send_whole(connection: Connection, command: bytes, parts: Sequence[bytes], *
     wire = connection.wire
     wire.send(b"EPSV", command, *behind)
     connection.pending = True
+    invited: Reply | None = None
     try:
-        invited = wire.final()
+        with together.doubts(connection, 1):
+            invited = wire.final()
         if invited.code != 229:
             raise Refused(b"EPSV", invited)
         connected = _connect(connection, invited)
-    except BaseException:
+    except BaseException as error:
+        said: Reply | None = None
+        if connection.broken and invited is not None and invited.code == 229:
+            _send_nothing(connection, invited)
+        elif isinstance(error, Unreachable) and connection.stale():
+            # It refuses the file, and has closed the port.
+            said = connection.stop_transfer()
         # The server may be waiting there.
         connection.kill()
+        if said is not None and said.code >= 400:
+            raise Refused(command, said) from error
         raise
     stream: Data | None = None
+    failed: Lost | None = None
     data = b"".join(parts)
     if connection.tls is None and len(data) <= _UNASKED:
         stream = _patient(connection, connected)
-        stream.send_unasked(data)
-    reply = wire.reply()
+        failed = stream.send_unasked(data)
+    reply = together.agreed(connection, len(behind))
     if reply.code >= 200:
-        for _ in behind:
-            wire.final()
-        connection.pending, connection.data = False, None
+        connection.data = None
         connected.close()
         if about_session(connection, reply):
             raise SessionRefused(str(reply))
+        if reply.code == 421:
+            raise Refused(command, reply)
         return None
     if stream is None:
         stream = _secured(connection, connected)
         stream.write(data)
         stream.end()
-    finish(connection, stream, patience=LAST_WORD)
-    return queued(connection, len(behind))
+    finish(connection, stream, patience=LAST_WORD, behind=bool(behind))
+    if failed is not None:
+        raise failed
+    return together.queued(connection, len(behind))
 
 
-def queued(connection: Connection, count: int) -> list[Reply]:
-    """The replies to questions that were sent along with a transfer, once it has ended. Raises `Lost`, `Violation`."""
-    found = [connection.wire.final() for _ in range(count)]
-    for reply in found:
-        if reply.good and reply.code != 213:
-            connection.wire.alive = False
-            raise Violation(f"a reply that nobody asked for: {reply}")
-    return found
+def _send_nothing(connection: Connection, invited: Reply) -> None:
+    """The upload was given up, but its command is on its way: the file is made before it is removed, not after."""
+    with socket.socket(connection.family) as connected:
+        be_patient(connected, 1)
+        try:
+            connected.connect((connection.peer, _passive_port(connection, invited)))
+        except OSError:
+            return
+    connection.stop_transfer()
 
 
-def finish(connection: Connection, data: Data, *, patience: float = 0) -> Reply:
-    """The server's last word on a transfer, which decides it. Raises `Refused`, `SessionRefused`.
+def finish(connection: Connection, data: Data, *, patience: float = 0, behind: bool = False) -> Reply:
+    """The server's last word on a transfer, which decides it. Raises `Refused`, `SessionRefused`, `Lost`, `Violation`.
 
-    `patience`: seconds that it may take at least.
+    `patience`: seconds that it may take at least. `behind`: questions were sent along; see `together`.
     """
     # vsftpd says nothing before it has heard the goodbye, not even when it was the sender.
     if connection.tls is None:
@@ -172,7 +183,7 @@ def finish(connection: Connection, data: Data, *, patience: float = 0) -> Reply:
     wire, usual = connection.wire, connection.wire.patience
     try:
         wire.wait_for(max(patience, usual))
-        reply = wire.reply()
+        reply = together.last_word(connection, behind=behind)
         wire.wait_for(usual)
     finally:
         data.close()

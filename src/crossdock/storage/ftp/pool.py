@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from crossdock.errors import AuthenticationFailed, ConnectionFailed, StorageError, Throttled
 from crossdock.storage.accounts import Breaker, Pools, account_of, join_pool, leave_pool
 from crossdock.storage.ftp.connecting import Connector
-from crossdock.storage.ftp.connection import Connection
+from crossdock.storage.ftp.connection import Connection, Learned
 from crossdock.storage.ftp.wire import Lost, Violation
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Account(Breaker):
         super().__init__(clock, files=files)
         self._most = 0
         self._most_until = 0.0
+        self.learned = Learned()
         self.old_tls = False
         """The server cannot take over sessions of TLS 1.3."""
 
@@ -129,7 +130,7 @@ class Pool:
     async def _make(self) -> Connection | None:
         """None: the server wants no more of them, but there are some to wait for."""
         self._making += 1
-        connection = Connection(self._settings)
+        connection = Connection(self._settings, self.account.learned)
         try:
             # One at a time: a wrong password must not count several times over.
             async with self._sign_in:

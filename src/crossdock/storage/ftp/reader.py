@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from crossdock.errors import NotAFile, SourceChanged, Truncated, shown
 from crossdock.storage.base import Entry, Reader
-from crossdock.storage.ftp import data
+from crossdock.storage.ftp import data, together
 from crossdock.storage.ftp.asking import questions, understood
 from crossdock.storage.ftp.calls import Calls
 from crossdock.storage.ftp.connection import Connection
@@ -99,7 +99,7 @@ class FtpReader(Reader):
         # Had more to be asked, the invitation may have been used up by a listing.
         invited = replies[-1] if len(replies) > len(asked) and replies[0].good else None
         # Answered once all is sent, which is not the same as received, unless that is done in the same call.
-        self._behind = connection.features.queues and self.entry.size is not None and self.entry.size < _CHUNK
+        self._behind = connection.queues and self.entry.size is not None and self.entry.size < _CHUNK
         behind = asked if self._behind else ()
         self._stream = data.begin(
             connection, b"RETR " + self._name, offset=self._offset, invited=invited, behind=behind
@@ -128,7 +128,7 @@ class FtpReader(Reader):
 
     def _finish(self, connection: Connection, stream: data.Data) -> None:
         try:
-            data.finish(connection, stream)
+            data.finish(connection, stream, behind=self._behind)
         except Refused as error:
             self._look_again(connection)
             if self.changed:
@@ -153,7 +153,7 @@ class FtpReader(Reader):
 
     def _look_again(self, connection: Connection) -> None:
         asked = questions(connection, self._name)
-        replies = data.queued(connection, len(asked)) if self._behind else connection.wire.ask(*asked)
+        replies = together.queued(connection, len(asked)) if self._behind else connection.wire.ask(*asked)
         again = understood(connection, self._name, replies)
         self.changed = again is None or (
             self.entry.kind != "link" and replace(again, path=self._path).fingerprint != self.entry.fingerprint

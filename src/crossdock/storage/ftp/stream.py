@@ -63,12 +63,13 @@ class Data:
                 raise self._lost(error) from error
             return bytes(view[:filled])
 
-    def send_unasked(self, data: bytes) -> None:
-        """Before the server has agreed. What goes wrong is its to say, or shows in what it has stored."""
+    def send_unasked(self, data: bytes) -> Lost | None:
+        """Before the server has agreed. What went wrong counts only if the server has nothing to say against it."""
         try:
-            self.socket.sendall(data)
-        except OSError:
-            return
+            self.write(data)
+        except Lost as error:
+            return error
+        return None
 
     def write(self, data: bytes | memoryview) -> None:
         try:

@@ -137,10 +137,13 @@ class Wire:
         for command in commands:
             if _FORBIDDEN.search(command):
                 raise ValueError("a line break or NUL in a command")
-        if self._held and not self._owed:
-            # It would be taken for the answer to this command.
+        # Either would be taken for the answer to this command.
+        if self._owed:
+            self.alive = False
+            raise Lost("earlier commands are still to be answered")
+        if self._held:
             raise self._violation(f"a reply that nobody asked for: {bytes(self._held[:80])!r}")
-        self._owed += len(commands)
+        self._owed = len(commands)
         try:
             self.socket.sendall(b"".join(command + b"\r\n" for command in commands))
         except OSError as error:

@@ -130,7 +130,7 @@ class FtpWriter(StagedWriter):
 
     def _complete(self, connection: Connection, parts: list[bytes]) -> Stored:
         """Send the rest, hear the server's last word, set the time, and look at what is stored."""
-        stored = self._in_one_go(connection, parts) if self._at_once and connection.features.queues else None
+        stored = self._in_one_go(connection, parts) if self._at_once and connection.queues else None
         if stored is None:
             if self._stream is None:
                 self._begin(connection, parts)
@@ -201,6 +201,8 @@ class FtpWriter(StagedWriter):
         found = asking.understood(connection, self._target, replies[stamps:])
         if found is None:
             raise Missing("what was sent is gone")
+        if found.kind == "dir":
+            raise IsFolder("the server takes what was sent for a folder")
         self._compare(connection)
         return Stored(found.size, replace(found, path=self.path, kind="file"))
 
