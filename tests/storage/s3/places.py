@@ -60,13 +60,14 @@ class BotoPeer:
         found: list[dict[str, Any]] = self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", [])
         return found
 
-    def empty(self) -> None:
+    def empty(self, prefix: str = "") -> None:
         for upload in self.uploads():
-            self.client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-        for page in self.client.get_paginator("list_object_versions").paginate(Bucket=self.bucket):
+            if upload["Key"].startswith(prefix):
+                self.client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        for page in self.client.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=prefix):
             for item in page.get("Versions", []) + page.get("DeleteMarkers", []):
                 self.client.delete_object(Bucket=self.bucket, Key=item["Key"], VersionId=item["VersionId"])
-        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket):
+        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
             for item in page.get("Contents", []):
                 self.client.delete_object(Bucket=self.bucket, Key=item["Key"])
 
