@@ -60,9 +60,12 @@ class ConflictCases(SuiteBase):
 
         polling = asyncio.create_task(poll())
         try:
-            for turn in range(12):
+            # At least 12 times, and until one read has come through, which a new connection may take its time for.
+            for turn in range(240):
                 await storage.write_bytes("name", versions[turn % 4])
                 await asyncio.sleep(0)
+                if turn % 4 == 3 and turn >= 11 and (reads or polling.done()):
+                    break
         finally:
             done = True
             await polling
