@@ -286,7 +286,19 @@ class Connection:
 
     def close(self) -> Future[None]:
         """Say goodbye if that can be done without much waiting, and let go."""
-        parting = self.begin(self._part)
+        parting: Future[None] = Future()
+        # Running from the start: whoever waits and is cancelled must not cancel it, and leave the sockets open.
+        parting.set_running_or_notify_cancel()
+
+        def part() -> None:
+            try:
+                self._part()
+            except BaseException as error:  # noqa: BLE001 (handed to whoever waits)
+                parting.set_exception(error)
+            else:
+                parting.set_result(None)
+
+        self._begin(part)
         self._calls.put(None)
         return parting
 
