@@ -12,6 +12,7 @@ from typing import Protocol
 import aiohttp
 
 from crossdock.errors import AuthenticationFailed, ConfigError, ConnectionFailed, ProtocolViolation, TimedOut
+from crossdock.storage.sockets import TlsSocket
 
 __all__ = ["FAILURES", "NotHttp", "TooLong", "Unreachable", "http_date", "no_answer", "retry_after", "trusted", "whole"]
 
@@ -46,6 +47,7 @@ def trusted(ca_file: Path | str | None) -> ssl.SSLContext:
     except OSError as error:
         raise ConfigError(f"cannot read the certificates in {ca_file}: {error.strerror or error}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslsocket_class = TlsSocket
     return context
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from crossdock.errors import ConfigError
 from crossdock.storage.ftp.wire import Lost, Silent
+from crossdock.storage.sockets import TlsSocket
 
 if TYPE_CHECKING:
     from crossdock.storage.ftp.settings import FtpSettings
@@ -53,7 +53,6 @@ class TlsLayer:
     def control(self, connected: socket.socket, attach: Callable[[socket.socket], None], *, old: bool) -> ssl.SSLSocket:
         """`attach` is told the socket that takes over, before it blocks. Raises `Untrusted`, `NotTls`, `Lost`."""
         try:
-            _raise_what_pends(connected)
             wrapped = self._contexts[old].wrap_socket(
                 connected, server_hostname=self._name, do_handshake_on_connect=False
             )
@@ -85,7 +84,6 @@ class TlsLayer:
         self, connected: socket.socket, attach: Callable[[socket.socket], None], control: ssl.SSLSocket
     ) -> ssl.SSLSocket:
         """Raises `OSError`; `Untrusted` if it is another server than that of the control connection."""
-        _raise_what_pends(connected)
         wrapped = control.context.wrap_socket(
             connected,
             server_hostname=self._name,
@@ -115,10 +113,10 @@ class TlsLayer:
 def presented(connected: socket.socket) -> str | None:
     """The fingerprint of what a server presents, whether it is to be trusted or not. For messages; nothing is sent."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslsocket_class = TlsSocket
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
-        _raise_what_pends(connected)
         with context.wrap_socket(connected) as wrapped:
             return shown_fingerprint(_digest(wrapped))
     except OSError:
@@ -129,15 +127,9 @@ def _digest(wrapped: ssl.SSLSocket) -> str:
     return hashlib.sha256(wrapped.getpeercert(True) or b"").hexdigest()
 
 
-def _raise_what_pends(connected: socket.socket) -> None:
-    """Raises `OSError` if the peer has reset it: `wrap_socket` would too, and leave a socket open that nobody holds."""
-    pending = connected.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if pending:
-        raise OSError(pending, os.strerror(pending))
-
-
 def _context(settings: FtpSettings) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslsocket_class = TlsSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.certificate:
         # The pin says more than any authority could; it is checked before anything else is sent.
