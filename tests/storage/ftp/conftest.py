@@ -20,6 +20,15 @@ async def server(tmp_path: Path) -> AsyncGenerator[FaultyFtpServer]:
 
 
 @pytest.fixture
+async def queuing(tmp_path: Path) -> AsyncGenerator[FaultyFtpServer]:
+    """A server that is known to take commands one after the other, whatever it does meanwhile."""
+    home = tmp_path / "home"
+    home.mkdir()
+    async with FaultyFtpServer(home, features=("MDTM", "SIZE"), greeting="(vsFTPd 3.0.3)") as server:
+        yield server
+
+
+@pytest.fixture
 def packets(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The commands that left, those of one packet joined by "+"."""
     sent: list[str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from crossdock.storage.ftp import FtpSettings, tls
@@ -13,6 +14,7 @@ from crossdock.testing.fault_ftp import FaultyFtpServer
 from tests.servers import FtpServer
 
 DATA = bytes(range(256)) * 16384  # 4 MiB
+WHEN = datetime(2026, 1, 2, tzinfo=UTC)
 FACTS = ("MLST type*;size*;modify*;", "MDTM", "MFMT", "SIZE", "REST STREAM", "UTF8")
 
 
@@ -64,3 +66,20 @@ async def round_trip(storage: Storage) -> None:
 def backend_of(storage: Storage) -> FtpBackend:
     assert isinstance(storage.backend, FtpBackend)
     return storage.backend
+
+
+async def prove(storage: Storage) -> None:
+    """The connection has answered EPSV, and the server what was sent along with a transfer."""
+    await storage.write_bytes("one", b"first")
+    await storage.write_bytes("one", b"1")
+
+
+def hang_up() -> None:
+    """For `FaultyFtpServer.then`."""
+    raise ConnectionResetError
+
+
+def holds(server: FaultyFtpServer, *contents: bytes) -> None:
+    """One file, that is one of `contents`, and nothing beside it."""
+    assert [path.name for path in server.folder.iterdir()] == ["one"]
+    assert (server.folder / "one").read_bytes() in contents

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from datetime import UTC, datetime
 
 import pytest
 
@@ -15,7 +14,7 @@ from crossdock.storage.ftp.writer import FtpWriter
 from crossdock.storage.staging import Stored
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
-from tests.storage.ftp.places import backend_of, faulty
+from tests.storage.ftp.places import WHEN, backend_of, faulty
 
 
 def pool_of(storage: Storage) -> Pool:
@@ -43,7 +42,7 @@ async def test_a_small_upload_takes_four_round_trips(
     server.greeting = greeting
     async with faulty(server) as storage:
         packets.clear()
-        await storage.write_bytes("name", b"12345", WriteOptions(modified=datetime(2026, 1, 2, tzinfo=UTC)))
+        await storage.write_bytes("name", b"12345", WriteOptions(modified=WHEN))
         assert packets == [
             "EPSV",
             "STOR",
