@@ -109,10 +109,7 @@ def test_the_guide_runs_as_it_is_written(
     home.mkdir()
     bucket = f"guide-{os.getpid()}"
     here: dict[str, dict[str, Any]] = {
-        "partner": {
-            "host": openssh.host, "port": openssh.port, "user": openssh.user, "root": str(home),
-            "private_key": f"file:{openssh.key}", "host_key": openssh.fingerprint,
-        },
+        "partner": openssh.settings(root=str(home)),
         "carrier": vsftpd.settings(root=f"{vsftpd.root}guide-{tmp_path.name}-{os.getpid()}"),
         "lake": {"endpoint_url": moto.endpoint_url, "bucket": bucket},
         "akamai": {"host": "127.0.0.1", "port": netstorage.port, "tls": False},

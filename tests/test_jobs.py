@@ -63,16 +63,15 @@ class Bench:
             (self.folder / "routes.py").write_text(functions[1], encoding="utf-8")
 
     def endpoint(self, name: str, kind: str) -> dict[str, Any]:
-        server, unique = self.openssh, f"job-{name}-{secrets.token_hex(4)}"
+        unique = f"job-{name}-{secrets.token_hex(4)}"
         if kind == "local":
             self.folders[name] = self.folder / unique
             self.folders[name].mkdir()
             return {"type": "local", "root": str(self.folders[name])}
         if kind == "sftp":
-            self.folders[name] = server.folder / unique
+            self.folders[name] = self.openssh.folder / unique
             self.folders[name].mkdir()
-            where = {"host": server.host, "port": server.port, "user": server.user, "host_key": server.fingerprint}
-            return {"type": "sftp", **where, "private_key": f"file:{server.key}", "root": str(self.folders[name])}
+            return self.openssh.settings(root=str(self.folders[name]))
         if kind == "ftpes":
             self.folders[name] = self.vsftpd.folder / unique
             self.folders[name].mkdir()

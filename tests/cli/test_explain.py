@@ -240,11 +240,7 @@ def test_over_openssh(cli: Cli, openssh: OpenSSH, tmp_path: Path) -> None:
     (root / "out").mkdir(parents=True)
     (root / "out/a.csv").write_text("over ssh")
     openssh.own()
-    partner = {
-        "type": "sftp", "host": openssh.host, "port": openssh.port, "user": openssh.user, "root": str(root),
-        "private_key": f"file:{openssh.key}", "host_key": openssh.fingerprint,
-    }  # fmt: skip
-    configure(tmp_path, endpoints={"partner": partner}, after={"archive": ".done"})
+    configure(tmp_path, endpoints={"partner": openssh.settings(root=str(root))}, after={"archive": ".done"})
     row = cli("explain", "--json", "pull", "a.csv").rows[0]
     assert (row["verdict"], row["size"]) == ("move", 8)
     assert cli("where", "a.csv").code == 4

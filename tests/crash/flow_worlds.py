@@ -129,16 +129,7 @@ class World:
         if endpoint.startswith("disk"):
             return {"type": "local", "root": str(self.root(endpoint)), "fsync": False}
         if endpoint.startswith("sftp"):
-            return {
-                "type": "sftp",
-                "host": self.openssh.host,
-                "port": self.openssh.port,
-                "user": self.openssh.user,
-                "private_key": f"file:{self.openssh.key}",
-                "host_key": self.openssh.fingerprint,
-                "root": str(self.root(endpoint)),
-                "timeout": "20s",
-            }
+            return self.openssh.settings(root=str(self.root(endpoint)), timeout="20s")
         return {
             "type": "s3",
             "bucket": self.peer.bucket,

@@ -74,22 +74,12 @@ def places(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         if kind == "sftp":
             server: OpenSSH = request.getfixturevalue("openssh")
             (server.folder / name).mkdir()
-            settings = {
-                "type": "sftp",
-                "host": server.host,
-                "port": server.port,
-                "user": server.user,
-                "private_key": f"file:{server.key}",
-                "host_key": server.fingerprint,
-                "root": str(server.folder / name),
-                "timeout": "3s",
-            }
-            return Place(kind, settings, server.port)
+            return Place(kind, server.settings(root=str(server.folder / name), timeout="3s"), server.port)
         gateway: Ceph = request.getfixturevalue("ceph")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", gateway.access_key)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", gateway.secret_key)
         bucket = stack.enter_context(s3_places.bucket(gateway)).bucket
-        settings = {
+        settings: dict[str, object] = {
             "type": "s3",
             "bucket": bucket,
             "root": name,

@@ -41,16 +41,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         folder = server.folder / uuid.uuid4().hex
         folder.mkdir()
         server.own()
-        settings = {
-            "type": "sftp",
-            "host": server.host,
-            "port": server.port,
-            "user": server.user,
-            "private_key": f"file:{server.key}",
-            "host_key": server.fingerprint,
-            "root": folder.name,
-        }
-        yield SftpSettings.model_validate(settings).backend("bank")
+        yield SftpSettings.model_validate(server.settings(root=folder.name)).backend("bank")
     else:
         store: Server = request.getfixturevalue(kind)
         with bucket(store) as peer:

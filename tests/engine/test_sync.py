@@ -284,9 +284,8 @@ async def test_overlap_of_two_endpoints_on_one_disk(tmp_path: Path, one: str, ot
 
 async def test_overlap_of_two_endpoints_on_one_server(openssh: OpenSSH) -> None:
     (openssh.folder / "overlap/in").mkdir(parents=True)
-    common = {"host": openssh.host, "port": openssh.port, "user": openssh.user, "host_key": openssh.fingerprint}
     roots = ["overlap", f"{openssh.folder}/overlap/in"]
-    ends = [SftpSettings(**common, private_key=f"file:{openssh.key}", root=root).backend("s") for root in roots]  # type: ignore[arg-type]
+    ends = [SftpSettings.model_validate(openssh.settings(root=root)).backend("s") for root in roots]
     async with Storage(ends[0]) as source, Storage(ends[1]) as target:
         with pytest.raises(Conflict, match="overlap"):
             await run(source, target)

@@ -9,6 +9,7 @@ import shutil
 import socket
 import struct
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
@@ -63,6 +64,18 @@ class OpenSSH(Server):
     @property
     def log(self) -> Path:
         return self.base / "sshd.log"
+
+    def settings(self, **more: Any) -> dict[str, Any]:
+        """What an endpoint needs in order to sign in."""
+        found: dict[str, Any] = {
+            "type": "sftp",
+            "host": self.host,
+            "port": self.port,
+            "user": self.user,
+            "private_key": f"file:{self.key}",
+            "host_key": self.fingerprint,
+        }
+        return found | more
 
     def own(self) -> None:
         """Give everything in `folder` to the server's account (a no-op unless we are root)."""

@@ -59,14 +59,7 @@ def test_two_gibibytes_under_a_fixed_ceiling(openssh: OpenSSH, ceph: Ceph, tmp_p
     config = tmp_path / "crossdock.yaml"
     with s3_places.bucket(ceph) as peer:
         endpoints = {
-            "partner": {
-                "type": "sftp",
-                "host": openssh.host,
-                "port": openssh.port,
-                "user": openssh.user,
-                "private_key": f"file:{openssh.key}",
-                "host_key": openssh.fingerprint,
-            },
+            "partner": openssh.settings(),
             "lake": {
                 "type": "s3",
                 "bucket": peer.bucket,

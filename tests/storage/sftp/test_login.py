@@ -202,13 +202,4 @@ async def test_outdated_algorithms_need_the_legacy_list() -> None:
 
 
 async def test_openssh_takes_the_key(openssh: OpenSSH) -> None:
-    settings = SftpSettings.model_validate(
-        {
-            "host": openssh.host,
-            "port": openssh.port,
-            "user": openssh.user,
-            "private_key": f"file:{openssh.key}",
-            "host_key": openssh.host_key_line,
-        }
-    )
-    await connects(settings)
+    await connects(SftpSettings.model_validate(openssh.settings(host_key=openssh.host_key_line)))

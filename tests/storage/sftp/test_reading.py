@@ -178,17 +178,7 @@ async def test_links(openssh: OpenSSH) -> None:
         (folder / name).symlink_to(target)
     kinds = {"d": "dir", "f": "file", "to-d": "link", "to-f": "link", "nowhere": "link", "circle": "link"}
     for links, seen in (("skip", kinds), ("follow", kinds | {"to-d": "dir", "to-f": "file"})):
-        settings = SftpSettings.model_validate(
-            {
-                "host": openssh.host,
-                "port": openssh.port,
-                "user": openssh.user,
-                "private_key": f"file:{openssh.key}",
-                "host_key": openssh.fingerprint,
-                "root": str(folder),
-                "links": links,
-            }
-        )
+        settings = SftpSettings.model_validate(openssh.settings(root=str(folder), links=links))
         async with Storage(settings.backend("server")) as storage:
             assert {entry.path: entry.kind async for entry in storage.scan()} == seen
             assert (await storage.stat("to-f")).kind == seen["to-f"]

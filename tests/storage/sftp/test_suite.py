@@ -23,16 +23,7 @@ class TestOpenSSH(StorageSuite):
 
     @pytest.fixture
     async def storage(self, openssh: OpenSSH, scratch: Path) -> AsyncGenerator[Storage]:
-        settings = SftpSettings.model_validate(
-            {
-                "host": openssh.host,
-                "port": openssh.port,
-                "user": openssh.user,
-                "private_key": f"file:{openssh.key}",
-                "host_key": openssh.fingerprint,
-                "root": os.fspath(scratch),
-            }
-        )
+        settings = SftpSettings.model_validate(openssh.settings(root=os.fspath(scratch)))
         async with Storage(settings.backend("server")) as storage:
             yield storage
 

@@ -84,27 +84,13 @@ async def test_with_openssh_across_key_exchanges(
 ) -> None:
     given = login.algorithms
     monkeypatch.setattr(connect, "algorithms", lambda legacy: given(legacy) | {"rekey_bytes": 500_000})
-    settings = connect_settings(openssh)
+    settings = SftpSettings.model_validate(openssh.settings())
     async with Storage(settings.backend("server")) as storage:
         for _ in range(3):
             await storage.write_bytes("transport.bin", DATA)
             assert await storage.read_bytes("transport.bin") == DATA
         await storage.delete("transport.bin")
     assert sped_up[0][1]
-
-
-def connect_settings(openssh: OpenSSH) -> Any:
-    from crossdock.storage.sftp import SftpSettings
-
-    return SftpSettings.model_validate(
-        {
-            "host": openssh.host,
-            "port": openssh.port,
-            "user": openssh.user,
-            "private_key": f"file:{openssh.key}",
-            "host_key": openssh.fingerprint,
-        }
-    )
 
 
 @pytest.mark.parametrize(
@@ -282,7 +268,7 @@ def test_under_uvloop(openssh: OpenSSH) -> None:
     uvloop = pytest.importorskip("uvloop")
 
     async def work() -> tuple[int, int]:
-        async with Storage(connect_settings(openssh).backend("server")) as storage:
+        async with Storage(SftpSettings.model_validate(openssh.settings()).backend("server")) as storage:
             await storage.write_bytes("uvloop.bin", DATA)
             assert await storage.read_bytes("uvloop.bin") == DATA
             await storage.delete("uvloop.bin")
@@ -301,15 +287,7 @@ async def test_reading_goes_on_over_new_keys(openssh: OpenSSH) -> None:
     """New keys every 256 KiB, both ways: every byte the same, and the shorter way is taken again after each."""
     data = random.Random(7).randbytes(3_000_000)
     (openssh.folder / "rekeyed").write_bytes(data)
-    settings = SftpSettings.model_validate(
-        {
-            "host": openssh.host,
-            "port": openssh.port,
-            "user": openssh.user,
-            "private_key": f"file:{openssh.key}",
-            "host_key": openssh.fingerprint,
-        }
-    )
+    settings = SftpSettings.model_validate(openssh.settings())
     async with Storage(settings.backend("partner")) as storage:
         connection = await storage.backend.calls.pool.acquire()  # type: ignore[attr-defined]
         connection._ssh._rekey_bytes = 256 * 1024

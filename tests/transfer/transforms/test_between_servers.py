@@ -34,18 +34,7 @@ async def partner(openssh: OpenSSH) -> AsyncGenerator[Storage]:
     """One connection, so that whoever opens two files at once waits for ever."""
     folder = openssh.folder / uuid.uuid4().hex
     folder.mkdir()
-    settings = SftpSettings.model_validate(
-        {
-            "type": "sftp",
-            "host": openssh.host,
-            "port": openssh.port,
-            "user": openssh.user,
-            "private_key": f"file:{openssh.key}",
-            "host_key": openssh.fingerprint,
-            "root": os.fspath(folder),
-            "max_connections": 1,
-        }
-    )
+    settings = SftpSettings.model_validate(openssh.settings(root=os.fspath(folder), max_connections=1))
     async with new_storage("partner", settings) as storage:
         yield storage
 
