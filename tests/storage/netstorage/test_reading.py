@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crossdock.errors import (
-    IntegrityError,
-    SourceChanged,
-    Truncated,
-)
+from crossdock.errors import IntegrityError, SourceChanged, Truncated
 from crossdock.storage.storage import Storage
 from crossdock.testing import FakeNetStorage, NetStorageFault
 from crossdock.testing.netstorage.actions import Actions

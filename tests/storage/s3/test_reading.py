@@ -6,11 +6,7 @@ import asyncio
 
 import pytest
 
-from crossdock.errors import (
-    ConnectionFailed,
-    ProtocolViolation,
-    SourceChanged,
-)
+from crossdock.errors import ConnectionFailed, ProtocolViolation, SourceChanged
 from crossdock.storage.storage import Storage
 from tests.storage.s3.faults import FaultProxy, Upstream, answer, cut, drop, edit
 from tests.storage.s3.places import LARGE, MIB, SMALL, BotoPeer, chunks

@@ -8,16 +8,22 @@ import struct
 
 import pytest
 
-from crossdock.errors import (
-    ConnectionFailed,
-    IntegrityError,
-    NotFound,
-    PermissionDenied,
-)
+from crossdock.errors import ConnectionFailed, IntegrityError, NotFound, PermissionDenied
 from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.sftp import codec as c
+from crossdock.storage.storage import Storage
 from tests.storage.sftp.fake_server import OK, FakeSftp, status
 from tests.storage.sftp.places import DATA, leftovers, served
+
+
+async def suspended(storage: Storage, data: bytes) -> bytes:
+    """The token of a write to "x" that was given up after the server had acknowledged some of `data`."""
+    writer = await storage.begin_write("x", WriteOptions())
+    await writer.write(data)
+    while (token := writer.checkpoint()) is None:
+        await asyncio.sleep(0)
+    await writer.suspend()
+    return token
 
 
 @pytest.mark.parametrize("spoils", [False, True])
@@ -58,13 +64,8 @@ async def test_what_was_staged_beyond_the_end_is_cut_off_and_looked_at(*, spoils
 async def test_resume_goes_on_where_the_server_is() -> None:
     sftp = FakeSftp()
     async with served(sftp) as (storage, _):
-        writer = await storage.begin_write("x", WriteOptions())
-        await writer.write(DATA[:400_000])
-        while (token := writer.checkpoint()) is None:
-            await asyncio.sleep(0)
-        await writer.suspend()
+        token = await suspended(storage, DATA[:400_000])
         assert sftp.files.keys() and not sftp.files.get(b"/x")
-        token = writer.checkpoint() or token
         writer = await storage.begin_write("x", WriteOptions(resume=token))
         assert 0 < writer.offset <= 400_000
         await writer.write(DATA[writer.offset :])
@@ -78,11 +79,7 @@ async def test_resume_goes_on_where_the_server_is() -> None:
 async def test_what_was_never_acknowledged_is_cut_off() -> None:
     sftp = FakeSftp()
     async with served(sftp) as (storage, _):
-        writer = await storage.begin_write("x", WriteOptions())
-        await writer.write(DATA[:100_000])
-        while (token := writer.checkpoint()) is None:
-            await asyncio.sleep(0)
-        await writer.suspend()
+        token = await suspended(storage, DATA[:100_000])
         (staged,) = leftovers(sftp)
         sftp.files[staged] += bytes(500_000)
         writer = await storage.begin_write("x", WriteOptions(resume=token))
@@ -115,11 +112,7 @@ async def test_the_wire_cut_at_a_byte(at: int) -> None:
 async def test_a_failed_resume_keeps_what_is_staged_for_another() -> None:
     sftp = FakeSftp()
     async with served(sftp) as (storage, _):
-        writer = await storage.begin_write("x", WriteOptions())
-        await writer.write(DATA[:400_000])
-        while (token := writer.checkpoint()) is None:
-            await asyncio.sleep(0)
-        await writer.suspend()
+        token = await suspended(storage, DATA[:400_000])
         sftp.hook = lambda kind, body: status(3) if kind == c.OPEN else None
         with pytest.raises(PermissionDenied):
             await storage.begin_write("x", WriteOptions(resume=token))
