@@ -9,7 +9,6 @@ import ipaddress
 import os
 import pwd
 import secrets
-import shutil
 import socket
 import ssl
 import subprocess
@@ -22,17 +21,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.servers.openssh import _open_to_all as open_to_all
-from tests.servers.openssh import _share_with as share_with
+from tests.servers.account import AccountServer
 from tests.servers.packages import Missing, Tree
-from tests.servers.server import LOOPBACK, Server, free_ports, running
+from tests.servers.server import LOOPBACK, free_ports, running
 
-_NOBODY = 65534
 Tls = Literal["none", "explicit", "implicit"]
 TYPES: dict[Tls, str] = {"none": "ftp", "explicit": "ftpes", "implicit": "ftps"}
 
 
-class FtpServer(Server):
+class FtpServer(AccountServer):
     """An FTP server for the account `tester`, whose home (and the server's whole world, where it can) is `folder`.
 
     `config`: lines of the server's own configuration, in force over ours; `host`: an address of loopback, of IPv4 or
@@ -48,9 +45,7 @@ class FtpServer(Server):
         self.config = config
         self.host = host
         self.port = 0
-        self.user = "tester"
         self.secret = secrets.token_hex(8)
-        self.uid = _NOBODY if os.geteuid() == 0 else os.geteuid()
         self.folder = Path()
         self.certificate = Path()
         """The server's own, with its key; good as an authority too."""
@@ -86,21 +81,12 @@ class FtpServer(Server):
     def _start(self) -> None:
         if self.needs_root and os.geteuid() != 0:
             raise Missing(f"{self.name} can be started by root alone")
-        tree = self.fetch()
-        drops = self.uid != os.geteuid()
-        if drops:
-            self.base.chmod(0o755)
-            if not open_to_all(tree.root):
-                tree = Tree(Path(shutil.copytree(tree.root, self.base / "root", symlinks=True)))
+        tree = self._files()
         secret = self.base / "secret"
         secret.touch(0o600)
         secret.write_text(self.secret)
-        world = self.base / "world"
-        self.folder = world / "home"
-        self.folder.mkdir(parents=True)
-        if drops:
-            os.chown(self.folder, self.uid, -1)
-            share_with(self.folder, self.uid)
+        self.folder = self.base / "world" / "home"
+        self._make_home(self.folder)
         self.certificate = self.base / "certificate.pem"
         self._certify()
         (self.port,) = free_ports(1)
@@ -165,15 +151,7 @@ class Vsftpd(FtpServer):
         passwords = self.base / "passwords"
         passwords.write_text(f"{self.secret}\n")
         # The anonymous account needs a home of its own.
-        passwd = self.base / "passwd"
-        passwd.write_text(f"tester:*:{self.uid}:{self.uid}:tester:{self.folder}:/bin/sh\n")
-        group = self.base / "group"
-        group.write_text(f"tester:x:{self.uid}:\n")
-        wrapper = {
-            "LD_PRELOAD": str(tree.path("usr/lib/{triplet}/libnss_wrapper.so")),
-            "NSS_WRAPPER_PASSWD": str(passwd),
-            "NSS_WRAPPER_GROUP": str(group),
-        }
+        wrapper = self._accounts(tree, self.folder)
         lines = {
             "listen": "NO" if self.ipv6 else "YES",
             "listen_ipv6": "YES" if self.ipv6 else "NO",

@@ -5,22 +5,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import shutil
 import socket
-import struct
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
+from tests.servers.account import AccountServer
 from tests.servers.packages import Tree
-from tests.servers.server import LOOPBACK, Server, free_ports
-
-_NOBODY = 65534
+from tests.servers.server import LOOPBACK, free_ports
 
 
-class OpenSSH(Server):
+class OpenSSH(AccountServer):
     """sshd for the account `tester`, who signs in by key alone and whose home (where relative paths start) is `folder`.
 
     `config`: lines of sshd_config put before ours, and so in force: `ForceCommand internal-sftp -R` makes a read-only
@@ -42,8 +39,6 @@ class OpenSSH(Server):
         self._host_keys = host_keys
         self.host = LOOPBACK
         self.port = 0
-        self.user = "tester"
-        self.uid = _NOBODY if os.geteuid() == 0 else os.geteuid()
         self.folder = Path()
         """The account's home; the server knows it by the same absolute path."""
         self.key = Path()
@@ -89,41 +84,20 @@ class OpenSSH(Server):
         return path
 
     def _start(self) -> None:
-        tree = self.fetch()
-        drops = self.uid != os.geteuid()
-        if drops:
-            self.base.chmod(0o755)
-            if not _open_to_all(tree.root):
-                tree = Tree(Path(shutil.copytree(tree.root, self.base / "root", symlinks=True)))
+        tree = self._files()
         self.folder = self.base / "home"
-        self.folder.mkdir()
-        if drops:
-            os.chown(self.folder, self.uid, -1)
-            _share_with(self.folder, self.uid)
+        self._make_home(self.folder)
         (self.port,) = free_ports(1)
-        wrapper = self._write_account(tree)
         config = self._write_config(tree)
         child = self._spawn(
             [str(tree.path("usr/sbin/sshd")), "-D", "-e", "-f", str(config)],
             self.log,
-            {**tree.environment(), **wrapper},
-            uid=self.uid if drops else None,
+            {**tree.environment(), **self._accounts(tree, self.folder)},
+            uid=self.uid if self._drops else None,
         )
         self._wait_for_port(self.port, self.log, alive=lambda: child.poll() is None, seconds=30)
         with socket.create_connection((self.host, self.port), timeout=10) as connection, connection.makefile() as lines:
             self.version = lines.readline().strip().removeprefix("SSH-2.0-")
-
-    def _write_account(self, tree: Tree) -> dict[str, str]:
-        passwd = self.base / "passwd"
-        passwd.write_text(f"{self.user}:*:{self.uid}:{self.uid}:tester:{self.folder}:/bin/sh\n")
-        group = self.base / "group"
-        group.write_text(f"{self.user}:x:{self.uid}:\n")
-        library = tree.path("usr/lib/{triplet}/libnss_wrapper.so")
-        return {
-            "LD_PRELOAD": str(library),
-            "NSS_WRAPPER_PASSWD": str(passwd),
-            "NSS_WRAPPER_GROUP": str(group),
-        }
 
     def _write_config(self, tree: Tree) -> Path:
         self.key = self.base / "client_key"
@@ -176,16 +150,3 @@ def _write_key(path: Path, kind: str) -> str:
     path.write_bytes(private)
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     return public.decode()
-
-
-def _open_to_all(folder: Path) -> bool:
-    return all(path.stat().st_mode & 0o001 for path in (folder, *folder.parents))
-
-
-def _share_with(folder: Path, uid: int) -> None:
-    """Default ACL (acl(5)): whatever is made in `folder`, by whomever, may be read and written by `uid` too."""
-    anyone = 0xFFFFFFFF
-    user_obj, user, group_obj, mask, other = 0x01, 0x02, 0x04, 0x10, 0x20
-    entries = [(user_obj, 7, anyone), (user, 7, uid), (group_obj, 5, anyone), (mask, 7, anyone), (other, 5, anyone)]
-    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
-    os.setxattr(folder, "system.posix_acl_default", value)

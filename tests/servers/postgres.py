@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.servers.packages import Tree
-from tests.servers.server import LOOPBACK, Server, StartFailed, free_ports, guard, stop, tail
+from tests.servers.account import AccountServer
+from tests.servers.server import LOOPBACK, StartFailed, free_ports, guard, stop, tail
 
-_NOBODY = 65534
 _PROGRAMS = "usr/lib/postgresql/15/bin"
 
 
-class Postgres(Server):
+class Postgres(AccountServer):
     """One database cluster at `dsn`, whose only user is `tester`, without a password, on loopback and a Unix socket.
 
     Durable writes are off: what a power cut would do is not what these tests ask.
@@ -30,8 +28,6 @@ class Postgres(Server):
 
     def __init__(self) -> None:
         super().__init__()
-        self.uid = _NOBODY if os.geteuid() == 0 else os.geteuid()
-        self.user = "tester"
         self.port = 0
         self._run_again: Callable[[], None] = lambda: None
 
@@ -44,17 +40,12 @@ class Postgres(Server):
         return f"postgresql://{self.user}@/postgres?host={self.base}/run&port={self.port}"
 
     def _start(self) -> None:
-        tree = self.fetch()
-        drops = self.uid != os.geteuid()
-        if drops:
-            self.base.chmod(0o755)
-            if not _open_to_all(tree.path(_PROGRAMS)):
-                tree = Tree(Path(shutil.copytree(tree.root, self.base / "root", symlinks=True)))
+        tree = self._files()
         for name in ("data", "run"):
             folder = self.base / name
             folder.mkdir(mode=0o700)
             os.chown(folder, self.uid, -1)
-        uid = self.uid if drops else None
+        uid = self.uid if self._drops else None
         log = self.base / "postgres.log"
         programs, environment = tree.path(_PROGRAMS), tree.environment()
         self._run([str(programs / "initdb"), *self._initdb()], log, environment, uid)
@@ -111,7 +102,3 @@ class Postgres(Server):
         self.pids.remove(child.pid)
         if code:
             raise StartFailed(f"{command[0]} ended with {code}; it said:\n{log.read_text(errors='replace')[-2000:]}")
-
-
-def _open_to_all(folder: Path) -> bool:
-    return all(path.stat().st_mode & 0o001 for path in (folder, *folder.parents))
