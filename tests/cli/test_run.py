@@ -245,14 +245,37 @@ def test_a_terminal_that_is_closed_ends_a_daemon(home: Path) -> None:
     assert (home / "out/big").stat().st_size == 1 << 30
 
 
+_COUNTING = """\
+from crossdock.cli import run
+from crossdock.cli.main import main
+
+bad = run._Daemon._bad
+
+def counted(*arguments):
+    with open("failures", "a") as file:
+        file.write("x")
+    bad(*arguments)
+
+run._Daemon._bad = counted
+run._AGAIN = 0.05
+main()
+"""
+"""A daemon that counts what fails in the file `failures`, told or not, and that asks again for a ledger at once."""
+
+
+def fails_again(home: Path) -> None:
+    """Waits until it has failed twice more."""
+    count = (home / "failures").stat().st_size
+    until(lambda: (home / "failures").stat().st_size >= count + 2, "it fails again and again")
+
+
 def test_an_error_that_goes_on_is_told_once(home: Path) -> None:
     """A source that is away does not end the daemon, whether it is watched or not, and does not fill its log."""
     configure(home, more="trigger: {every: 1s, watch: true}")
     (home / "in").rename(home / "away")
-    with daemon(home) as (process, said):
+    with daemon(home, program=(sys.executable, "-c", _COUNTING)) as (process, said):
         until(lambda: "is not a folder" in said(), "it is told")
-        # Two more polls at least; what is looked for is that nothing is said.
-        time.sleep(2.5)
+        fails_again(home)
         assert said().count("is not a folder") == 1, said()
         (home / "away").rename(home / "in")
         until(lambda: "can be listed again" in said(), "so is its return")
@@ -265,8 +288,7 @@ def test_an_error_that_goes_on_is_told_once(home: Path) -> None:
 def test_a_ledger_without_room_is_told_once(home: Path) -> None:
     """It can be opened and read all the same, which is not yet good news."""
     configure(home)
-    code = "from crossdock.cli import run; run._AGAIN = 0.05; from crossdock.cli.main import main; main()"
-    with daemon(home, program=(sys.executable, "-c", code)) as (process, said):
+    with daemon(home, program=(sys.executable, "-c", _COUNTING)) as (process, said):
         put(home, "a", b"1")
         until(lambda: (home / "out/a").exists() and not (home / "crossdock.db-journal").exists(), "it works")
         # Of every file that it writes; SQLite takes it for a full disk.
@@ -274,8 +296,7 @@ def test_a_ledger_without_room_is_told_once(home: Path) -> None:
         for number in range(300):
             put(home, f"file number {number}", b"1")
         until(lambda: "Next: " in said(), "no room")
-        # A few more attempts; what is looked for is that nothing is said.
-        time.sleep(3)
+        fails_again(home)
         assert (said().count("Next: "), said().count("again"), said().count("running")) == (1, 0, 1), said()
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (-1, -1))
         until(lambda: "the ledger can be used again" in said(), "it goes on")
