@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
+from crossdock.engine import worker as workers
+from crossdock.ledger.base import Lease
 from tests.engine.places import House, flow
 
 
@@ -29,11 +30,20 @@ async def test_a_lost_lease_ends_its_attempt(home: House) -> None:
 async def test_heartbeats_keep_a_lease(home: House) -> None:
     await home.put("a")
     home.dst.gates["commit"] = asyncio.Event()
+    beat, kept = home.ledger.heartbeat, asyncio.Event()
+
+    async def told(lease: Lease, seconds: float) -> Lease:
+        found = await beat(lease, seconds)
+        kept.set()
+        return found
+
+    home.ledger.heartbeat = told  # type: ignore[method-assign, assignment]
     async with home.engine(flow(), lease=0.2) as engine:
         running = asyncio.create_task(engine.run_once(patience=0))
         async with asyncio.timeout(10):
             for _ in range(6):
-                await asyncio.sleep(0.1)
+                kept.clear()
+                await kept.wait()
                 home.clock.move(0.1)
                 assert await home.ledger.claim("thief") == []
             home.dst.gates.pop("commit").set()
@@ -48,9 +58,10 @@ async def test_the_end_of_an_attempt_is_no_lost_lease(home: House, caplog: pytes
     beat, asked, answered = home.ledger.heartbeat, asyncio.Event(), asyncio.Event()
     told: list[str] = []
 
-    async def late(lease: Any, seconds: float) -> Any:
+    async def late(lease: Lease, seconds: float) -> Lease:
         asked.set()
-        await asyncio.sleep(0.2)
+        while not told:
+            await asyncio.sleep(0.01)
         try:
             return await beat(lease, seconds)
         finally:
@@ -70,8 +81,9 @@ async def test_the_end_of_an_attempt_is_no_lost_lease(home: House, caplog: pytes
     assert not caplog.records
 
 
-async def test_a_clock_that_jumps_ahead_is_no_second_publication(home: House) -> None:
+async def test_a_clock_that_jumps_ahead_is_no_second_publication(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our own leases have ended by it: the older attempt is over before its successor begins."""
+    monkeypatch.setattr(workers, "_LOOK_AGAIN", 0.01)
     for name in ("a", "b"):
         await home.put(name)
     home.dst.gates["commit"] = asyncio.Event()
@@ -81,9 +93,8 @@ async def test_a_clock_that_jumps_ahead_is_no_second_publication(home: House) ->
             while home.dst.calls["commit"] < 2:
                 await asyncio.sleep(0.01)
             home.clock.move(7200)
-            engine.worker(["f"])
-            await home.put("c")
-            await asyncio.sleep(0.1)
+            while home.dst.calls["commit"] < 4:
+                await asyncio.sleep(0.01)
             home.dst.gates.pop("commit").set()
             await running
     published = home.dst.calls["publish"]
