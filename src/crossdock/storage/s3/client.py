@@ -144,6 +144,7 @@ class Client:
         self._bulk: Bulk | None = None
         self._signer: tuple[Keys, _Signer] | None = None
         self._proxies: dict[str, str] = {}
+        self._proxy_of: dict[str, str | None] = {}
 
     async def open(self) -> None:
         """Raises `ConfigError` for a bad `ca_file`. Safe to repeat."""
@@ -152,7 +153,7 @@ class Client:
         self.region = await self.credentials.region()
         if self.amazon:
             self.service = amazon_url(self.region)
-        self._proxies = getproxies()
+        self._proxies, self._proxy_of = getproxies(), {}
         settings = self.settings
         tls = await asyncio.to_thread(self._tls)
         # One account's connections, in two pools.
@@ -216,7 +217,7 @@ class Client:
         url = self.url(request)
         headers = await self._signed(request, url)
         host = urlsplit(url)
-        proxy = None if proxy_bypass(host.hostname or "") else self._proxies.get(host.scheme)
+        proxy = self._proxy(host.scheme, host.hostname or "")
         try:
             # What TLS opens comes in pieces of 16 KiB: asking for each in a thread is slower than the event loop.
             if request.large and self._bulk is not None and not proxy and (request.body or host.scheme == "http"):
@@ -235,6 +236,12 @@ class Client:
             raise failure(self.place(request), error) from error
         _acknowledge(response)
         return response
+
+    def _proxy(self, scheme: str, host: str) -> str | None:
+        """What the environment said when this was opened; asked once a host, as that reads every variable there is."""
+        if host not in self._proxy_of:
+            self._proxy_of[host] = None if proxy_bypass(host) else self._proxies.get(scheme)
+        return self._proxy_of[host]
 
     async def _signed(self, request: Request, url: str) -> dict[str, str]:
         headers = {"Accept-Encoding": "identity", **request.headers}
