@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from crossdock.ledger.base import Ledger, Planned
+from crossdock.storage.base import Entry
 from tests.cli.conftest import Cli
-from tests.cli.flow_files import configure, put
+from tests.cli.flow_files import configure, in_ledger, put
 
 TWO: dict[str, Any] = {"to": ["lake:{path}", "staging:copy/{name}"], "after": {"archive": ".done"}}
 
@@ -128,6 +130,32 @@ def test_what_was_unpacked(cli: Cli, tmp_path: Path) -> None:
     for name, data in {"a.csv": b"one", "sub/b.csv": b"two!"}.items():
         assert (tmp_path / "lake/un/day" / name).read_bytes() == data
         assert f"lake:un/day/{name}, {len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}\n" in text
+
+
+def test_why_it_was_given_up_and_not_only_what_failed_before(cli: Cli, tmp_path: Path) -> None:
+    configure(tmp_path)
+    put(tmp_path, {"a.csv": "a"})
+    cli("run", "--once")
+
+    async def tried(ledger: Ledger) -> None:
+        added = await ledger.add(
+            [Planned(flow="pull", source="partner", entry=Entry(path="out/c.csv"), target="lake", target_path="c.csv")],
+            who="poll",
+        )
+        (lease,) = await ledger.claim("w1")
+        assert lease.id == added[0].id
+        await ledger.retry_in(lease, 0.0, "the wire broke")
+        (lease,) = await ledger.claim("w1")
+        await ledger.skipped(lease, "the source changed")
+
+    in_ledger(tmp_path, tried)
+    told = cli("where", "c.csv").out
+    assert "the source changed\n" in told
+    assert "last error: the wire broke\n" in told
+    assert cli("transfers", "list", "--name", "c.csv").out.endswith(": the source changed\n")
+    (row,) = cli("transfers", "list", "--json", "--name", "c.csv").rows
+    assert "why          the source changed\nerror        the wire broke\n" in cli("transfers", "show", row["id"]).out
+    assert "; the source changed; last error: the wire broke\n" in cli("explain", "pull", "c.csv").out
 
 
 def test_failed(cli: Cli, tmp_path: Path) -> None:

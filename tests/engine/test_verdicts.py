@@ -76,6 +76,16 @@ def test_a_secret_that_is_not_there_is_no_files_fault() -> None:
     assert (found.what, found.seconds) == ("pause", 300.0)
 
 
+def test_a_full_disk_is_no_files_fault() -> None:
+    """It is tried again more and more seldom, for as long as the flow says, and then it works without a hand."""
+    asked: dict[str, Any] = {"on_conflict": "overwrite", "at_source": False, "draw": lambda low, high: low}
+    longest = Retry(attempts=3, give_up=1000.0, longest=400.0)
+    for age, wait in ((1.0, 60.0), (300.0, 150.0), (999.0, 400.0)):
+        found = judge(at(NoSpace), longest, attempt=99, age=age, **asked)
+        assert (found.what, found.seconds) == ("pause", wait)
+    assert judge(at(NoSpace), longest, attempt=1, age=1001.0, **asked).what == "fail"
+
+
 def test_waits_grow_to_a_bound_and_heed_what_was_asked() -> None:
     def longest(attempt: int, error: CrossdockError) -> float:
         return backoff(RETRY, attempt, error, lambda low, high: high)

@@ -288,6 +288,16 @@ async def test_failed_attempt_can_be_resumed() -> None:
         assert await names(memory) == ["f"]
 
 
+async def test_nothing_is_left_on_a_full_disk() -> None:
+    """What is kept to be resumed would take the room that every file there waits for."""
+    async with pair() as (source, memory):
+        tokens: list[bytes] = []
+        with pytest.raises(NoSpace):
+            full = Storage(Failing(memory.backend, NoSpace, 5))
+            await copy(source, "in/file.bin", full, "f", on_checkpoint=tokens.append)
+        assert (tokens, await names(memory)) == ([], [])
+
+
 async def test_checkpoint_whose_bytes_are_gone_starts_again() -> None:
     async with pair() as (source, memory):
         tokens: list[bytes] = []

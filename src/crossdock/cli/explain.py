@@ -62,7 +62,7 @@ def explain(session: Session, flow: str, path: str, ledger: str | None, as_json:
 
 
 def _lines(found: Explanation) -> Iterator[str]:
-    from crossdock.flows.explain import what_next
+    from crossdock.flows.explain import last_said, what_next
 
     yield f"file      {shown(found.path)} of flow {found.flow.name}, below {shown(str(found.flow.source))}"
     yield f"source    {shown(_at_source(found))}"
@@ -82,8 +82,9 @@ def _lines(found: Explanation) -> Iterator[str]:
         yield "ledger    does not know it"
     for number, row in enumerate(found.rows):
         tried = f", attempts {row.attempts}" if row.attempts else ""
-        error = f"; last error: {shown(row.error)}" if row.error else f"; {shown(row.why)}" if row.why else ""
-        line = f"transfer {row.id} to {target_of(row)}: {row.state} since {moment(row.changed)}{tried}{error}"
+        said = f"; {shown(why)}" if (why := last_said(row)) else ""
+        error = f"; last error: {shown(row.error)}" if row.error else ""
+        line = f"transfer {row.id} to {target_of(row)}: {row.state} since {moment(row.changed)}{tried}{said}{error}"
         yield f"{'' if number else 'ledger':<9} {line}"
         yield f"{'':<9}   {_version(found, row.fingerprint)}; then {shown(what_next(row, found.now))}"
     for number, line in enumerate(found.next()):

@@ -92,8 +92,8 @@ def _print(found: Sequence[Transfer], as_json: bool) -> None:
 def _row(transfer: Transfer) -> list[str]:
     size = "-" if transfer.entry.size is None else human_size(transfer.entry.size)
     places = f"{source_of(transfer)} → {target_of(transfer)}"
-    if transfer.error:
-        places += f": {shown(transfer.error)}"
+    if told := _told(transfer):
+        places += f": {shown(told)}"
     return [
         str(transfer.id),
         str(transfer.state),
@@ -103,6 +103,16 @@ def _row(transfer: Transfer) -> list[str]:
         transfer.flow,
         places,
     ]
+
+
+def _told(transfer: Transfer) -> str:
+    """What went wrong with it, or who took it out of the way."""
+    from crossdock.ledger.base import State
+
+    waits_untried = transfer.state is State.PENDING and transfer.fence > 0
+    if waits_untried or transfer.state in (State.SKIPPED, State.CANCELLED):
+        return transfer.why
+    return transfer.error or ""
 
 
 @transfers.command()
@@ -131,7 +141,7 @@ def show(session: Session, ids: tuple[int, ...], ledger: str | None, as_json: bo
 
 
 def _described(transfer: Transfer, history: Sequence[Event]) -> list[str]:
-    from crossdock.flows.explain import what_next
+    from crossdock.flows.explain import last_said, what_next
 
     entry = transfer.entry
     rows = [
@@ -146,6 +156,8 @@ def _described(transfer: Transfer, history: Sequence[Event]) -> list[str]:
     ]
     if transfer.rescues:
         rows.append(("rescues", str(transfer.rescues)))
+    if said := last_said(transfer):
+        rows.append(("why", shown(said)))
     if transfer.error:
         rows.append(("error", shown(transfer.error)))
     rows.append(("next", shown(what_next(transfer, datetime.now(UTC)))))

@@ -151,7 +151,7 @@ def _next(transfer: Transfer, now: datetime, flows: Collection[str]) -> str:
 
 
 def _lines(file: Sequence[Transfer], now: datetime, flows: Collection[str]) -> Iterator[str]:
-    from crossdock.flows.explain import archived_as
+    from crossdock.flows.explain import archived_as, last_said
 
     first = file[0]
     entry = first.entry
@@ -165,10 +165,10 @@ def _lines(file: Sequence[Transfer], now: datetime, flows: Collection[str]) -> I
             ["", f"{shown(member['target'])}, {count(member['size'], 'byte')}, sha256 {member['sha256']}"]
             for member in (each.receipt or {}).get("members", ())
         ]
+        if said := last_said(each):
+            rows.append(["", shown(said)])
         if each.error:
             rows.append(["", f"last error: {shown(each.error)}"])
-        if each.why and not each.error:
-            rows.append(["", shown(each.why)])
         if each.ready is not None or each.error:
             rows.append(["", f"next: {shown(_next(each, now, flows))}"])
     archived = archived_as(file)

@@ -22,7 +22,7 @@ from crossdock.flows.flow import OnConflict, Retry
 __all__ = ["Verdict", "backoff", "judge"]
 
 _SLOWLY = 60.0
-"""Seconds at least before a full disk or quota is tried again."""
+"""Seconds at least before a full disk or quota is tried again; then half of what it has lasted, up to the longest."""
 
 _MISSING = 300.0
 """Seconds before a secret that is not there is looked for again: one that is being replaced, or was never given."""
@@ -72,6 +72,8 @@ def judge(
         return Verdict("fail", f"{reason} (given up after {age:.0f} s)")
     if isinstance(error, SecretUnavailable):
         pause = _MISSING
+    if isinstance(error, NoSpace):
+        pause = max(_SLOWLY, min(retry.longest, age / 2), error.retry_after or 0.0)
     if pause is not None:
         return Verdict("pause", reason, pause + draw(0, retry.base))
     if not error.retryable or isinstance(error, AuthenticationFailed):

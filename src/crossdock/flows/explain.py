@@ -14,7 +14,7 @@ from crossdock.flows.route import Routes
 from crossdock.ledger.base import State, Transfer
 from crossdock.storage.base import Entry
 
-__all__ = ["RuleSaid", "archived_as", "retriable", "rule_json", "rules_said", "until", "what_next"]
+__all__ = ["RuleSaid", "archived_as", "last_said", "retriable", "rule_json", "rules_said", "until", "what_next"]
 
 _ARCHIVED = re.compile(r"\barchived as (.+?)(?=; |$)")
 
@@ -90,6 +90,13 @@ def archived_as(transfers: Iterable[Transfer]) -> str | None:
         if transfer.state is State.DONE and (match := _ARCHIVED.search(transfer.why)):
             return match[1]
     return None
+
+
+def last_said(transfer: Transfer) -> str:
+    """Why it is in its state, where that is not the error that it met last. "": there is nothing more to say."""
+    if transfer.error and (transfer.state is State.RUNNING or transfer.why == transfer.error):
+        return ""
+    return transfer.why
 
 
 def what_next(transfer: Transfer, now: datetime) -> str:

@@ -16,6 +16,7 @@ from crossdock.errors import (
     IntegrityError,
     LeaseLost,
     LedgerError,
+    NoSpace,
     NotFound,
     SourceChanged,
     StorageError,
@@ -271,7 +272,8 @@ class _Attempt:
     async def _give_up(self, writer: Writer, error: CrossdockError) -> None:
         """Clean up, unless the attempt can be resumed and the caller wants to."""
         keep = self.on_checkpoint is not None and error.retryable and not self.options.transforms
-        keep = keep and not isinstance(error, (SourceChanged, IntegrityError, Truncated))
+        # What is left on a full disk keeps it full, for all the files that wait for room there.
+        keep = keep and not isinstance(error, (SourceChanged, IntegrityError, Truncated, NoSpace))
         token = writer.checkpoint() if keep else None
         if token is None or self.on_checkpoint is None:
             # The first error is the one that matters; a lost connection cannot be cleaned up from here.
