@@ -1,0 +1,68 @@
+"""The environment's proxies, as every other HTTP client heeds them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import pytest
+
+from crossdock.storage.storage import Storage
+from tests.storage.s3.places import LARGE, SMALL, BotoPeer, Server, backend
+
+
+@asynccontextmanager
+async def relay(server: Server) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A forward proxy that knows one server: its URL, and the first request line of each connection."""
+    target = urlsplit(server.endpoint_url)
+    asked: list[bytes] = []
+    serving: set[asyncio.Task[None]] = set()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = await reader.readline()
+        asked.append(line)
+        upstream, there = await asyncio.open_connection(target.hostname, target.port)
+        there.write(line)
+        await asyncio.gather(pump(reader, there), pump(upstream, writer))
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(serve(reader, writer))
+        serving.add(task)
+        task.add_done_callback(serving.discard)
+
+    listening = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}", asked
+    finally:
+        listening.close()
+        await asyncio.gather(*serving)
+
+
+@pytest.mark.parametrize(("excepted", "through"), [("", True), ("127.0.0.1", False), ("elsewhere.example", True)])
+async def test_requests_go_through_it_unless_excepted(
+    excepted: str, through: bool, moto: Server, peer: BotoPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with relay(moto) as (url, asked):
+        for name, value in (("http_proxy", url), ("no_proxy", excepted)):
+            monkeypatch.delenv(name.upper(), raising=False)
+            monkeypatch.setenv(name, value)
+        async with Storage(backend(moto, peer.bucket, monkeypatch, part_size="5M")) as storage:
+            for path, data in (("small", SMALL), ("large", LARGE)):
+                await storage.write_bytes(path, data)
+                assert await storage.read_bytes(path) == data
+    assert {path: peer.read(path) for path in ("small", "large")} == {"small": SMALL, "large": LARGE}
+    assert bool(asked) is through
+    assert all(moto.endpoint_url.encode() in line for line in asked)
