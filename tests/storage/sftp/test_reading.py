@@ -13,6 +13,7 @@ import pytest
 from crossdock.errors import (
     ConnectionFailed,
     CrossdockError,
+    InvalidPath,
     NotAFile,
     NotFound,
     ProtocolViolation,
@@ -298,3 +299,18 @@ async def test_names_in_another_encoding() -> None:
         assert await whole(storage, "grün") == b"1"
         with pytest.raises(CrossdockError, match="cannot be written in latin-1"):
             await storage.stat("日本")
+
+
+@pytest.mark.parametrize("operation", ["delete", "remove_dir", "rename", "stat", "make_dir"])
+async def test_a_name_that_cannot_be_sent_keeps_no_connection(operation: str) -> None:
+    """However often it is tried: a read waits for a connection with room."""
+    async with served(FakeSftp(x=b"1"), encoding="latin-1", max_connections=1, streams_per_connection=2) as (
+        storage,
+        _,
+    ):
+        arguments = ("x", "☃") if operation == "rename" else ("☃",)
+        for _ in range(3):
+            with pytest.raises(InvalidPath, match="cannot be written in latin-1"):
+                await getattr(storage, operation)(*arguments)
+        async with asyncio.timeout(5):
+            assert await storage.read_bytes("x") == b"1"

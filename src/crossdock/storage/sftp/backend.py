@@ -102,19 +102,15 @@ class SftpBackend(Backend):
     # -- asking ---------------------------------------------------------------------------------------------------
 
     async def stat(self, path: str) -> Entry:
-        connection = await self.calls.pool.acquire()
-        try:
-            with Translate("stat", self.endpoint, path):
-                asked = codec.STAT if self.settings.links == "follow" or not path else codec.LSTAT
-                name = self.calls.full(path, "stat")
-                try:
-                    return entry_of(path, await connection.session.attrs(asked, text(name)))
-                except Status as error:
-                    if error.code == codec.FAILURE and await below_file(self.calls, connection.session, name):
-                        raise self.error(NotFound, "stat", path, "no such file", hint=hint_for(NotFound)) from error
-                    raise
-        finally:
-            self.calls.pool.release(connection)
+        asked = codec.STAT if self.settings.links == "follow" or not path else codec.LSTAT
+        async with self.calls.session("stat", path) as session:
+            name = self.calls.full(path, "stat")
+            try:
+                return entry_of(path, await session.attrs(asked, text(name)))
+            except Status as error:
+                if error.code == codec.FAILURE and await below_file(self.calls, session, name):
+                    raise self.error(NotFound, "stat", path, "no such file", hint=hint_for(NotFound)) from error
+                raise
 
     def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
         if recursive:
@@ -153,23 +149,18 @@ class SftpBackend(Backend):
         await remove(self.calls, path, "delete")
 
     async def rename(self, path: str, target: str, *, overwrite: bool = False) -> None:
-        connection = await self.calls.pool.acquire()
-        session = connection.session
-        old, new = self.calls.full(path, "rename"), self.calls.full(target, "rename")
-        try:
-            with Translate("rename", self.endpoint, path):
-                if await kind_of(session, old) is None:
-                    raise self.error(NotFound, "rename", path, "no such file", hint=hint_for(NotFound))
-                if overwrite and not self.calls.posix_rename:
-                    await self._swap(session, path, target)
-                    return
-                try:
-                    await move(self.calls, session, old, new, target, overwrite=overwrite)
-                except NotFound:
-                    await make_parents(self.calls, session, target, "rename")
-                    await move(self.calls, session, old, new, target, overwrite=overwrite)
-        finally:
-            self.calls.pool.release(connection)
+        async with self.calls.session("rename", path) as session:
+            old, new = self.calls.full(path, "rename"), self.calls.full(target, "rename")
+            if await kind_of(session, old) is None:
+                raise self.error(NotFound, "rename", path, "no such file", hint=hint_for(NotFound))
+            if overwrite and not self.calls.posix_rename:
+                await self._swap(session, path, target)
+                return
+            try:
+                await move(self.calls, session, old, new, target, overwrite=overwrite)
+            except NotFound:
+                await make_parents(self.calls, session, target, "rename")
+                await move(self.calls, session, old, new, target, overwrite=overwrite)
 
     async def _swap(self, session: Session, path: str, target: str) -> None:
         async def rename(old: str, new: str) -> None:
@@ -184,30 +175,22 @@ class SftpBackend(Backend):
         await publish_by_swap(rename, self.delete, path, target, "0" * 12)
 
     async def make_dir(self, path: str) -> None:
-        connection = await self.calls.pool.acquire()
-        try:
-            with Translate("mkdir", self.endpoint, path):
-                await make_folders(self.calls, connection.session, self.calls.full(path, "mkdir"), path, "mkdir")
-        finally:
-            self.calls.pool.release(connection)
+        async with self.calls.session("mkdir", path) as session:
+            await make_folders(self.calls, session, self.calls.full(path, "mkdir"), path, "mkdir")
 
     async def remove_dir(self, path: str) -> None:
-        connection = await self.calls.pool.acquire()
-        session, name = connection.session, self.calls.full(path, "rmdir")
-        try:
-            with Translate("rmdir", self.endpoint, path):
-                if not self.calls.openssh and await kind_of(session, name) not in ("dir", None):
-                    raise self.error(NotADirectory, "rmdir", path, "it is a file")
-                try:
-                    await session.status(codec.RMDIR, text(name))
-                except Status as error:
-                    kind = await kind_of(session, name)
-                    if kind is None:
-                        return
-                    if kind != "dir":
-                        raise self.error(NotADirectory, "rmdir", path, "it is a file") from error
-                    if error.code == codec.FAILURE:
-                        raise self.error(PermissionDenied, "rmdir", path, "the folder is not empty") from error
-                    raise
-        finally:
-            self.calls.pool.release(connection)
+        async with self.calls.session("rmdir", path) as session:
+            name = self.calls.full(path, "rmdir")
+            if not self.calls.openssh and await kind_of(session, name) not in ("dir", None):
+                raise self.error(NotADirectory, "rmdir", path, "it is a file")
+            try:
+                await session.status(codec.RMDIR, text(name))
+            except Status as error:
+                kind = await kind_of(session, name)
+                if kind is None:
+                    return
+                if kind != "dir":
+                    raise self.error(NotADirectory, "rmdir", path, "it is a file") from error
+                if error.code == codec.FAILURE:
+                    raise self.error(PermissionDenied, "rmdir", path, "the folder is not empty") from error
+                raise

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import stat
 from asyncio import Future
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from crossdock.errors import InvalidPath
@@ -12,6 +14,7 @@ from crossdock.storage.accounts import Member
 from crossdock.storage.base import Backend, Entry, Kind
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.codec import Attrs, text
+from crossdock.storage.sftp.faults import Translate
 from crossdock.storage.sftp.pool import Pool, leave, pool_for
 from crossdock.storage.sftp.settings import SftpSettings
 from crossdock.storage.sftp.wire import Reply, Session, Status
@@ -54,6 +57,16 @@ class Calls(Member[Pool]):
         """The path as the server knows it."""
         base = self.base or b""
         return base + b"/" + self.encoded(path, operation, path) if path else base or b"/"
+
+    @asynccontextmanager
+    async def session(self, operation: str, path: str) -> AsyncIterator[Session]:
+        """One of the account's connections, given back at the end; what goes wrong there is said of `path`."""
+        connection = await self.pool.acquire()
+        try:
+            with Translate(operation, self.backend.endpoint, path):
+                yield connection.session
+        finally:
+            self.pool.release(connection)
 
     def close_quietly(self, session: Session, handle: bytes, path: str) -> None:
         """Close a handle whose fate no longer matters."""

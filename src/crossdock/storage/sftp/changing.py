@@ -6,7 +6,6 @@ from crossdock.errors import AlreadyExists, NotADirectory, NotAFile
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.calls import Calls, kind_of, kind_of_mode
 from crossdock.storage.sftp.codec import text
-from crossdock.storage.sftp.faults import Translate
 from crossdock.storage.sftp.reasons import below_file, explain, lacks_folder, not_moved
 from crossdock.storage.sftp.wire import Session, Status, checked
 
@@ -74,15 +73,10 @@ async def _must_be_folder(
 
 async def remove(calls: Calls, path: str, operation: str) -> None:
     """Delete a file; what is missing is already deleted."""
-    connection = await calls.pool.acquire()
-    session, name = connection.session, calls.full(path, operation)
-    try:
-        with Translate(operation, calls.backend.endpoint, path):
-            try:
-                await session.status(codec.REMOVE, text(name))
-            except Status as error:
-                if error.code in codec.MISSING:
-                    return
-                raise await explain(calls, session, operation, path, error) from error
-    finally:
-        calls.pool.release(connection)
+    async with calls.session(operation, path) as session:
+        try:
+            await session.status(codec.REMOVE, text(calls.full(path, operation)))
+        except Status as error:
+            if error.code in codec.MISSING:
+                return
+            raise await explain(calls, session, operation, path, error) from error

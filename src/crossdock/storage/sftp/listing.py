@@ -29,14 +29,9 @@ _LETTERS: dict[bytes, Kind] = {b"-": "file", b"d": "dir", b"l": "link"}
 
 async def scan(calls: Calls, path: str) -> AsyncGenerator[list[Entry]]:
     """The direct children, in pages as the server makes them. Raises `NotADirectory`, `NotFound`."""
-    connection = await calls.pool.acquire()
-    session = connection.session
-    try:
-        with Translate("list", calls.backend.endpoint, path):
-            handle = await _open_folder(calls, session, path)
-    finally:
-        # The handle stays, the right to the connection does not: nothing is held between two pages.
-        calls.pool.release(connection)
+    # The handle stays, the right to the connection does not: nothing is held between two pages.
+    async with calls.session("list", path) as session:
+        handle = await _open_folder(calls, session, path)
     queue: deque[Future[Reply]] = deque()
     prefix = path + "/" if path else ""
     empty = 0
