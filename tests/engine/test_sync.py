@@ -23,6 +23,7 @@ from crossdock.storage.layers import Layer
 from crossdock.storage.local import LocalSettings
 from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.sftp import SftpSettings
+from crossdock.storage.staging import StagedWriter
 from crossdock.storage.storage import Storage
 from tests.servers import OpenSSH
 
@@ -327,6 +328,37 @@ async def test_cancelled_sync_leaves_whole_files_only() -> None:
         for path, data in (await content(target)).items():
             assert TREE[path] == data
         assert not [e.path async for e in target.scan(temporaries=True) if e.path.startswith(".crossdock")]
+
+
+async def test_cancelled_sync_lets_each_file_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at a server: cleaning up takes one file longer than another, and may be interrupted."""
+    write, abort = StagedWriter.write, StagedWriter.abort
+    begun, turns, all_begun = 0, 0, asyncio.Event()
+
+    async def write_and_wait(self: StagedWriter, data: bytes) -> None:
+        nonlocal begun
+        await write(self, data)
+        begun += 1
+        if begun == 8:
+            all_begun.set()
+        await asyncio.Event().wait()
+
+    async def slower_each_time(self: StagedWriter) -> None:
+        nonlocal turns
+        turns += 10
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await abort(self)
+
+    source, target = await filled("a", {f"f{n}": b"x" * 1000 for n in range(8)}), await filled("b", {})
+    monkeypatch.setattr(StagedWriter, "write", write_and_wait)
+    monkeypatch.setattr(StagedWriter, "abort", slower_each_time)
+    task = asyncio.create_task(sync(source, "", target, "", report=lambda _: None))
+    await all_begun.wait()
+    assert len([entry async for entry in target.scan(temporaries=True)]) == 8
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert [entry.path async for entry in target.scan(temporaries=True)] == []
 
 
 async def test_age_is_measured_against_the_start_of_the_run() -> None:

@@ -348,9 +348,11 @@ async def _digest(storage: Storage, entry: Entry) -> str:
 async def _all_or_none(tasks: list[asyncio.Task[None]]) -> None:
     """Wait for all; when one fails or this is cancelled, the others are cancelled and waited for."""
     try:
-        await asyncio.gather(*tasks)
-    except BaseException:
+        # Not `gather`: it ends with the first that was cancelled, and the others were cancelled again as they clean up.
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in ended:
+            task.result()
+    finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        raise
