@@ -14,7 +14,7 @@ from yarl import URL
 
 from tests.storage.s3.places import Server
 
-__all__ = ["FaultProxy", "Upstream", "answer", "cut", "drop", "edit", "lose", "silence", "xml_error"]
+__all__ = ["FaultProxy", "Upstream", "answer", "cut", "drop", "edit", "lose", "raw", "silence", "xml_error"]
 
 
 @dataclass
@@ -143,6 +143,18 @@ def lose() -> Fault:
         await forward()
         assert request.transport is not None
         request.transport.abort()
+        return web.Response()
+
+    return fault
+
+
+def raw(head: bytes) -> Fault:
+    """These bytes, whatever HTTP has to say to them; then the connection is closed."""
+
+    async def fault(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.write(head)
+        request.transport.close()
         return web.Response()
 
     return fault

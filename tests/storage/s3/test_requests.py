@@ -18,7 +18,7 @@ from crossdock.errors import (
     TimedOut,
 )
 from crossdock.storage.storage import Storage
-from tests.storage.s3.faults import FaultProxy, answer, cut, lose, silence, xml_error
+from tests.storage.s3.faults import FaultProxy, answer, cut, lose, raw, silence, xml_error
 from tests.storage.s3.places import MIB, SMALL, BotoPeer, Server, backend
 
 
@@ -81,6 +81,16 @@ class TestRefused:
             for action in (storage.stat("a"), storage.stat(""), storage.read_bytes("a"), storage.write_bytes("a", b"")):
                 with pytest.raises(NotFound, match="bucket"):
                     await action
+
+    async def test_a_chunk_after_the_answer_to_a_head(self, storage: Storage, proxy: FaultProxy) -> None:
+        """Swift's s3api on Debian's eventlet ends a refusal's absent body with a last chunk."""
+        refusal = raw(b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+        proxy.fail("HEAD", "nothing", refusal, 100)
+        for name in ("nothing", "nothing else"):
+            with pytest.raises(NotFound):
+                await storage.stat(name)
+        await storage.write_bytes("name", SMALL)
+        assert (await storage.stat("name")).size == len(SMALL)
 
     async def test_a_silent_store(self, proxy: FaultProxy, peer: BotoPeer, monkeypatch: pytest.MonkeyPatch) -> None:
         inner = backend(proxy, peer.bucket, monkeypatch, timeout=0.1, conditional_writes="off")

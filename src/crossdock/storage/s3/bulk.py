@@ -69,7 +69,8 @@ class Bulk:
         except BaseException:
             self.give_back(line, usable=False)
             raise
-        return BulkResponse(self, line, answer)
+        # Bytes that should not follow a HEAD may still be on their way.
+        return BulkResponse(self, line, answer, once=method == "HEAD")
 
     async def run(self, line: _Line, action: Callable[[], T]) -> T:
         """In a thread; cancelled meanwhile, the connection is cut, which ends the action there as well."""
@@ -112,8 +113,8 @@ class Bulk:
 class BulkResponse:
     """An answer whose body is still to come: as much of aiohttp's as the callers of both use."""
 
-    def __init__(self, bulk: Bulk, line: _Line, answer: http.client.HTTPResponse) -> None:
-        self._bulk, self._line, self._answer = bulk, line, answer
+    def __init__(self, bulk: Bulk, line: _Line, answer: http.client.HTTPResponse, *, once: bool) -> None:
+        self._bulk, self._line, self._answer, self._once = bulk, line, answer, once
         self.status = answer.status
         self.headers = CIMultiDict(answer.getheaders())
         self._read = False
@@ -158,8 +159,8 @@ class BulkResponse:
             reading.cancel()
 
     def release(self) -> None:
-        """Keep the connection if the body was read to its end."""
-        self._bulk.give_back(self._line, usable=self._read and not self._answer.will_close)
+        """Keep the connection if the body was read to its end, and nothing else can follow."""
+        self._bulk.give_back(self._line, usable=self._read and not self._once and not self._answer.will_close)
 
     def close(self) -> None:
         self._bulk.give_back(self._line, usable=False)

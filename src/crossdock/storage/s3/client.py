@@ -143,6 +143,8 @@ class Client:
         self._session: aiohttp.ClientSession | None = None
         self._bulk: Bulk | None = None
         self._signer: tuple[Keys, _Signer] | None = None
+        self._heads_apart = False
+        # Set once the store (Swift's eventlet) sends a last chunk after its answer to a HEAD, at which aiohttp fails.
         self._proxies: dict[str, str] = {}
         self._proxy_of: dict[str, str | None] = {}
 
@@ -218,12 +220,13 @@ class Client:
         headers = await self._signed(request, url)
         host = urlsplit(url)
         proxy = self._proxy(host.scheme, host.hostname or "")
+        bulk = None if proxy else self._bulk
+        # What TLS opens comes in pieces of 16 KiB: asking for each in a thread is slower than the event loop.
+        apart = request.large and bool(request.body or host.scheme == "http")
+        apart = apart or (request.method == "HEAD" and self._heads_apart)
         try:
-            # What TLS opens comes in pieces of 16 KiB: asking for each in a thread is slower than the event loop.
-            if request.large and self._bulk is not None and not proxy and (request.body or host.scheme == "http"):
-                return await self._bulk.request(
-                    request.method, url, headers, request.body.chunks if request.body else ()
-                )
+            if bulk is not None and apart:
+                return await bulk.request(request.method, url, headers, request.body.chunks if request.body else ())
             response = await self._session.request(
                 request.method,
                 URL(url, encoded=True),
@@ -233,6 +236,9 @@ class Client:
                 proxy=proxy,
             )
         except FAILURES as error:
+            if isinstance(error, aiohttp.ClientResponseError) and request.method == "HEAD" and bulk and not apart:
+                self._heads_apart = True
+                return await self.send(request)
             raise failure(self.place(request), error) from error
         _acknowledge(response)
         return response
