@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib
 import os
 import re
@@ -9,15 +10,25 @@ import stat
 from abc import abstractmethod
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
-from urllib.parse import SplitResult, parse_qsl
+from urllib.parse import SplitResult, parse_qsl, unquote
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
 from crossdock.errors import SecretUnavailable
 from crossdock.storage.base import Backend
 
-__all__ = ["ByteSize", "EndpointSettings", "FilePath", "Seconds", "Secret", "query_of"]
+__all__ = [
+    "ByteSize",
+    "Encoding",
+    "EndpointSettings",
+    "FilePath",
+    "Seconds",
+    "Secret",
+    "query_of",
+    "server_of",
+    "several",
+]
 
 _UNITS_OF_TIME = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _UNITS_OF_SIZE = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
@@ -57,9 +68,18 @@ def _path(value: object, info: ValidationInfo) -> object:
     return path if path.is_absolute() or folder is None else Path(folder) / path
 
 
+def _encoding(value: str) -> str:
+    try:
+        codecs.lookup(value)
+    except LookupError:
+        raise ValueError(f"unknown encoding {value!r}; write utf-8, latin-1, cp1252, …") from None
+    return value
+
+
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 ByteSize = Annotated[int, BeforeValidator(_bytes)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
+Encoding = Annotated[str, AfterValidator(_encoding)]
 
 
 class Secret:
@@ -170,3 +190,30 @@ def query_of(url: SplitResult) -> dict[str, Any]:
             raise ValueError(f"{key} is given twice")
         found[key] = value
     return found
+
+
+def several(value: object) -> object:
+    """One value stands for a list of one; to be used as a `BeforeValidator`."""
+    return (value,) if isinstance(value, (str, Secret, Path)) else value
+
+
+def server_of(url: SplitResult) -> tuple[dict[str, Any], str]:
+    """The settings that a server's URL stands for, and the path below their root. Raises `ValueError`.
+
+    `scheme://user@host:port/absolute/path`, or `/~/path` below the folder that signing in leads to; the query holds the
+    other settings.
+    """
+    found, path = query_of(url), url.path
+    for key, part in (("host", "host"), ("root", "path")):
+        if key in found:
+            raise ValueError(f"{key}: write it as the URL's {part}")
+    found["host"] = url.hostname or ""
+    if url.port is not None:
+        found["port"] = url.port
+    if url.username:
+        found["user"] = unquote(url.username)
+    if path == "/~" or path.startswith("/~/"):
+        found["root"], path = "", path[3:]
+    else:
+        found["root"], path = "/", path.lstrip("/")
+    return found, path

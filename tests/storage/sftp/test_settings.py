@@ -31,6 +31,7 @@ def test_urls() -> None:
         "sftp://me:secret@example.com/x",
         "sftp:///x",
         "sftp://example.com/x?root=/y",
+        "sftp://example.com/x?host=elsewhere",
         "sftp://example.com/x?nonsense=1",
         "sftp://example.com/x?proxy=ftp://h:1",
         "sftp://example.com/x?proxy=http://me:pw@h:1",

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import codecs
 import re
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import SplitResult, unquote
+from typing import Annotated, Literal, Self
+from urllib.parse import SplitResult
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from crossdock.storage.settings import EndpointSettings, FilePath, Seconds, Secret, query_of
+from crossdock.storage.settings import Encoding, EndpointSettings, FilePath, Seconds, Secret, server_of, several
 
 __all__ = ["FtpSettings", "Tls"]
 
 Tls = Literal["none", "explicit", "implicit"]
 _TLS: dict[str, Tls] = {"ftp": "none", "ftpes": "explicit", "ftps": "implicit"}
-
-
-def _several(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
 
 
 class FtpSettings(EndpointSettings):
@@ -37,7 +32,7 @@ class FtpSettings(EndpointSettings):
 
     tls: Tls | None = None
     """What the type says, unless the type is ftp: `{type: ftp, tls: explicit}` is another way to write ftpes."""
-    certificate: Annotated[tuple[str, ...], BeforeValidator(_several)] = ()
+    certificate: Annotated[tuple[str, ...], BeforeValidator(several)] = ()
     """"SHA256:…" (hexadecimal) fingerprints of the server's certificate; any of them may be presented, and no other."""
     ca_file: FilePath | None = None
     """Authorities to trust (PEM) instead of the system's."""
@@ -60,17 +55,8 @@ class FtpSettings(EndpointSettings):
     """digest: by the server's own digest where it has one, else by size. none: a drop box that hides what it holds."""
     staging: Literal["rename", "none"] = "rename"
     """none: write under the final name at once, for servers that forbid renaming; a partial file can be seen."""
-    encoding: str = "utf-8"
+    encoding: Encoding = "utf-8"
     """Of the names at the server."""
-
-    @field_validator("encoding")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        try:
-            codecs.lookup(value)
-        except LookupError:
-            raise ValueError(f"unknown encoding {value!r}; write utf-8, latin-1, cp1252, …") from None
-        return value
 
     @field_validator("certificate")
     @classmethod
@@ -106,20 +92,8 @@ class FtpSettings(EndpointSettings):
     @classmethod
     def from_url(cls, url: SplitResult) -> tuple[Self, str]:
         """ftpes://user@host:port/absolute/path, or /~/path below the login folder; the query holds settings."""
-        query: dict[str, Any] = query_of(url)
-        path = url.path
-        if path == "/~" or path.startswith("/~/"):
-            root, path = "", path[3:]
-        else:
-            root, path = "/", path.lstrip("/")
-        if "root" in query:
-            raise ValueError("root: write the folder as the URL's path")
-        if url.username:
-            query["user"] = unquote(url.username)
-        found = cls.model_validate(
-            {"type": url.scheme, "host": url.hostname or "", "port": url.port, "root": root, **query}
-        )
-        return found, path
+        found, path = server_of(url)
+        return cls.model_validate({**found, "type": url.scheme}), path
 
     def shared(self, processes: int) -> Self:
         """The account's connections are divided up: servers count them, and each costs both sides a sign-in."""

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import codecs
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import SplitResult, unquote, urlsplit
+from typing import Annotated, Literal, Self
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from crossdock.storage.base import Backend
-from crossdock.storage.settings import ByteSize, EndpointSettings, FilePath, Seconds, Secret, query_of
+from crossdock.storage.settings import (
+    ByteSize,
+    Encoding,
+    EndpointSettings,
+    FilePath,
+    Seconds,
+    Secret,
+    server_of,
+    several,
+)
 
 __all__ = ["SftpSettings"]
-
-
-def _several(value: object) -> object:
-    """One value stands for a list of one."""
-    return (value,) if isinstance(value, (str, Secret, Path)) else value
 
 
 class SftpSettings(EndpointSettings):
@@ -33,7 +35,7 @@ class SftpSettings(EndpointSettings):
     root: str = ""
     """Absolute, or below the login folder ("" is the login folder itself)."""
 
-    private_key: Annotated[tuple[Secret, ...], BeforeValidator(_several)] = ()
+    private_key: Annotated[tuple[Secret, ...], BeforeValidator(several)] = ()
     """The text of a key, or the file that holds it; only these keys are offered."""
     certificate: FilePath | None = None
     """An OpenSSH user certificate for the first private key."""
@@ -43,9 +45,9 @@ class SftpSettings(EndpointSettings):
     agent: bool = False
     """Offer the keys of the running ssh-agent."""
 
-    host_key: Annotated[tuple[str, ...], BeforeValidator(_several)] = ()
+    host_key: Annotated[tuple[str, ...], BeforeValidator(several)] = ()
     """"SHA256:…" fingerprints or public keys ("ssh-ed25519 AAAA…") of the server; any of them may be presented."""
-    known_hosts: Annotated[tuple[FilePath, ...], BeforeValidator(_several)] = ()
+    known_hosts: Annotated[tuple[FilePath, ...], BeforeValidator(several)] = ()
     """Files in OpenSSH's format, @cert-authority and @revoked included; ~/.ssh and /etc/ssh if there is no host_key."""
 
     ssh_config: bool | str = False
@@ -55,9 +57,9 @@ class SftpSettings(EndpointSettings):
     proxy_password: Secret | None = None
     jump: str | None = None
     """"user@host:port" of an SSH server to go through, signed in to with the same keys, never with the password."""
-    jump_host_key: Annotated[tuple[str, ...], BeforeValidator(_several)] = ()
+    jump_host_key: Annotated[tuple[str, ...], BeforeValidator(several)] = ()
 
-    legacy: Annotated[tuple[str, ...], BeforeValidator(_several)] = ()
+    legacy: Annotated[tuple[str, ...], BeforeValidator(several)] = ()
     """Outdated algorithms that this one server needs, such as ssh-rsa or diffie-hellman-group14-sha1."""
     timeout: Seconds = Field(default=30, gt=0)
     """Silence, while answers are due, after which a connection is given up."""
@@ -76,17 +78,8 @@ class SftpSettings(EndpointSettings):
     staging: Literal["rename", "none"] = "rename"
     """none: write under the final name at once, for servers that forbid renaming; a partial file can be seen."""
     links: Literal["skip", "follow"] = "skip"
-    encoding: str = "utf-8"
+    encoding: Encoding = "utf-8"
     """Of the names at the server."""
-
-    @field_validator("encoding")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        try:
-            codecs.lookup(value)
-        except LookupError:
-            raise ValueError(f"unknown encoding {value!r}; write utf-8, latin-1, cp1252, …") from None
-        return value
 
     @field_validator("proxy")
     @classmethod
@@ -110,22 +103,8 @@ class SftpSettings(EndpointSettings):
     @classmethod
     def from_url(cls, url: SplitResult) -> tuple[Self, str]:
         """sftp://user@host:port/absolute/path, or /~/path below the login folder; the query holds settings."""
-        query: dict[str, Any] = query_of(url)
-        path = url.path
-        if path == "/~" or path.startswith("/~/"):
-            root, path = "", path[3:]
-        else:
-            root, path = "/", path.lstrip("/")
-        if "root" in query:
-            raise ValueError("root: write the folder as the URL's path")
-        found = cls(
-            host=url.hostname or "",
-            port=url.port,
-            user=unquote(url.username) if url.username else None,
-            root=root,
-            **query,
-        )
-        return found, path
+        found, path = server_of(url)
+        return cls.model_validate(found), path
 
     def shared(self, processes: int) -> Self:
         """The account's connections are divided up: servers count them, and each costs both sides a sign-in."""
