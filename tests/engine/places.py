@@ -16,7 +16,7 @@ from crossdock.flows.flow import Destination, Flow, Place, Retry, Rule, Settle
 from crossdock.ledger.base import Query, Transfer
 from crossdock.ledger.memory import MemoryLedger
 from crossdock.storage.base import Entry, Expect, Reader, WriteOptions, Writer
-from crossdock.storage.layers import _LayeredWriter
+from crossdock.storage.layers import LayeredWriter
 from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.storage import Storage
 from tests.engine.clocks import Clock
@@ -76,7 +76,7 @@ class Faulty(MemoryBackend):
         return list(self._staged)
 
 
-class _FaultyWriter(_LayeredWriter):
+class _FaultyWriter(LayeredWriter):
     def __init__(self, inner: Writer, backend: Faulty) -> None:
         super().__init__(inner)
         self._backend = backend

@@ -19,7 +19,7 @@ from crossdock.errors import CrossdockError
 from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader, WriteOptions, Writer
 from crossdock.storage.rate import TokenBucket
 
-__all__ = ["Event", "Layer", "LayeredReader", "Limit", "Observe", "Throttle"]
+__all__ = ["Event", "Layer", "LayeredReader", "LayeredWriter", "Limit", "Observe", "Throttle"]
 
 log = logging.getLogger("crossdock.storage")
 T = TypeVar("T")
@@ -127,7 +127,7 @@ class LayeredReader(Reader):
         await self.inner.close()
 
 
-class _LayeredWriter(Writer):
+class LayeredWriter(Writer):
     def __init__(self, inner: Writer) -> None:
         self.inner = inner
         self.offset = inner.offset
@@ -234,7 +234,7 @@ class _ObservedReader(LayeredReader):
             self._tell("read", self._path, self._started, self._size, self._error)
 
 
-class _ObservedWriter(_LayeredWriter):
+class _ObservedWriter(LayeredWriter):
     def __init__(self, inner: Writer, tell: Callable[..., None], path: str) -> None:
         super().__init__(inner)
         self._tell, self._path, self._started, self._size = tell, path, time.monotonic(), 0
@@ -326,7 +326,7 @@ class _SlotReader(LayeredReader):
             self._slot.give_back()
 
 
-class _SlotWriter(_LayeredWriter):
+class _SlotWriter(LayeredWriter):
     def __init__(self, inner: Writer, slots: asyncio.Semaphore) -> None:
         super().__init__(inner)
         self._slot = _Slot(slots)
@@ -380,7 +380,7 @@ class _ThrottledReader(LayeredReader):
         return data
 
 
-class _ThrottledWriter(_LayeredWriter):
+class _ThrottledWriter(LayeredWriter):
     def __init__(self, inner: Writer, bucket: TokenBucket) -> None:
         super().__init__(inner)
         self._bucket = bucket

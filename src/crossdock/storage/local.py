@@ -19,7 +19,7 @@ from crossdock.storage.local_threads import THREADS, Threads
 from crossdock.storage.local_tree import Tree
 from crossdock.storage.local_writer import LocalWriter
 from crossdock.storage.settings import EndpointSettings, FilePath, query_of
-from crossdock.storage.staging import staged_path, token_of
+from crossdock.storage.staging import staged_path, still_staged, token_of
 
 __all__ = ["LocalBackend", "LocalSettings"]
 
@@ -92,7 +92,7 @@ class LocalBackend(Backend):
             try:
                 await self.threads.run(writer.open)
             except BaseException:
-                await writer._let_go()
+                await writer.leave()
                 raise
         return writer
 
@@ -121,11 +121,7 @@ class LocalBackend(Backend):
         return token_of(path, attempt)
 
     async def is_staged(self, checkpoint: bytes) -> bool | None:
-        try:
-            await self.stat(staged_path(checkpoint))
-        except NotFound:
-            return False
-        return True
+        return await still_staged(self, checkpoint)
 
 
 class _LocalReader(Reader):

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from crossdock.errors import AlreadyExists, IntegrityError, NotFound, StorageError
-from crossdock.storage.base import Entry, Expect, WriteOptions, Writer
+from crossdock.storage.base import Backend, Entry, Expect, WriteOptions, Writer
 
 __all__ = [
     "TEMPORARY_MARK",
@@ -25,6 +25,7 @@ __all__ = [
     "is_temporary",
     "publish_by_swap",
     "staged_path",
+    "still_staged",
     "temporary_path",
     "token_of",
     "undo_swap",
@@ -147,6 +148,15 @@ def staged_path(checkpoint: bytes) -> str:
     """The temporary that a `StagedWriter.checkpoint()` names."""
     token = json.loads(checkpoint)
     return temporary_path(str(token["path"]), str(token["attempt"]))
+
+
+async def still_staged(backend: Backend, checkpoint: bytes) -> bool:
+    """`Backend.is_staged`, where a temporary can be looked at by its name as soon as it is begun."""
+    try:
+        await backend.stat(staged_path(checkpoint))
+    except NotFound:
+        return False
+    return True
 
 
 async def publish_by_swap(

@@ -14,7 +14,19 @@ from crossdock.storage.ftp.dialects import Listing, facts_of, parse_time
 from crossdock.storage.ftp.faults import kind_of_refusal
 from crossdock.storage.ftp.wire import IsFile, IsFolder, Missing, Refused, Reply, Violation
 
-__all__ = ["IsFile", "list_folder", "look", "make_folders", "move", "stamp", "times"]
+__all__ = [
+    "kind_of",
+    "list_folder",
+    "look",
+    "make_folders",
+    "move",
+    "questions",
+    "remove",
+    "remove_folder",
+    "stamp",
+    "times",
+    "understood",
+]
 
 _BLOCK = 256 * 1024
 _TOGETHER = 32
@@ -137,6 +149,7 @@ def _is_folder(connection: Connection, name: bytes) -> bool:
 
 
 def kind_of(connection: Connection, name: bytes) -> Kind | None:
+    """What a name is; None if there is no such thing. Raises `Refused`."""
     found = look(connection, name)
     return None if found is None else found.kind
 
@@ -238,6 +251,7 @@ def remove(connection: Connection, name: bytes) -> None:
 
 
 def remove_folder(connection: Connection, name: bytes) -> None:
+    """Remove an empty folder; what is missing is already removed. Raises `Refused`, `IsFile`."""
     reply = connection.wire.ask(b"RMD " + name)[0]
     if reply.good:
         return

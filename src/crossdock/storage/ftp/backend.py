@@ -14,7 +14,7 @@ from crossdock.storage.ftp.reader import FtpReader
 from crossdock.storage.ftp.settings import FtpSettings
 from crossdock.storage.ftp.wire import Missing, Refused
 from crossdock.storage.ftp.writer import FtpWriter
-from crossdock.storage.staging import publish_by_swap, staged_path, token_of, undo_swap
+from crossdock.storage.staging import publish_by_swap, staged_path, still_staged, token_of, undo_swap
 
 __all__ = ["FtpBackend"]
 
@@ -121,11 +121,7 @@ class FtpBackend(Backend):
         return token_of(path, attempt) if self.capabilities.resume_write else None
 
     async def is_staged(self, checkpoint: bytes) -> bool | None:
-        try:
-            await self.stat(staged_path(checkpoint))
-        except NotFound:
-            return False
-        return True
+        return await still_staged(self, checkpoint)
 
     # -- changing names ---------------------------------------------------------------------------------------------
 

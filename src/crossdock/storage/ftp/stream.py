@@ -10,8 +10,6 @@ from crossdock.storage.ftp.wire import Lost, Silent, shut
 
 __all__ = ["Data"]
 
-_BUFFER = 4 * 1024 * 1024
-
 
 class Data:
     """An open data connection."""

@@ -70,7 +70,7 @@ class Refused(Exception):
 
 
 class Missing(Exception):
-    """There is no such folder."""
+    """There is no such file or folder."""
 
 
 class IsFile(Exception):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from mimetypes import MimeTypes
 from urllib.parse import parse_qsl, urlencode
 
-from crossdock.errors import AlreadyExists, InvalidPath, ProtocolViolation, Unsupported
+from crossdock.errors import AlreadyExists, InvalidPath, Unsupported
 from crossdock.storage.base import Backend, Entry, WriteOptions
 from crossdock.storage.http import http_date
 from crossdock.storage.s3.client import Answer, Body, Client, Request
@@ -327,10 +327,6 @@ class Calls:
             if page.get("NextPartNumberMarker", marker) == marker:
                 raise self.client.violation(request, "the list of parts does not go on")
             marker = page["NextPartNumberMarker"]
-
-    def mismatch(self, path: str, reason: str) -> ProtocolViolation:
-        """What was published is not what was sent."""
-        return ProtocolViolation(reason, operation="write", endpoint=self.backend.endpoint, path=path)
 
 
 def _guess(path: str) -> str:

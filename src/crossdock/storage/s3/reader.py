@@ -7,10 +7,9 @@ import re
 from collections import deque
 from dataclasses import replace
 
-import aiohttp
-
 from crossdock.errors import ConnectionFailed, CrossdockError
 from crossdock.storage.base import Entry, Reader
+from crossdock.storage.http import FAILURES
 from crossdock.storage.s3.calls import Calls, entry_of
 from crossdock.storage.s3.client import Answer, Request, Response
 from crossdock.storage.s3.faults import changed, failure
@@ -220,7 +219,7 @@ class _Range:
                 while self._held >= reader.bound and self._at < self._end:
                     self._room.clear()
                     await self._room.wait()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except FAILURES as error:
             raise reader.broke(request, error) from error
         finally:
             response.release()

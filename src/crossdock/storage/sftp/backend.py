@@ -17,7 +17,7 @@ from crossdock.storage.sftp.reasons import below_file, refused
 from crossdock.storage.sftp.settings import SftpSettings
 from crossdock.storage.sftp.wire import Session, Status, checked
 from crossdock.storage.sftp.writer import SftpWriter
-from crossdock.storage.staging import publish_by_swap, staged_path, token_of, undo_swap
+from crossdock.storage.staging import publish_by_swap, staged_path, still_staged, token_of, undo_swap
 
 __all__ = ["SftpBackend"]
 
@@ -137,11 +137,7 @@ class SftpBackend(Backend):
         return token_of(path, attempt) if self.capabilities.resume_write else None
 
     async def is_staged(self, checkpoint: bytes) -> bool | None:
-        try:
-            await self.stat(staged_path(checkpoint))
-        except NotFound:
-            return False
-        return True
+        return await still_staged(self, checkpoint)
 
     # -- changing names -------------------------------------------------------------------------------------------
 
