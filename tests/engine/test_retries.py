@@ -13,9 +13,10 @@ from crossdock.errors import (
     AuthenticationFailed,
     PermissionDenied,
 )
-from crossdock.flows.flow import After, Place, Retry
+from crossdock.flows.flow import After, Destination, Place, Retry, Rule
 from crossdock.ledger.base import State
 from crossdock.storage.base import WriteOptions
+from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
 from tests.engine.places import House, broken, flow, lost
 
@@ -65,6 +66,21 @@ async def test_what_is_not_retryable_fails_at_once(home: House) -> None:
     home.dst.faults["write"] = [PermissionDenied("no", operation="write", endpoint="dst", path="a")]
     assert (await home.run(flow())).failed == 1
     assert await home.state("a") == "failed"
+
+
+async def test_nothing_is_kept_for_a_destination_that_is_left_alone(home: House) -> None:
+    """What was read for it as well would be given to whoever reads a file of that name later, and fill the memory."""
+    both = Rule(name="all", to=(Destination(endpoint="dst"), Destination(endpoint="dst2")))
+    home.dst2.faults["write"] = [AuthenticationFailed("no", operation="sign in", endpoint="dst2")] * 9
+    async with home.engine(flow(rules=(both,)), transfers=2) as engine:
+        for name in ("a", "b", "c"):
+            await home.put(name)
+            await engine.run_once(patience=0.0)
+            assert await home.state(name) == "done"
+            assert await home.state(name, "dst2") == "pending"
+        source = (await engine.endpoints.storage("src")).backend
+        assert isinstance(source, SharedReads)
+        assert not source.sharing
 
 
 async def test_a_failed_commit_is_no_delivery(home: House) -> None:

@@ -38,9 +38,11 @@ async def place(patience: float = 30.0) -> AsyncIterator[tuple[Storage, Counting
         yield storage, counting, await storage.stat("f"), data
 
 
-async def whole(storage: Storage, pin: Entry, *, stop_after: int | None = None) -> bytes:
+async def whole(storage: Storage, pin: Entry, *, of: int = 1, stop_after: int | None = None) -> bytes:
+    """Read, as one of so many."""
     shared = storage.backend
     assert isinstance(shared, SharedReads)
+    shared.expect("f", pin, of)
     chunks: list[bytes] = []
     try:
         async with storage.read("f", pin=pin) as reader:
@@ -56,8 +58,7 @@ async def whole(storage: Storage, pin: Entry, *, stop_after: int | None = None) 
 
 async def test_those_who_are_expected_share_one_stream() -> None:
     async with place() as (storage, counting, pin, data):
-        storage.backend.expect("f", pin, 3)  # type: ignore[attr-defined]
-        found = await asyncio.gather(*(whole(storage, pin) for _ in range(3)))
+        found = await asyncio.gather(*(whole(storage, pin, of=3) for _ in range(3)))
         assert found == [data] * 3
         assert counting.opened == 1
         assert await whole(storage, pin) == data
@@ -66,9 +67,11 @@ async def test_those_who_are_expected_share_one_stream() -> None:
 
 async def test_one_who_fails_does_not_stop_the_others() -> None:
     async with place() as (storage, counting, pin, data):
-        storage.backend.expect("f", pin, 3)  # type: ignore[attr-defined]
         found = await asyncio.gather(
-            whole(storage, pin), whole(storage, pin, stop_after=2), whole(storage, pin), return_exceptions=True
+            whole(storage, pin, of=3),
+            whole(storage, pin, of=3, stop_after=2),
+            whole(storage, pin, of=3),
+            return_exceptions=True,
         )
         assert found[0] == found[2] == data
         assert isinstance(found[1], ConnectionFailed)
@@ -86,17 +89,15 @@ async def test_a_mistake_in_a_backend_reaches_every_reader() -> None:
     async with Storage(SharedReads(broken, patience=30.0)) as storage:
         await storage.write_bytes("f", b"1" * SIZE)
         pin = await storage.stat("f")
-        storage.backend.expect("f", pin, 2)  # type: ignore[attr-defined]
         async with asyncio.timeout(10):
-            found = await asyncio.gather(*(whole(storage, pin) for _ in range(2)), return_exceptions=True)
+            found = await asyncio.gather(*(whole(storage, pin, of=2) for _ in range(2)), return_exceptions=True)
         assert [type(each) for each in found] == [RuntimeError] * 2
 
 
 async def test_one_who_is_cancelled_does_not_stop_the_others() -> None:
     async with place() as (storage, counting, pin, data):
-        storage.backend.expect("f", pin, 2)  # type: ignore[attr-defined]
-        first = asyncio.create_task(whole(storage, pin))
-        second = asyncio.create_task(whole(storage, pin))
+        first = asyncio.create_task(whole(storage, pin, of=2))
+        second = asyncio.create_task(whole(storage, pin, of=2))
         await asyncio.sleep(0)
         first.cancel()
         assert await second == data
@@ -110,7 +111,7 @@ async def test_the_slow_one_is_left_behind_and_goes_on_alone() -> None:
         shared = storage.backend
         assert isinstance(shared, SharedReads)
         shared.expect("f", pin, 2)
-        fast = asyncio.create_task(whole(storage, pin))
+        fast = asyncio.create_task(whole(storage, pin, of=2))
         async with storage.read("f", pin=pin) as reader:
             chunks = [await reader.read()]
             assert await fast == data
@@ -122,22 +123,51 @@ async def test_the_slow_one_is_left_behind_and_goes_on_alone() -> None:
 
 
 async def test_one_who_never_comes_is_not_waited_for() -> None:
+    """Nor is anything kept for him: what would still be there is of an earlier time."""
     async with place(patience=0.05) as (storage, counting, pin, data):
         shared = storage.backend
         assert isinstance(shared, SharedReads)
-        shared.expect("f", pin, 2)
+        assert await asyncio.create_task(whole(storage, pin, of=2)) == data
+        assert not shared.sharing
         assert await asyncio.create_task(whole(storage, pin)) == data
-        late = asyncio.create_task(whole(storage, pin))
-        assert await late == data
         assert counting.opened == 2
+
+
+async def test_who_did_not_say_that_he_would_come_reads_for_himself() -> None:
+    """The others may be through, and the stream at its end, before he is."""
+    async with place() as (storage, counting, pin, data):
+        shared = storage.backend
+        assert isinstance(shared, SharedReads)
+        shared.expect("f", pin, 2)
+        async with storage.read("f", pin=pin) as first:
+            assert await first.read()
+            assert await asyncio.create_task(storage.read_bytes("f")) == data
+            stranger = asyncio.create_task(_read(storage, pin))
+            assert await stranger == data
+        await shared.over("f", pin)
+        assert (counting.opened, shared.sharing) == (3, False)
+
+
+async def _read(storage: Storage, pin: Entry) -> bytes:
+    async with storage.read("f", pin=pin) as reader:
+        return b"".join([chunk async for chunk in _chunks(reader)])
+
+
+async def _chunks(reader: Reader) -> AsyncIterator[bytes]:
+    while chunk := await reader.read():
+        yield chunk
 
 
 async def test_one_who_will_not_read_says_so() -> None:
     async with place() as (storage, counting, pin, data):
         shared = storage.backend
         assert isinstance(shared, SharedReads)
-        shared.expect("f", pin, 2)
-        await asyncio.create_task(shared.over("f", pin))
+
+        async def neither() -> None:
+            shared.expect("f", pin, 2)
+            await shared.over("f", pin)
+
         async with asyncio.timeout(10):
-            assert await asyncio.create_task(whole(storage, pin)) == data
+            found = await asyncio.gather(whole(storage, pin, of=2), neither())
+        assert found[0] == data
         assert counting.opened == 1

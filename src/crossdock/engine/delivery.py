@@ -94,6 +94,14 @@ class Courier:
         files = Counter(_file(lease.transfer) for lease in leases if lease.transfer.state is State.RUNNING)
         self._together = {file: number for file, number in files.items() if number > 1}
 
+    def together(self, transfer: Transfer) -> int:
+        """How many of those that were claimed together are still to be attempted; this one is, from now on, not."""
+        file = _file(transfer)
+        number = self._together.pop(file, 0)
+        if number > 1:
+            self._together[file] = number - 1
+        return number
+
     def _transforms(self, planner: Planner, transfer: Transfer) -> tuple[TransformStep, ...]:
         """Of the rule that takes the file now. Raises `ConfigError`."""
         if not planner.transforms:
@@ -117,6 +125,7 @@ class Courier:
         running = lease.transfer.state is State.RUNNING
         wait, why = self._endpoints.pause(lease.transfer.source, *([lease.transfer.target] if running else []))
         if wait:
+            self.together(lease.transfer)
             await self._ledger.released(lease, why, seconds=wait)
             return Delivery(transfer=lease.transfer, what="retry", reason=why, again_in=wait)
         if running:
@@ -211,8 +220,8 @@ class _Attempt:
     async def _shared(self, source: Storage) -> AsyncIterator[None]:
         """One read for those of the file's destinations that are attempted now."""
         path, pin, reads = self.transfer.entry.path, self.transfer.entry, source.backend
-        number = self._courier._together.get(_file(self.transfer), 0)
-        if not isinstance(reads, SharedReads) or number < 2:
+        number = self._courier.together(self.transfer)
+        if not isinstance(reads, SharedReads) or not (number > 1 or reads.sharing):
             yield
             return
         reads.expect(path, pin, number)

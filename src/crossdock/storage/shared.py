@@ -23,8 +23,9 @@ _Key = tuple[str, str]
 class SharedReads(Layer):
     """The outermost layer where a file may have several destinations.
 
-    `expect` says how many readers of a file are coming; without it, a read is a read. Each of those who were expected
-    and will not read, or has read, says so by `over`.
+    Who is to read a file that others read as well says so by `expect`; without it, a read is a read. He says so by
+    `over` when he has read, or will not. A stream ends with the last who said that he is to read: others who were
+    expected, and never came, keep nothing of it.
     """
 
     def __init__(self, inner: Backend, *, patience: float = 2.0) -> None:
@@ -32,17 +33,29 @@ class SharedReads(Layer):
         self._patience = patience
         self._streams: dict[_Key, _Stream] = {}
 
-    def expect(self, path: str, pin: Entry, readers: int) -> None:
-        """So many readers of this very file are coming, one task each. Again for a file that is expected: no change."""
-        key = (path, pin.fingerprint)
-        if readers > 1 and key not in self._streams:
-            self._streams[key] = _Stream(self.inner, path, pin, readers, self._patience)
+    @property
+    def sharing(self) -> bool:
+        """Whether any file is being read for several."""
+        return bool(self._streams)
 
-    async def over(self, path: str, pin: Entry) -> None:
-        """The task that calls this reads the file no more; the stream ends with the last of them."""
+    def expect(self, path: str, pin: Entry, readers: int) -> None:
+        """The task that calls this is to read this very file, as one of so many: one task each, the others to come.
+
+        For a file that is read for others already, whatever the number is, it joins them.
+        """
         key = (path, pin.fingerprint)
         stream = self._streams.get(key)
-        if stream is not None and stream.over():
+        if stream is None:
+            if readers < 2:
+                return
+            stream = self._streams[key] = _Stream(self.inner, path, pin, readers, self._patience)
+        stream.members.add(asyncio.current_task())
+
+    async def over(self, path: str, pin: Entry) -> None:
+        """The task that calls this reads the file no more."""
+        key = (path, pin.fingerprint)
+        stream = self._streams.get(key)
+        if stream is not None and stream.leave():
             del self._streams[key]
             await stream.close()
 
@@ -74,14 +87,15 @@ class _Stream:
         self.ended = False
         self.reader: Reader | None = None
         self.news = asyncio.Condition()
+        self.members: set[asyncio.Task[object] | None] = set()
+        """Who said that he is to read, and not yet that it is over."""
         self._here: set[asyncio.Task[object] | None] = set()
-        self._left = readers
         self._pump: asyncio.Task[None] | None = None
 
     async def join(self) -> Reader | None:
-        """None: it is too late, or it is this task's second read."""
+        """None: it is too late, or it is this task's second read, or nobody said that it would come."""
         task = asyncio.current_task()
-        if self.first or task in self._here or self.failure is not None:
+        if self.first or task in self._here or task not in self.members or self.failure is not None:
             return None
         self._here.add(task)
         self.missing -= 1
@@ -102,12 +116,15 @@ class _Stream:
         view.entry = self.reader.entry
         return view
 
-    def over(self) -> bool:
+    def leave(self) -> bool:
         """True for the last one."""
-        if asyncio.current_task() not in self._here:
+        task = asyncio.current_task()
+        if task not in self.members:
+            return False
+        self.members.discard(task)
+        if task not in self._here:
             self.missing -= 1
-        self._left -= 1
-        return self._left <= 0
+        return not self.members
 
     async def close(self) -> None:
         if self._pump is not None:
