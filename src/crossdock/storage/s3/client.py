@@ -103,7 +103,12 @@ class Answer:
 
 
 class _Signer(S3SigV4Auth):  # type: ignore[misc]
-    """Signs with a payload hash that is already known."""
+    """Signs with a payload hash that is already known, and picks the headers once, where botocore does so twice."""
+
+    def headers_to_sign(self, request: Any) -> Any:
+        if "headers" not in request.context:
+            request.context["headers"] = super().headers_to_sign(request)
+        return request.context["headers"]
 
     def payload(self, request: Any) -> str:
         found: str = request.context["sha256"]
