@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from crossdock.engine.actions import Actions
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.recovery import Record, attempt_id, copied, recovered, sweep, version_of
+from crossdock.engine.taken import Taken, taken_by
 from crossdock.engine.verdicts import backoff, judge
-from crossdock.errors import Conflict, CrossdockError, LedgerError, StorageError
+from crossdock.errors import Conflict, CrossdockError, LedgerError, NotFound, StorageError
 from crossdock.flows.flow import Flow
 from crossdock.flows.plan import Planner
 from crossdock.ledger.base import LEASE, Lease, Ledger, State, Transfer
 from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
 from crossdock.transfer.copy import CopyOptions, Staged, copy
-from crossdock.transfer.receipt import Receipt
 
 if TYPE_CHECKING:
     from crossdock.transfer.transforms.base import Step as TransformStep
@@ -88,6 +88,7 @@ class Courier:
         self._folder = folder
         self._owing = {name for name, planner in flows.items() if owes(planner.flow)}
         self._together: dict[tuple[str, str, str], int] = {}
+        self.taken = Taken()
 
     def claimed(self, leases: Sequence[Lease]) -> None:
         """What was claimed together is attempted together: files with several destinations are read once."""
@@ -162,6 +163,8 @@ class Courier:
                 transfer=lease.transfer, what="retry", reason=reason, receipt=receipt, error=error, again_in=again
             )
         self._step("R12:before")
+        if gone:
+            self.taken.note(lease.transfer)
         await self._ledger.done(lease, words, gone=gone)
         self._step("R12:after")
         return Delivery(transfer=lease.transfer, what=what, reason=words, receipt=receipt, seconds=seconds)
@@ -297,12 +300,13 @@ class _Attempt:
 
         path, pin = self.transfer.entry.path, self.transfer.entry
         if unpacks:
-            from crossdock.transfer.unpack import unpack
+            from crossdock.transfer.unpack import as_one, unpack
 
             receipts = await unpack(
                 source, path, target, to, options=options, pin=pin, progress=count, on_staged=staged
             )
-            return _unpacked(self.transfer, to, receipts)
+            names = f"{self.transfer.source}:{path}", f"{self.transfer.target}:{to}"
+            return as_one(receipts, *names)
         receipt = await copy(
             source,
             path,
@@ -338,6 +342,11 @@ class _Attempt:
             at_source=at_source,
             pause=pause,
         )
+        if verdict.what == "skip" and isinstance(error, NotFound):
+            earlier = await taken_by(transfer, self._ledger)
+            if earlier is not None:
+                reason = f"transfer {earlier} had delivered it and taken it away; it was listed just before"
+                verdict = replace(verdict, reason=reason)
         kept = self._record if verdict.what in ("retry", "pause") else None
         if kept is None and self._record is not None and self._record.token is not None:
             if self._record.sha256 is not None:
@@ -377,21 +386,3 @@ class _Attempt:
 
 def _file(transfer: Transfer) -> tuple[str, str, str]:
     return (transfer.source, transfer.entry.path, transfer.fingerprint)
-
-
-def _unpacked(transfer: Transfer, to: str, receipts: Sequence[Receipt]) -> Mapping[str, Any]:
-    """One receipt for a folder of files."""
-    members = [{"target": each.target, "size": each.size, "sha256": each.sha256} for each in receipts]
-    found: dict[str, Any] = {
-        "source": f"{transfer.source}:{transfer.entry.path}",
-        "target": f"{transfer.target}:{to}",
-        "size": sum(each.size for each in receipts),
-        "method": "unpacked",
-        "verified": "size" if all(each.verified != "none" for each in receipts) else "none",
-        "atomic": all(each.atomic for each in receipts),
-        "finished": datetime.now(UTC).isoformat(),
-        "members": members,
-    }
-    if receipts:
-        found |= {"read_size": receipts[0].read_size, "read_sha256": receipts[0].read_sha256}
-    return found

@@ -6,11 +6,12 @@ says nothing: what it showed before is not acted upon.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from crossdock.engine.taken import File
 from crossdock.errors import NotFound
 from crossdock.flows.flow import Flow
 from crossdock.flows.plan import Beside, Decision, Planner, ordered, without_clashes
@@ -101,8 +102,13 @@ async def look(
     return found
 
 
-async def add(planner: Planner, found: Discovery, ledger: Ledger, *, who: str) -> list[int]:
-    """Record a transfer for each destination of each file to move, in order. Durable once this returns."""
+async def add(
+    planner: Planner, found: Discovery, ledger: Ledger, *, who: str, taken: Set[File] = frozenset()
+) -> list[int]:
+    """Record a transfer for each destination of each file to move, in order. Durable once this returns.
+
+    `taken`: files that are gone by now, and were delivered before; it may grow meanwhile.
+    """
     flow = planner.flow
     batch: list[Planned] = []
     moves = found.moves
@@ -118,6 +124,8 @@ async def add(planner: Planner, found: Discovery, ledger: Ledger, *, who: str) -
                 why=decision.reason,
             )
             for place in decision.places
+            if not taken
+            or (flow.source.endpoint, planner.above(decision.entry).path, decision.entry.fingerprint) not in taken
         ]
         if len(batch) >= _BATCH or number == len(moves):
             added = await ledger.add(batch, who=who)

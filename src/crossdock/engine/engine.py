@@ -153,13 +153,14 @@ class Engine:
     async def discover(self, flow: str, *, only: Iterable[str] | None = None, delivers: bool = False) -> Discovery:
         """`look`, and add what is new to the ledger. `delivers`: targets are opened meanwhile, as they come next."""
         self._step("R0:after")
-        found = await self.look(flow, only=only)
-        if delivers:
-            for target in {place.endpoint for decision in found.moves for place in decision.places}:
-                if not self.endpoints.pause(target)[0]:
-                    self.endpoints.begin(target)
-        self._step("R1:before")
-        await add(self.planner(flow), found, self.ledger, who=self.owner)
+        with self._courier.taken.look() as taken:
+            found = await self.look(flow, only=only)
+            if delivers:
+                for target in {place.endpoint for decision in found.moves for place in decision.places}:
+                    if not self.endpoints.pause(target)[0]:
+                        self.endpoints.begin(target)
+            self._step("R1:before")
+            await add(self.planner(flow), found, self.ledger, who=self.owner, taken=taken)
         self._step("R1:after")
         return found
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import IO
+from datetime import UTC, datetime
+from typing import IO, Any
 
 from crossdock.errors import CrossdockError, TransformFailed, shown
 from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader, WriteOptions, Writer
@@ -15,7 +16,7 @@ from crossdock.transfer.copy import CopyOptions, Staged, copy
 from crossdock.transfer.receipt import Receipt
 from crossdock.transfer.transforms.base import Refused, Splitter, Step
 
-__all__ = ["unpack"]
+__all__ = ["as_one", "unpack"]
 
 
 async def unpack(
@@ -194,3 +195,21 @@ class _SinkWriter(Writer):
 
     async def abort(self) -> None:
         pass
+
+
+def as_one(receipts: Sequence[Receipt], source: str, target: str) -> Mapping[str, Any]:
+    """One receipt, as JSON, for the folder of files that an archive became."""
+    members = [{"target": each.target, "size": each.size, "sha256": each.sha256} for each in receipts]
+    found: dict[str, Any] = {
+        "source": source,
+        "target": target,
+        "size": sum(each.size for each in receipts),
+        "method": "unpacked",
+        "verified": "size" if all(each.verified != "none" for each in receipts) else "none",
+        "atomic": all(each.atomic for each in receipts),
+        "finished": datetime.now(UTC).isoformat(),
+        "members": members,
+    }
+    if receipts:
+        found |= {"read_size": receipts[0].read_size, "read_sha256": receipts[0].read_sha256}
+    return found

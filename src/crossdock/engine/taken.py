@@ -1,0 +1,59 @@
+"""What our own actions take away from a source while somebody looks at it, or has just looked.
+
+A look may have listed a file before that, and asks the ledger afterwards: to it, the file is one that came back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from crossdock.ledger.base import Ledger, Query, Transfer
+
+__all__ = ["Taken", "taken_by"]
+
+_LAST = 100
+"""Transfers of files of one name that are looked through."""
+
+File = tuple[str, str, str]
+"""Source, path and fingerprint."""
+
+
+class Taken:
+    """By this process."""
+
+    def __init__(self) -> None:
+        self._looks: dict[int, set[File]] = {}
+        self._number = 0
+
+    def note(self, transfer: Transfer) -> None:
+        """It is gone from the source. Before the ledger says so: then every look that cannot see it there knows."""
+        for taken in self._looks.values():
+            taken.add((transfer.source, transfer.entry.path, transfer.fingerprint))
+
+    @contextmanager
+    def look(self) -> Iterator[set[File]]:
+        """Filled with what is taken away meanwhile."""
+        self._number += 1
+        number = self._number
+        taken = self._looks[number] = set()
+        try:
+            yield taken
+        finally:
+            del self._looks[number]
+
+
+async def taken_by(transfer: Transfer, ledger: Ledger) -> int | None:
+    """The transfer, perhaps another process's, that delivered the same file to the same place and took it away."""
+    name = transfer.entry.path.rpartition("/")[2]
+    for each in await ledger.find(Query(flow=transfer.flow, name=name, before=transfer.id, limit=_LAST)):
+        same = (each.source, each.entry.path, each.fingerprint, each.target, each.target_path)
+        if each.gone and same == (
+            transfer.source,
+            transfer.entry.path,
+            transfer.fingerprint,
+            transfer.target,
+            transfer.target_path,
+        ):
+            return each.id
+    return None

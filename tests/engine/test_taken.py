@@ -1,0 +1,87 @@
+"""Files that are delivered and taken away while somebody looks at their source."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from crossdock.flows.flow import After
+from crossdock.ledger.base import State
+from crossdock.storage.base import Entry
+from tests.engine.places import House, flow
+
+GONE = flow(after=After(delete=True))
+
+
+@asynccontextmanager
+async def listed(home: House, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[asyncio.Event, asyncio.Event]]:
+    """The first event comes when the source was listed; the ledger is asked about it after the second."""
+    here, go = asyncio.Event(), asyncio.Event()
+    ask = home.ledger.unknown
+
+    async def late(flow: str, source: str, entries: AsyncIterable[Entry]) -> AsyncGenerator[Entry]:
+        found = [entry async for entry in entries]
+        here.set()
+        await go.wait()
+
+        async def again() -> AsyncGenerator[Entry]:
+            for entry in found:
+                yield entry
+
+        async for entry in ask(flow, source, again()):
+            yield entry
+
+    with monkeypatch.context() as patched:
+        patched.setattr(home.ledger, "unknown", late)
+        yield here, go
+
+
+async def test_a_look_that_lists_what_is_taken_away_meanwhile(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By this process: it is not taken for a file that came back."""
+    await home.put("a")
+    async with home.engine(GONE) as engine:
+        await engine.discover("f")
+        async with listed(home, monkeypatch) as (here, go):
+            looking = asyncio.create_task(engine.discover("f"))
+            await here.wait()
+            await engine.worker(["f"]).run(until_idle=True)
+            go.set()
+            assert (await looking).added == []
+        assert await home.state("a") == "done"
+        await home.put("a")
+        assert len((await engine.discover("f")).added) == 1, "it did come back"
+
+
+async def test_a_look_of_another_process(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its transfer ends with what has really become of the file."""
+    await home.put("a")
+    async with home.engine(GONE) as engine, home.engine(GONE) as other:
+        (first,) = (await engine.discover("f")).added
+        async with listed(home, monkeypatch) as (here, go):
+            looking = asyncio.create_task(other.discover("f"))
+            await here.wait()
+            await engine.worker(["f"]).run(until_idle=True)
+            go.set()
+            (second,) = (await looking).added
+        await other.worker(["f"]).run(until_idle=True)
+        found = await home.ledger.get(second)
+        assert found is not None
+        assert (found.state, found.why) == (
+            State.SKIPPED,
+            f"transfer {first} had delivered it and taken it away; it was listed just before",
+        )
+        assert home.dst.calls["commit"] == 1
+
+
+async def test_a_file_that_its_owner_took_back(home: House) -> None:
+    await home.put("a")
+    async with home.engine(GONE) as engine:
+        (id,) = (await engine.discover("f")).added
+        await home.src.delete("a")
+        await engine.worker(["f"]).run(until_idle=True)
+        found = await home.ledger.get(id)
+        assert found is not None
+        assert (found.state, found.why) == (State.SKIPPED, "the source is gone: its owner took it back")
