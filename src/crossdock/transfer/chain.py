@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from crossdock.transfer.transforms.base import Step, Transform
 
 __all__ = ["Chain"]
+
+log = logging.getLogger("crossdock.transfer")
 
 _BATCH = 1024 * 1024
 """Bytes of output that a thread makes before the event loop takes them."""
@@ -54,8 +57,8 @@ class Chain:
     async def close(self) -> None:
         """Give everything back; whatever still runs is stopped first. Safe to repeat, and at any point."""
         self._stopped = True
-        for transform in self._transforms:
-            transform.stop()
+        for number in range(len(self._transforms)):
+            self._quietly(number, "stop")
         if self._running is not None:
             await asyncio.wait([self._running])
             self._running.exception()
@@ -67,7 +70,16 @@ class Chain:
         if pieces is not None:
             pieces.close()  # type: ignore[attr-defined]
         while self._transforms:
-            self._transforms.pop().close()
+            self._quietly(len(self._transforms) - 1, "close")
+            self._transforms.pop()
+
+    def _quietly(self, number: int, method: str) -> None:
+        """Whatever has become of the file, it is not for a transform's tidying up to change that, or to end the run."""
+        try:
+            getattr(self._transforms[number], method)()
+        except (Exception, SystemExit) as error:
+            name = self._steps[number].name
+            log.warning("transform %s of %s: %s: %s: %s", name, self.file, method, type(error).__name__, error)
 
     async def _run(self, pieces: Iterator[bytes], take: Callable[[bytes], Awaitable[None]]) -> None:
         self._pieces = pieces
@@ -100,7 +112,7 @@ class Chain:
             return step.start()
         except CrossdockError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._failed(step, error) from error
 
     def _through(self, first: int, data: bytes) -> Iterator[bytes]:
@@ -128,11 +140,11 @@ class Chain:
                     yield piece
         except CrossdockError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             # Whatever a transform raises, a user's own above all, means that this file is not to be published.
             raise self._failed(self._steps[number], error) from error
 
-    def _failed(self, step: Step, error: Exception) -> TransformFailed:
+    def _failed(self, step: Step, error: BaseException) -> TransformFailed:
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         hint = getattr(error, "hint", None)
         return TransformFailed(

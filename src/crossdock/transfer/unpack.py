@@ -98,7 +98,7 @@ def _opened(splitter: Splitter, file: IO[bytes], step: Step, name: str) -> tuple
             raise Refused("no file is in it", hint="ask its sender")
     except CrossdockError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # As for transforms: whatever a splitter raises, this file is not to be published.
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise _failed(step, name, reason, getattr(error, "hint", None)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -37,6 +38,24 @@ class RaisesAtOnce(Transform):
 
     def feed(self, data: bytes) -> bytes:
         return data
+
+
+class Exits(Transform):
+    def feed(self, data: bytes) -> bytes:
+        sys.exit("usage: mask FILE")
+
+
+class ClosesBadly(Transform):
+    """Neither what it does to stop nor what it does at the end is the file's fault."""
+
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+    def stop(self) -> None:
+        raise RuntimeError("nothing to stop")
+
+    def close(self) -> None:
+        raise SystemExit("nothing to close")
 
 
 class GivesText(Transform):

@@ -84,11 +84,24 @@ FAILING = [
     (f"{HERE}:Raises", CONTENT, r"Raises of source:in/f\.gz: KeyError: 'customer'; nothing"),
     (f"{HERE}:RaisesAtTheEnd", CONTENT, "the trailer is missing"),
     (f"{HERE}:RaisesAtOnce", CONTENT, "RuntimeError: no licence"),
+    (f"{HERE}:Exits", CONTENT, "SystemExit: usage: mask FILE"),
     (f"{HERE}:GivesText", CONTENT, "TypeError: it gave str, not bytes"),
     (f"{HERE}:GivesNothing", CONTENT, "TypeError"),
     ("csv_to_parquet", b"a,b\n" + b"1,2\n" * 3_000_000 + b"1\n", "row 3000002"),
     ("unzstd", CONTENT, "not valid zstd"),
 ]
+
+
+async def test_one_that_cannot_tidy_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The file is published, the other transforms are closed, and the log says what went wrong."""
+    Seen.reset()
+    Seen.let.set()
+    async with source_with(CONTENT) as source, target_of("memory", tmp_path) as target:
+        await copy(source, "in/f.gz", target, "f", options=steps(f"{HERE}:Seen", f"{HERE}:ClosesBadly"))
+        assert await target.read_bytes("f") == CONTENT
+    assert Seen.calls[-1] == "close"
+    assert "ClosesBadly of source:in/f.gz: stop: RuntimeError: nothing to stop" in caplog.text
+    assert "ClosesBadly of source:in/f.gz: close: SystemExit: nothing to close" in caplog.text
 
 
 @both
