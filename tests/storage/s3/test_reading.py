@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from aiohttp import web
 
 from crossdock.errors import ConnectionFailed, ProtocolViolation, SourceChanged
 from crossdock.storage.storage import Storage
-from tests.storage.s3.faults import FaultProxy, Upstream, answer, cut, drop, edit
+from tests.storage.s3.faults import FaultProxy, Forward, Upstream, answer, cut, drop, edit, xml_error
 from tests.storage.s3.places import LARGE, MIB, SMALL, BotoPeer, chunks
 
 
@@ -101,6 +102,28 @@ class TestReading:
         with pytest.raises(SourceChanged):
             await storage.rename("name", "to")
         assert peer.read("name") == b"newer"
+
+    async def test_where_a_condition_on_a_delete_is_refused(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+    ) -> None:
+        """As LocalStack refuses it. The look before it has to do."""
+
+        async def deaf(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            fault = xml_error(501, "NotImplemented") if "If-Match" in request.headers else edit(lambda _: None)
+            return await fault(request, forward)
+
+        proxy.fail("DELETE", "name", deaf, 100)
+        for name in ("name 1", "name 2"):
+            peer.write(name, SMALL)
+        await storage.rename("name 1", "new")
+        await storage.delete_pinned("name 2", await storage.stat("name 2"))
+        assert peer.names() == {"new"}
+
+    async def test_a_range_of_nothing(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
+        """s3rver answers with a part of one byte that does not exist."""
+        peer.write("name", b"")
+        proxy.fail("GET", "name", answer(206, content_range="bytes 0-0/0", content_length="1"))
+        assert await storage.read_bytes("name") == b""
 
     async def test_an_upload_whose_answer_has_another_name(
         self, storage: Storage, proxy: FaultProxy, peer: BotoPeer

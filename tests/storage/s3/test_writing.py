@@ -251,6 +251,16 @@ class TestResume:
         with pytest.raises(NotFound):
             await storage.begin_write("name", WriteOptions(resume=token))
 
+    @pytest.mark.parametrize(("status", "code"), [(405, "MethodNotAllowed"), (501, "NotImplemented")])
+    async def test_where_parts_cannot_be_listed(
+        self, storage: Storage, proxy: FaultProxy, status: int, code: str
+    ) -> None:
+        """As at s3rver: a copy then starts again."""
+        token = await self._half(storage)
+        proxy.fail("GET", "uploadId=", xml_error(status, code), 100)
+        with pytest.raises(NotFound, match="the stored parts are gone"):
+            await storage.begin_write("name", WriteOptions(resume=token))
+
     async def test_no_leftovers_by_another_word(self, storage: Storage, proxy: FaultProxy) -> None:
         """rclone's server says NoSuchUpload."""
         proxy.fail("GET", "uploads=", xml_error(404, "NoSuchUpload"))

@@ -21,6 +21,8 @@ _CHUNK = 256 * 1024
 """Bytes; smaller pieces of the stream are joined up to this."""
 _LARGEST_CHUNK = 1024 * 1024
 _LEAST_AHEAD = 2
+_NOTHING = re.compile(r"bytes \d{1,18}--?\d{1,18}/0")
+"""How some servers (s3rver) say, with 206, that an object is empty."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
 
@@ -51,6 +53,9 @@ class S3Reader(Reader):
             response = None
         else:
             response, head, request = await reader.get(offset, end)
+            if response is not None and _NOTHING.fullmatch(head.headers.get("content-range", "")):
+                response.close()
+                response = None
         if response is None:
             await reader._open_empty(offset)
         else:
