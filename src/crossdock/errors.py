@@ -31,7 +31,7 @@ CrossdockError                  .retryable  .retry_after  .hint
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 __all__ = [
     "AlreadyExists",
@@ -67,6 +67,8 @@ __all__ = [
 
 def shown(name: str) -> str:
     """A name as it may be printed: control, bidirectional and undecodable characters escaped."""
+    if name.isprintable():
+        return name
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
 
 
@@ -195,6 +197,11 @@ class Unsupported(StorageError):
 
 class TransferError(CrossdockError):
     """Moving one file failed although both endpoints answered."""
+
+    @classmethod
+    def at(cls, operation: str, endpoint: str, path: str, reason: str, *, hint: str | None = None) -> Self:
+        """What is wrong with a file at one endpoint, worded as a `StorageError` is."""
+        return cls(f"{operation} {endpoint}:{shown(path)}: {reason}", hint=hint)
 
 
 class Truncated(TransferError):

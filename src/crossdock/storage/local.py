@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, unquote
 
 from pydantic import BeforeValidator, Field
 
-from crossdock.errors import NotFound, SourceChanged, Truncated, shown
+from crossdock.errors import NotFound, SourceChanged, Truncated
 from crossdock.storage.base import Backend, Capabilities, Entry, Reader, WriteOptions, Writer
 from crossdock.storage.local_listing import Listing, Walk
 from crossdock.storage.local_threads import THREADS, Threads
@@ -139,10 +139,8 @@ class _LocalReader(Reader):
             self._descriptor, status = tree.open_in(folder, name, "read", self._path)
             self.entry = tree.entry(self._path, status)
             if pin is not None and pin.fingerprint != self.entry.fingerprint:
-                raise SourceChanged(
-                    f"read {self._tree.endpoint}:{shown(self._path)}: the file is no longer the one that was listed",
-                    hint="list it again",
-                )
+                reason = "the file is no longer the one that was listed"
+                raise SourceChanged.at("read", tree.endpoint, self._path, reason, hint="list it again")
             self._ahead = self._next()
             if self._at_end:
                 self._look_again(lambda: tree.entry(self._path, os.lstat(name, dir_fd=folder)))
@@ -185,11 +183,9 @@ class _LocalReader(Reader):
         if self._descriptor is not None and (data := await self._threads.run(self._go_on)):
             return data
         if self._position < (self.entry.size or 0):
-            raise Truncated(
-                f"read {self._tree.endpoint}:{shown(self._path)}: the file ended at byte {self._position}, "
-                f"it had {self.entry.size} when it was opened",
-                hint="wait until its writer is done",
-            )
+            reason = f"the file ended at byte {self._position}, it had {self.entry.size} when it was opened"
+            hint = "wait until its writer is done"
+            raise Truncated.at("read", self._tree.endpoint, self._path, reason, hint=hint)
         return b""
 
     def _close(self) -> None:

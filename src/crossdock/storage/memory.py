@@ -65,6 +65,10 @@ class MemoryBackend(Backend):
             raise self.error(NotFound, operation, path, "no such file")
         return self._files[path]
 
+    def _changed(self, operation: str, path: str) -> SourceChanged:
+        reason = "the file is no longer the one that was listed"
+        return SourceChanged.at(operation, self.endpoint, path, reason, hint="list it again")
+
     async def stat(self, path: str) -> Entry:
         if path in self._folders:
             return Entry(path=path, kind="dir")
@@ -92,7 +96,7 @@ class MemoryBackend(Backend):
         node = self._file(path, "read")
         entry = self._entry(path, node)
         if pin is not None and pin.fingerprint != entry.fingerprint:
-            raise SourceChanged(f"read {self.endpoint}:{path}: the file is no longer the one that was listed")
+            raise self._changed("read", path)
         return _MemoryReader(entry, node.data, offset)
 
     async def begin_write(self, path: str, options: WriteOptions) -> Writer:
@@ -134,7 +138,7 @@ class MemoryBackend(Backend):
     async def server_copy(self, address: str, path: str, options: WriteOptions, *, pin: Entry | None = None) -> Entry:
         node = self._file(address, "copy")
         if pin is not None and pin.fingerprint != self._entry(address, node).fingerprint:
-            raise SourceChanged(f"copy {self.endpoint}:{address}: the file is no longer the one that was listed")
+            raise self._changed("copy", address)
         self._check_target(path, "copy", options.overwrite)
         self._make_parents(path, "copy")
         self._files[path] = _Node(node.data, options.modified or node.modified)

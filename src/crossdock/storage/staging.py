@@ -134,9 +134,8 @@ class StagedWriter(Writer):
             await self._let_go()
 
     def _mismatch(self, reason: str) -> IntegrityError:
-        return IntegrityError(
-            f"write {self.endpoint}:{self.path}: {reason}; nothing was published", hint="run it again"
-        )
+        reason = f"{reason}; nothing was published"
+        return IntegrityError.at("write", self.endpoint, self.path, reason, hint="run it again")
 
 
 def token_of(path: str, attempt: str, offset: int = 0) -> bytes:

@@ -245,9 +245,8 @@ class _Attempt:
     async def _check_source(self, reader: Reader, size: int) -> None:
         opened = reader.entry
         if opened.size is not None and size < opened.size:
-            raise Truncated(
-                f"read {self.source.endpoint}:{shown(self.path)}: the stream ended after {size} of {opened.size} bytes"
-            )
+            reason = f"the stream ended after {size} of {opened.size} bytes"
+            raise Truncated.at("read", self.source.endpoint, self.path, reason)
         if await self._changed(reader, size):
             raise self._source_changed()
 

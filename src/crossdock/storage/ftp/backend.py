@@ -96,10 +96,9 @@ class FtpBackend(Backend):
             await reader.close()
             if isinstance(error.__cause__, Refused) and error.__cause__.command == "REST":
                 self.calls.cannot_restart()
-                raise Truncated(
-                    f"read {self.endpoint}:{path!r}: the server does not go on at byte {offset} ({error.__cause__})",
-                    hint="it is tried again from the start",
-                ) from error
+                reason = f"the server does not go on at byte {offset} ({error.__cause__})"
+                hint = "it is tried again from the start"
+                raise Truncated.at("read", self.endpoint, path, reason, hint=hint) from error
             raise
         return reader
 

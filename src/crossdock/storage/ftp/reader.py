@@ -7,7 +7,7 @@ from collections import deque
 from concurrent.futures import Future
 from dataclasses import replace
 
-from crossdock.errors import NotAFile, SourceChanged, Truncated, shown
+from crossdock.errors import NotAFile, SourceChanged, Truncated
 from crossdock.storage.base import Entry, Reader
 from crossdock.storage.ftp import data, together
 from crossdock.storage.ftp.asking import questions, understood
@@ -90,9 +90,8 @@ class FtpReader(Reader):
             found = replace(found, size=int(size) if reply.code == 213 and size.isdigit() else None)
         self.entry = replace(found, path=self._path)
         if pin is not None and pin.fingerprint != self.entry.fingerprint:
-            raise SourceChanged(
-                f"read {self._called}: the file is no longer the one that was listed", hint="list it again"
-            )
+            reason = "the file is no longer the one that was listed"
+            raise SourceChanged.at("read", self._endpoint, self._path, reason, hint="list it again")
         if self.entry.size is not None and self._offset >= self.entry.size:
             self._ended, self.changed = True, False
             return b""
@@ -137,19 +136,20 @@ class FtpReader(Reader):
         self._look_again(connection)
         size = self.entry.size
         if size is None and stream.ragged:
-            raise Truncated(
-                f"read {self._called}: TLS ended without its goodbye and the server tells no size: nothing proves that "
+            raise self._truncated(
+                "TLS ended without its goodbye and the server tells no size: nothing proves that "
                 f"the {self._position} bytes are all",
-                hint="ask the server's operator for SIZE or MLST",
+                "ask the server's operator for SIZE or MLST",
             )
         if size is None or self._position == size:
             return
         if self.changed or self._position > size or stream.told in (self._position, self._position - self._offset):
             raise self._changed()
-        raise Truncated(
-            f"read {self._called}: the server ended at byte {self._position} of {size} and called it complete",
-            hint="it is tried again",
-        )
+        reason = f"the server ended at byte {self._position} of {size} and called it complete"
+        raise self._truncated(reason, "it is tried again")
+
+    def _truncated(self, reason: str, hint: str) -> Truncated:
+        return Truncated.at("read", self._endpoint, self._path, reason, hint=hint)
 
     def _look_again(self, connection: Connection) -> None:
         asked = questions(connection, self._name)
@@ -160,15 +160,10 @@ class FtpReader(Reader):
         )
 
     def _changed(self) -> SourceChanged:
-        return SourceChanged(
-            f"read {self._called}: the file changed while it was read", hint="wait until its writer is done"
-        )
+        reason = "the file changed while it was read"
+        return SourceChanged.at("read", self._endpoint, self._path, reason, hint="wait until its writer is done")
 
     # -- on the event loop ------------------------------------------------------------------------------------------
-
-    @property
-    def _called(self) -> str:
-        return f"{self._endpoint}:{shown(self._path)}"
 
     async def read(self) -> bytes:
         if self._first:

@@ -156,10 +156,8 @@ class NetStorageBackend(Backend):
         if found is None:
             return
         if found.fingerprint != pin.fingerprint:
-            raise SourceChanged(
-                f"delete {self.endpoint}:{shown(path)}: it is not the file that was listed",
-                hint="list it again and let it settle",
-            )
+            reason = "it is not the file that was listed"
+            raise SourceChanged.at("delete", self.endpoint, path, reason, hint="list it again and let it settle")
         await self.calls.remove(path)
 
     async def rename(self, path: str, target: str, *, overwrite: bool = False) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import aiohttp
 
-from crossdock.errors import IntegrityError, NotAFile, NotFound, SourceChanged, Truncated, shown
+from crossdock.errors import IntegrityError, NotAFile, NotFound, SourceChanged, Truncated
 from crossdock.storage.base import Entry, Reader
 from crossdock.storage.http import FAILURES, http_date
 from crossdock.storage.netstorage.calls import Calls
@@ -121,18 +121,14 @@ class NetStorageReader(Reader):
         return data
 
     def _truncated(self) -> Truncated:
-        return Truncated(
-            f"read {self._where()}: the stream ended at byte {self._at} of {self.entry.size}", hint="run it again"
-        )
+        reason = f"the stream ended at byte {self._at} of {self.entry.size}"
+        return Truncated.at("read", self._calls.backend.endpoint, self.entry.path, reason, hint="run it again")
 
     def _wrong(self, reason: str) -> IntegrityError:
-        error = IntegrityError(f"read {self._where()}: {reason}", hint="run it again")
+        error = IntegrityError.at("read", self._calls.backend.endpoint, self.entry.path, reason, hint="run it again")
         # To go on at the offset reached would take what is wrong for right.
         error.exhausted = True
         return error
-
-    def _where(self) -> str:
-        return f"{self._calls.backend.endpoint}:{shown(self.entry.path)}"
 
     async def close(self) -> None:
         response, self._response = self._response, None
@@ -169,9 +165,7 @@ def _extent(head: Answer) -> tuple[int, int]:
 
 
 def _changed(calls: Calls, path: str, reason: str) -> SourceChanged:
-    error = SourceChanged(
-        f"read {calls.backend.endpoint}:{shown(path)}: {reason}", hint="list it again and let it settle"
-    )
+    error = SourceChanged.at("read", calls.backend.endpoint, path, reason, hint="list it again and let it settle")
     # Asking again at once gets the same answer.
     error.exhausted = True
     return error

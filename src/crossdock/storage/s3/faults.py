@@ -255,9 +255,8 @@ def failure(place: Place, error: Exception) -> StorageError:
 
 def changed(place: Place, reason: str) -> SourceChanged:
     """The object is not the one that was asked for."""
-    error = SourceChanged(
-        f"{place.operation} {place.endpoint}:{shown(place.path)}: {reason}", hint="list it again and let it settle"
-    )
+    hint = "list it again and let it settle"
+    error = SourceChanged.at(place.operation, place.endpoint, place.path, reason, hint=hint)
     # Asking again at once gets the same answer.
     error.exhausted = True
     return error

@@ -109,10 +109,9 @@ class Upload:
             return entry
         stored = entry_of(self.path, answer.headers)
         if stored.size != size:
-            raise IntegrityError(
-                f"write {self.calls.backend.endpoint}:{self.path}: {size} bytes sent, the store holds {stored.size}",
-                hint="remove the object and run it again",
-            )
+            reason = f"{size} bytes sent, the store holds {stored.size}"
+            hint = "remove the object and run it again"
+            raise IntegrityError.at("write", self.calls.backend.endpoint, self.path, reason, hint=hint)
         # Ceph takes the tags of an upload in parts and forgets them.
         untagged = answer.headers.get("x-amz-tagging-count", "0") == "0"
         if self._tagging and untagged and not self.calls.client.amazon:

@@ -248,6 +248,5 @@ class S3Writer(Writer):
             await self._stop()
 
     def _mismatch(self, reason: str) -> IntegrityError:
-        return IntegrityError(
-            f"write {self._calls.backend.endpoint}:{self.path}: {reason}; nothing was published", hint="run it again"
-        )
+        reason = f"{reason}; nothing was published"
+        return IntegrityError.at("write", self._calls.backend.endpoint, self.path, reason, hint="run it again")

@@ -106,7 +106,11 @@ class SftpBackend(Backend):
         async with self.calls.session("stat", path) as session:
             name = self.calls.full(path, "stat")
             try:
-                return entry_of(path, await session.attrs(asked, text(name)))
+                attrs = await session.attrs(asked, text(name))
+                if any(told is not None for told in attrs) or not await below_file(self.calls, session, name):
+                    return entry_of(path, attrs)
+                # Apache MINA describes what is below a file, without a single attribute.
+                raise self.error(NotFound, "stat", path, "no such file", hint=hint_for(NotFound))
             except Status as error:
                 if error.code == codec.FAILURE and await below_file(self.calls, session, name):
                     raise self.error(NotFound, "stat", path, "no such file", hint=hint_for(NotFound)) from error
@@ -123,6 +127,7 @@ class SftpBackend(Backend):
         return await open_reader(self.calls, path, offset, pin)
 
     async def begin_write(self, path: str, options: WriteOptions) -> Writer:
+        await self.calls.must_keep(path, "write")
         writer = SftpWriter(self.calls, path, options)
         if options.resume is not None:
             await writer.reopen()
@@ -145,6 +150,7 @@ class SftpBackend(Backend):
         await remove(self.calls, path, "delete")
 
     async def rename(self, path: str, target: str, *, overwrite: bool = False) -> None:
+        await self.calls.must_keep(target, "rename")
         async with self.calls.session("rename", path) as session:
             old, new = self.calls.full(path, "rename"), self.calls.full(target, "rename")
             if await kind_of(session, old) is None:
@@ -171,6 +177,7 @@ class SftpBackend(Backend):
         await publish_by_swap(rename, self.delete, path, target, "0" * 12)
 
     async def make_dir(self, path: str) -> None:
+        await self.calls.must_keep(path, "mkdir")
         async with self.calls.session("mkdir", path) as session:
             await make_folders(self.calls, session, self.calls.full(path, "mkdir"), path, "mkdir")
 
@@ -187,6 +194,6 @@ class SftpBackend(Backend):
                     return
                 if kind != "dir":
                     raise self.error(NotADirectory, "rmdir", path, "it is a file") from error
-                if error.code == codec.FAILURE:
+                if error.code in (codec.FAILURE, codec.ALREADY_EXISTS):
                     raise self.error(PermissionDenied, "rmdir", path, "the folder is not empty") from error
                 raise

@@ -13,16 +13,17 @@ from crossdock.errors import InvalidPath
 from crossdock.storage.accounts import Member
 from crossdock.storage.base import Backend, Entry, Kind
 from crossdock.storage.sftp import codec
-from crossdock.storage.sftp.codec import Attrs, text
-from crossdock.storage.sftp.faults import Translate
+from crossdock.storage.sftp.codec import Attrs, parse_name, text
+from crossdock.storage.sftp.faults import Translate, hint_for
 from crossdock.storage.sftp.pool import Pool, leave, pool_for
 from crossdock.storage.sftp.settings import SftpSettings
-from crossdock.storage.sftp.wire import Reply, Session, Status
+from crossdock.storage.sftp.wire import Reply, Session, Status, checked
 
 __all__ = ["Calls", "entry_of", "kind_of", "kind_of_mode"]
 
 log = logging.getLogger("crossdock.storage.sftp")
 
+_PROBE = b"crossdock-\xe9\xff"
 _KINDS: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "link"}
 
 
@@ -37,6 +38,9 @@ class Calls(Member[Pool]):
         self.posix_rename = self.hardlink = False
         self.openssh = False
         """Answered by OpenSSH's own SFTP server; what others take for a file or a folder is looked at first."""
+        self.late_times = True
+        """Times after 2038 may be told. Apache MINA takes them, and ends the session when it is to tell them."""
+        self._takes_bytes: bool | None = None
 
     def _join(self) -> Pool:
         return pool_for(self.settings, self.backend.endpoint)
@@ -52,6 +56,24 @@ class Calls(Member[Pool]):
             raise self.backend.error(
                 InvalidPath, operation, shown, f"the name cannot be written in {self.settings.encoding}"
             ) from error
+
+    async def must_keep(self, path: str, operation: str) -> None:
+        """Raises `InvalidPath` for a name that the server would put under another one.
+
+        Servers made with Java or JavaScript (Apache MINA, node's ssh2) write U+FFFD for what is no UTF-8.
+        """
+        if path.isascii() or self.openssh or self._takes_bytes or _is_utf8(self.encoded(path, operation, path)):
+            return
+        if self._takes_bytes is None:
+            async with self.session(operation, path) as session:
+                try:
+                    found = await session.request(codec.REALPATH, text((self.base or b"") + b"/" + _PROBE))
+                    self._takes_bytes = _PROBE in parse_name(checked(found, codec.NAME))
+                except Status:
+                    self._takes_bytes = True  # it says nothing of what is not there
+        if not self._takes_bytes:
+            reason = "the server takes names in UTF-8 alone, and would store this one under another"
+            raise self.backend.error(InvalidPath, operation, path, reason, hint=hint_for(InvalidPath))
 
     def full(self, path: str, operation: str) -> bytes:
         """The path as the server knows it."""
@@ -86,6 +108,14 @@ def entry_of(path: str, attrs: Attrs, kind: Kind | None = None) -> Entry:
     found = kind or kind_of_mode(attrs.permissions) or "file"
     modified = None if attrs.modified is None else datetime.fromtimestamp(attrs.modified, UTC)
     return Entry(path=path, kind=found, size=attrs.size if found == "file" else None, modified=modified)
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def kind_of_mode(mode: int | None) -> Kind | None:

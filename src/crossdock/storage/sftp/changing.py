@@ -6,10 +6,12 @@ from crossdock.errors import AlreadyExists, NotADirectory, NotAFile
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.calls import Calls, kind_of, kind_of_mode
 from crossdock.storage.sftp.codec import text
+from crossdock.storage.sftp.faults import Translate
 from crossdock.storage.sftp.reasons import below_file, explain, lacks_folder, not_moved
 from crossdock.storage.sftp.wire import Session, Status, checked
+from crossdock.storage.staging import publish_by_swap
 
-__all__ = ["HARDLINK", "POSIX_RENAME", "make_folders", "make_parents", "move", "remove"]
+__all__ = ["HARDLINK", "POSIX_RENAME", "make_folders", "make_parents", "move", "publish", "remove"]
 
 POSIX_RENAME, HARDLINK = b"posix-rename@openssh.com", b"hardlink@openssh.com"
 
@@ -32,6 +34,32 @@ async def move(
             await session.status(codec.REMOVE, text(old))
     except Status as error:
         raise await not_moved(calls, session, operation, shown, error, overwrite=overwrite) from error
+
+
+async def publish(calls: Calls, session: Session, temporary: str, path: str, attempt: str, *, overwrite: bool) -> None:
+    """Give what was written its final name. Raises as `move` does."""
+    old, new = calls.full(temporary, "write"), calls.full(path, "write")
+    if not overwrite or calls.posix_rename:
+        await move(calls, session, old, new, path, overwrite=overwrite, operation="write")
+        return
+    try:
+        there = await kind_of(session, new)
+    except Status as error:
+        raise await explain(calls, session, "write", path, error, creates=True) from error
+    if there == "dir":
+        raise calls.backend.error(NotAFile, "write", path, "a folder has this name")
+
+    async def rename(old: str, new: str) -> None:
+        with Translate("write", calls.backend.endpoint, old):
+            old_name, new_name = calls.full(old, "write"), calls.full(new, "write")
+            try:
+                await session.status(codec.RENAME, text(old_name), text(new_name))
+            except Status as error:
+                if error.code == codec.FAILURE and await kind_of(session, new_name) is not None:
+                    raise calls.backend.error(AlreadyExists, "write", new, "the file exists") from error
+                raise
+
+    await publish_by_swap(rename, calls.backend.delete, temporary, path, attempt)
 
 
 async def make_parents(calls: Calls, session: Session, path: str, operation: str) -> None:
@@ -67,7 +95,11 @@ async def _must_be_folder(
         if above:
             raise calls.backend.error(NotADirectory, operation, path, f"{above!r} is a file") from error
         raise error from None
-    if kind_of_mode(attrs.permissions) not in ("dir", None):
+    kind = kind_of_mode(attrs.permissions)
+    if kind is None and (above := await below_file(calls, session, folder)):
+        # Apache MINA describes what is below a file, without a single attribute.
+        raise calls.backend.error(NotADirectory, operation, path, f"{above!r} is a file")
+    if kind not in ("dir", None):
         raise calls.backend.error(NotADirectory, operation, path, f"{folder.decode(errors='replace')!r} is a file")
 
 

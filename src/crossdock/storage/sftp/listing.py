@@ -8,12 +8,12 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 
-from crossdock.errors import NotADirectory
+from crossdock.errors import NotADirectory, NotFound
 from crossdock.storage.base import Entry, Kind
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.calls import Calls, entry_of, kind_of, kind_of_mode
 from crossdock.storage.sftp.codec import Attrs, Violation, text
-from crossdock.storage.sftp.faults import Translate
+from crossdock.storage.sftp.faults import Translate, hint_for
 from crossdock.storage.sftp.wire import Reply, Session, Status, checked
 
 __all__ = ["scan"]
@@ -67,8 +67,13 @@ async def _open_folder(calls: Calls, session: Session, path: str) -> bytes:
 async def _no_folder(calls: Calls, session: Session, path: str, error: Status) -> Exception:
     """OpenSSH says "no such file" of what is no folder, others "failure", and some only when its names are read."""
     asked = error.code in (*codec.MISSING, codec.FAILURE)
-    if asked and await kind_of(session, calls.full(path, "list")) in ("file", "other"):
+    if not asked:
+        return error
+    kind = await kind_of(session, calls.full(path, "list"))
+    if kind in ("file", "other"):
         return calls.backend.error(NotADirectory, "list", path, "it is no folder")
+    if kind is None and error.code == codec.FAILURE:
+        return calls.backend.error(NotFound, "list", path, "no such folder", hint=hint_for(NotFound))
     return error
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from crossdock.errors import AuthenticationFailed, ConnectionFailed, CrossdockError
 from crossdock.storage.accounts import Breaker, Pools, account_of, join_pool, leave_pool
 from crossdock.storage.sftp.connect import Connection, Connector
+from crossdock.storage.sftp.replies import SameHandle
 
 if TYPE_CHECKING:
     from crossdock.storage.settings import Secret
@@ -82,6 +83,8 @@ class Pool:
                     raise
 
     def _take(self, *, stream: bool, wait: bool) -> Connection | None:
+        if any(isinstance(one.session.failure, SameHandle) for one in self._connections):
+            self._one_each()
         self._connections = [one for one in self._connections if one.session.alive]
         best = min(self._connections, key=lambda one: one.session.load, default=None)
         if best is None:
@@ -91,6 +94,11 @@ class Pool:
             return None
         best.session.load += 1
         return best
+
+    def _one_each(self) -> None:
+        if self._streams > 1:
+            log.warning("%s mixes up files that are open at once: one at a time per connection", self._endpoint)
+        self._streams = 1
 
     def _can_grow(self) -> bool:
         if len(self._connections) >= self._most:

@@ -113,7 +113,6 @@ class SftpReader(Reader):
 
     def described(self, entry: Entry, pin: Entry | None) -> None:
         """Take note of what was opened. Raises `NotAFile`, `SourceChanged`."""
-        name = f"{self._endpoint}:{self._path}"
         if entry.kind in ("dir", "other"):
             what = "it is a folder" if entry.kind == "dir" else "it is no regular file"
             raise self._calls.backend.error(NotAFile, "read", self._path, what)
@@ -121,7 +120,8 @@ class SftpReader(Reader):
             (None not in (pin.size, entry.size) and pin.size != entry.size)
             or (None not in (pin.modified, entry.modified) and pin.modified != entry.modified)
         ):
-            raise SourceChanged(f"read {name}: the file is no longer the one that was listed")
+            reason = "the file is no longer the one that was listed"
+            raise SourceChanged.at("read", self._endpoint, self._path, reason, hint="list it again")
         self.entry = entry
         self._size = entry.size
 
@@ -143,7 +143,8 @@ class SftpReader(Reader):
             now = entry_of(self._path, attrs)
             self.changed = (now.size, now.modified) != (self.entry.size, self.entry.modified)
             if self._size is not None and now.size is not None and self._size < self._reached < now.size:
-                raise SourceChanged(f"read {self._endpoint}:{self._path}: the file grows while it is read")
+                reason = "the file grows while it is read"
+                raise SourceChanged.at("read", self._endpoint, self._path, reason, hint="wait until its writer is done")
 
     def _ask(self, offset: int, length: int) -> None:
         self._queue.append(_Ahead(offset, length, self._session.read(self._handle, offset, length)))
@@ -218,10 +219,8 @@ class SftpReader(Reader):
     def _truncated(self, reason: str) -> Truncated:
         self._pool.careful = True
         self._pool.read_size = DEFAULT_REQUEST if self._chunk > DEFAULT_REQUEST else _CAREFUL_REQUEST
-        return Truncated(
-            f"read {self._endpoint}:{self._path}: {reason}",
-            hint="it is tried again with smaller requests, one at a time",
-        )
+        hint = "it is tried again with smaller requests, one at a time"
+        return Truncated.at("read", self._endpoint, self._path, reason, hint=hint)
 
     async def close(self) -> None:
         self.let_go()

@@ -15,12 +15,10 @@ import asyncssh
 
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.codec import OFFSET_LENGTH, U32, Attrs, Violation, text
+from crossdock.storage.sftp.replies import Lost, Reply, SameHandle, Silent, Status, checked, handle_of
 from crossdock.storage.sftp.transport import Outlet, outlet
 
-__all__ = ["Lost", "Reply", "Session", "Silent", "Status", "checked", "handle_of"]
-
-Reply = tuple[int, bytes]
-"""(packet type, payload after the id); the payload of DATA is the data itself."""
+__all__ = ["Lost", "Reply", "SameHandle", "Session", "Silent", "Status", "checked", "handle_of"]
 
 _LONGEST_PACKET = 256 * 1024 + 1024
 _SMALLEST_LIMIT, _LARGEST_LIMIT = 4096, 255 * 1024
@@ -32,44 +30,6 @@ _HEAD = struct.Struct(">IBI")
 _DATA_HEAD = 13
 """Bytes before the data in a DATA packet: length, type, id, length of the data."""
 _REPLIES = frozenset((codec.STATUS, codec.HANDLE, codec.DATA, codec.NAME, codec.ATTRS, codec.EXTENDED_REPLY))
-
-
-class Lost(Exception):
-    """The connection is gone."""
-
-
-class Silent(Lost):
-    """The peer owes replies and has sent nothing for too long."""
-
-
-class Status(Exception):
-    """The server answered with a status other than OK."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(f"status {code}: {message}" if message else f"status {code}")
-        self.code, self.message = code, message
-
-
-def checked(reply: Reply, kind: int) -> bytes:
-    """The payload of a reply of that kind. Raises `Status` for any status but an expected OK, `Violation` else."""
-    found, payload = reply
-    if found == codec.STATUS:
-        code, message = codec.parse_status(payload)
-        if code == codec.OK and kind == codec.STATUS:
-            return b""
-        if code == codec.OK:
-            raise Violation("the server said OK where it owed an answer")
-        raise Status(code, message)
-    if found != kind:
-        raise Violation(f"a reply of type {found} where {kind} was due")
-    return payload
-
-
-def handle_of(reply: Reply) -> bytes:
-    """The handle of a reply to OPEN or OPENDIR, as it goes into requests (with its length)."""
-    payload = checked(reply, codec.HANDLE)
-    codec.take(payload, 0, codec.LONGEST_HANDLE)
-    return payload
 
 
 class Session(asyncssh.SSHClientSession[bytes]):
@@ -97,6 +57,8 @@ class Session(asyncssh.SSHClientSession[bytes]):
         self._heard = self._loop.time()
         self._queued = 0
         self._orphans: set[asyncio.Future[Reply]] = set()
+        self._opening: dict[int, bytes] = {}
+        self._handles: dict[bytes, bytes] = {}
         self.failure: Exception | None = None
         self.on_end: Callable[[], None] | None = None
         """Called once when the session can no longer be used."""
@@ -201,6 +163,8 @@ class Session(asyncssh.SSHClientSession[bytes]):
             future = self._pending.pop(reply_id, None)
             if future is None:
                 raise _unasked(reply_id)
+            if self._opening and (path := self._opening.pop(reply_id, None)) is not None and kind == codec.HANDLE:
+                self._opened(path, bytes(body[4:]))
             if not future.done():
                 future.set_result((kind, bytes(body[8:] if data else body[4:])))
         elif kind == codec.VERSION and self._version is not None:
@@ -209,6 +173,11 @@ class Session(asyncssh.SSHClientSession[bytes]):
             self._version = None
         else:
             raise Violation(f"a packet of type {kind} out of place")
+
+    def _opened(self, path: bytes, handle: bytes) -> None:
+        # Before any reply that follows: it might hold another file's bytes.
+        if self._handles.setdefault(handle, path) != path:
+            raise SameHandle("the server gave one handle to two open files, and mixes them up")
 
     # -- our side -------------------------------------------------------------------------------------------------
 
@@ -252,6 +221,10 @@ class Session(asyncssh.SSHClientSession[bytes]):
             if self._watch is None:
                 self._guard()
         self._pending[number] = future
+        if kind == codec.CLOSE:
+            self._handles.pop(bytes(parts[0]), None)
+        elif kind in (codec.OPEN, codec.OPENDIR):
+            self._opening[number] = bytes(parts[0])
         length = 5 + sum(map(len, parts))
         self._out += (_HEAD.pack(length, kind, number), *parts)
         self._out_size += length

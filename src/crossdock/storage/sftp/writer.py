@@ -7,24 +7,31 @@ import logging
 from collections import deque
 from dataclasses import replace
 
-from crossdock.errors import AlreadyExists, NotAFile, NotFound, PermissionDenied, StorageError, Unsupported
+from crossdock.errors import (
+    ConnectionFailed,
+    NotAFile,
+    NotFound,
+    PermissionDenied,
+    StorageError,
+    Unsupported,
+)
 from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.sftp import codec
-from crossdock.storage.sftp.calls import Calls, entry_of, kind_of, kind_of_mode
-from crossdock.storage.sftp.changing import make_parents, move
+from crossdock.storage.sftp.calls import Calls, entry_of, kind_of_mode
+from crossdock.storage.sftp.changing import make_parents, publish
 from crossdock.storage.sftp.codec import Attrs, parse_attrs, text
 from crossdock.storage.sftp.connect import Connection
 from crossdock.storage.sftp.faults import Translate
 from crossdock.storage.sftp.reasons import explain, lacks_folder
 from crossdock.storage.sftp.wire import Lost, Reply, Session, Status, checked
-from crossdock.storage.staging import StagedWriter, Stored, publish_by_swap
+from crossdock.storage.staging import StagedWriter, Stored
 
 __all__ = ["SftpWriter"]
 
 log = logging.getLogger("crossdock.storage.sftp")
 
 _FSYNC = b"fsync@openssh.com"
-_LATEST = 0xFFFFFFFF
+_LATEST, _SIGNED = 0xFFFFFFFF, 0x7FFFFFFF
 _SAMPLE = 4096
 
 
@@ -69,23 +76,31 @@ class SftpWriter(StagedWriter):
         if self._handle is not None:
             return self._handle
         session = await self._session()
-        flags = codec.FOR_WRITING
-        if self.options.resume is None:
-            flags |= codec.CREATE
-            overwrites = self._direct and self.options.overwrite
-            flags |= codec.TRUNCATE if overwrites else codec.EXCLUSIVE
+        # What is made is made empty: node's ssh2 knows the flags of fopen(3) alone, where "wx" empties as well.
+        flags = codec.FOR_WRITING | codec.CREATE | codec.TRUNCATE
+        if self.options.resume is not None:
+            # "r+": by the right to write alone, Erlang's server empties the file, and ssh2 knows no such flags.
+            flags = codec.FOR_READING | codec.FOR_WRITING
+        elif not (self._direct and self.options.overwrite):
+            flags |= codec.EXCLUSIVE
         self._touched = self._touched or not self._direct
         try:
             handle = await session.open(self._target, flags)
         except Status as error:
-            if self.options.resume is not None or not await lacks_folder(self._calls, session, self._target, error):
-                self._touched = self._touched and self.options.resume is not None
+            if self.options.resume is not None:
+                if error.code in codec.MISSING:
+                    raise await explain(self._calls, session, "write", self.path, error, creates=True) from error
+                # What is written there may not be read.
+                flags = codec.FOR_WRITING
+            elif await lacks_folder(self._calls, session, self._target, error):
+                await make_parents(self._calls, session, self.path, "write")
+            else:
+                self._touched = False
                 raise await explain(self._calls, session, "write", self.path, error, creates=True) from error
-            await make_parents(self._calls, session, self.path, "write")
             try:
                 handle = await session.open(self._target, flags)
             except Status as again:
-                self._touched = False
+                self._touched = self.options.resume is not None
                 raise await explain(self._calls, session, "write", self.path, again, creates=True) from again
         self._touched = True
         self._handle = handle
@@ -183,6 +198,17 @@ class SftpWriter(StagedWriter):
     # -- the end --------------------------------------------------------------------------------------------------
 
     async def _seal(self) -> Stored:
+        try:
+            return await self._sealed()
+        except ConnectionFailed:
+            if (self._seconds() or 0) > _SIGNED:
+                log.warning(
+                    "%s ends the session, perhaps over a time after 2038: none is set from now on", self.endpoint
+                )
+                self._calls.late_times = False
+            raise
+
+    async def _sealed(self) -> Stored:
         with Translate("write", self.endpoint, self.path):
             session = await self._session()
             handle = await self._open()
@@ -208,22 +234,34 @@ class SftpWriter(StagedWriter):
                 checked(await closed, codec.STATUS)
             except Status as error:
                 raise await explain(self._calls, session, "write", self.path, error, creates=True) from error
-            if restamp:
+            if restamp or (attrs is not None and not self._settled(attrs, stamped)):
                 attrs = await self._stamp_by_name(session, attrs)
         if attrs is None:
             return Stored(None)
         return Stored(attrs.size, replace(entry_of(self.path, attrs), kind="file"))
 
     def _stamp(self, session: Session, handle: bytes) -> asyncio.Future[Reply] | None:
+        seconds = self._seconds()
+        return None if seconds is None else session.request(codec.FSETSTAT, handle, codec.times(seconds))
+
+    def _seconds(self) -> int | None:
+        """The time to set; None: there is none, or the server cannot be told."""
         if self.options.modified is None:
             return None
         seconds = int(self.options.modified.timestamp())
-        return session.request(codec.FSETSTAT, handle, codec.times(seconds)) if 0 <= seconds <= _LATEST else None
+        return seconds if 0 <= seconds <= (_LATEST if self._calls.late_times else _SIGNED) else None
+
+    def _settled(self, attrs: Attrs, stamped: object) -> bool:
+        """All that was written had been done when the server described the file. Go's pkg/sftp does not wait for it."""
+        if attrs.size is not None and attrs.size < self._sent:
+            return False
+        return stamped is None or self._seconds() == attrs.modified
 
     async def _stamp_by_name(self, session: Session, attrs: Attrs | None) -> Attrs | None:
-        """For servers that change no open file."""
-        assert self.options.modified is not None
-        seconds = int(self.options.modified.timestamp())
+        """For servers that change no open file, or do so before they have written it."""
+        seconds = self._seconds()
+        if seconds is None:
+            return await session.attrs(codec.LSTAT, text(self._target))
         if await self._tolerate(session.request(codec.SETSTAT, text(self._target), codec.times(seconds))):
             return attrs and await session.attrs(codec.LSTAT, text(self._target))
         log.info("the server keeps no modification time: %s:%r", self.endpoint, self.path)
@@ -282,7 +320,12 @@ class SftpWriter(StagedWriter):
             session = await self._session()
             if not self._direct:
                 try:
-                    await self._rename(session)
+                    if self._there is not None:
+                        kind, payload = await self._there
+                        if kind == codec.ATTRS and kind_of_mode(parse_attrs(payload)[0].permissions) == "dir":
+                            raise self._calls.backend.error(NotAFile, "write", self.path, "a folder has this name")
+                    overwrite = self.options.overwrite
+                    await publish(self._calls, session, self.temporary, self.path, self.attempt, overwrite=overwrite)
                 except (PermissionDenied, Unsupported) as error:
                     raise type(error)(
                         f"the file was written, and renaming it is refused: {error.reason}",
@@ -293,35 +336,6 @@ class SftpWriter(StagedWriter):
                     ) from error
         self._release()
         return stored.entry or Entry(path=self.path, size=self.size)
-
-    async def _rename(self, session: Session) -> None:
-        calls = self._calls
-        if self._there is not None:
-            kind, payload = await self._there
-            if kind == codec.ATTRS and kind_of_mode(parse_attrs(payload)[0].permissions) == "dir":
-                raise calls.backend.error(NotAFile, "write", self.path, "a folder has this name")
-        overwrite = self.options.overwrite
-        if not overwrite or calls.posix_rename:
-            await move(calls, session, self._target, self._final, self.path, overwrite=overwrite, operation="write")
-            return
-        try:
-            there = await kind_of(session, self._final)
-        except Status as error:
-            raise await explain(calls, session, "write", self.path, error, creates=True) from error
-        if there == "dir":
-            raise calls.backend.error(NotAFile, "write", self.path, "a folder has this name")
-
-        async def rename(old: str, new: str) -> None:
-            with Translate("write", self.endpoint, old):
-                old_name, new_name = calls.full(old, "write"), calls.full(new, "write")
-                try:
-                    await session.status(codec.RENAME, text(old_name), text(new_name))
-                except Status as error:
-                    if error.code == codec.FAILURE and await kind_of(session, new_name) is not None:
-                        raise calls.backend.error(AlreadyExists, "write", new, "the file exists") from error
-                    raise
-
-        await publish_by_swap(rename, calls.backend.delete, self.temporary, self.path, self.attempt)
 
     # -- giving up ------------------------------------------------------------------------------------------------
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import replace
 
 import pytest
 
-from crossdock.errors import InvalidPath
+from crossdock.errors import IntegrityError, InvalidPath, SourceChanged
+from crossdock.storage.base import Expect
 from crossdock.storage.staging import temporary_path
 from crossdock.storage.storage import Storage
 from crossdock.testing.storage.base import Peer, SuiteBase, listed, walked
@@ -126,8 +128,23 @@ class NameCases(SuiteBase):
         if storage.capabilities.directories:
             assert [found.path for found in await listed(storage, name.rpartition("/")[0])] == [name]
         assert (await storage.stat(name)).path == name
+        await self.tells_printably(storage, name)
         await storage.delete(name)
         assert await self.names(storage, peer) == set()
+
+    async def tells_printably(self, storage: Storage, name: str) -> None:
+        """Messages about a file reach terminals and logs: no name rules these."""
+        async with storage.write(name) as writer:
+            await writer.write(b"x")
+            with pytest.raises(IntegrityError) as caught:
+                await writer.commit(Expect(size=2))
+        assert str(caught.value).isprintable()
+        entry = await storage.stat(name)
+        other = replace(entry, size=(entry.size or 0) + 1, etag=f"{entry.etag}1" if entry.etag else None)
+        with pytest.raises(SourceChanged) as changed:
+            async with storage.read(name, pin=other):
+                pass
+        assert str(changed.value).isprintable()
 
     @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
     async def test_names_of_folders(self, storage: Storage, peer: Peer | None, name: str) -> None:
