@@ -261,6 +261,16 @@ class TestResume:
         with pytest.raises(NotFound, match="the stored parts are gone"):
             await storage.begin_write("name", WriteOptions(resume=token))
 
+    @pytest.mark.parametrize(("status", "code"), [(405, "MethodNotAllowed"), (501, "NotImplemented")])
+    async def test_where_uploads_cannot_be_aborted(
+        self, storage: Storage, proxy: FaultProxy, caplog: pytest.LogCaptureFixture, status: int, code: str
+    ) -> None:
+        """As at s3rver: what is left behind is told, and does not keep the file from being sent again."""
+        token = await self._half(storage)
+        proxy.fail("DELETE", "uploadId=", xml_error(status, code), 100)
+        await storage.discard(token)
+        assert "cannot abort uploads" in caplog.text
+
     async def test_no_leftovers_by_another_word(self, storage: Storage, proxy: FaultProxy) -> None:
         """rclone's server says NoSuchUpload."""
         proxy.fail("GET", "uploads=", xml_error(404, "NoSuchUpload"))

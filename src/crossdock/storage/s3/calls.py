@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from mimetypes import MimeTypes
@@ -28,6 +29,8 @@ from crossdock.storage.s3.wire import (
 )
 
 __all__ = ["Calls", "Part", "entry_of", "stored_of", "with_etag"]
+
+log = logging.getLogger("crossdock.storage.s3")
 
 _LONGEST_KEY = 1024
 _TYPES = MimeTypes()
@@ -308,9 +311,12 @@ class Calls:
         return replace(answer, headers=with_etag(answer.headers, found.get("ETag")))
 
     async def abort_upload(self, path: str, key: str, upload: str) -> None:
-        """Remove an upload and its parts; one that is gone is fine."""
+        """Remove an upload and its parts; one that is gone is fine, and what the store cannot remove is logged."""
         request = self.request("DELETE", "abort", path, "s3:AbortMultipartUpload", key=key, query={"uploadId": upload})
-        await self.client.call(request, allow=("NoSuchUpload", "NotFound"), repeat=True)
+        lacking = ("NotImplemented", "MethodNotAllowed")
+        answer = await self.client.call(request, allow=("NoSuchUpload", "NotFound", *lacking), repeat=True)
+        if answer.code in lacking:
+            log.warning("upload %s of %r was left behind: this store cannot abort uploads", upload, key)
 
     async def list_parts(self, path: str, key: str, upload: str) -> dict[int, Part] | None:
         """Number → part; None: there is no such upload, or a store (s3rver) that cannot list what it has of one."""
