@@ -52,13 +52,14 @@ class Writer:
         self._collected: list[_Asked] = []
         """Of one turn of the loop: waking the thread for each would cost more than most actions."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._ended = False
+        self._ended = True
 
     async def start(self) -> None:
         """Raises what `connect` raises."""
         loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = loop.create_future()
         self._loop = loop
+        self._ended = False
         self._thread.start()
         try:
             await asyncio.shield(self._opened)
@@ -82,7 +83,7 @@ class Writer:
 
         `together`: does for this value and others what their actions would do one by one, each with the result True.
         """
-        if self._ended or not self._thread.is_alive():
+        if self._ended:
             raise self._translate(sqlite3.ProgrammingError("the ledger is closed"))
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
@@ -104,6 +105,7 @@ class Writer:
         try:
             connection = self._connect()
         except Exception as error:  # noqa: BLE001 - handed to whoever waits in start()
+            self._ended = True
             _tell(self._loop, [(self._opened, None, error)])
             return
         _tell(self._loop, [(self._opened, None, None)])
@@ -111,6 +113,7 @@ class Writer:
             while batch := self._next():
                 self._transact(connection, batch)
         finally:
+            self._ended = True
             connection.close()
 
     def _next(self) -> list[_Asked]:
