@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
+from crossdock.engine.discovery import Discovery
 from crossdock.engine.engine import FileEvent
-from crossdock.errors import (
-    ConnectionFailed,
-)
-from crossdock.flows.flow import Settle, Trigger
+from crossdock.errors import ConnectionFailed, CrossdockError
+from crossdock.flows.flow import Place, Settle, Trigger
 from crossdock.ledger.base import State
 from tests.engine.places import House, flow, lost
 
@@ -97,3 +96,39 @@ async def test_serve_breaks_off_after_its_grace(home: House) -> None:
     home.dst.gates.clear()
     assert (await home.run(flow(trigger=Trigger(every=3600.0)))).delivered == 1, "broken off is not published"
     assert (home.dst.hold("a"), home.dst.staged) == (b"data", [])
+
+
+async def test_a_source_that_is_down_at_its_time_is_looked_at_again(
+    home: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at the next time only, which may be tomorrow."""
+    monkeypatch.setattr("crossdock.engine.engine._HOUSE", 0.01)
+    await home.put("a")
+    home.src.faults["scan"] = [lost("src"), lost("src")]
+    said: list[Discovery | CrossdockError] = []
+    stop = asyncio.Event()
+    async with home.engine(flow(trigger=Trigger(every=3600.0))) as engine:
+        serving = asyncio.create_task(engine.serve(stop, looked=lambda name, found: said.append(found)))
+        async with asyncio.timeout(10):
+            while home.dst.hold("a") is None:
+                await asyncio.sleep(0.01)
+            stop.set()
+            await serving
+    assert [type(each) for each in said] == [ConnectionFailed, ConnectionFailed, Discovery]
+
+
+async def test_what_waiting_does_not_mend_waits_for_the_next_time(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it end the others: a folder that is watched may be wrong in the configuration."""
+    monkeypatch.setattr("crossdock.engine.engine._HOUSE", 0.01)
+    await home.put("a")
+    said: list[str] = []
+    stop = asyncio.Event()
+    wrong = flow(name="wrong", source=Place("nowhere"), trigger=Trigger(every=3600.0, watch=True))
+    async with home.engine(wrong, flow(trigger=Trigger(every=3600.0))) as engine:
+        serving = asyncio.create_task(engine.serve(stop, looked=lambda name, found: said.append(name)))
+        async with asyncio.timeout(10):
+            while home.dst.hold("a") is None:
+                await asyncio.sleep(0.01)
+            stop.set()
+            await serving
+    assert sorted(said) == ["f", "wrong"]

@@ -55,8 +55,39 @@ async def test_cron_waits_for_its_time_the_first_time_only(ledger: SqliteLedger,
     found = ticks(the_flow, ledger, clock, clock.sleep)
     assert await take(found) == ["22 17:00:00"]
     assert clock.now == datetime(2026, 11, 22, 17, tzinfo=UTC)
+    await asleep(the_flow, ledger, clock)
     # Restarted with nothing missed.
     assert await take(ticks(the_flow, ledger, clock, clock.sleep)) == ["23 05:00:00"]
+
+
+async def asleep(the_flow: Flow, ledger: SqliteLedger, clock: Clock) -> list[str]:
+    """What a scheduler takes until it waits for the next tick."""
+    waits = asyncio.Event()
+    taken: list[str] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.set()
+        await asyncio.Event().wait()
+
+    async def scheduler() -> None:
+        async for tick in ticks(the_flow, ledger, clock, sleep):
+            taken.append(f"{tick:%d %H:%M:%S}")
+
+    task = asyncio.create_task(scheduler())
+    await waits.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return taken
+
+
+async def test_a_run_that_was_broken_off_is_made_by_who_comes_next(ledger: SqliteLedger, clock: Clock) -> None:
+    """Not a day later."""
+    the_flow = flow(Trigger(cron="0 6 * * *"))
+    assert await take(ticks(the_flow, ledger, clock, clock.sleep)) == ["21 06:00:00"]
+    clock.move(600)
+    assert await asleep(the_flow, ledger, clock) == ["21 06:00:00"]
+    assert await asleep(the_flow, ledger, clock) == [], "that run did end"
+    assert await take(ticks(the_flow, ledger, clock, clock.sleep)) == ["22 06:00:00"]
 
 
 async def test_two_schedulers_take_each_tick_once(ledger: SqliteLedger, clock: Clock, tmp_path: Path) -> None:
@@ -114,9 +145,6 @@ async def test_jitter_is_bounded(ledger: SqliteLedger, clock: Clock) -> None:
 
 
 async def test_a_clock_that_is_set_back_doubles_nothing_and_stops_nothing(ledger: SqliteLedger, clock: Clock) -> None:
-    found = ticks(flow(Trigger(cron="0,30 * * * *")), ledger, clock, clock.sleep)
-    assert await take(found, 2) == ["20 06:30:00", "20 07:00:00"]
-
     jumps = [-7200.0]
 
     async def set_back(seconds: float) -> None:
@@ -125,6 +153,7 @@ async def test_a_clock_that_is_set_back_doubles_nothing_and_stops_nothing(ledger
         await clock.sleep(seconds)
 
     found = ticks(flow(Trigger(cron="0,30 * * * *")), ledger, clock, set_back)
+    assert await take(found, 2) == ["20 06:30:00", "20 07:00:00"]
     # 06:30 and 07:00 come again, and are known.
     assert await take(found, 4) == ["20 05:30:00", "20 06:00:00", "20 07:30:00", "20 08:00:00"]
 

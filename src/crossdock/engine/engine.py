@@ -25,10 +25,11 @@ from crossdock.engine.discovery import Discovery, add, look
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.late import check_late
 from crossdock.engine.summary import Summary
-from crossdock.engine.triggers import ticks
+from crossdock.engine.triggers import ticks, until_next
+from crossdock.engine.verdicts import may_pass
 from crossdock.engine.watch import watch
 from crossdock.engine.worker import Worker
-from crossdock.errors import ConfigError, ConnectionFailed, CrossdockError, LedgerError, StorageError
+from crossdock.errors import ConfigError, ConnectionFailed, CrossdockError, LedgerError
 from crossdock.flows.flow import Flow
 from crossdock.flows.plan import Planner
 from crossdock.ledger.base import LEASE, Ledger, Query, State, Transfer
@@ -340,7 +341,7 @@ class Engine:
         while True:
             try:
                 storage = await self.endpoints.storage(source.endpoint)
-            except StorageError:
+            except CrossdockError:
                 # Told by the flow's ticks, which find the same; a folder may be mounted later.
                 await asyncio.sleep(_HOUSE)
             else:
@@ -350,9 +351,9 @@ class Engine:
                 await self._poll(name, worker, looked)
 
     async def _poll(self, name: str, worker: Worker, looked: Callable[[str, Discovery | CrossdockError], None]) -> None:
-        """Look, and look again while files settle."""
+        """Look, and look again while files settle, or when a source that cannot be listed may be back."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + max(_KEEP_LOOKING, 10 * self.planner(name).flow.settle.seconds)
+        flow, until = self.planner(name).flow, 0.0
         while True:
             try:
                 found = await self.discover(name)
@@ -360,10 +361,15 @@ class Engine:
                 raise
             except CrossdockError as error:
                 looked(name, error)
-                return
+                wait = max(_HOUSE, self.endpoints.pause(flow.source.endpoint)[0])
+                if not may_pass(error) or until_next(flow.trigger, self.clock()) <= wait:
+                    return
+                await asyncio.sleep(wait)
+                continue
             looked(name, found)
             if found.added:
                 worker.wake()
+            until = until or loop.time() + max(_KEEP_LOOKING, 10 * flow.settle.seconds)
             if found.due is None or loop.time() + found.due > until:
                 return
             await asyncio.sleep(max(_SOONEST, found.due))

@@ -19,7 +19,7 @@ from crossdock.errors import (
 )
 from crossdock.flows.flow import OnConflict, Retry
 
-__all__ = ["Verdict", "backoff", "judge"]
+__all__ = ["Verdict", "backoff", "judge", "may_pass"]
 
 _SLOWLY = 60.0
 """Seconds at least before a full disk or quota is tried again; then half of what it has lasted, up to the longest."""
@@ -35,6 +35,11 @@ class Verdict:
     what: Literal["retry", "pause", "skip", "fail"]
     reason: str
     seconds: float = 0.0
+
+
+def may_pass(error: CrossdockError) -> bool:
+    """Whether what failed may work later without a change of the configuration: a login may be mended at the server."""
+    return error.retryable or isinstance(error, (AuthenticationFailed, SecretUnavailable))
 
 
 def backoff(retry: Retry, attempt: int, error: CrossdockError, draw: Callable[[float, float], float]) -> float:

@@ -77,7 +77,7 @@ class Chain:
         """Whatever has become of the file, it is not for a transform's tidying up to change that, or to end the run."""
         try:
             getattr(self._transforms[number], method)()
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (a user's own code may raise anything)
             name = self._steps[number].name
             log.warning("transform %s of %s: %s: %s: %s", name, self.file, method, type(error).__name__, error)
 
