@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,7 +126,8 @@ def test_cp_of_a_tree(cli: Cli, tree: Path, tmp_path: Path) -> None:
 def test_rm(cli: Cli, tree: Path, tmp_path: Path) -> None:
     assert cli("rm", "in/a.txt").code == 0
     assert cli("rm", "in/a.txt").code == 4
-    assert cli("rm", "in/sub").code == 7, "a folder needs -r"
+    result = cli("rm", "in/sub")
+    assert (result.code, result.err.splitlines()[-1]) == (7, "Next: add -r to remove all that is in it")
     result = cli("rm", "-r", "in/sub")
     assert result.code == 2
     assert "--yes" in result.err
@@ -152,6 +155,33 @@ def test_mkdir(cli: Cli, tmp_path: Path) -> None:
     assert cli("mkdir", "d").code == 0
     (tmp_path / "file").touch()
     assert cli("mkdir", "file").code == 7
+
+
+def test_a_place_that_cannot_be_looked_at(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    stat = os.stat
+
+    def refused(path: Any, **options: Any) -> os.stat_result:
+        if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(f"{locked}/"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        return stat(path, **options)
+
+    for argv in (["ls", "one/"], ["sync", "one/x/", "out"], ["ls", "x" * 300], ["cp", f"{'x' * 300}/y", "out"]):
+        result = cli(*argv)
+        assert (result.code, "\nNext: " in result.err) in ((4, True), (7, True)), result
+    monkeypatch.setattr(os, "stat", refused)
+    for argv in (["ls", "locked/in"], ["cp", "locked/in/deep", "out"]):
+        assert cli(*argv).code in (4, 7), argv
+
+
+def test_a_working_folder_that_is_gone(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert "the working folder is not there any more\nNext: " in cli("ls").err
 
 
 @pytest.mark.parametrize("rate", ["10M", "1.5k", "100"])

@@ -82,6 +82,7 @@ def test_an_error_is_a_line_and_a_next_step(cli: Cli) -> None:
     assert first == "crossdock: no endpoint is called 'nope' (no crossdock.yaml here)"
     assert second.startswith("Next: add nope to 'endpoints:'")
     assert "Traceback" in cli("-vv", "ls", "nope:x").err
+    assert cli("run", "--once").err.startswith("crossdock: there is no crossdock.yaml here\nNext: ")
 
 
 def test_global_options_stand_anywhere(cli: Cli, tmp_path: Path) -> None:
@@ -223,6 +224,14 @@ def test_without_streams(tmp_path: Path, redirect: str) -> None:
     assert done.returncode == 0
     assert b"Traceback" not in done.stderr
     assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+
+
+def test_nobody_can_be_asked(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for redirect in ("<&-", "< /dev/null"):
+        command = ["/bin/sh", "-c", f"exec {PROGRAM} rm -r folder {redirect}"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, "add --yes" in done.stderr) == (2, True), done.stderr
 
 
 @pytest.mark.parametrize("command", [["ls", "-R", "--json", "."], ["cat", "a"], ["cp", "--json", "a", "b"]])

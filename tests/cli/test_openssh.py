@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -93,6 +94,14 @@ def test_trust_says_what_it_cannot_do(cli: Cli, tmp_path: Path) -> None:
     assert nobody.err.splitlines()[0] == "crossdock: trust 127.0.0.1 port 1:: Connection refused"
     (tmp_path / "crossdock.yaml").write_text("endpoints: {here: {type: local, root: .}}")
     assert cli("trust", "here").code == 3
+
+
+def test_trust_names_the_extra_that_is_missing(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("crossdock.storage.sftp")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "asyncssh", None)
+    result = cli("trust", "127.0.0.1:1")
+    assert (result.code, "Next: pip install 'crossdock[sftp]'" in result.err) == (3, True)
 
 
 def test_stopping_leaves_nothing_at_the_server(outbox: Path, tmp_path: Path) -> None:

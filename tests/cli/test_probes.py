@@ -5,13 +5,15 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 
 from crossdock.cli.probes import Finding, probe
 from crossdock.config import Location
-from crossdock.errors import InvalidPath
+from crossdock.errors import InvalidPath, PermissionDenied
 from crossdock.storage.base import Entry, WriteOptions, Writer
+from crossdock.storage.local import LocalSettings
 from crossdock.storage.memory import MemoryBackend, MemorySettings
 from crossdock.storage.storage import Storage
 
@@ -38,6 +40,11 @@ class Refusing(MemoryBackend):
         if not path.isascii():
             raise self.error(InvalidPath, "write", path, "no such letters here")
         return await super().begin_write(path, options)
+
+
+class Forbidding(MemoryBackend):
+    async def make_dir(self, path: str) -> None:
+        raise self.error(PermissionDenied, "mkdir", path, "permission denied")
 
 
 async def findings(backend: MemoryBackend) -> tuple[list[Finding], set[str]]:
@@ -87,3 +94,13 @@ async def test_names_that_are_kept() -> None:
     assert all(finding.good for finding in told)
     assert "letters beyond ASCII are kept: Zoë €.csv" in [finding.detail for finding in told]
     assert left == set()
+
+
+async def test_a_local_folder_is_named_as_the_shell_takes_it(tmp_path: Path) -> None:
+    root = tmp_path / "in 1"
+    root.mkdir()
+    async with Storage(Forbidding()) as storage:
+        place = Location("lake", LocalSettings(root=root), "sub", True)
+        async with aclosing(probe(storage, "sub/scratch", place)) as found:
+            mends = [finding.mend async for finding in found]
+    assert f"sudo chown -R \"$USER\" '{root}/sub'" in mends

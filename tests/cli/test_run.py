@@ -269,6 +269,14 @@ def fails_again(home: Path) -> None:
     until(lambda: (home / "failures").stat().st_size >= count + 2, "it fails again and again")
 
 
+def test_a_flow_without_a_trigger_is_told(home: Path) -> None:
+    configure(home, more="")
+    with daemon(home) as (process, said):
+        until(lambda: "move has no trigger" in said() and "run move --once\n" in said(), "what would look")
+        process.send_signal(signal.SIGTERM)
+        assert ended(process, said) == 0
+
+
 def test_an_error_that_goes_on_is_told_once(home: Path) -> None:
     """A source that is away does not end the daemon, whether it is watched or not, and does not fill its log."""
     configure(home, more="trigger: {every: 1s, watch: true}")

@@ -109,3 +109,8 @@ def test_no_such_bucket(cli: Cli, lake: str) -> None:
     result = cli("ls", "s3://no-such-bucket-here/")
     assert result.code == 4, result.err
     assert "no-such-bucket-here" in result.err
+    result = cli("doctor", "s3://no-such-bucket-here/")
+    assert "check 'bucket'" in result.out
+    assert "crossdock mkdir" not in result.out, "it makes no buckets"
+    result = cli("mkdir", "lake:new")
+    assert (result.code, "Next: write the files" in result.err) == (7, True)

@@ -54,6 +54,9 @@ def test_report_and_json_are_the_same(cli: Cli, tree: Path, tmp_path: Path) -> N
     }  # fmt: skip
     assert all(row["reason"] == "new" and len(row["sha256"]) == 64 for row in rows)
     assert cli("sync", "--report", "nope/r", "in", "out").code == 2
+    result = cli("sync", "--report", "/dev/full", "in", "out")
+    assert result.code == 7
+    assert "crossdock: write the report /dev/full: No space left on device\nNext: " in result.err
 
 
 def test_delete_is_bounded(cli: Cli, tree: Path, tmp_path: Path) -> None:

@@ -248,7 +248,8 @@ def test_local_paths(config: Config, tmp_path: Path) -> None:
     [
         ("partnr:x", r"no endpoint is called 'partnr' \(crossdock.yaml\). Next: did you mean partner\?"),
         ("qqq:x", "Next: write one of here, lake, partner"),
-        ("gopher://host/x", "unknown endpoint type 'gopher'"),
+        ("gopher://host/x", "gopher://host/x: unknown endpoint type 'gopher'. Next: begin it with one of: file, ftp, "),
+        ("s3://b/x", "s3://b/x: bucket: .*. Next: "),
         ("sftp://me:hunter2@host/x", "a password in a URL is seen by every process"),
         ("", "an empty path"),
     ],

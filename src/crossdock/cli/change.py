@@ -43,13 +43,17 @@ def rm(session: Session, locations: tuple[str, ...], recursive: bool, yes: bool,
         _ask(places)
 
     async def work() -> None:
+        from crossdock.errors import NotAFile
+
         async with opened(*places) as storages:
             removed = 0
             for place, storage in zip(places, storages, strict=True):
                 if recursive and not await _is_file(storage, place.path):
                     removed += await _remove_tree(storage, place.path)
                 else:
-                    await storage.stat(place.path)
+                    if (await storage.stat(place.path)).kind == "dir":
+                        hint = "add -r to remove all that is in it"
+                        raise storage.backend.error(NotAFile, "delete", place.path, "it is a folder", hint=hint)
                     await storage.delete(place.path)
                     removed += 1
             session.say(f"{count(removed, 'file')} removed")
@@ -137,8 +141,13 @@ def mkdir(session: Session, locations: tuple[str, ...]) -> None:
     places = [session.locate(location) for location in locations]
 
     async def work() -> None:
+        from crossdock.errors import Unsupported
+
         async with opened(*places) as storages:
             for place, storage in zip(places, storages, strict=True):
+                if not storage.capabilities.directories:
+                    reason, hint = "there are no folders here", "write the files: their folders need not be made first"
+                    raise storage.backend.error(Unsupported, "mkdir", place.path, reason, hint=hint)
                 await storage.make_dir(place.path)
 
     session.run(work)

@@ -93,7 +93,7 @@ async def _findings(visit: _Visit) -> AsyncGenerator[Finding]:
             there, listed = not isinstance(error, NotFound), False
             drop_box = getattr(place.settings, "verify", None) == "none"
             mend = error.hint
-            if not there:
+            if not there and storage.capabilities.directories:
                 # A root that is not there is more often written wrong than missing.
                 make = f"crossdock mkdir '{place.shown()}'"
                 mend = make if place.path or not error.hint else f"{error.hint}; or make it: {make}"

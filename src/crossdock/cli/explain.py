@@ -82,9 +82,9 @@ def _lines(found: Explanation) -> Iterator[str]:
         yield "ledger    does not know it"
     for number, row in enumerate(found.rows):
         tried = f", attempts {row.attempts}" if row.attempts else ""
-        said = f"; {shown(why)}" if (why := last_said(row)) else ""
+        note = f"; {shown(why)}" if (why := last_said(row)) else ""
         error = f"; last error: {shown(row.error)}" if row.error else ""
-        line = f"transfer {row.id} to {target_of(row)}: {row.state} since {moment(row.changed)}{tried}{said}{error}"
+        line = f"transfer {row.id} to {target_of(row)}: {row.state} since {moment(row.changed)}{tried}{note}{error}"
         yield f"{'' if number else 'ledger':<9} {line}"
         yield f"{'':<9}   {_version(found, row.fingerprint)}; then {shown(what_next(row, found.now))}"
     for number, line in enumerate(found.next()):

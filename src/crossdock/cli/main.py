@@ -192,5 +192,6 @@ def _replace_closed() -> None:
     while (number := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
     os.close(number)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
     sys.stdout = sys.stdout or os.fdopen(1, "w")
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 import unicodedata
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crossdock.errors import AlreadyExists, CrossdockError, NoSpace, PermissionDenied
@@ -111,7 +113,7 @@ async def _what_works(probes: _Probes, place: Location) -> str | None:
 
 def _mend(error: CrossdockError, place: Location) -> str | None:
     if isinstance(error, PermissionDenied) and place.settings.type == "local":
-        return f"sudo chown -R \"$USER\" '{place.shown()}'"
+        return f'sudo chown -R "$USER" {shlex.quote(str(Path(place.settings.root, place.path)))}'
     if isinstance(error, NoSpace):
         return "free space there, or raise the quota"
     return error.hint

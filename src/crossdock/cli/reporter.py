@@ -6,8 +6,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from io import FileIO
+from typing import TYPE_CHECKING
 
 import click
 
@@ -41,7 +41,7 @@ class Reporter:
         self.started = time.monotonic()
         self.failures: list[CrossdockError] = []
         self._progress = Progress()
-        self._file: IO[str] | None = None
+        self._file: FileIO | None = None
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -83,7 +83,7 @@ class Reporter:
         if outcome.error is not None:
             self.failures.append(outcome.error)
         if self._file is not None:
-            self._file.write(as_json(outcome.as_json()) + "\n")
+            _write(self._file, as_json(outcome.as_json()) + "\n")
         if self.json:
             receipt = outcome.receipt.as_json() if self._receipts and outcome.receipt is not None else {}
             emit({**outcome.as_json(), **receipt})
@@ -120,10 +120,23 @@ def _told(outcome: Outcome) -> str:
 
 
 @contextmanager
-def _report_file(path: str) -> Iterator[IO[str]]:
+def _report_file(path: str) -> Iterator[FileIO]:
     try:
-        file = Path(path).open("w", encoding="ascii", buffering=1)  # noqa: SIM115 (closed below)
+        file = FileIO(path, "w")
     except OSError as error:
         raise click.UsageError(f"cannot write the report {path}: {error.strerror}") from error
     with file:
         yield file
+
+
+def _write(file: FileIO, line: str) -> None:
+    """One line of the report. An audit that is not whole is an error."""
+    data = line.encode("ascii")
+    try:
+        while data:
+            data = data[file.write(data) :]
+    except OSError as error:
+        path = shown(str(file.name))
+        raise CrossdockError(
+            f"write the report {path}: {error.strerror}", hint="see to its disk, then run the same command again"
+        ) from error

@@ -247,6 +247,9 @@ class _Daemon(_Command):
             self._works = self.session.config
             if "" not in self._said:
                 self.say(f"running {', '.join(names)}; Ctrl-C or SIGTERM ends it")
+                for name in names:
+                    if self.session.config.flow(name).trigger.on_demand:
+                        self.say(f"{name} has no trigger; only this looks at its source: crossdock run {name} --once")
             try:
                 await engine.serve(stop, names, looked=self._looked, grace=self.options["grace"])
             finally:

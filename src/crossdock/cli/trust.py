@@ -40,7 +40,10 @@ def trust(session: Session, host: str, known_hosts: str | None, yes: bool, as_js
     name, address, port, pinned = _place(session, host)
 
     async def work() -> list[HostKey]:
-        from crossdock.storage.sftp.trust import offered_keys
+        from crossdock.storage.registry import extra_named
+
+        with extra_named("sftp"):
+            from crossdock.storage.sftp.trust import offered_keys
 
         return await offered_keys(address, port)
 

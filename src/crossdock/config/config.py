@@ -174,11 +174,15 @@ def _local(text: str) -> Location:
     if not text:
         raise ConfigError("an empty path", hint="write . for the working folder")
     folder = text.endswith("/") or text.rpartition("/")[2] in (".", "..")
-    path = Path(text).absolute()
-    follow = folder or (path.is_symlink() and path.is_dir())
-    path = path.resolve() if follow else path.parent.resolve() / path.name
+    try:
+        path = Path(text).absolute()
+    except FileNotFoundError as error:
+        raise ConfigError("the working folder is not there any more", hint="cd to one that exists") from error
+    # Of `os.path`, which takes what may not be looked at as it is: the endpoint says why when it is used.
+    follow = folder or (os.path.islink(path) and os.path.isdir(path))  # noqa: PTH112, PTH114
+    path = Path(os.path.realpath(path)) if follow else Path(os.path.realpath(path.parent)) / path.name
     root = path.parent
-    while not root.is_dir():
+    while not os.path.isdir(root):  # noqa: PTH112
         root = root.parent
     rest = "" if path == root else str(path.relative_to(root))
     return Location(str(root), settings_class("local").model_validate({"root": root}), rest, folder or not rest)

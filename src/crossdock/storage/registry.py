@@ -19,7 +19,7 @@ from crossdock.storage.storage import Storage
 if TYPE_CHECKING:
     from crossdock.storage.settings import EndpointSettings
 
-__all__ = ["backend_types", "new_storage", "parse_url", "settings_class"]
+__all__ = ["backend_types", "extra_named", "new_storage", "parse_url", "settings_class"]
 
 _BUILT_IN = {
     "ftp": "crossdock.storage.ftp:FtpSettings",
@@ -49,13 +49,13 @@ def settings_class(kind: str) -> type[EndpointSettings]:
     except KeyError:
         known = ", ".join(sorted(backend_types()))
         raise ConfigError(f"unknown endpoint type {kind!r}", key="type", hint=f"write one of: {known}") from None
-    with _extra_named(kind):
+    with extra_named(kind):
         found: type[EndpointSettings] = getattr(importlib.import_module(module), name)
     return found
 
 
 @contextmanager
-def _extra_named(kind: str) -> Iterator[None]:
+def extra_named(kind: str) -> Iterator[None]:
     """A library that is not installed is an error of the configuration, which says what to install."""
     try:
         yield
@@ -70,17 +70,20 @@ def _extra_named(kind: str) -> Iterator[None]:
 def parse_url(url: str) -> tuple[EndpointSettings, str]:
     """The settings and path of a location written as a URL. Raises `ConfigError`."""
     parts = urlsplit(url)
-    settings = settings_class(_SCHEMES.get(parts.scheme, parts.scheme))
+    kind = _SCHEMES.get(parts.scheme, parts.scheme)
     shown = url.replace(f":{parts.password}@", ":…@") if parts.password else url
     if parts.password is not None:
         raise ConfigError(
             f"{shown}: a password in a URL is seen by every process on the machine",
             hint="export it and add '?password=env:NAME' to the URL, or name the endpoint in crossdock.yaml",
         )
+    if kind not in backend_types():
+        known = ", ".join(sorted({*backend_types(), *_SCHEMES} - {*_SCHEMES.values()}))
+        raise ConfigError(f"{shown}: unknown endpoint type {kind!r}", hint=f"begin it with one of: {known}")
     try:
-        found, path = settings.from_url(parts)
+        found, path = settings_class(kind).from_url(parts)
     except ValueError as error:
-        raise ConfigError(f"{shown}: {_reasons(error)}") from error
+        raise ConfigError(f"{shown}: {_reasons(error)}", hint="see 'As a URL' in the reference") from error
     return found, unquote(path, errors="surrogateescape")
 
 
@@ -93,7 +96,7 @@ def new_storage(
     retry: RetryPolicy | None = None,
 ) -> Storage:
     """A storage over the endpoint with all its layers, not yet opened (`async with` opens it)."""
-    with _extra_named(settings.type):
+    with extra_named(settings.type):
         backend = settings.backend(name)
     layered = Limit(Observe(backend, observer), settings.slots)
     return Storage(Retry(Throttle(layered, bandwidth) if bandwidth else layered, retry))
