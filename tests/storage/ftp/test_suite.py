@@ -6,8 +6,8 @@ Under TLS vsftpd and ProFTPD require that data connections take over the session
 from __future__ import annotations
 
 import uuid
-from abc import abstractmethod
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,6 +22,7 @@ from crossdock.testing.storage.names import NAMES
 from tests.conftest import running
 from tests.servers import FtpServer, Proftpd, PureFtpd, Vsftpd
 from tests.servers.pyftpd import Pyftpd
+from tests.storage.ftp.places import faulty
 
 
 class FtpSuite(StorageSuite):
@@ -29,52 +30,53 @@ class FtpSuite(StorageSuite):
     names_refused: ClassVar[frozenset[str]] = frozenset({"newline", "command after CRLF", "carriage return"})
 
     @pytest.fixture
-    @abstractmethod
-    def server(self) -> FtpServer: ...
+    def peer(self, storage: Storage, scratch: Path) -> Peer | None:
+        return FolderPeer(scratch)
+
+
+class ServerSuite(FtpSuite):
+    """Against the server that the whole run shares, or one that the class `starts` for itself."""
+
+    shared: ClassVar[str]
+    """The shared one's fixture."""
+    starts: ClassVar[Callable[[], FtpServer] | None] = None
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def server(cls, request: pytest.FixtureRequest) -> Iterator[FtpServer | Pyftpd]:
+        if cls.starts is None:
+            yield request.getfixturevalue(cls.shared)
+        else:
+            with running(request.config, cls.starts()) as server:
+                yield server
 
     @pytest.fixture
-    def scratch(self, server: FtpServer) -> Path:
+    def scratch(self, server: FtpServer | Pyftpd) -> Path:
         folder = server.folder / uuid.uuid4().hex
         folder.mkdir()
         return folder
 
     @pytest.fixture
-    async def storage(self, server: FtpServer, scratch: Path) -> AsyncGenerator[Storage]:
+    async def storage(self, server: FtpServer | Pyftpd, scratch: Path) -> AsyncGenerator[Storage]:
         settings = FtpSettings.model_validate(server.settings(root=f"{server.root}{scratch.name}"))
         async with Storage(settings.backend("server")) as storage:
             yield storage
 
-    @pytest.fixture
-    def peer(self, storage: Storage, scratch: Path) -> Peer | None:
-        return FolderPeer(scratch)
+
+class TestVsftpd(ServerSuite):
+    shared = "vsftpd"
 
 
-class TestVsftpd(FtpSuite):
-    @pytest.fixture
-    def server(self, vsftpd: Vsftpd) -> FtpServer:
-        return vsftpd
+class TestVsftpdPlain(ServerSuite):
+    starts = partial(Vsftpd, "none")
 
 
-class TestVsftpdPlain(TestVsftpd):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def vsftpd(cls, request: pytest.FixtureRequest) -> Iterator[Vsftpd]:
-        with running(request.config, Vsftpd("none")) as server:
-            yield server
+class TestVsftpdImplicitTls(ServerSuite):
+    starts = partial(Vsftpd, "implicit")
 
 
-class TestVsftpdImplicitTls(TestVsftpd):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def vsftpd(cls, request: pytest.FixtureRequest) -> Iterator[Vsftpd]:
-        with running(request.config, Vsftpd("implicit")) as server:
-            yield server
-
-
-class TestProftpd(FtpSuite):
-    @pytest.fixture
-    def server(self, proftpd: Proftpd) -> FtpServer:
-        return proftpd
+class TestProftpd(ServerSuite):
+    shared = "proftpd"
 
     @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
     async def test_names_of_folders(self, storage: Storage, peer: Peer | None, name: str) -> None:
@@ -88,37 +90,24 @@ class TestProftpd(FtpSuite):
 
 
 class TestProftpdPlain(TestProftpd):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def proftpd(cls, request: pytest.FixtureRequest) -> Iterator[Proftpd]:
-        with running(request.config, Proftpd("none")) as server:
-            yield server
+    starts = partial(Proftpd, "none")
 
 
 class TestProftpdImplicitTls(TestProftpd):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def proftpd(cls, request: pytest.FixtureRequest) -> Iterator[Proftpd]:
-        with running(request.config, Proftpd("implicit")) as server:
-            yield server
+    starts = partial(Proftpd, "implicit")
 
 
 class TestProftpdWithDigests(TestProftpd):
     """HASH, XSHA256 and their like, which decide on an upload."""
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def proftpd(cls, request: pytest.FixtureRequest) -> Iterator[Proftpd]:
-        with running(
-            request.config, Proftpd("explicit", config=("LoadModule mod_digest.c", "DigestEngine on"))
-        ) as server:
-            yield server
+    starts = partial(Proftpd, "explicit", config=("LoadModule mod_digest.c", "DigestEngine on"))
 
     async def test_the_server_offers_them(self, storage: Storage) -> None:
         assert "sha256" in storage.capabilities.digests
 
 
-class TestPureFtpd(FtpSuite):
+class TestPureFtpd(ServerSuite):
+    shared = "pureftpd"
     names_refused = FtpSuite.names_refused | {
         # Taken for paths of Windows.
         "backslashes upwards",
@@ -135,30 +124,25 @@ class TestPureFtpd(FtpSuite):
     def refuses(self, storage: Storage, name: str) -> bool:
         return name.endswith(" ") or super().refuses(storage, name)
 
-    @pytest.fixture
-    def server(self, pureftpd: PureFtpd) -> FtpServer:
-        return pureftpd
-
 
 class TestPureFtpdPlain(TestPureFtpd):
+    starts = partial(PureFtpd, "none")
+
+
+class TestPyftpdlib(ServerSuite):
+    shared = "pyftpd"
+    # What it cannot decode it would store under another name.
+    names_refused = FtpSuite.names_refused | {"not UTF-8", "Latin-1"}
+
     @pytest.fixture(scope="class")
     @classmethod
-    def pureftpd(cls, request: pytest.FixtureRequest) -> Iterator[PureFtpd]:
-        with running(request.config, PureFtpd("none")) as server:
+    def pyftpd(cls) -> Iterator[Pyftpd]:
+        with Pyftpd() as server:
             yield server
 
 
-class _Plain(StorageSuite):
-    names_refused = FtpSuite.names_refused
-
-    async def opened(self, host: str, port: int, secret: Path, **more: str) -> AsyncGenerator[Storage]:
-        secret.touch(0o600)
-        secret.write_text("secret")
-        settings = FtpSettings.model_validate(
-            {"type": "ftp", "host": host, "port": port, "user": "tester", "password": f"file:{secret}", **more}
-        )
-        async with Storage(settings.backend("server")) as storage:
-            yield storage
+class TestBareServer(FtpSuite):
+    """A server without MLSD, MFMT and a FEAT that says more than SIZE, MDTM and REST, as many partners' are."""
 
     @pytest.fixture
     def scratch(self, tmp_path: Path) -> Path:
@@ -167,38 +151,8 @@ class _Plain(StorageSuite):
         return folder
 
     @pytest.fixture
-    def peer(self, storage: Storage, scratch: Path) -> Peer | None:
-        return FolderPeer(scratch)
-
-
-@pytest.fixture(scope="module")
-def pyftpd() -> Iterator[Pyftpd]:
-    with Pyftpd() as server:
-        yield server
-
-
-class TestPyftpdlib(_Plain):
-    @pytest.fixture
-    def scratch(self, pyftpd: Pyftpd) -> Path:
-        folder = pyftpd.folder / uuid.uuid4().hex
-        folder.mkdir()
-        return folder
-
-    # What it cannot decode it would store under another name.
-    names_refused = _Plain.names_refused | {"not UTF-8", "Latin-1"}
-
-    @pytest.fixture
-    async def storage(self, pyftpd: Pyftpd, scratch: Path, tmp_path: Path) -> AsyncGenerator[Storage]:
-        async for storage in self.opened(pyftpd.host, pyftpd.port, tmp_path / "secret", root=scratch.name):
-            yield storage
-
-
-class TestBareServer(_Plain):
-    """A server without MLSD, MFMT and a FEAT that says more than SIZE, MDTM and REST, as many partners' are."""
-
-    @pytest.fixture
-    async def storage(self, scratch: Path, tmp_path: Path) -> AsyncGenerator[Storage]:
+    async def storage(self, scratch: Path) -> AsyncGenerator[Storage]:
         features = ("SIZE", "MDTM", "REST STREAM")
         async with FaultyFtpServer(scratch, features=features, greeting="(vsFTPd, as it were)") as server:
-            async for storage in self.opened(server.host, server.port, tmp_path / "secret"):
+            async with faulty(server, timeout=30) as storage:
                 yield storage
