@@ -70,8 +70,9 @@ async def asleep(the_flow: Flow, ledger: SqliteLedger, clock: Clock) -> list[str
         await asyncio.Event().wait()
 
     async def scheduler() -> None:
+        nonlocal taken
         async for tick in ticks(the_flow, ledger, clock, sleep):
-            taken.append(f"{tick:%d %H:%M:%S}")
+            taken = [*taken, f"{tick:%d %H:%M:%S}"]
 
     task = asyncio.create_task(scheduler())
     await waits.wait()

@@ -45,8 +45,9 @@ async def ticks(
     Whoever takes a tick does not ask for the next before its run has ended, so runs never overlap. Ticks that passed
     meanwhile, or while nobody asked (a machine that slept, a daemon that was stopped), are one tick, the last of
     them. A flow that the ledger has never seen starts at once with `every`, and at its next time with `cron`. Jitter
-    delays the start by up to `trigger.jitter` seconds. A tick whose run was broken off (a ledger that failed, a crash, a
-    reload) is taken again by whoever starts next. Ends at once if the flow has no schedule. Raises `LedgerUnavailable`.
+    delays the start by up to `trigger.jitter` seconds. A tick whose run was broken off (a ledger that failed, a
+    crash, a reload) is taken again by whoever starts next. Ends at once if the flow has no schedule. Raises
+    `LedgerUnavailable`.
     """
     schedule = schedule_of(flow.trigger)
     if schedule is None:
