@@ -120,6 +120,51 @@ def test_files_that_settle_are_waited_for_with_patience(cli: Cli, home: Path) ->
     assert (home / "out/a").read_bytes() == b"1"
 
 
+def to_one_place(home: Path) -> None:
+    file = home / "crossdock.yaml"
+    file.write_text(file.read_text().replace("{path}", "one"))
+
+
+def test_what_no_rule_can_move_is_named(cli: Cli, home: Path) -> None:
+    configure(home)
+    to_one_place(home)
+    for name in "abcde":
+        put(home, name, b"1")
+    result = cli("run", "--once")
+    assert result.code == 1
+    assert result.err == (
+        "move: a is not moved: b goes to dst:one as well\n"
+        "move: b is not moved: a goes to dst:one as well\n"
+        "move: c is not moved: a goes to dst:one as well\n"
+        "Next: crossdock explain move a\n"
+        f"0 transfers delivered, 0 B, in {result.err.rpartition(' in ')[2].partition(';')[0]};"
+        " 5 not moved because of a rule.\n"
+    )
+    file = home / "crossdock.yaml"
+    file.write_text(file.read_text().replace('to: "dst:one"', "rules: [{match: x, to: 'dst:'}]\n    unmatched: fail"))
+    assert "move: a is not moved: no rule matches\n" in cli("run", "--once").err
+
+
+def test_what_no_rule_can_move_is_named_by_a_daemon(home: Path) -> None:
+    """Once, until it is something else."""
+    configure(home)
+    to_one_place(home)
+    for name in "abcd":
+        put(home, name, b"1")
+    with daemon(home) as (process, said):
+        until(lambda: "Next: crossdock explain move a\n" in said(), "the files are named")
+        assert "move: 1 more file not moved because of a rule\n" in said()
+        for name in "bcd":
+            (home / "in" / name).unlink()
+        until((home / "out/one").exists, "the clash is over")
+        assert said().count("a is not moved") == 1, said()
+        put(home, "e", b"2")
+        put(home, "f", b"3")
+        until(lambda: "e is not moved: f goes to dst:one as well" in said(), "another one")
+        process.send_signal(signal.SIGTERM)
+        assert ended(process, said) == 0
+
+
 def test_a_daemon(home: Path) -> None:
     configure(home)
     with (home / "log").open("w+b") as log:

@@ -135,6 +135,10 @@ class _Once(_Command):
         for name, error in summary.errors.items():
             click.echo(f"crossdock: flow {name}:", err=True)
             complain(error)
+        for flow, path, reason in summary.stuck:
+            click.echo(_stuck(flow, path, reason), err=True)
+        if summary.stuck:
+            self.session.say(_explained(*summary.stuck[0][:2]))
         self.session.say(_summary(summary, seconds))
         for name, number in summary.parked.items():
             self.session.say(
@@ -158,7 +162,7 @@ class _Daemon(_Command):
         self._works: Config | None = None
         """The configuration that last ran."""
         self._said: dict[str, tuple[str, float]] = {}
-        """Flow, or "" for the ledger → what was said of it, and when."""
+        """Flow, "flow:" for its rules, or "" for the ledger → what was said of it, and when."""
         self._done: dict[str, tuple[int, int]] = {}
         """Flow → how many deliveries are still to be told, and their bytes."""
 
@@ -272,7 +276,7 @@ class _Daemon(_Command):
                 await stop.wait()
 
     def _looked(self, flow: str, found: Discovery | CrossdockError) -> None:
-        from crossdock.engine.engine import LeftAlone
+        from crossdock.engine.engine import STUCK_SHOWN, LeftAlone
 
         if isinstance(found, CrossdockError):
             if not (isinstance(found, LeftAlone) and flow in self._said):
@@ -283,17 +287,30 @@ class _Daemon(_Command):
         self._good(flow, f"flow {flow}: its source can be listed again")
         if found.added:
             self.say(f"{flow}: {count(len(found.added), 'transfer')} to do")
+        stuck = found.stuck(self.session.config.flows[flow])
+        lines = [_stuck(flow, each.entry.path, each.reason) for each in stuck[:STUCK_SHOWN]]
+        if len(stuck) > len(lines):
+            lines.append(f"{flow}: {count(len(stuck) - len(lines), 'more file')} not moved because of a rule")
+        if not stuck:
+            self._said.pop(f"{flow}:", None)
+        elif self._is_news(f"{flow}:", "\n".join(lines)):
+            self.note(*lines, _explained(flow, stuck[0].entry.path))
 
     def _bad(self, about: str, error: CrossdockError) -> None:
         """Said when it is new, and then once an hour."""
-        text, now = str(error), asyncio.get_running_loop().time()
-        said, at = self._said.get(about, ("", 0.0))
-        if said == text and now - at < _REPEATED:
+        if not self._is_news(about, str(error)):
             return
-        self._said[about] = text, now
         if about:
             self.note(f"crossdock: flow {about}:")
         self.note(*complaint(error))
+
+    def _is_news(self, about: str, text: str) -> bool:
+        now = asyncio.get_running_loop().time()
+        said, at = self._said.get(about, ("", 0.0))
+        if said == text and now - at < _REPEATED:
+            return False
+        self._said[about] = text, now
+        return True
 
     def _good(self, about: str, text: str) -> None:
         if self._said.pop(about, None) is not None:
@@ -302,6 +319,14 @@ class _Daemon(_Command):
 
 def _has_terminal() -> bool:
     return any(os.isatty(number) for number in range(3))
+
+
+def _stuck(flow: str, path: str, reason: str) -> str:
+    return f"{flow}: {shown(path)} is not moved: {shown(reason)}"
+
+
+def _explained(flow: str, path: str) -> str:
+    return f"Next: crossdock explain {shlex.quote(flow)} {shlex.quote(shown(path))}"
 
 
 def _name(transfer: Transfer) -> str:

@@ -43,6 +43,11 @@ class Discovery:
     def moves(self) -> list[Decision]:
         return [decision for decision in self.new if decision.verdict == "move"]
 
+    def stuck(self, flow: Flow) -> list[Decision]:
+        """Files that the rules keep from being moved, though somebody may think that they were: a failure of the run."""
+        wrong = {"clash", "fail", "unmatched"} if flow.unmatched == "fail" else {"clash", "fail"}
+        return [decision for decision in self.new if decision.verdict in wrong]
+
     @property
     def due(self) -> float | None:
         """Seconds until a file that settles may be finished, if waiting alone can do it."""

@@ -35,12 +35,14 @@ from crossdock.flows.plan import Planner
 from crossdock.ledger.base import LEASE, Ledger, Query, State, Transfer
 from crossdock.storage.storage import Storage
 
-__all__ = ["Engine", "EventSource", "FileEvent", "LeftAlone"]
+__all__ = ["STUCK_SHOWN", "Engine", "EventSource", "FileEvent", "LeftAlone"]
 
 log = logging.getLogger("crossdock.engine")
 
 PATIENCE = 5.0
 """Seconds that `run_once` waits for files to settle."""
+STUCK_SHOWN = 3
+"""Files of each flow, which no rule can move, that a run names; the others are counted."""
 _COUNTED = 1000
 _NOT_DONE = frozenset({State.PENDING, State.RUNNING, State.DELIVERED})
 GRACE = 30.0
@@ -266,7 +268,9 @@ class Engine:
                 summary.unmatched += unmatched
                 if self.planner(found.flow).flow.unmatched == "fail":
                     summary.refused += unmatched
-                summary.clashes += sum(each.verdict in ("clash", "fail") for each in found.new)
+                stuck = found.stuck(self.planner(found.flow).flow)
+                summary.clashes += sum(each.verdict in ("clash", "fail") for each in stuck)
+                summary.stuck += [(found.flow, each.entry.path, each.reason) for each in stuck[:STUCK_SHOWN]]
         return everything
 
     async def serve(

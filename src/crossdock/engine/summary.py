@@ -39,6 +39,8 @@ class Summary:
     refused: int = 0
     """Matched by no rule either, in flows that call that a failure."""
     clashes: int = 0
+    stuck: list[tuple[str, str, str]] = field(default_factory=list)
+    """Flow, path below its source, and reason: the first few of the refused and the clashes of each flow."""
     removed: int = 0
     """Archived files whose time was over."""
     late: list[Late] = field(default_factory=list)
