@@ -6,7 +6,7 @@ says nothing: what it showed before is not acted upon.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Sequence, Set
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -44,7 +44,7 @@ class Discovery:
         return [decision for decision in self.new if decision.verdict == "move"]
 
     def stuck(self, flow: Flow) -> list[Decision]:
-        """Files that the rules keep from being moved, though somebody may think that they were: a failure of the run."""
+        """Files that the rules keep from being moved, though somebody may think that they were: the run failed."""
         wrong = {"clash", "fail", "unmatched"} if flow.unmatched == "fail" else {"clash", "fail"}
         return [decision for decision in self.new if decision.verdict in wrong]
 
@@ -76,7 +76,12 @@ async def look(
     flow = planner.flow
 
     async def candidates() -> AsyncGenerator[Entry]:
-        async with aclosing(_named(planner, storage, only) if only is not None else _walked(planner, storage)) as all_:
+        def without(folder: str) -> bool:
+            found.skipped += (left_out := planner.leaves_out(folder))
+            return left_out
+
+        listing = _named(planner, storage, only) if only is not None else _walked(planner, storage, without)
+        async with aclosing(listing) as all_:
             async for entry in all_:
                 found.listed += 1
                 below = planner.below(entry)
@@ -141,8 +146,8 @@ async def add(
     return found.added
 
 
-async def _walked(planner: Planner, storage: Storage) -> AsyncGenerator[Entry]:
-    async with aclosing(storage.walk_pages(planner.flow.source.path)) as pages:
+async def _walked(planner: Planner, storage: Storage, without: Callable[[str], bool]) -> AsyncGenerator[Entry]:
+    async with aclosing(storage.walk_pages(planner.flow.source.path, without=without)) as pages:
         async for page in pages:
             for entry in page:
                 yield entry
