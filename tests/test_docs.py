@@ -6,11 +6,9 @@ import asyncio
 import os
 import re
 import runpy
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +20,10 @@ from crossdock.cli.table import COMMANDS
 from crossdock.config import load
 from crossdock.storage.s3 import S3Settings
 from crossdock.testing import FakeNetStorage
+from tests.pages import DOCS, blocks, run_commands
 from tests.servers import Moto, OpenSSH, Vsftpd
 
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
+ROOT = DOCS.parent
 
 
 def test_the_reference_is_what_the_code_says() -> None:
@@ -57,17 +55,6 @@ def test_the_memory_formula_of_the_docs_names_real_settings() -> None:
     assert "(pipe depth + 1) × chunk + writer parts in flight × part size" in text
     for name in re.findall(r"`(part_\w+|read_\w+)`", text):
         assert name in S3Settings.model_fields
-
-
-@dataclass(frozen=True)
-class Block:
-    kind: str
-    text: str
-
-
-def blocks(page: str) -> list[Block]:
-    text = (DOCS / page).read_text(encoding="utf-8")
-    return [Block(*found) for found in re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)]
 
 
 def test_the_configurations_of_the_guide_are_right(tmp_path: Path) -> None:
@@ -113,7 +100,7 @@ def test_the_guide_runs_as_it_is_written(
         "carrier": vsftpd.settings(root=f"{vsftpd.root}guide-{tmp_path.name}-{os.getpid()}"),
         "lake": {"endpoint_url": moto.endpoint_url, "bucket": bucket},
         "akamai": {"host": "127.0.0.1", "port": netstorage.port, "tls": False},
-    }  # fmt: skip
+    }
     monkeypatch.setenv("NETSTORAGE_KEY", netstorage.key)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", moto.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", moto.secret_key)
@@ -126,24 +113,9 @@ def test_the_guide_runs_as_it_is_written(
             for name, settings in yaml.safe_load(block.text)["endpoints"].items():
                 endpoints[name] = settings | here[name]
             (tmp_path / "crossdock.yaml").write_text(yaml.safe_dump({"endpoints": endpoints}))
-        for example in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:] if block.kind == "console" else ():
-            command, _, expected = example.partition("\n")
-            done = subprocess.run(
-                ["bash", "-c", command],
-                cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
-            )  # fmt: skip
-            assert re.fullmatch(_pattern(expected), done.stdout), f"$ {command}\n{done.stdout}\n-- expected\n{expected}"
-            ran += 1
+        elif block.kind == "console":
+            ran += run_commands(block.text, tmp_path)
     assert ran > 15
-
-
-def _pattern(expected: str) -> str:
-    """`…` is anything in a line; a line of its own, any lines."""
-    lines = [
-        "(?:.*\n)*?" if line == "…" else ".*".join(map(re.escape, line.split("…"))) + "\n"
-        for line in expected.splitlines()
-    ]
-    return "".join(lines)
 
 
 def _make_bucket(moto: Moto, bucket: str) -> None:

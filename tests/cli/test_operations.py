@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
-import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.test_docs import _pattern, blocks
+from tests.pages import blocks, run_commands
 
 
 def test_the_guide_runs_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,17 +20,4 @@ def test_the_guide_runs_as_it_is_written(tmp_path: Path, monkeypatch: pytest.Mon
     (configuration,) = [text for kind, text in found if kind == "yaml"]
     assert deadline in configuration
     (tmp_path / "crossdock.yaml").write_text(configuration)
-    ran = 0
-    for example in [one for kind, text in found if kind == "console" for one in _examples(text)]:
-        command, _, expected = example.partition("\n")
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
-        )  # fmt: skip
-        assert re.fullmatch(_pattern(expected), done.stdout), f"$ {command}\n{done.stdout}\n-- expected\n{expected}"
-        ran += 1
-    assert ran > 20
-
-
-def _examples(text: str) -> list[str]:
-    return re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]
+    assert sum(run_commands(text, tmp_path) for kind, text in found if kind == "console") > 20

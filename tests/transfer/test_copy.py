@@ -20,6 +20,7 @@ from crossdock.storage.local import LocalSettings
 from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.storage import Storage
 from crossdock.transfer.copy import CopyOptions, copy
+from tests.transfer.transforms.running import everything
 
 CONTENT = hashlib.shake_256(b"content").digest(3_000_001)
 
@@ -65,19 +66,6 @@ async def pair() -> AsyncIterator[tuple[Storage, Storage]]:
     async with Storage(MemoryBackend("one")) as source, Storage(MemoryBackend("two")) as target:
         await source.write_bytes("in/file.bin", CONTENT)
         yield source, target
-
-
-async def names(storage: Storage) -> list[str]:
-    """Every name at the endpoint, temporaries included."""
-    found = []
-    folders = [""]
-    while folders:
-        async for entry in storage.scan(folders.pop(), temporaries=True):
-            if entry.kind == "dir":
-                folders.append(entry.path)
-            else:
-                found.append(entry.path)
-    return sorted(found)
 
 
 async def test_receipt_joins_source_and_target_by_the_digest() -> None:
@@ -159,7 +147,7 @@ async def test_stream_that_ends_early_publishes_nothing() -> None:
         with pytest.raises(Truncated):
             await copy(short, "in/file.bin", target, "f")
         assert await target.read_bytes("f") == b"old"
-        assert await names(target) == ["f"]
+        assert await everything(target) == ["f"]
 
 
 async def test_stream_that_grows_publishes_nothing() -> None:
@@ -167,7 +155,7 @@ async def test_stream_that_grows_publishes_nothing() -> None:
         longer = Storage(Tampered(source.backend, lambda number, chunk: chunk + b"!" if number == 2 else chunk))
         with pytest.raises(SourceChanged):
             await copy(longer, "in/file.bin", target, "f")
-        assert await names(target) == []
+        assert await everything(target) == []
 
 
 @pytest.mark.parametrize("change", ["replace", "delete"])
@@ -187,7 +175,7 @@ async def test_source_that_changes_behind_an_open_stream(change: str) -> None:
         loose = Storage(Tampered(source.backend, tamper, pinned_reads=False))
         with pytest.raises(SourceChanged, match="nothing was published"):
             await copy(loose, "in/file.bin", target, "f")
-        assert await names(target) == []
+        assert await everything(target) == []
 
 
 async def test_pin_refuses_what_is_no_longer_the_listed_file() -> None:
@@ -196,7 +184,7 @@ async def test_pin_refuses_what_is_no_longer_the_listed_file() -> None:
         await source.write_bytes("in/file.bin", CONTENT[::-1])
         with pytest.raises(SourceChanged):
             await copy(source, "in/file.bin", target, "f", pin=listed)
-        assert await names(target) == []
+        assert await everything(target) == []
 
 
 class Failing(Layer):
@@ -248,7 +236,7 @@ async def test_target_that_fails(error: type[Exception], nth: int | None) -> Non
         with pytest.raises(error, match="as told"):
             await copy(source, "in/file.bin", Storage(Failing(memory.backend, error, nth)), "f")
         assert await memory.read_bytes("f") == b"old"
-        assert await names(memory) == ["f"]
+        assert await everything(memory) == ["f"]
 
 
 async def test_failed_attempt_can_be_resumed() -> None:
@@ -258,7 +246,7 @@ async def test_failed_attempt_can_be_resumed() -> None:
         with pytest.raises(ConnectionFailed):
             broken = Storage(Failing(memory.backend, ConnectionFailed, 5))
             await copy(source, "in/file.bin", broken, "f", on_checkpoint=tokens.append)
-        assert len(await names(memory)) == 1
+        assert len(await everything(memory)) == 1
         writes: list[int] = []
 
         class Counting(Layer):
@@ -285,7 +273,7 @@ async def test_failed_attempt_can_be_resumed() -> None:
         assert receipt.sha256 == hashlib.sha256(CONTENT).hexdigest()
         assert 0 < sum(writes) < len(CONTENT)
         assert sum(seen) == len(CONTENT)
-        assert await names(memory) == ["f"]
+        assert await everything(memory) == ["f"]
 
 
 async def test_nothing_is_left_on_a_full_disk() -> None:
@@ -295,7 +283,7 @@ async def test_nothing_is_left_on_a_full_disk() -> None:
         with pytest.raises(NoSpace):
             full = Storage(Failing(memory.backend, NoSpace, 5))
             await copy(source, "in/file.bin", full, "f", on_checkpoint=tokens.append)
-        assert (tokens, await names(memory)) == ([], [])
+        assert (tokens, await everything(memory)) == ([], [])
 
 
 async def test_checkpoint_whose_bytes_are_gone_starts_again() -> None:
@@ -305,7 +293,7 @@ async def test_checkpoint_whose_bytes_are_gone_starts_again() -> None:
             broken = Storage(Failing(memory.backend, ConnectionFailed, 5))
             await copy(source, "in/file.bin", broken, "f", on_checkpoint=tokens.append)
         await memory.discard(tokens[0])
-        assert await names(memory) == []
+        assert await everything(memory) == []
         receipt = await copy(source, "in/file.bin", memory, "f", options=CopyOptions(resume=tokens[0]))
         assert await memory.read_bytes("f") == CONTENT
         assert any("first byte" in note for note in receipt.notes)
@@ -324,7 +312,7 @@ async def test_cancelled_at_every_await() -> None:
             result = (await asyncio.gather(task, return_exceptions=True))[0]
             content = await target.read_bytes("f")
             assert content == (b"old" if isinstance(result, asyncio.CancelledError) else CONTENT)
-            assert await names(target) == ["f"]
+            assert await everything(target) == ["f"]
             outcomes.add(type(result).__name__)
     assert "CancelledError" in outcomes
 
