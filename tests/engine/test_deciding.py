@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -10,8 +11,13 @@ from crossdock.engine import discovery
 from crossdock.errors import (
     ConfigError,
     LedgerUnavailable,
+    PermissionDenied,
 )
-from crossdock.flows.flow import After, Destination, Rule, Settle
+from crossdock.flows.filters import Filters
+from crossdock.flows.filters import Rule as Exclude
+from crossdock.flows.flow import After, Destination, Place, Rule, Settle
+from crossdock.storage.base import Entry
+from crossdock.storage.layers import Layer
 from crossdock.storage.storage import Storage
 from tests.engine.places import House, broken, flow
 
@@ -62,6 +68,25 @@ async def test_unmatched_and_clash(home: House) -> None:
     assert (summary.unmatched, summary.clashes, summary.delivered, summary.good) == (1, 2, 0, False)
     strict = await home.run(flow(rules=rules, unmatched="fail"))
     assert strict.refused == 1
+
+
+async def test_a_folder_that_may_not_be_listed(home: House) -> None:
+    await home.put("in/a")
+    await home.put("in/lost+found/b")
+
+    class Locked(Layer):
+        async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
+            if path == "in/lost+found":
+                raise self.inner.error(PermissionDenied, "list", path, "not permitted")
+            async for page in self.inner.scan(path, recursive=recursive):
+                yield page
+
+    home.places["src"] = Locked(home.src)  # type: ignore[assignment]
+    below = Place("src", "in")
+    assert isinstance((await home.run(flow(source=below))).errors["f"], PermissionDenied)
+    left_out = Filters(rules=(Exclude(False, "lost+found/"),))
+    summary = await home.run(flow(source=below, filters=left_out))
+    assert (summary.delivered, summary.errors, summary.good) == (1, {}, True)
 
 
 async def test_caps_and_order(home: House) -> None:

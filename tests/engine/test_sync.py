@@ -17,7 +17,7 @@ import pytest
 
 from crossdock.engine.sync import Outcome, Summary, SyncOptions, sync
 from crossdock.errors import Conflict, ConnectionFailed, NotFound, PermissionDenied
-from crossdock.flows.filters import Filters
+from crossdock.flows.filters import Filters, Rule
 from crossdock.storage.base import Backend, Capabilities, Entry, Reader, WriteOptions
 from crossdock.storage.layers import Layer
 from crossdock.storage.local import LocalSettings
@@ -219,6 +219,46 @@ class Vanishes(Layer):
         files = [entry async for entry in Storage(self.inner).walk(path)]
         yield files[: self._after]
         raise self.inner.error(NotFound, "list", path, "no such key, and none below it")
+
+
+class Locked(Layer):
+    """Folders called "locked" may not be listed."""
+
+    all_at_once = False
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
+        return replace(self.inner.capabilities, recursive_scan=self.all_at_once)
+
+    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
+        if recursive:
+            found = [entry async for entry in Storage(self.inner).walk(path)]
+            for entry in found:
+                if "/locked/" in f"/{entry.path}":
+                    raise self.inner.error(PermissionDenied, "list", entry.path.rpartition("/")[0], "not permitted")
+                yield [entry]
+            return
+        if path.rpartition("/")[2] == "locked":
+            raise self.inner.error(PermissionDenied, "list", path, "not permitted")
+        async for page in self.inner.scan(path):
+            yield page
+
+
+@pytest.mark.parametrize("all_at_once", [False, True])
+async def test_a_folder_that_may_not_be_listed_is_left_out_if_a_rule_says_so(all_at_once: bool) -> None:
+    tree = {"in/a": b"1", "in/locked/b": b"2", "in/m/locked/c": b"3", "in/z": b"4"}
+    source, target = Locked((await filled("a", tree)).backend), Locked((await filled("b", {"locked/x": b"5"})).backend)
+    source.all_at_once = target.all_at_once = all_at_once
+    rules = Filters(rules=(Rule(False, "locked/"),))
+    _, outcomes = await run(Storage(source), Storage(target), "in", filters=rules, delete=True)
+    assert {path: outcome.action for path, outcome in outcomes.items()} == {
+        "a": "copy", "locked/": "skip", "m/locked/": "skip", "z": "copy",
+    }  # fmt: skip
+    assert outcomes["locked/"].reason == "excluded by 'locked/'; may not be listed"
+    assert await content(Storage(target.inner)) == {"a": b"1", "z": b"4", "locked/x": b"5"}
+    for filters, folder in ((Filters(), "in"), (Filters(rules=(Rule(False, "m/"),)), "in"), (rules, "in/locked")):
+        with pytest.raises(PermissionDenied):
+            await run(Storage(source), Storage(MemoryBackend("c")), folder, filters=filters)
 
 
 async def test_a_target_that_is_not_there_is_empty_and_one_that_vanishes_is_an_error() -> None:

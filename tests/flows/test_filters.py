@@ -108,6 +108,24 @@ def test_the_first_rule_that_matches_decides() -> None:
     assert Filters(rules=(Rule(False, "*.tmp"),)).name_verdict("a.txt") is None
 
 
+@pytest.mark.parametrize(
+    ("rules", "yes", "no"),
+    [
+        ([Rule(False, "lost+found/")], ["lost+found", "a/lost+found", "lost+found/x"], ["lost", "found/lost"]),
+        ([Rule(False, "a/b/")], ["a/b", "a/b/c"], ["a", "b", "x/a/b"]),
+        ([Rule(False, "{a,b}/**")], ["a", "b/c"], ["c"]),
+        ([Rule(False, "a")], [], ["a"]),
+        ([Rule(False, "*")], [], ["a"]),
+        ([Rule(True, "x.csv"), Rule(False, "a/")], [], ["a"]),
+        ([Rule(False, "a/"), Rule(True, "x.csv")], ["a"], ["b"]),
+    ],
+)
+def test_folders_that_are_left_out_as_a_whole(rules: list[Rule], yes: list[str], no: list[str]) -> None:
+    filters = Filters(rules=tuple(rules))
+    assert [folder for folder in (*yes, *no) if filters.folder_verdict(folder)] == yes
+    assert all(filters.name_verdict(f"{folder}/any/file") for folder in yes)
+
+
 def test_bounds() -> None:
     entry = Entry(path="a", size=10, modified=NOW - timedelta(hours=1))
     assert Filters().verdict(entry, NOW) is None

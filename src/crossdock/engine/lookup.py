@@ -157,7 +157,7 @@ async def at_source(planner: Planner, storage: Storage, text: str, now: datetime
     text = text.strip("/")
     pattern = _compiled(text)
     found: list[Found] = []
-    async with aclosing(storage.walk(planner.flow.source.path)) as entries:
+    async with aclosing(storage.walk(planner.flow.source.path, without=planner.leaves_out)) as entries:
         async for entry in entries:
             path = entry.path
             if path != text and not path.endswith(f"/{text}") and (pattern is None or not pattern.match(path)):

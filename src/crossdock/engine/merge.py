@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
@@ -17,9 +17,21 @@ Pair = tuple[str, Entry | None, Entry | None]
 """A name relative to both folders, and what it stands for at the source and at the target."""
 
 
-async def merged(source: Storage, folder: str, target: Storage, to: str) -> AsyncGenerator[list[Pair]]:
-    """All names of both trees, in code-point order, many at a time. A target that is not there yet is empty."""
-    ours, theirs = _Side(source, folder, missing_is_empty=False), _Side(target, to, missing_is_empty=True)
+async def merged(
+    source: Storage,
+    folder: str,
+    target: Storage,
+    to: str,
+    *,
+    without: Callable[[str], bool] | None = None,
+    without_there: Callable[[str], bool] | None = None,
+) -> AsyncGenerator[list[Pair]]:
+    """All names of both trees, in code-point order, many at a time. A target that is not there yet is empty.
+
+    `without`, `without_there`: as `Storage.walk_pages` takes them, for names relative to the folders.
+    """
+    ours = _Side(source, folder, missing_is_empty=False, without=without)
+    theirs = _Side(target, to, missing_is_empty=True, without=without_there)
     async with aclosing(ours.pages), aclosing(theirs.pages):
         await _both(ours.more(), theirs.more())
         while ours.names or theirs.names:
@@ -30,10 +42,12 @@ async def merged(source: Storage, folder: str, target: Storage, to: str) -> Asyn
 class _Side:
     """What one tree has listed and not yet been merged: `names` (relative to the folder) and their `entries`."""
 
-    def __init__(self, storage: Storage, folder: str, *, missing_is_empty: bool) -> None:
-        self.pages = storage.walk_pages(folder)
+    def __init__(
+        self, storage: Storage, folder: str, *, missing_is_empty: bool, without: Callable[[str], bool] | None
+    ) -> None:
+        self._skip = skip = len(folder) + 1 if folder else 0
+        self.pages = storage.walk_pages(folder, without=without and (lambda path: without(path[skip:])))
         self._missing_is_empty = missing_is_empty
-        self._skip = len(folder) + 1 if folder else 0
         self.names: list[str] = []
         self.entries: list[Entry] = []
         self.ended = False

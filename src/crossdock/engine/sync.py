@@ -148,7 +148,23 @@ class _Run:
         """Fill the queue. The digests of one page are taken while the next one is listed and compared."""
         taking: asyncio.Task[list[_Unsure]] | None = None
         try:
-            async with aclosing(merged(self.source, self.folder, self.target, self.to)) as pages:
+            verdict = self.options.filters.folder_verdict
+
+            def without(folder: str) -> bool:
+                if (reason := verdict(folder)) is None:
+                    return False
+                self._skip(f"{folder}/", f"{reason}; may not be listed")
+                return True
+
+            listing = merged(
+                self.source,
+                self.folder,
+                self.target,
+                self.to,
+                without=without,
+                without_there=lambda folder: verdict(folder) is not None,
+            )
+            async with aclosing(listing) as pages:
                 async for pairs in pages:
                     unsure: list[_Unsure] = []
                     for name, entry, there in pairs:

@@ -73,6 +73,15 @@ class Filters:
                 return None if rule.include else f"excluded by {rule.pattern!r}"
         return "no include rule matches" if self._includes else None
 
+    def folder_verdict(self, folder: str) -> str | None:
+        """The exclude rule that leaves out all that is below a folder, if one does so before any other can take it."""
+        for rule in self.rules:
+            if rule.include:
+                return None
+            if rule.pattern.endswith(("/", "/**")) and rule.matches(f"{folder}/x"):
+                return f"excluded by {rule.pattern!r}"
+        return None
+
     def _bounds(self, entry: Entry, now: datetime) -> str | None:
         if self.min_size is not None or self.max_size is not None:
             if entry.size is None:

@@ -125,6 +125,11 @@ class Planner:
                 return "its sender uses such names while it writes (settle.temporary)"
         return self.flow.filters.name_verdict(path)
 
+    def leaves_out(self, folder: str) -> bool:
+        """An exclude rule leaves out all that is below this folder of the endpoint."""
+        below = folder.removeprefix(self.prefix)
+        return self.flow.filters.folder_verdict(below) is not None
+
     def skipped(self, entry: Entry, now: datetime) -> str | None:
         """Why a file is not taken, now; `entry.path` is below the source."""
         if entry.kind != "file":

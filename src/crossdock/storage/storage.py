@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -13,6 +13,7 @@ from typing import Self, final
 from crossdock.errors import (
     InvalidPath,
     NotFound,
+    PermissionDenied,
     ProtocolViolation,
     StorageError,
     Unsupported,
@@ -103,20 +104,43 @@ class Storage:
                     if temporaries or not is_temporary(entry.path):
                         yield entry
 
-    async def walk(self, path: str = "") -> AsyncGenerator[Entry]:
-        """All that is below a folder but folders, in ascending order of the paths' code points."""
-        async with aclosing(self.walk_pages(path)) as pages:
+    async def walk(self, path: str = "", *, without: Callable[[str], bool] | None = None) -> AsyncGenerator[Entry]:
+        """All that is below a folder but folders, in ascending order of the paths' code points.
+
+        `without` is asked about a folder below it that may not be listed: True leaves it out, else its error is raised.
+        """
+        async with aclosing(self.walk_pages(path, without=without)) as pages:
             async for page in pages:
                 for entry in page:
                     yield entry
 
-    def walk_pages(self, path: str = "") -> AsyncGenerator[list[Entry]]:
+    def walk_pages(
+        self, path: str = "", *, without: Callable[[str], bool] | None = None
+    ) -> AsyncGenerator[list[Entry]]:
         """`walk`, many entries at a time.
 
         Memory: one page of a store that lists recursively, else the folders on the way down and a few ahead.
         """
         path = self.checked(path, "list")
-        return self._walk_keys(path) if self.capabilities.recursive_scan else self._walk_folders(path)
+        if not self.capabilities.recursive_scan:
+            return self._walk_folders(path, without)
+        return self._walk_keys(path) if without is None else self._walk_both_ways(path, without)
+
+    async def _walk_both_ways(self, path: str, without: Callable[[str], bool]) -> AsyncGenerator[list[Entry]]:
+        """All at once while that goes well; then folder by folder, from where it was."""
+        last = ""
+        try:
+            async with aclosing(self._walk_keys(path)) as pages:
+                async for page in pages:
+                    yield page
+                    last = page[-1].path if page else last
+            return
+        except PermissionDenied:
+            pass
+        async with aclosing(self._walk_folders(path, without)) as pages:
+            async for page in pages:
+                if rest := [entry for entry in page if entry.path > last]:
+                    yield rest
 
     async def _walk_keys(self, path: str) -> AsyncGenerator[list[Entry]]:
         last = ""
@@ -134,7 +158,9 @@ class Storage:
                     last = entry.path
                 yield _without_temporaries(page)
 
-    async def _walk_folders(self, path: str) -> AsyncGenerator[list[Entry]]:
+    async def _walk_folders(
+        self, path: str, without: Callable[[str], bool] | None = None
+    ) -> AsyncGenerator[list[Entry]]:
         ahead: deque[tuple[str, asyncio.Task[list[Entry]]]] = deque()
         pending: list[Entry] = []
 
@@ -143,9 +169,14 @@ class Storage:
 
         async def listed(folder: str) -> list[Entry]:
             found: list[Entry] = []
-            async with aclosing(self.backend.scan(folder)) as pages:
-                async for page in pages:
-                    found += _without_temporaries(page)
+            try:
+                async with aclosing(self.backend.scan(folder)) as pages:
+                    async for page in pages:
+                        found += _without_temporaries(page)
+            except PermissionDenied:
+                if without is None or folder == path or not without(folder):
+                    raise
+                return []
             found.sort(key=order, reverse=True)
             return found
 
