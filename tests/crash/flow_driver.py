@@ -35,7 +35,7 @@ from crossdock.flows.flow import After, Destination, Flow, Place, Retry, Rule, S
 from crossdock.ledger.base import Lease, Ledger
 from crossdock.ledger.postgres import PostgresLedger
 from crossdock.ledger.sqlite import SqliteLedger
-from crossdock.storage.local import LocalBackend
+from crossdock.storage.local.backend import LocalBackend
 from crossdock.storage.registry import new_storage, settings_class
 from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.s3.backend import S3Backend

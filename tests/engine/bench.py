@@ -17,7 +17,7 @@ from crossdock.ledger.base import Lease, Planned, State
 from crossdock.ledger.sqlite import SqliteLedger
 from crossdock.storage.base import Backend, Entry
 from crossdock.storage.layers import Layer
-from crossdock.storage.local import LocalBackend
+from crossdock.storage.local import LocalSettings
 from crossdock.storage.storage import Storage
 from tests.engine.clocks import Clock
 
@@ -77,7 +77,7 @@ class Bench:
         self.flow = replace(self.flow, after=after or self.flow.after, **more)
 
         def new(name: str) -> Storage:
-            return self.storage if name == "bank" else Storage(LocalBackend(name, self.target))
+            return self.storage if name == "bank" else Storage(LocalSettings(root=self.target).backend(name))
 
         async def send(to: Webhook | Mail, notice: Notice) -> None:
             if self.refuse is not None:

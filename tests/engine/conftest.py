@@ -11,7 +11,7 @@ import pytest
 from crossdock.ledger.memory import MemoryLedger
 from crossdock.ledger.sqlite import SqliteLedger
 from crossdock.storage.base import Backend
-from crossdock.storage.local import LocalBackend
+from crossdock.storage.local import LocalSettings
 from crossdock.storage.retry import Retry
 from crossdock.storage.sftp.settings import SftpSettings
 from crossdock.storage.storage import Storage
@@ -35,7 +35,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     kind: str = getattr(request, "param", "local")
     if kind == "local":
         (tmp_path / "source").mkdir()
-        yield LocalBackend("bank", tmp_path / "source")
+        yield LocalSettings(root=tmp_path / "source").backend("bank")
     elif kind == "openssh":
         server: OpenSSH = request.getfixturevalue("openssh")
         folder = server.folder / uuid.uuid4().hex

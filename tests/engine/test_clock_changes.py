@@ -8,7 +8,7 @@ import pytest
 
 from crossdock.flows.flow import After, Settle
 from crossdock.ledger.sqlite import SqliteLedger
-from crossdock.storage.local import LocalBackend
+from crossdock.storage.local import LocalSettings
 from tests.engine.bench import DAY, Bench, Fragile
 from tests.engine.clocks import Clock
 from tests.engine.places import House, flow
@@ -51,7 +51,9 @@ async def test_keep_counts_time_that_passes(tmp_path: Path, start: str) -> None:
     (tmp_path / "target").mkdir()
     after = After(archive=".done", keep=2 * DAY)
     async with SqliteLedger(tmp_path / "crossdock.db", clock=clock.seconds) as ledger:
-        bench = Bench(Fragile(LocalBackend("bank", tmp_path / "source")), tmp_path / "target", ledger, clock)
+        bench = Bench(
+            Fragile(LocalSettings(root=tmp_path / "source").backend("bank")), tmp_path / "target", ledger, clock
+        )
         async with bench.storage:
             (lease,) = await bench.delivered(await bench.write())
             assert (await bench.follow(lease, after))[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crossdock.storage.local import LocalBackend
+from crossdock.storage.local import LocalSettings
 from crossdock.storage.storage import Storage
 
 
@@ -19,5 +19,5 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def storage(root: Path) -> AsyncGenerator[Storage]:
-    async with Storage(LocalBackend("disk", root)) as storage:
+    async with Storage(LocalSettings(root=root).backend("disk")) as storage:
         yield storage

@@ -22,7 +22,7 @@ from crossdock.errors import (
     Unsupported,
 )
 from crossdock.storage.base import Expect, WriteOptions
-from crossdock.storage.local import LocalBackend, LocalSettings
+from crossdock.storage.local import LocalSettings
 from crossdock.storage.staging import is_temporary
 from crossdock.storage.storage import Storage
 
@@ -123,7 +123,7 @@ class TestFaults:
     async def test_a_root_that_is_not_there_is_not_made(self, tmp_path: Path) -> None:
         """A mount that is missing is not filled up underneath."""
         with pytest.raises(NotFound):
-            async with Storage(LocalBackend("disk", tmp_path / "missing")):
+            async with Storage(LocalSettings(root=tmp_path / "missing").backend("disk")):
                 pass
         assert os.listdir(tmp_path) == []
 

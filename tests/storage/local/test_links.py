@@ -16,7 +16,7 @@ from crossdock.errors import (
     StorageError,
 )
 from crossdock.storage.base import WriteOptions
-from crossdock.storage.local import LocalBackend
+from crossdock.storage.local import LocalSettings
 from crossdock.storage.staging import temporary_path
 from crossdock.storage.storage import Storage
 
@@ -79,7 +79,7 @@ class TestLinks:
     async def test_the_root_may_be_a_link(self, root: Path, tmp_path: Path) -> None:
         """What the user names is meant."""
         (tmp_path / "alias").symlink_to(root)
-        async with Storage(LocalBackend("disk", tmp_path / "alias")) as storage:
+        async with Storage(LocalSettings(root=tmp_path / "alias").backend("disk")) as storage:
             await storage.write_bytes("name", b"x")
         assert (root / "name").read_bytes() == b"x"
 

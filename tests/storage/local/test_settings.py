@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from crossdock.errors import (
     ConfigError,
 )
-from crossdock.storage.local import LocalBackend, LocalSettings
+from crossdock.storage.local import LocalSettings
 from crossdock.storage.registry import parse_url
 from crossdock.storage.staging import is_temporary
 from crossdock.storage.storage import Storage
@@ -23,14 +23,16 @@ class TestModes:
         """0640 and 0750 unless the endpoint says otherwise; a temporary is its owner's alone."""
         old = os.umask(0o077)
         try:
-            async with Storage(LocalBackend("disk", tmp_path)) as storage:
+            async with Storage(LocalSettings(root=tmp_path).backend("disk")) as storage:
                 async with storage.write("a/b/name") as writer:
                     await writer.write(bytes(2 << 20))
                     (staged,) = (tmp_path / "a" / "b").iterdir()
                     assert is_temporary(staged.name)
                     assert staged.stat().st_mode & 0o777 == 0o600
                 await storage.write_bytes("a/b/name", b"x")
-            async with Storage(LocalBackend("disk", tmp_path, file_mode=0o664, dir_mode=0o775)) as storage:
+            async with Storage(
+                LocalSettings(root=tmp_path, file_mode="0664", dir_mode="0775").backend("disk")
+            ) as storage:
                 await storage.write_bytes("c/name", b"x")
         finally:
             os.umask(old)
@@ -48,7 +50,7 @@ class TestModes:
             real(file)
 
         monkeypatch.setattr(os, "fsync", noted)
-        async with Storage(LocalBackend("disk", tmp_path, fsync=fsync)) as storage:
+        async with Storage(LocalSettings(root=tmp_path, fsync=fsync).backend("disk")) as storage:
             await storage.write_bytes("name", b"x")
         if fsync:
             assert is_temporary(flushed[0])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crossdock.storage.local import LocalBackend
+from crossdock.storage.local import LocalSettings
 from crossdock.storage.storage import Storage
 from crossdock.testing import FolderPeer, Peer, StorageSuite
 
@@ -15,7 +15,7 @@ from crossdock.testing import FolderPeer, Peer, StorageSuite
 class TestLocal(StorageSuite):
     @pytest.fixture
     async def storage(self, tmp_path: Path) -> AsyncGenerator[Storage]:
-        async with Storage(LocalBackend("disk", tmp_path)) as storage:
+        async with Storage(LocalSettings(root=tmp_path).backend("disk")) as storage:
             yield storage
 
     @pytest.fixture

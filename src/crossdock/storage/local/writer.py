@@ -12,8 +12,8 @@ from contextlib import suppress
 
 from crossdock.errors import CrossdockError, NotFound
 from crossdock.storage.base import Entry, WriteOptions
-from crossdock.storage.local_threads import Threads
-from crossdock.storage.local_tree import Tree, nanoseconds
+from crossdock.storage.local.threads import Threads
+from crossdock.storage.local.tree import Tree, nanoseconds
 from crossdock.storage.staging import StagedWriter, Stored
 
 __all__ = ["LocalWriter"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from crossdock.storage.base import Entry
-from crossdock.storage.local_tree import Tree
+from crossdock.storage.local.tree import Tree
 
 __all__ = ["Listing", "Walk"]
 
