@@ -87,6 +87,8 @@ async def test_a_folder_that_may_not_be_listed(home: House) -> None:
     left_out = Filters(rules=(Exclude(False, "lost+found/"),))
     summary = await home.run(flow(source=below, filters=left_out))
     assert (summary.delivered, summary.errors, summary.good) == (1, {}, True)
+    itself = flow(source=Place("src", "in/lost+found"), filters=left_out)
+    assert isinstance((await home.run(itself)).errors["f"], PermissionDenied), "its own source is never left out"
 
 
 async def test_caps_and_order(home: House) -> None:
