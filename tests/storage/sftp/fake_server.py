@@ -35,6 +35,7 @@ class FakeSftp:
     def __init__(self, **files: bytes) -> None:
         self.files: dict[bytes, bytearray] = {b"/" + name.encode(): bytearray(data) for name, data in files.items()}
         self.folders: set[bytes] = {b"/"}
+        self.times: dict[bytes, int] = {}
         self.seen: list[int] = []
         self.bursts: list[list[int]] = []
         """Request types, by the channel write they came in."""
@@ -53,7 +54,7 @@ class FakeSftp:
         if self.attributes & c.A_PERMISSIONS:
             out += struct.pack(">I", (stat.S_IFDIR if folder else stat.S_IFREG) | 0o644)
         if self.attributes & c.A_TIMES:
-            out += struct.pack(">II", 1_700_000_000, 1_700_000_000)
+            out += struct.pack(">II", *[self.times.get(name, 1_700_000_000)] * 2)
         return out
 
     def reply(self, kind: int, body: bytes) -> tuple[int, bytes] | bytes:
@@ -95,9 +96,11 @@ class FakeSftp:
                     return MISSING
                 self.folders.add(name)
                 return OK
-            case c.FSETSTAT:
+            case c.FSETSTAT | c.SETSTAT:
                 if U32.unpack_from(rest)[0] & c.A_SIZE:
                     del self.files[name][int.from_bytes(rest[4:12], "big") :]
+                else:
+                    self.times[name] = U32.unpack_from(rest, 8)[0]
                 return OK
             case c.CLOSE:
                 return OK
@@ -113,6 +116,8 @@ class FakeSftp:
         if old not in self.files:
             return MISSING
         self.files[new] = self.files.pop(old)
+        if old in self.times:
+            self.times[new] = self.times.pop(old)
         return OK
 
     def open(self, name: bytes, flags: int) -> tuple[int, bytes]:

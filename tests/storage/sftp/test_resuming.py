@@ -119,3 +119,26 @@ async def test_a_failed_resume_keeps_what_is_staged_for_another() -> None:
         assert leftovers(sftp)
         await storage.discard(token)
         assert not leftovers(sftp)
+
+
+@pytest.mark.parametrize("readable", [False, True])
+async def test_what_is_staged_is_opened_in_a_way_that_does_not_empty_it(*, readable: bool) -> None:
+    """Erlang's server empties what is opened for writing alone; where reading is forbidden, that has to do."""
+    sftp = FakeSftp()
+    async with served(sftp) as (storage, _):
+        token = await suspended(storage, DATA[:400_000])
+
+        def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+            if kind != c.OPEN:
+                return None
+            name, at = c.take(body, 0)
+            reads = bool(c.U32.unpack_from(body, at)[0] & c.FOR_READING)
+            if readable and not reads:
+                sftp.files[name].clear()
+            return status(3) if reads and not readable else None
+
+        sftp.hook = hook
+        writer = await storage.begin_write("x", WriteOptions(resume=token))
+        await writer.write(DATA[writer.offset :])
+        await writer.commit(Expect(size=len(DATA)))
+    assert sftp.files == {b"/x": DATA}

@@ -11,8 +11,10 @@ import pytest
 from crossdock.errors import CrossdockError, NotFound, ProtocolViolation
 from crossdock.storage.base import Entry
 from crossdock.storage.sftp import codec as c
+from crossdock.storage.sftp.backend import SftpBackend
 from crossdock.storage.sftp.codec import U32, Violation, text
-from crossdock.storage.sftp.wire import Session, Silent
+from crossdock.storage.sftp.replies import SameHandle, Silent
+from crossdock.storage.sftp.wire import Session
 from crossdock.storage.storage import Storage
 from tests.storage.sftp.fake_server import FakeSftp, serving, status
 
@@ -221,3 +223,58 @@ async def test_ten_thousand_entries_stream() -> None:
     async with serving(sftp) as peer, Storage(peer.settings().backend("fake")) as storage:
         found: list[Entry] = [entry async for entry in storage.scan()]
     assert sorted(entry.path for entry in found) == [f"f{n:05}" for n in range(2000)]
+
+
+def _packet(kind: int, number: int, payload: bytes) -> bytes:
+    return U32.pack(5 + len(payload)) + bytes((kind,)) + U32.pack(number) + payload
+
+
+async def test_one_handle_for_two_open_files_ends_the_session() -> None:
+    """Erlang's server gives the third file that is open at once the handle of another: no byte after that is used."""
+    session = Session(60)
+    session.connection_made(_Channel())
+    first, second = (session.request(c.OPEN, text(name), c.NO_ATTRS) for name in (b"/a", b"/b"))
+    session.data_received(_packet(c.HANDLE, 1, text(b"0")), None)
+    data = session.request(c.READ, text(b"0"))
+    session.data_received(_packet(c.HANDLE, 2, text(b"0")) + _packet(c.DATA, 3, text(b"of b")), None)
+    assert await first == (c.HANDLE, text(b"0"))
+    for future in (second, data):
+        assert isinstance(future.exception(), SameHandle)
+
+
+async def test_a_handle_may_come_again() -> None:
+    """Once it was closed; and for the same name, as of servers whose handles are names."""
+    session = Session(60)
+    session.connection_made(_Channel())
+    for number, name in ((1, b"/a"), (2, b"/a"), (4, b"/b")):
+        opened = session.request(c.OPEN, text(name), c.NO_ATTRS)
+        session.data_received(_packet(c.HANDLE, number, text(b"0")), None)
+        assert await opened == (c.HANDLE, text(b"0"))
+        if number == 2:
+            closed = session.request(c.CLOSE, text(b"0"))
+            session.data_received(_packet(c.STATUS, 3, U32.pack(0)), None)
+            await closed
+    refused = session.request(c.OPEN, text(b"/c"), c.NO_ATTRS)
+    session.data_received(_packet(c.STATUS, 5, U32.pack(2)), None)
+    await refused
+    assert session.failure is None and not session._opening
+
+
+async def test_a_server_that_mixes_up_handles_gets_one_file_per_connection() -> None:
+    sftp = FakeSftp(a=b"of a", b=b"of b")
+    async with serving(sftp) as peer, Storage(peer.settings(max_connections=1).backend("fake")) as storage:
+        backend = storage.backend
+        assert isinstance(backend, SftpBackend)
+        first = await backend.begin_read("a")
+        sftp.hook = lambda kind, body: (c.HANDLE, text(b"/a")) if kind == c.OPEN else None
+        with pytest.raises(ProtocolViolation, match="one handle to two open files"):
+            await backend.begin_read("b")
+        await first.close()
+        sftp.hook = None
+        first = await backend.begin_read("a")
+        second = asyncio.create_task(backend.begin_read("b"))
+        assert await first.read() == b"of a"
+        assert not second.done()
+        await first.close()
+        assert await (await second).read() == b"of b"
+        await second.result().close()

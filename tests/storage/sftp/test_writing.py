@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from datetime import UTC, datetime
 
 import pytest
@@ -20,19 +21,68 @@ from crossdock.errors import (
 )
 from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.sftp import codec as c
+from crossdock.storage.sftp.backend import SftpBackend
 from crossdock.storage.sftp.codec import U32
 from tests.storage.sftp.fake_server import FAILURE, OK, FakeSftp, status
 from tests.storage.sftp.places import DATA, WHEN, leftovers, served
 
 
-async def test_a_small_file_takes_three_round_trips() -> None:
+@pytest.mark.parametrize("openssh", [False, True])
+async def test_the_round_trips_of_a_small_file(*, openssh: bool) -> None:
+    """Three with OpenSSH; others, which may answer several requests at once, are not told to close before the rest."""
     sftp = FakeSftp()
     async with served(sftp) as (storage, _):
+        backend = storage.backend
+        assert isinstance(backend, SftpBackend)
+        assert not backend.calls.openssh
+        backend.calls.openssh = openssh
         sftp.bursts.clear()
         entry = await storage.write_bytes("x", b"small", WriteOptions(modified=WHEN))
     assert entry.size == 5
-    assert sftp.bursts == [[c.OPEN], [c.WRITE, c.FSETSTAT, c.EXTENDED, c.FSTAT, c.LSTAT, c.CLOSE], [c.EXTENDED]]
+    first = [c.WRITE, c.FSETSTAT, c.EXTENDED, c.FSTAT]
+    expected = [[*first, c.CLOSE]] if openssh else [[*first, c.LSTAT], [c.CLOSE]]
+    assert sftp.bursts == [[c.OPEN], *expected, [c.EXTENDED]]
     assert sftp.files == {b"/x": b"small"}
+
+
+async def test_what_a_server_describes_before_it_has_written_it_is_looked_at_again() -> None:
+    """Go's pkg/sftp answers FSTAT and FSETSTAT while it still writes: size and time are those of the end."""
+    sftp = FakeSftp()
+    early = True
+
+    def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        nonlocal early
+        if kind == c.FSTAT and early:
+            early = False
+            return c.ATTRS, struct.pack(">IQII", c.A_SIZE | c.A_TIMES, 0, 5, 5)
+        return OK if kind == c.FSETSTAT else None
+
+    sftp.hook = hook
+    async with served(sftp) as (storage, _):
+        entry = await storage.write_bytes("x", b"small", WriteOptions(modified=WHEN))
+        assert (entry.size, entry.modified) == (5, WHEN)
+        assert (await storage.stat("x")).modified == WHEN
+
+
+async def test_a_server_that_cannot_tell_a_late_time_is_not_given_one_again() -> None:
+    """Apache MINA takes times after 2038, and ends the session when it is to tell one: the next attempt sets none."""
+    sftp = FakeSftp()
+    late = datetime(2040, 1, 1, tzinfo=UTC)
+    async with served(sftp) as (storage, peer):
+
+        def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+            if kind == c.FSTAT and any(told > 0x7FFFFFFF for told in sftp.times.values()):
+                sftp.times.clear()
+                peer.connections[-1].abort()
+            return None
+
+        sftp.hook = hook
+        with pytest.raises(ConnectionFailed):
+            await storage.write_bytes("x", b"small", WriteOptions(modified=late))
+        await storage.write_bytes("x", b"small", WriteOptions(modified=late))
+        assert sftp.files == {b"/x": b"small"}
+        await storage.write_bytes("x", b"other", WriteOptions(modified=WHEN))
+        assert sftp.times == {b"/x": WHEN.timestamp()}
 
 
 async def test_a_large_file_is_written_in_order() -> None:
@@ -154,7 +204,9 @@ async def test_a_full_disk_is_told_from_other_failures() -> None:
 
 async def test_a_server_that_stores_less_is_found_out() -> None:
     sftp = FakeSftp()
-    sftp.hook = lambda kind, body: (c.ATTRS, U32.pack(1) + (5).to_bytes(8, "big")) if kind == c.FSTAT else None
+    sftp.hook = lambda kind, body: (
+        (c.ATTRS, U32.pack(1) + (5).to_bytes(8, "big")) if kind in (c.FSTAT, c.LSTAT) else None
+    )
     async with served(sftp) as (storage, _):
         with pytest.raises(IntegrityError, match="the endpoint holds 5"):
             await storage.write_bytes("x", DATA)

@@ -160,11 +160,11 @@ class Session(asyncssh.SSHClientSession[bytes]):
             if data and (len(body) < 8 or U32.unpack_from(body, 4)[0] != len(body) - 8):
                 raise _other_length()
             reply_id = U32.unpack_from(body)[0]
+            if self._opening and (path := self._opening.pop(reply_id, None)) is not None and kind == codec.HANDLE:
+                self._opened(path, bytes(body[4:]))
             future = self._pending.pop(reply_id, None)
             if future is None:
                 raise _unasked(reply_id)
-            if self._opening and (path := self._opening.pop(reply_id, None)) is not None and kind == codec.HANDLE:
-                self._opened(path, bytes(body[4:]))
             if not future.done():
                 future.set_result((kind, bytes(body[8:] if data else body[4:])))
         elif kind == codec.VERSION and self._version is not None:

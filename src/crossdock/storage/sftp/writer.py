@@ -202,9 +202,7 @@ class SftpWriter(StagedWriter):
             return await self._sealed()
         except ConnectionFailed:
             if (self._seconds() or 0) > _SIGNED:
-                log.warning(
-                    "%s ends the session, perhaps over a time after 2038: none is set from now on", self.endpoint
-                )
+                log.warning("%s ended the session, perhaps over a time after 2038: none is set again", self.endpoint)
                 self._calls.late_times = False
             raise
 
@@ -222,6 +220,7 @@ class SftpWriter(StagedWriter):
             described = session.request(codec.FSTAT, handle) if looks else None
             if looks and not self._direct and not self._calls.openssh:
                 self._there = session.request(codec.LSTAT, text(self._final))
+            await self._before_close(stamped, synced, described)
             closed = session.request(codec.CLOSE, handle)
             self._handle = None
             while self._queue:
@@ -239,6 +238,15 @@ class SftpWriter(StagedWriter):
         if attrs is None:
             return Stored(None)
         return Stored(attrs.size, replace(entry_of(self.path, attrs), kind="file"))
+
+    async def _before_close(self, *others: asyncio.Future[Reply] | None) -> None:
+        """Servers that answer several requests at once, as node's ssh2 makes them, close a file under its writes.
+
+        Those may then end in the next file that gets the descriptor.
+        """
+        waiting = [future for future, _ in self._queue] + [future for future in others if future is not None]
+        if waiting and not self._calls.openssh:
+            await asyncio.wait(waiting)
 
     def _stamp(self, session: Session, handle: bytes) -> asyncio.Future[Reply] | None:
         seconds = self._seconds()
@@ -350,6 +358,8 @@ class SftpWriter(StagedWriter):
             self._release()
 
     async def _clean_up(self) -> None:
+        if self._touched:
+            await self._before_close()
         for future, _ in self._queue:
             future.cancel()
         self._queue.clear()
@@ -374,6 +384,7 @@ class SftpWriter(StagedWriter):
     async def _let_go(self) -> None:
         try:
             if self._connection is not None and self._connection.session.alive and self._handle is not None:
+                await self._before_close()
                 session, handle, self._handle = self._connection.session, self._handle, None
                 synced = self._sync(session, handle)
                 closed = session.request(codec.CLOSE, handle)
