@@ -1,6 +1,6 @@
 """A wire cut, or a kill −9, at any byte of a copy: never a partial file under the final name, and a re-run completes.
 
-Seeded: `CROSSDOCK_SEED` repeats a run, `CROSSDOCK_CUTS` sets how many cuts each case gets (`make cuts CUTS=…`).
+Seeded: `CROSSDOCK_SEED` repeats a run, `CROSSDOCK_CUTS` sets how many cuts each case gets.
 """
 
 from __future__ import annotations

@@ -1,0 +1,5 @@
+"""Talk to one endpoint: `base` (the contract) ← one package or module for each backend → `storage` (what others call).
+
+Between them: `layers`, `retry` and `shared` (behaviour wrapped round any backend), put together by `registry`. For the
+backends: `settings`, `staging` (a temporary name, then a rename), `accounts`, `threads`, `http`, `sockets`, `rate`.
+"""

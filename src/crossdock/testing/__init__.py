@@ -1,6 +1,7 @@
 """Prove your own backend: suites to inherit, and servers and wires that fail on purpose. Needs pytest, pytest-asyncio.
 
 - `StorageSuite`: every promise of `crossdock.storage.base`, as one pytest class.
+- `LedgerSuite` (`ledger_suite.py`): every promise of `crossdock.ledger.base`, likewise.
 - `FaultyBackend` (`faults.py`): any backend, with reads, writes and listings that fail at byte or entry N.
 - `CutProxy` (`cut.py`): a TCP proxy that cuts, stalls or slows the wire at byte N.
 - `FakeNetStorage` (`netstorage`): Akamai's HTTP interface over a tree in memory, with answers that fail on purpose.
