@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from crossdock.cli import check
 from tests.cli.conftest import PROGRAM, Cli
 from tests.servers import OpenSSH
 
@@ -63,6 +64,22 @@ def test_mistakes_as_json(cli: Cli, config: Path) -> None:
         {"kind": "mistake", "file": "crossdock.yaml", "line": 15, "key": "flows.statements.after.archve",
          "message": "unknown key", "next": "did you mean 'archive'?"},
     ]  # fmt: skip
+
+
+def test_extras_that_are_missing_are_advice(cli: Cli, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = "  bank: {type: sftp, host: h}\nflows:"
+    config.write_text(CONFIG.replace("flows:", more).replace("{every: 5m}", "{watch: true}"))
+    assert "not installed" not in cli("check").err
+    monkeypatch.setattr(check, "find_spec", lambda _: None)
+    result = cli("check")
+    assert result.code == 0
+    told = result.err.splitlines()
+    for key, package, extra in (
+        ("endpoints.bank", "asyncssh", "sftp"), ("endpoints.lake", "botocore", "s3"),
+        ("flows.statements.trigger.watch", "watchfiles", "watch"),
+    ):  # fmt: skip
+        at = told.index(f"crossdock: advice: {key}: needs the package {package}, which is not installed here")
+        assert told[at + 1] == f"Next: pip install 'crossdock[{extra}]'"
 
 
 def test_a_test_that_fails_and_advice(cli: Cli, config: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from contextlib import aclosing
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -106,7 +107,7 @@ class _Report:
                 where = ", ".join([*targets, *(rule.call_name for rule in flow.rules if rule.call)]) or "nowhere"
                 tests = f", {count(len(flow.tests), 'test')} passed" if flow.tests else ""
                 click.echo(f"{name}: {flow.source} → {where} ({count(len(flow.rules), 'rule')}{tests}; {_start(flow)})")
-        self.mistakes(config.warnings, "warning")
+        self.mistakes([*config.warnings, *_not_installed(config)], "warning")
 
     def reached(self, name: str, seconds: float, error: CrossdockError | None) -> None:
         if self.as_json:
@@ -127,6 +128,22 @@ class _Report:
         parts += [count(len(config.flows), "flow")] if config.flows else []
         failed = f"; {count(unreached, 'endpoint')} cannot be used" if unreached else ""
         self.session.say(f"{config.file.name}: {', '.join(parts)}, no mistakes{failed}")
+
+
+_LIBRARIES = {"sftp": "asyncssh", "s3": "botocore", "netstorage": "aiohttp"}
+"""Type of endpoint, which is its extra too → what comes with that."""
+
+
+def _not_installed(config: Config) -> Iterator[ConfigError]:
+    """What the file needs and this machine lacks; the one that runs the flows may have it."""
+    needs = [(f"endpoints.{name}", one.type, _LIBRARIES.get(one.type)) for name, one in config.endpoints.items()]
+    for name, flow in config.flows.items():
+        needs += [(f"flows.{name}.trigger.watch", "watch", "watchfiles")] if flow.trigger.watch else []
+        needs += [(f"flows.{name}.notify.webhook", "notify", "aiohttp")] if flow.webhooks else []
+    for key, extra, library in needs:
+        if library is not None and find_spec(library) is None:
+            what = f"needs the package {library}, which is not installed here"
+            yield ConfigError(what, key=key, hint=f"pip install 'crossdock[{extra}]'")
 
 
 def _error_json(error: ConfigError) -> dict[str, Any]:
