@@ -7,12 +7,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from aiohttp import web
 
 from crossdock.errors import AlreadyExists, SourceChanged
 from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.storage import Storage
 from crossdock.testing.storage.base import read_all
-from tests.storage.s3.faults import FaultProxy, edit
+from tests.storage.s3.faults import FaultProxy, Forward, edit, xml_error
 from tests.storage.s3.places import BotoPeer, Server, backend, bucket
 
 DATA = bytes(range(256)) * 4096 * 11
@@ -90,6 +91,31 @@ async def test_only_the_pinned_object_is_copied(storage: Storage, peer: BotoPeer
     with pytest.raises(SourceChanged):
         await storage.server_copy(storage, "from", "to", pin=pin)
     assert peer.names() == {"from"}
+
+
+@pytest.mark.parametrize("size", [10, len(DATA)], ids=["small", "in parts"])
+async def test_a_store_that_refuses_the_etag_it_tells(moto: Server, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Swift does, of an object that came in parts. One that is replaced meanwhile is still noticed."""
+
+    replaced = False
+
+    async def misjudge(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+        if "x-amz-copy-source-if-match" in request.headers:
+            return await xml_error(412, "PreconditionFailed")(request, forward)
+        return await edit(lambda _: peer.write("from", b"newer") if replaced else None)(request, forward)
+
+    with bucket(moto) as peer:
+        async with FaultProxy(moto) as proxy:
+            more = {"copy_threshold": "6M", "copy_part_size": "5M", "conditional_writes": "on"}
+            async with Storage(backend(proxy, peer.bucket, monkeypatch, **more)) as storage:
+                peer.write("from", DATA[:size])
+                proxy.fail("PUT", "/to", misjudge, 100)
+                await storage.server_copy(storage, "from", "to")
+                assert peer.read("to") == DATA[:size]
+                replaced = True
+                with pytest.raises(SourceChanged):
+                    await storage.server_copy(storage, "from", "to")
+        assert peer.uploads() == []
 
 
 @pytest.mark.parametrize("size", [10, len(DATA)], ids=["small", "in parts"])

@@ -39,6 +39,7 @@ class Copy:
         _, bucket, source = address.split("/", 2)
         self._bucket, self._source = bucket, unquote(source)
         self._version: str | None = None
+        self._conditional = True
 
     async def run(self, pin: Entry | None) -> Entry:
         """The entry is of the copy. Raises `SourceChanged`, `NotFound` of the source, `AlreadyExists`."""
@@ -101,7 +102,7 @@ class Copy:
         where = quoted(f"{self._bucket}/{self._source}")
         version = self._version or source.attributes.get(VERSION)
         headers = {"x-amz-copy-source": f"{where}?versionId={version}" if version else where}
-        if source.etag:
+        if source.etag and self._conditional:
             headers["x-amz-copy-source-if-match"] = f'"{source.etag}"'
             if not self._calls.client.amazon:
                 # The name under which Ceph's gateway knows it.
@@ -110,21 +111,36 @@ class Copy:
 
     async def _whole(self, source: Entry, headers: dict[str, str], original: Mapping[str, str]) -> Entry:
         unchanged = all(original.get(name) == value for name, value in headers.items())
-        headers = {} if unchanged else {**headers, "x-amz-metadata-directive": "REPLACE"}
-        headers |= self._source_headers(source) | self._calls.storage_headers()
-        request = self._calls.request("PUT", "copy", self._path, "s3:PutObject", key=self._key, headers=headers)
+        sent = {} if unchanged else {**headers, "x-amz-metadata-directive": "REPLACE"}
+        sent |= self._source_headers(source) | self._calls.storage_headers()
+        request = self._calls.request("PUT", "copy", self._path, "s3:PutObject", key=self._key, headers=sent)
 
-        async def once() -> Entry:
+        async def once() -> Entry | None:
             answer = await self._calls.client.call(request, allow=("PreconditionFailed",))
             if answer.code:
+                if await self._misjudged(source):
+                    return None
                 raise changed(self._calls.client.place(request), "the object has been replaced")
             found = texts(*self._calls.client.xml(request, answer, "CopyObjectResult"))
             entry = stored_of(self._path, with_etag(answer.headers, found.get("ETag")), source.size or 0)
             return replace(entry, modified=self._options.modified or source.modified)
 
         entry = await self._calls.client.retry.run(once)
+        if entry is None:
+            return await self._whole(source, headers, original)
         await self._unchanged(source)
         return entry
+
+    async def _misjudged(self, source: Entry) -> bool:
+        """The store refuses the ETag that it tells itself, as Swift does if the object came in parts.
+
+        Then no more conditions are sent: `_unchanged` looks again once the copy is made.
+        """
+        if self._calls.client.amazon or not self._conditional or source.etag is None:
+            return False
+        answer = await self._calls.client.call(self._request("HEAD", "s3:GetObject", {}), repeat=True)
+        self._conditional = etag_of(answer.headers.get("etag")) != source.etag
+        return not self._conditional
 
     async def _unchanged(self, source: Entry) -> None:
         """Not every store honours the condition on the source; where none is known to, look again."""
@@ -181,6 +197,8 @@ class Copy:
             await to_the_end(upload.abort())
             if isinstance(error, AlreadyExists) and len(upload.parts) < len(tasks):
                 # A refused part is the source's condition; only the publication has the target's.
+                if await self._misjudged(source):
+                    return await self._in_parts(source, size, headers, original)
                 raise changed(calls.client.place(self._request("GET", "", {})), "the object was replaced") from error
             raise
 
