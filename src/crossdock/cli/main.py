@@ -87,12 +87,13 @@ def _version(context: click.Context, parameter: click.Parameter, wanted: bool) -
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="A location is NAME:PATH (see crossdock.yaml), a URL (sftp:// s3:// file://), or a local path.",
+    epilog="A location is NAME:PATH (see crossdock.yaml), a URL (sftp:// ftpes:// s3:// netstorage:// file://), or a "
+    "local path.",
 )
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 @common
 def crossdock() -> None:
-    """Move files between SFTP servers, S3 stores and folders, and prove what arrived."""
+    """Move files between SFTP, FTP, S3 and NetStorage servers and folders, and prove what arrived."""
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from crossdock.storage.settings import ByteSize, EndpointSettings, FilePath, Seconds, Secret, query_of
 
-__all__ = ["S3Settings"]
+__all__ = ["LARGEST_PART", "MIB", "S3Settings", "amazon_url"]
 
 MIB = 1024**2
 GIB = 1024**3
@@ -23,7 +23,7 @@ _SUFFIXES = {"cn-": "amazonaws.com.cn", "us-iso-": "c2s.ic.gov", "us-isob-": "sc
 
 def _bucket(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{1,254}", value):
-        raise ValueError("a bucket's name has letters, digits, dots and hyphens only")
+        raise ValueError("a bucket's name has letters, digits, dots and hyphens only, and two or more")
     return value
 
 
