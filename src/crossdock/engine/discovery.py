@@ -7,19 +7,19 @@ says nothing: what it showed before is not acted upon.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence, Set
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from crossdock.engine.taken import File
-from crossdock.errors import NotFound
+from crossdock.errors import NotFound, PermissionDenied
 from crossdock.flows.flow import Flow
 from crossdock.flows.plan import Beside, Decision, Planner, ordered, without_clashes
 from crossdock.ledger.base import Ledger, Planned
 from crossdock.storage.base import Entry
 from crossdock.storage.storage import Storage
 
-__all__ = ["Discovery", "add", "look"]
+__all__ = ["Discovery", "add", "look", "walked"]
 
 _BATCH = 500
 
@@ -80,7 +80,7 @@ async def look(
             found.skipped += (left_out := planner.leaves_out(folder))
             return left_out
 
-        listing = _named(planner, storage, only) if only is not None else _walked(planner, storage, without)
+        listing = _named(planner, storage, only) if only is not None else walked(planner, storage, without)
         async with aclosing(listing) as all_:
             async for entry in all_:
                 found.listed += 1
@@ -146,11 +146,27 @@ async def add(
     return found.added
 
 
-async def _walked(planner: Planner, storage: Storage, without: Callable[[str], bool]) -> AsyncGenerator[Entry]:
-    async with aclosing(storage.walk_pages(planner.flow.source.path, without=without)) as pages:
-        async for page in pages:
-            for entry in page:
-                yield entry
+async def walked(planner: Planner, storage: Storage, without: Callable[[str], bool]) -> AsyncGenerator[Entry]:
+    """All that is below a flow's source. `without` as for `Storage.walk`."""
+    path, empty = planner.flow.source.path, True
+    try:
+        async with aclosing(storage.walk_pages(path, without=without)) as pages:
+            async for page in pages:
+                empty = empty and not page
+                for entry in page:
+                    yield entry
+    except NotFound:
+        # A store without folders cannot tell one whose last file was taken away from one that never was.
+        if storage.capabilities.directories or not (path and empty):
+            raise
+        with suppress(PermissionDenied):
+            await _top(storage)
+
+
+async def _top(storage: Storage) -> None:
+    """Raises `NotFound` if there is no such store at all."""
+    async with aclosing(storage.backend.scan("")) as pages:
+        await anext(pages, None)
 
 
 async def _named(planner: Planner, storage: Storage, paths: Iterable[str]) -> AsyncGenerator[Entry]:

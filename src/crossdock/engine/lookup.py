@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from crossdock.engine.discovery import walked
 from crossdock.errors import ConfigError
 from crossdock.flows.filters import compile_glob
 from crossdock.flows.plan import Planner
@@ -157,7 +158,7 @@ async def at_source(planner: Planner, storage: Storage, text: str, now: datetime
     text = text.strip("/")
     pattern = _compiled(text)
     found: list[Found] = []
-    async with aclosing(storage.walk(planner.flow.source.path, without=planner.leaves_out)) as entries:
+    async with aclosing(walked(planner, storage, planner.leaves_out)) as entries:
         async for entry in entries:
             path = entry.path
             if path != text and not path.endswith(f"/{text}") and (pattern is None or not pattern.match(path)):
