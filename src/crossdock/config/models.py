@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from crossdock.config.values import Days, OneOrMore, TimeOfDay, Wrong, raise_all
 from crossdock.storage.settings import ByteSize, Seconds, Secret
 
-__all__ = ["FlowModel", "RuleModel", "SettleModel"]
+__all__ = ["AfterModel", "ExpectModel", "FlowModel", "NotifyModel", "RuleModel", "SettleModel", "TriggerModel"]
 
 Happening = Literal["delivered", "failed", "late"]
 

@@ -14,7 +14,7 @@ from crossdock.flows.flow import Flow, Rule
 from crossdock.flows.route import Template
 from crossdock.storage.settings import EndpointSettings
 
-__all__ = ["Reach", "Root", "root_of"]
+__all__ = ["Reach", "Root", "archive_of", "root_of"]
 
 _NAMES = frozenset({"name", "stem", "suffix"})
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from crossdock.ledger.base import Ledger, Query, Transfer
 
-__all__ = ["Taken", "taken_by"]
+__all__ = ["File", "Taken", "taken_by"]
 
 _LAST = 100
 """Transfers of files of one name that are looked through."""

@@ -16,7 +16,7 @@ from crossdock.flows.filters import compile_glob
 from crossdock.flows.flow import Destination, Flow, Place, Rule
 from crossdock.storage.base import Entry
 
-__all__ = ["DATES", "WORDS", "Routed", "Routes", "Template", "mistakes_in", "parse_place"]
+__all__ = ["DATES", "WORDS", "Routed", "Routes", "Template", "mistakes_in", "parse_place", "words_of"]
 
 WORDS = ("path", "folder", "name", "stem", "suffix")
 """Of every template: `a/b.tar.gz` has the folder `a`, the name `b.tar.gz`, the stem `b.tar` and the suffix `.gz`."""

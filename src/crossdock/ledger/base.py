@@ -41,7 +41,10 @@ from typing import Any, Self
 from crossdock.storage.base import Entry
 
 __all__ = [
+    "LEASE",
+    "MAX_RESCUES",
     "OPEN",
+    "PARKED",
     "RETENTION",
     "Added",
     "Event",

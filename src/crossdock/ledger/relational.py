@@ -41,7 +41,7 @@ from crossdock.ledger.rows import (
 )
 from crossdock.storage.base import Entry
 
-__all__ = ["SqlLedger"]
+__all__ = ["Params", "SqlLedger"]
 
 _BATCH = 500
 _FRESH = 86400.0

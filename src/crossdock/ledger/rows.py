@@ -12,6 +12,7 @@ from crossdock.ledger.base import Event, Lease, Mark, Planned, Sighting, State, 
 from crossdock.storage.base import Entry
 
 __all__ = [
+    "Row",
     "as_event",
     "as_json",
     "as_lease",

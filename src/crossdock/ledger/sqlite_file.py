@@ -16,7 +16,7 @@ from pathlib import Path
 from crossdock.errors import LedgerError, LedgerUnavailable
 from crossdock.ledger.queries import migrations
 
-__all__ = ["connect", "file_id", "file_system", "migrate", "translated", "wal_is_safe"]
+__all__ = ["connect", "file_id", "file_system", "migrate", "prepare", "translated", "wal_is_safe"]
 
 Version = tuple[int, int, int]
 BUSY = 30.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-__all__ = ["Connection", "Writer"]
+__all__ = ["Connection", "Together", "Writer"]
 
 T = TypeVar("T")
 Connection = sqlite3.Connection

@@ -12,7 +12,7 @@ from crossdock.errors import ConnectionFailed, StorageError
 from crossdock.storage.base import Backend, Entry, Expect, Reader, Writer
 from crossdock.storage.layers import Layer
 
-__all__ = ["Fault", "FaultyBackend"]
+__all__ = ["Fault", "FaultyBackend", "flipped"]
 
 T = TypeVar("T")
 How = Literal["die", "stall", "end", "grow", "flip", "lost"]

@@ -25,7 +25,15 @@ from crossdock.storage.ftp.data import Uncalled, Unreachable
 from crossdock.storage.ftp.tls import SessionRefused, Untrusted
 from crossdock.storage.ftp.wire import IsFile, IsFolder, Lost, Missing, Refused, Reply, Silent, Violation
 
-__all__ = ["SESSION_HINT", "Translate", "hint_for_certificate", "hint_for_permission", "kind_of_refusal", "translated"]
+__all__ = [
+    "SESSION_HINT",
+    "Translate",
+    "hint_for",
+    "hint_for_certificate",
+    "hint_for_permission",
+    "kind_of_refusal",
+    "translated",
+]
 
 SESSION_HINT = (
     "the server wants the data connection to take over the TLS session and did not accept ours, neither under TLS 1.3 "

@@ -8,7 +8,18 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-__all__ = ["Attrs", "Violation", "names", "parse_attrs", "parse_name", "parse_status", "parse_version", "text"]
+__all__ = [
+    "OFFSET_LENGTH",
+    "U32",
+    "Attrs",
+    "Violation",
+    "names",
+    "parse_attrs",
+    "parse_name",
+    "parse_status",
+    "parse_version",
+    "text",
+]
 
 INIT, VERSION = 1, 2
 OPEN, CLOSE, READ, WRITE, LSTAT, FSTAT, SETSTAT, FSETSTAT = 3, 4, 5, 6, 7, 8, 9, 10

@@ -21,7 +21,7 @@ from crossdock.errors import (
 from crossdock.storage.sftp.codec import Violation
 from crossdock.storage.sftp.wire import Lost, Silent, Status
 
-__all__ = ["Translate", "translated"]
+__all__ = ["Translate", "hint_for", "translated"]
 
 # Codes above 8 are of later versions of the protocol; servers of version 3 send them all the same.
 # 4 (failure) says nothing by itself: `reasons.explain` looks for the reason where there may be one.

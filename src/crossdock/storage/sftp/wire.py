@@ -18,7 +18,7 @@ from crossdock.storage.sftp.codec import OFFSET_LENGTH, U32, Attrs, Violation, t
 from crossdock.storage.sftp.replies import Lost, Reply, SameHandle, Silent, Status, checked, handle_of
 from crossdock.storage.sftp.transport import Outlet, outlet
 
-__all__ = ["Lost", "Reply", "SameHandle", "Session", "Silent", "Status", "checked", "handle_of"]
+__all__ = ["DEFAULT_REQUEST", "Lost", "Reply", "SameHandle", "Session", "Silent", "Status", "checked", "handle_of"]
 
 _LONGEST_PACKET = 256 * 1024 + 1024
 _SMALLEST_LIMIT, _LARGEST_LIMIT = 4096, 255 * 1024

@@ -18,7 +18,26 @@ from crossdock.errors import Unsupported
 from crossdock.storage.base import Entry, Expect, Reader, WriteOptions
 from crossdock.storage.storage import Storage
 
-__all__ = ["FolderPeer", "Peer", "SuiteBase", "at_once", "cancelled_at", "content", "read_all"]
+__all__ = [
+    "KIB",
+    "LONG_AGO",
+    "MIB",
+    "MISSING",
+    "FolderPeer",
+    "Peer",
+    "SuiteBase",
+    "at_once",
+    "cancelled_at",
+    "chunks",
+    "content",
+    "growing",
+    "listed",
+    "read_all",
+    "same",
+    "unsupported",
+    "walked",
+    "write",
+]
 
 T = TypeVar("T")
 KIB, MIB = 1024, 1024 * 1024
