@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import importlib
 import os
 import re
@@ -70,9 +69,12 @@ def _path(value: object, info: ValidationInfo) -> object:
 
 def _encoding(value: str) -> str:
     try:
-        codecs.lookup(value)
-    except LookupError:
-        raise ValueError(f"unknown encoding {value!r}; write utf-8, latin-1, cp1252, …") from None
+        # Not one of bytes (base64), nor one in which a slash is another byte (utf-16, EBCDIC).
+        known = "/a".encode(value, "surrogateescape") == b"/a"
+    except (LookupError, UnicodeError):
+        known = False
+    if not known:
+        raise ValueError(f"unknown encoding {value!r}; write utf-8, latin-1, cp1252, …")
     return value
 
 

@@ -36,6 +36,9 @@ def test_urls() -> None:
         "sftp://example.com/x?proxy=ftp://h:1",
         "sftp://example.com/x?proxy=http://me:pw@h:1",
         "sftp://example.com/x?encoding=klingon",
+        "sftp://example.com/x?encoding=base64",
+        "sftp://example.com/x?encoding=idna",
+        "sftp://example.com/x?encoding=utf-16",
         "sftp://example.com:99999/x",
     ],
 )
