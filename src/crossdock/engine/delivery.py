@@ -214,10 +214,9 @@ class _Attempt:
             self._endpoints.worked(transfer.source)
             self._endpoints.worked(transfer.target)
             return receipt
-        raise Conflict(
-            f"deliver {transfer.target}:{transfer.target_path}: {_VERSIONS} versions of it exist",
-            hint="move some of them away, or choose another on_conflict",
-        )
+        hint = "move some of them away, or choose another on_conflict"
+        reason = f"{_VERSIONS} versions of it exist"
+        raise Conflict.at("deliver", transfer.target, transfer.target_path, reason, hint=hint)
 
     @asynccontextmanager
     async def _shared(self, source: Storage) -> AsyncIterator[None]:
