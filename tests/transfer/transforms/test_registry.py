@@ -101,6 +101,25 @@ def test_names_that_lead_nowhere(name: str, said: str, own: str) -> None:
         transform_class(name.format(own=own))
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import not_there", "ModuleNotFoundError: No module named 'not_there'"),
+        ("x = (", "SyntaxError"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("raise SystemExit(2)", "SystemExit: 2"),
+    ],
+)
+def test_a_module_that_cannot_be_imported(
+    code: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = f"broken_{abs(hash(code))}"
+    (tmp_path / f"{module}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=f"transform python:{module}:Mask cannot be imported: {said}.* Next: "):
+        transform_class(f"python:{module}:Mask")
+
+
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "crossdock.transfer.transforms.parquet", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from crossdock.errors import ConfigError
+from crossdock.errors import ConfigError, shown
 from crossdock.transfer.transforms.base import Splitter, Step, Transform
 
 __all__ = ["Spec", "step", "steps", "transform_class", "transform_names", "written"]
@@ -95,7 +95,7 @@ def transform_class(name: str) -> type[Transform] | type[Splitter]:
                 hint=f"pip install 'crossdock[{extra}]'",
             ) from error
         if not own or not f"{module}.".startswith(f"{missing}."):
-            raise
+            raise _not_imported(name, error) from error
         raise ConfigError(
             f"transform {name}: there is no module {missing}",
             key="transform",
@@ -103,11 +103,19 @@ def transform_class(name: str) -> type[Transform] | type[Splitter]:
         ) from error
     except AttributeError as error:
         raise ConfigError(f"transform {name}: {error}", key="transform", hint="write python:module:Class") from error
+    except (Exception, SystemExit) as error:
+        # A module may raise anything as it is imported, and a script ends the program.
+        raise _not_imported(name, error) from error
     if not isinstance(found, type) or not issubclass(found, (Transform, Splitter)):
         raise ConfigError(
             f"transform {name}: not a transform", key="transform", hint="derive it from crossdock's Transform"
         )
     return found
+
+
+def _not_imported(name: str, error: BaseException) -> ConfigError:
+    reason = shown(f"{type(error).__name__}: {error}")
+    return ConfigError(f"transform {name} cannot be imported: {reason}", key="transform", hint="mend its module")
 
 
 def step(name: str, options: Mapping[str, Any] | None = None, *, folder: Path | None = None) -> Step:
