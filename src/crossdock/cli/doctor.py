@@ -15,7 +15,7 @@ from crossdock.cli import exits, leftovers
 from crossdock.cli.output import as_json as json_line
 from crossdock.cli.output import count, human_time
 from crossdock.cli.probes import Finding, probe, scratch_name
-from crossdock.cli.session import Session, common, innermost, opened
+from crossdock.cli.session import Session, common, opened
 from crossdock.errors import CrossdockError, NotFound, shown
 
 if TYPE_CHECKING:
@@ -76,12 +76,12 @@ async def _findings(visit: _Visit) -> AsyncGenerator[Finding]:
     started = time.monotonic()
     async with opened(place, looking=visit.look_only and not visit.clean) as (storage,):
         yield Finding("connect", f"{place.name} ({place.settings.type}) in {human_time(time.monotonic() - started)}")
-        if said := await server_of(storage):
+        if said := await storage.backend.server():
             yield Finding("server", said)
         for finding in _capabilities(storage):
             yield finding
-        for remark in await _remarks(storage):
-            yield remark
+        for what, detail, remedy in await storage.backend.remarks():
+            yield Finding(what, detail, mend=remedy)
         there = listed = True
         try:
             entries = 0
@@ -133,17 +133,3 @@ def _capabilities(storage: Storage) -> list[Finding]:
     if unable:
         found.insert(1, Finding("cannot", ", ".join(unable)))
     return found
-
-
-async def _remarks(storage: Storage) -> list[Finding]:
-    """What the backend itself knows of this server that could be better."""
-    backend: Any = innermost(storage)
-    if not hasattr(backend, "remarks"):
-        return []
-    return [Finding(name, detail, mend=mend) for name, detail, mend in await backend.remarks()]
-
-
-async def server_of(storage: Storage) -> str | None:
-    """What the server calls itself, where the backend knows."""
-    backend: Any = innermost(storage)
-    return await backend.server() if hasattr(backend, "server") else None

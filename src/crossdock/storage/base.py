@@ -265,6 +265,14 @@ class Backend(ABC):
         """Whether what the token names is still there, that is unpublished. None: being gone proves nothing."""
         return None
 
+    async def server(self) -> str | None:
+        """What the server calls itself, and how it is spoken to, in words; None: there is none."""
+        return None
+
+    async def remarks(self) -> Sequence[tuple[str, str, str | None]]:
+        """What works at this server, but not as well as it could: (what, detail, remedy)."""
+        return ()
+
     def error(
         self,
         kind: type[StorageError],

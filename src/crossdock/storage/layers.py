@@ -110,6 +110,12 @@ class Layer(Backend):
     async def is_staged(self, checkpoint: bytes) -> bool | None:
         return await self._call("stat", "", lambda: self.inner.is_staged(checkpoint), repeatable=True)
 
+    async def server(self) -> str | None:
+        return await self._call("ask", "", self.inner.server, repeatable=True)
+
+    async def remarks(self) -> Sequence[tuple[str, str, str | None]]:
+        return await self._call("ask", "", self.inner.remarks, repeatable=True)
+
 
 class LayeredReader(Reader):
     def __init__(self, inner: Reader) -> None:
