@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from crossdock.errors import (
     Throttled,
 )
 from crossdock.flows.flow import Retry
+from crossdock.storage.settings import Secret
 from crossdock.storage.storage import Storage
 from tests.engine.places import Faulty
 
@@ -167,3 +169,23 @@ def test_records_and_names() -> None:
     names = {attempt_id("l", transfer, fence) for transfer in range(50) for fence in range(50)}
     assert len(names) == 2500
     assert all(len(name) == 12 and int(name, 16) >= 0 for name in names)
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"\xff\xfe", "is no text"), (None, "No such file")])
+async def test_a_secret_that_cannot_be_used_names_its_endpoint(
+    content: bytes | None, said: str, tmp_path: Path
+) -> None:
+    """Whatever its file holds ends no run."""
+    file = tmp_path / "password"
+    if content is not None:
+        file.write_bytes(content)
+        file.chmod(0o600)
+    door = Faulty("bank")
+
+    async def sign_in() -> None:
+        Secret(f"file:{file}").reveal()
+
+    door.open = sign_in  # type: ignore[method-assign]
+    async with Endpoints(lambda name: Storage(door)) as ends:
+        with pytest.raises(SecretUnavailable, match=f"^endpoint bank: .*{file}.*{said}"):
+            await ends.storage("bank")

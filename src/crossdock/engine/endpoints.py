@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from crossdock.errors import AuthenticationFailed, ConnectionFailed, CrossdockError
+from crossdock.errors import AuthenticationFailed, ConnectionFailed, CrossdockError, SecretUnavailable
 from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
 
@@ -79,6 +79,8 @@ class Endpoints:
                 opening = self._opening[name]
                 try:
                     await asyncio.shield(opening)
+                except SecretUnavailable as error:
+                    raise SecretUnavailable(f"endpoint {name}: {error.message}", hint=error.hint) from error
                 except CrossdockError as error:
                     self.failed(name, error)
                     raise

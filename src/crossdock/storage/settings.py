@@ -104,7 +104,10 @@ class Secret:
         return path if path.is_absolute() or self._folder is None else self._folder / path
 
     def reveal(self) -> str:
-        """The secret itself. Raises `SecretUnavailable` if the variable or file is missing, or others can read it."""
+        """The secret itself.
+
+        Raises `SecretUnavailable` if the variable or file is missing, others can read it, or it is no text.
+        """
         if self.path is None:
             value = os.environ.get(self._rest)
             if value is None:
@@ -115,7 +118,11 @@ class Secret:
         try:
             if stat.S_IMODE(self.path.stat().st_mode) & 0o077:
                 raise SecretUnavailable(f"others may read the secret in {self.path}", hint=f"chmod 600 {self.path}")
-            text = self.path.read_text()
+            text = self.path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise SecretUnavailable(
+                f"the secret in {self.path} is no text in UTF-8", hint="write it there as text; keys as ssh-keygen does"
+            ) from error
         except OSError as error:
             raise SecretUnavailable(
                 f"cannot read the secret in {self.path}: {error.strerror}", hint="put it there, with mode 600"
