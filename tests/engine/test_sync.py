@@ -1,8 +1,7 @@
-"""One-way sync of a tree."""
+"""One-way sync of a tree: what is moved, and what is left alone."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
@@ -15,48 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from crossdock.engine.sync import Outcome, Summary, SyncOptions, sync
-from crossdock.errors import Conflict, ConnectionFailed, NotFound, PermissionDenied
-from crossdock.flows.filters import Filters, Rule
-from crossdock.storage.base import Backend, Capabilities, Entry, Reader, WriteOptions
+from crossdock.errors import Conflict
+from crossdock.flows.filters import Filters
+from crossdock.storage.base import Backend, Capabilities, Entry, WriteOptions
 from crossdock.storage.layers import Layer
 from crossdock.storage.local import LocalSettings
 from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.sftp import SftpSettings
-from crossdock.storage.staging import StagedWriter
 from crossdock.storage.storage import Storage
+from tests.engine.trees import TREE, content, filled, run
 from tests.servers import OpenSSH
-
-TREE = {
-    "a.txt": b"a",
-    "b/c.txt": b"c" * 100_000,
-    "b/d/e.bin": os.urandom(300_000),
-    "b-x/f": b"",
-    "b.y": b"dot",
-    "zä/ü 1.csv": "é".encode(),
-}
-
-
-async def filled(name: str, tree: dict[str, bytes]) -> Storage:
-    storage = Storage(MemoryBackend(name))
-    for path, data in tree.items():
-        await storage.write_bytes(path, data)
-    return storage
-
-
-async def content(storage: Storage, folder: str = "") -> dict[str, bytes]:
-    skip = len(folder) + 1 if folder else 0
-    return {entry.path[skip:]: await storage.read_bytes(entry.path) async for entry in storage.walk(folder)}
-
-
-async def run(
-    source: Storage, target: Storage, folder: str = "", to: str = "", **options: object
-) -> tuple[Summary, dict[str, Outcome]]:
-    outcomes: list[Outcome] = []
-    summary = await sync(source, folder, target, to, SyncOptions(**options), report=outcomes.append)  # type: ignore[arg-type]
-    found = {outcome.path: outcome for outcome in outcomes}
-    assert len(found) == len(outcomes), "one outcome per file"
-    return summary, found
 
 
 async def test_moves_the_tree_and_then_nothing() -> None:
@@ -153,153 +120,6 @@ async def test_upload_times_are_settled_by_content_or_by_the_files_own_time(tmp_
             assert outcomes["f"].reason == "modification time differs"
 
 
-async def test_never_deletes_unless_told() -> None:
-    source, target = await filled("a", TREE), await filled("b", {"extra": b"x"})
-    summary, _ = await run(source, target)
-    assert (await content(target))["extra"] == b"x"
-    summary, outcomes = await run(source, target, delete=True)
-    assert summary.deleted == 1
-    assert outcomes["extra"].action == "delete"
-    assert await content(target) == TREE
-
-
-@pytest.mark.parametrize(
-    ("tree", "options", "why"),
-    [
-        ({}, {}, "source is empty"),
-        ({"a.txt": b"a"}, {}, "more than the"),
-        ({"a.txt": b"a"}, {"max_delete": 4}, "more than the 4"),
-    ],
-)
-async def test_delete_refuses_what_looks_like_an_accident(
-    tree: dict[str, bytes], options: dict[str, object], why: str
-) -> None:
-    source, target = await filled("a", tree), await filled("b", TREE)
-    with pytest.raises(Conflict, match=why):
-        await run(source, target, delete=True, **options)  # type: ignore[arg-type]
-    assert await content(target) == TREE
-
-
-async def test_delete_within_the_bound_goes_through() -> None:
-    source, target = await filled("a", {"a.txt": b"a"}), await filled("b", TREE)
-    summary, _ = await run(source, target, delete=True, max_delete=5)
-    assert summary.deleted == 5
-    assert await content(target) == {"a.txt": b"a"}
-
-
-class ListingDies(Layer):
-    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
-        async for page in self.inner.scan(path, recursive=recursive):
-            yield page[:2]
-            raise self.error(ConnectionFailed, "list", path, "the wire was cut")
-
-
-@pytest.mark.parametrize("side", ["source", "target"])
-async def test_listing_that_dies_halfway_deletes_nothing(side: str) -> None:
-    """A shorter listing is an error, not a smaller tree."""
-    source, target = await filled("a", TREE), await filled("b", TREE | {"extra": b"x"})
-    broken = Storage(ListingDies(source.backend if side == "source" else target.backend))
-    with pytest.raises(ConnectionFailed):
-        await run(broken if side == "source" else source, broken if side == "target" else target, delete=True)
-    assert (await content(target)).keys() == (TREE | {"extra": b"x"}).keys()
-
-
-class Vanishes(Layer):
-    """Its folder is gone before, or after, the first page; an object store learns that only at the end of a listing."""
-
-    def __init__(self, inner: Backend, after: int) -> None:
-        super().__init__(inner)
-        self._after = after
-
-    @property
-    def capabilities(self) -> Capabilities:  # type: ignore[override]
-        return replace(self.inner.capabilities, recursive_scan=True)
-
-    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
-        files = [entry async for entry in Storage(self.inner).walk(path)]
-        yield files[: self._after]
-        raise self.inner.error(NotFound, "list", path, "no such key, and none below it")
-
-
-class Locked(Layer):
-    """Folders called "locked" may not be listed."""
-
-    all_at_once = False
-
-    @property
-    def capabilities(self) -> Capabilities:  # type: ignore[override]
-        return replace(self.inner.capabilities, recursive_scan=self.all_at_once)
-
-    async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
-        if recursive:
-            found = [entry async for entry in Storage(self.inner).walk(path)]
-            for entry in found:
-                if "/locked/" in f"/{entry.path}":
-                    raise self.inner.error(PermissionDenied, "list", entry.path.rpartition("/")[0], "not permitted")
-                yield [entry]
-            return
-        if path.rpartition("/")[2] == "locked":
-            raise self.inner.error(PermissionDenied, "list", path, "not permitted")
-        async for page in self.inner.scan(path):
-            yield page
-
-
-@pytest.mark.parametrize("all_at_once", [False, True])
-async def test_a_folder_that_may_not_be_listed_is_left_out_if_a_rule_says_so(all_at_once: bool) -> None:
-    tree = {"in/a": b"1", "in/locked/b": b"2", "in/m/locked/c": b"3", "in/z": b"4"}
-    source, target = Locked((await filled("a", tree)).backend), Locked((await filled("b", {"locked/x": b"5"})).backend)
-    source.all_at_once = target.all_at_once = all_at_once
-    rules = Filters(rules=(Rule(False, "locked/"),))
-    _, outcomes = await run(Storage(source), Storage(target), "in", filters=rules, delete=True)
-    assert {path: outcome.action for path, outcome in outcomes.items()} == {
-        "a": "copy", "locked/": "skip", "m/locked/": "skip", "z": "copy",
-    }  # fmt: skip
-    assert outcomes["locked/"].reason == "excluded by 'locked/'; may not be listed"
-    assert await content(Storage(target.inner)) == {"a": b"1", "z": b"4", "locked/x": b"5"}
-    for filters, folder in ((Filters(), "in"), (Filters(rules=(Rule(False, "m/"),)), "in"), (rules, "in/locked")):
-        with pytest.raises(PermissionDenied):
-            await run(Storage(source), Storage(MemoryBackend("c")), folder, filters=filters)
-
-
-async def test_a_target_that_is_not_there_is_empty_and_one_that_vanishes_is_an_error() -> None:
-    source = await filled("a", TREE)
-    target = await filled("b", TREE)
-    summary, _ = await run(source, Storage(Vanishes(target.backend, 0)))
-    assert summary.copied == len(TREE)
-    with pytest.raises(NotFound):
-        await run(source, Storage(Vanishes(target.backend, 1)))
-
-
-async def test_missing_source_is_an_error_not_an_empty_tree() -> None:
-    source, target = await filled("a", TREE), await filled("b", TREE)
-    with pytest.raises(NotFound):
-        await run(source, target, folder="misspelt", delete=True)
-    assert await content(target) == TREE
-
-
-class Denies(Layer):
-    def __init__(self, inner: Backend, denied: str) -> None:
-        super().__init__(inner)
-        self._denied = denied
-
-    async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
-        if path == self._denied:
-            raise self.error(PermissionDenied, "read", path, "no")
-        return await super().begin_read(path, offset=offset, pin=pin)
-
-
-async def test_one_bad_file_does_not_stop_the_others() -> None:
-    source, target = await filled("a", TREE), await filled("b", {"extra": b"x"})
-    denying = Storage(Denies(source.backend, "b/c.txt"))
-    summary, outcomes = await run(denying, target)
-    assert (summary.failed, summary.copied) == (1, len(TREE) - 1)
-    assert isinstance(outcomes["b/c.txt"].error, PermissionDenied)
-    assert outcomes["b/c.txt"].as_json()["kind"] == "PermissionDenied"
-    with pytest.raises(Conflict, match="1 files failed"):
-        await run(denying, target, delete=True)
-    assert (await content(target))["extra"] == b"x"
-
-
 @pytest.mark.parametrize(("folder", "to"), [("", ""), ("b", "b"), ("b", "b/d"), ("b/d", "b"), ("", "b")])
 async def test_into_its_own_source_is_refused(folder: str, to: str) -> None:
     storage = await filled("a", TREE)
@@ -348,57 +168,6 @@ async def test_links_and_special_files_are_skipped_with_a_note(tmp_path: Path) -
     assert {path: o.action for path, o in outcomes.items()} == {"real": "copy", "link": "skip", "pipe": "skip"}
     assert "link" in outcomes["link"].reason
     assert "regular" in outcomes["pipe"].reason
-
-
-async def test_folder_in_the_way_of_a_file_is_reported() -> None:
-    source, target = await filled("a", {"x": b"file", "y": b"2"}), await filled("b", {"x/inner": b"1"})
-    _, outcomes = await run(source, target)
-    assert outcomes["x"].action == "fail"
-    assert await content(target) == {"x/inner": b"1", "y": b"2"}
-
-
-async def test_cancelled_sync_leaves_whole_files_only() -> None:
-    for turns in range(5, 400, 12):
-        source, target = await filled("a", TREE), await filled("b", {})
-        task = asyncio.create_task(sync(source, "", target, "", report=lambda _: None))
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        for path, data in (await content(target)).items():
-            assert TREE[path] == data
-        assert not [e.path async for e in target.scan(temporaries=True) if e.path.startswith(".crossdock")]
-
-
-async def test_cancelled_sync_lets_each_file_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As at a server: cleaning up takes one file longer than another, and may be interrupted."""
-    write, abort = StagedWriter.write, StagedWriter.abort
-    begun, turns, all_begun = 0, 0, asyncio.Event()
-
-    async def write_and_wait(self: StagedWriter, data: bytes) -> None:
-        nonlocal begun
-        await write(self, data)
-        begun += 1
-        if begun == 8:
-            all_begun.set()
-        await asyncio.Event().wait()
-
-    async def slower_each_time(self: StagedWriter) -> None:
-        nonlocal turns
-        turns += 10
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        await abort(self)
-
-    source, target = await filled("a", {f"f{n}": b"x" * 1000 for n in range(8)}), await filled("b", {})
-    monkeypatch.setattr(StagedWriter, "write", write_and_wait)
-    monkeypatch.setattr(StagedWriter, "abort", slower_each_time)
-    task = asyncio.create_task(sync(source, "", target, "", report=lambda _: None))
-    await all_begun.wait()
-    assert len([entry async for entry in target.scan(temporaries=True)]) == 8
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    assert [entry.path async for entry in target.scan(temporaries=True)] == []
 
 
 async def test_age_is_measured_against_the_start_of_the_run() -> None:
