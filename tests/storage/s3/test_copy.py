@@ -96,15 +96,15 @@ async def test_only_the_pinned_object_is_copied(storage: Storage, peer: BotoPeer
 @pytest.mark.parametrize("size", [10, len(DATA)], ids=["small", "in parts"])
 async def test_a_store_that_refuses_the_etag_it_tells(moto: Server, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Swift does, of an object that came in parts. One that is replaced meanwhile is still noticed."""
-
     replaced = False
 
-    async def misjudge(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
-        if "x-amz-copy-source-if-match" in request.headers:
-            return await xml_error(412, "PreconditionFailed")(request, forward)
-        return await edit(lambda _: peer.write("from", b"newer") if replaced else None)(request, forward)
-
     with bucket(moto) as peer:
+
+        async def misjudge(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            if "x-amz-copy-source-if-match" in request.headers:
+                return await xml_error(412, "PreconditionFailed")(request, forward)
+            return await edit(lambda _: peer.write("from", b"newer") if replaced else None)(request, forward)
+
         async with FaultProxy(moto) as proxy:
             more = {"copy_threshold": "6M", "copy_part_size": "5M", "conditional_writes": "on"}
             async with Storage(backend(proxy, peer.bucket, monkeypatch, **more)) as storage:

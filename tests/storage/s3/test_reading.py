@@ -119,6 +119,30 @@ class TestReading:
         await storage.delete_pinned("name 2", await storage.stat("name 2"))
         assert peer.names() == {"new"}
 
+    async def test_where_a_condition_on_a_delete_is_misjudged(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+    ) -> None:
+        """As Swift does, of objects that came in parts. A newer one stays all the same."""
+
+        async def misjudge(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            fault = xml_error(412, "PreconditionFailed") if "If-Match" in request.headers else edit(lambda _: None)
+            return await fault(request, forward)
+
+        async def replaced(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            peer.write("name 3", b"newer")
+            return await misjudge(request, forward)
+
+        proxy.fail("DELETE", "name%203", replaced, 1)
+        proxy.fail("DELETE", "name", misjudge, 100)
+        for name in ("name 1", "name 2", "name 3"):
+            peer.write(name, SMALL)
+        await storage.rename("name 1", "new")
+        await storage.delete_pinned("name 2", await storage.stat("name 2"))
+        with pytest.raises(SourceChanged):
+            await storage.delete_pinned("name 3", await storage.stat("name 3"))
+        assert peer.names() == {"new", "name 3"}
+        assert peer.read("name 3") == b"newer"
+
     async def test_a_range_of_nothing(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
         """s3rver answers with a part of one byte that does not exist."""
         peer.write("name", b"")

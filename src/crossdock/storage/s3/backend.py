@@ -136,18 +136,9 @@ class S3Backend(Backend):
             raise self.error(AlreadyExists, "rename", target, "the name is taken")
 
     async def _delete_exactly(self, path: str, source: Entry) -> None:
-        key = self.calls.key(path, "rename")
-        answer = None
         # Never by its version: that would bring the one before it back under the name.
-        if not self.client.amazon:
-            # Where If-Match on a delete is ignored, this look narrows the gap to one round trip.
-            allow = ("PreconditionFailed", "NotFound")
-            answer = await self.calls.head(path, key, operation="rename", etag=source.etag, allow=allow)
-            if pinned.is_another(answer, source):
-                answer = replace(answer, code="PreconditionFailed")
-        if answer is None or not answer.code:
-            answer = await self.calls.delete(path, key, etag=source.etag, repeat=True)
-        if answer.code == "PreconditionFailed":
+        if not await pinned.delete_exactly(self.calls, path, source, "rename"):
+            key = self.calls.key(path, "rename")
             request = self.calls.request("DELETE", "rename", path, "s3:DeleteObject", key=key)
             raise changed(self.client.place(request), "a newer object has come; it stays, the older one was copied")
 

@@ -12,30 +12,42 @@ from crossdock.storage.s3.client import Answer
 from crossdock.storage.s3.faults import changed
 from crossdock.storage.s3.wire import VERSION, etag_of, texts
 
-__all__ = ["delete_pinned", "is_another", "set_tags"]
+__all__ = ["delete_exactly", "delete_pinned", "set_tags"]
 
 _REPLACED = "a newer object has come; it is left alone"
 
 
 async def delete_pinned(calls: Calls, path: str, pin: Entry) -> None:
-    """Delete by ETag; a bucket with versions keeps this one as history. Raises `SourceChanged`.
+    """Delete by ETag; a bucket with versions keeps this one as history. Raises `SourceChanged`."""
+    if not await delete_exactly(calls, path, pin, "delete"):
+        raise _changed(calls, "DELETE", "delete", path, calls.key(path, "delete"))
 
-    Where If-Match on a delete is ignored, the look before narrows the gap to one round trip.
+
+async def delete_exactly(calls: Calls, path: str, pin: Entry, operation: str) -> bool:
+    """Delete what has the ETag of `pin`, or is gone already; False: another object is there.
+
+    Where If-Match on a delete is ignored, refused, or misjudged (by Swift, of an object that came in parts), the look
+    before narrows the gap to one round trip.
     """
-    key = calls.key(path, "delete")
-    answer = None
-    if not calls.client.amazon:
-        allow = ("PreconditionFailed", "NotFound")
-        answer = await calls.head(path, key, operation="delete", etag=pin.etag, allow=allow, repeat=True)
-        if is_another(answer, pin):
-            raise _changed(calls, "DELETE", "delete", path, key)
-    if answer is None or not answer.code:
-        answer = await calls.delete(path, key, etag=pin.etag, repeat=True)
-    if answer.code == "PreconditionFailed":
-        raise _changed(calls, "DELETE", "delete", path, key)
+    key = calls.key(path, operation)
+    seen = "" if calls.client.amazon else await _look(calls, path, key, pin, operation, pin.etag)
+    if not seen:
+        seen = (await calls.delete(path, key, etag=pin.etag, repeat=True)).code
+    if seen == "PreconditionFailed" and not calls.client.amazon:
+        seen = await _look(calls, path, key, pin, operation, None)
+        if not seen:
+            await calls.delete(path, key, repeat=True)
+    return seen != "PreconditionFailed"
 
 
-def is_another(answer: Answer, pin: Entry) -> bool:
+async def _look(calls: Calls, path: str, key: str, pin: Entry, operation: str, etag: str | None) -> str:
+    """Empty if the pinned object is there, else "NotFound" or, of another one, "PreconditionFailed"."""
+    allow = ("PreconditionFailed", "NotFound")
+    answer = await calls.head(path, key, operation=operation, etag=etag, allow=allow, repeat=True)
+    return "PreconditionFailed" if _is_another(answer, pin) else answer.code
+
+
+def _is_another(answer: Answer, pin: Entry) -> bool:
     """Whether a store that does not hear If-Match shows another object than the pinned one."""
     etag = etag_of(answer.headers.get("etag"))
     return not answer.code and etag is not None and pin.etag is not None and etag != pin.etag
