@@ -16,7 +16,6 @@ import struct
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 from crossdock.engine.attempts import deliver
@@ -92,9 +91,7 @@ class Pool:
             child.listener = asyncio.create_task(self._listen(child, child.reader))
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for child in self._children:
             if child.writer is not None:
                 child.writer.close()

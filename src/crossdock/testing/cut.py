@@ -6,7 +6,6 @@ import asyncio
 import socket
 import struct
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Literal, Self
 
 __all__ = ["CutProxy"]
@@ -84,9 +83,7 @@ class CutProxy:
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
         self.cut_now()

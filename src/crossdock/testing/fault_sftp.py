@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import ClassVar, Literal, Self, cast
 
 import asyncssh
@@ -318,9 +317,7 @@ class FaultySftpServer:
         self.port = self._listener.get_port()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         assert self._listener is not None
         assert self._scratch is not None
         self._listener.close()
