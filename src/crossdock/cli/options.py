@@ -12,38 +12,21 @@ if TYPE_CHECKING:
 __all__ = ["DURATION", "MAX_DELETE", "SIZE", "OrderedGlobs", "rules_of"]
 
 
-class _Size(click.ParamType):  # type: ignore[type-arg]
-    name = "size"
+class _Setting(click.ParamType):  # type: ignore[type-arg]
+    """A value as it is written in the configuration; `kind`: its type in `storage.settings`."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
+    def __init__(self, name: str, kind: str) -> None:
+        self.name, self._kind = name, kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         from pydantic import TypeAdapter, ValidationError
 
-        from crossdock.storage.settings import ByteSize
+        from crossdock.storage import settings
 
         try:
-            found: int = TypeAdapter(ByteSize).validate_python(value)
+            return TypeAdapter(getattr(settings, self._kind)).validate_python(value)
         except ValidationError as error:
             self.fail(_reason(error), param, ctx)
-        return found
-
-
-class _Duration(click.ParamType):  # type: ignore[type-arg]
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, (int, float)):
-            return float(value)
-        from pydantic import TypeAdapter, ValidationError
-
-        from crossdock.storage.settings import Seconds
-
-        try:
-            found: float = TypeAdapter(Seconds).validate_python(value)
-        except ValidationError as error:
-            self.fail(_reason(error), param, ctx)
-        return found
 
 
 class _MaxDelete(click.ParamType):  # type: ignore[type-arg]
@@ -69,7 +52,8 @@ def _reason(error: Any) -> str:
     return reason.removeprefix("Value error, ")
 
 
-SIZE, DURATION, MAX_DELETE = _Size(), _Duration(), _MaxDelete()
+SIZE, DURATION = _Setting("size", "ByteSize"), _Setting("duration", "Seconds")
+MAX_DELETE = _MaxDelete()
 _RULES = "crossdock.rules"
 
 
