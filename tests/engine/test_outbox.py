@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -113,6 +114,35 @@ async def test_a_receiver_that_is_down_is_not_asked_for_each(ledger: SqliteLedge
     clock.move(900)
     assert await box.flush() == 50
     assert [id for _, id in post.taken] == [f"n{number:02}" for number in range(50)]
+
+
+async def test_a_slow_receiver_holds_up_nothing(ledger: SqliteLedger, clock: Clock) -> None:
+    """After one late answer it is told by `flush` only, which has other things to do as well."""
+    seconds, told = 0.0, 0
+
+    async def slowly(to: Webhook | Mail, notice: Notice) -> None:
+        nonlocal seconds, told
+        seconds, told = seconds + 8.0, told + 1
+
+    flow = replace(FLOW, mails=())
+    box = Outbox(flow, ledger, clock=clock, send=slowly, timer=lambda: seconds)
+    for number in range(10):
+        await box.tell(notice(clock, f"n{number}"))
+    assert (told, await kept(ledger)) == (1, 9)
+    assert await box.flush() == 4, "for half a minute"
+    assert await box.flush() == 4
+    assert await box.flush() == 1
+
+    async def at_once(to: Webhook | Mail, notice: Notice) -> None:
+        nonlocal told
+        told += 1
+
+    box._send = at_once
+    await box.tell(notice(clock, "later"))
+    assert (told, await kept(ledger)) == (10, 1), "it may still be slow"
+    await box.flush()
+    await box.tell(notice(clock, "last"))
+    assert (told, await kept(ledger)) == (12, 0), "it is not"
 
 
 async def test_the_receivers_own_pause_is_kept(ledger: SqliteLedger, clock: Clock, post: Post) -> None:

@@ -1,12 +1,14 @@
 """Notices on their way out: sent at once, and kept in the ledger for as long as nobody takes them.
 
 A notice is at-least-once: after a crash between sending and recording it goes out again, with the same id. A receiver
-that is down neither holds up transfers nor is asked for each of them: its notices wait for the next `flush`.
+that is down or slow does not hold up transfers, nor is one that is down asked for each: its notices wait for the next
+`flush`.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -34,6 +36,11 @@ _PAGE = 100
 _PAUSE = 15.0
 """Seconds that a receiver is left alone after a failure; twice as many after each further one."""
 _LONGEST_PAUSE = 900.0
+_SLOW = 2.0
+"""Seconds after which an answer is late: for `_SLOW_FOR` seconds no transfer waits for that receiver again."""
+_SLOW_FOR = 300.0
+_FLUSHING = 30.0
+"""Seconds after which a `flush` begins no further notice: there is other work than telling."""
 
 Fate = Literal["taken", "later", "never"]
 _SAID: dict[Fate, str] = {"taken": "was told", "later": "is told later", "never": "was not told"}
@@ -49,12 +56,16 @@ class Outbox:
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         send: Send = notify.send,
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._flow, self._ledger, self._clock, self._send = flow, ledger, clock, send
         receivers: list[Webhook | Mail] = [*flow.webhooks, *flow.mails]
         self._receivers = {channel_of(to): to for to in receivers}
         self._paused: dict[str, tuple[datetime, float]] = {}
         """Receiver → until when it is left alone, and for how many seconds that was."""
+        self._timer = timer
+        self._slow: dict[str, float] = {}
+        """Receiver → until when, by the timer, only `flush` sends to it."""
 
     def wanted(self, kind: Kind) -> list[str]:
         """Who wants to be told of it."""
@@ -66,7 +77,7 @@ class Outbox:
         for channel in self.wanted(notice.kind):
             fate: Fate = "later"
             why = ""
-            if not self._is_paused(channel):
+            if not self._is_paused(channel) and self._slow.get(channel, 0.0) <= self._timer():
                 fate, why = await self._try(channel, notice)
             if fate == "later":
                 await self._keep(channel, notice)
@@ -79,13 +90,16 @@ class Outbox:
             await self._keep(channel, notice)
 
     async def flush(self) -> int:
-        """Send what is kept, and say how many were taken. Raises `LedgerError`."""
+        """Send what is kept, for about half a minute, and say how many were taken. Raises `LedgerError`."""
         sent, after, now = 0, "", self._clock()
+        until = self._timer() + _FLUSHING
         stuck = await self._ledger.marks(self._flow.name, _SENDING)
         await self._ledger.unmark(self._flow.name, _SENDING, [mark.key for mark in stuck if now - mark.at > _ABANDONED])
         while page := await self._ledger.marks(self._flow.name, OUTBOX, limit=_PAGE, after=after or None):
             after = page[-1].key
             for mark in page:
+                if self._timer() > until:
+                    return sent
                 channel = mark.key.partition(" ")[0]
                 if channel in self._receivers and self._is_paused(channel):
                     continue
@@ -110,6 +124,7 @@ class Outbox:
 
     async def _try(self, channel: str, notice: Notice) -> tuple[Fate, str]:
         """What became of it, and why not."""
+        began = self._timer()
         try:
             await self._send(self._receivers[channel], notice)
         except CrossdockError as error:
@@ -125,6 +140,12 @@ class Outbox:
             log.warning("flow %s: again in %.0f s or later: %s", self._flow.name, wait, error)
             return "later", ""
         self._paused.pop(channel, None)
+        if self._timer() - began > _SLOW:
+            if channel not in self._slow:
+                log.warning("flow %s: %s is slow; it is told later", self._flow.name, self._name(channel))
+            self._slow[channel] = self._timer() + _SLOW_FOR
+        else:
+            self._slow.pop(channel, None)
         return "taken", ""
 
     async def _keep(self, channel: str, notice: Notice) -> None:
