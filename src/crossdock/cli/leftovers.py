@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from crossdock.cli.output import count
 from crossdock.cli.probes import Finding
-from crossdock.cli.session import innermost
 from crossdock.errors import shown
 
 if TYPE_CHECKING:
     from crossdock.config import Location
-    from crossdock.storage.base import Entry
+    from crossdock.storage.base import Entry, Leftover
     from crossdock.storage.storage import Storage
 
 __all__ = ["found"]
@@ -32,12 +31,11 @@ async def found(storage: Storage, place: Location, *, clean: bool) -> AsyncGener
         if clean:
             await storage.delete(path)
         yield _finding(f"{place.shown(path)} is what a killed run left", place, clean)
-    for key, upload, begun in uploads:
+    for each in uploads:
         if clean:
-            backend: Any = innermost(storage)
-            await backend.calls.abort_upload(key, key, upload)
-        age = f"begun {begun:%Y-%m-%d}" if begun else "begun at an unknown time"
-        yield _finding(f"an upload of {shown(key)}, {age}, was never ended; its parts are billed", place, clean)
+            await storage.discard(each.token)
+        age = f"begun {each.begun:%Y-%m-%d}" if each.begun else "begun at an unknown time"
+        yield _finding(f"an upload of {shown(each.path)}, {age}, was never ended; its parts are billed", place, clean)
     if not old and not uploads:
         yield Finding("leftovers", "none older than a day")
     elif clean:
@@ -60,9 +58,6 @@ async def _temporaries(storage: Storage, folder: str, border: datetime) -> list[
         return [entry.path async for entry in entries if left(entry)]
 
 
-async def _uploads(storage: Storage, folder: str, border: datetime) -> list[tuple[str, str, datetime | None]]:
-    backend: Any = innermost(storage)
-    if not hasattr(backend, "leftovers"):
-        return []
-    async with aclosing(backend.leftovers(folder)) as uploads:
-        return [upload async for upload in uploads if upload[2] is None or upload[2] < border]
+async def _uploads(storage: Storage, folder: str, border: datetime) -> list[Leftover]:
+    async with aclosing(storage.backend.leftovers(folder)) as uploads:
+        return [upload async for upload in uploads if upload.begun is None or upload.begun < border]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from crossdock.storage.rate import TokenBucket
     from crossdock.storage.storage import Storage
 
-__all__ = ["Interrupted", "Session", "common", "innermost", "new_loop", "opened", "run_in_child", "storage_of"]
+__all__ = ["Interrupted", "Session", "common", "new_loop", "opened", "run_in_child", "storage_of"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -176,14 +176,6 @@ def storage_of(location: Location, *, bandwidth: float | None = None, retries: i
     policy = RetryPolicy()
     policy = replace(policy, attempts=max(policy.attempts, retries + 1))
     return new_storage(location.name, location.settings, bandwidth=bucket, retry=policy)
-
-
-def innermost(storage: Storage) -> object:
-    """The backend below the layers."""
-    backend: Any = storage.backend
-    while hasattr(backend, "inner"):
-        backend = backend.inner
-    return backend
 
 
 @asynccontextmanager

@@ -30,7 +30,7 @@ from typing import Literal
 
 from crossdock.errors import StorageError, Unsupported
 
-__all__ = ["Backend", "Capabilities", "Entry", "Expect", "Kind", "Reader", "WriteOptions", "Writer"]
+__all__ = ["Backend", "Capabilities", "Entry", "Expect", "Kind", "Leftover", "Reader", "WriteOptions", "Writer"]
 
 Kind = Literal["file", "dir", "link", "other"]
 
@@ -122,6 +122,16 @@ class Expect:
 
     size: int | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """What a write that nobody ended has left where no listing shows it."""
+
+    path: str
+    begun: datetime | None
+    token: bytes
+    """For `Backend.discard`."""
 
 
 class Reader(ABC):
@@ -264,6 +274,12 @@ class Backend(ABC):
     async def is_staged(self, checkpoint: bytes) -> bool | None:
         """Whether what the token names is still there, that is unpublished. None: being gone proves nothing."""
         return None
+
+    async def leftovers(self, path: str) -> AsyncGenerator[Leftover]:
+        """What such writes, by whomever, have left of names that begin with `path`."""
+        none: tuple[Leftover, ...] = ()
+        for leftover in none:
+            yield leftover
 
     async def server(self) -> str | None:
         """What the server calls itself, and how it is spoken to, in words; None: there is none."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from crossdock.errors import CrossdockError
-from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader, WriteOptions, Writer
+from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Leftover, Reader, WriteOptions, Writer
 from crossdock.storage.rate import TokenBucket
 
 __all__ = ["Event", "Layer", "LayeredReader", "LayeredWriter", "Limit", "Observe", "Throttle"]
@@ -109,6 +109,9 @@ class Layer(Backend):
 
     async def is_staged(self, checkpoint: bytes) -> bool | None:
         return await self._call("stat", "", lambda: self.inner.is_staged(checkpoint), repeatable=True)
+
+    def leftovers(self, path: str) -> AsyncGenerator[Leftover]:
+        return self.inner.leftovers(path)
 
     async def server(self) -> str | None:
         return await self._call("ask", "", self.inner.server, repeatable=True)

@@ -274,14 +274,15 @@ class TestResume:
     async def test_no_leftovers_by_another_word(self, storage: Storage, proxy: FaultProxy) -> None:
         """rclone's server says NoSuchUpload."""
         proxy.fail("GET", "uploads=", xml_error(404, "NoSuchUpload"))
-        assert [each async for each in storage.backend.leftovers("")] == []  # type: ignore[attr-defined]
+        assert [each async for each in storage.backend.leftovers("")] == []
 
     async def test_leftovers_are_told(self, storage: Storage, peer: BotoPeer) -> None:
-        token = await self._half(storage)
-        found = [each async for each in storage.backend.leftovers("na")]  # type: ignore[attr-defined]
-        assert [(key, upload) for key, upload, _ in found] == [("name", peer.uploads()[0]["UploadId"])]
-        assert found[0][2].tzinfo is not None
-        await storage.discard(token)
+        await self._half(storage)
+        (found,) = [each async for each in storage.backend.leftovers("na")]
+        assert found.path == "name" and found.begun is not None and found.begun.tzinfo is not None
+        assert [each async for each in storage.backend.leftovers("nah")] == []
+        await storage.discard(found.token)
+        assert peer.uploads() == []
 
 
 async def test_too_large_for_uniform_parts(proxy: FaultProxy, peer: BotoPeer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from crossdock.errors import (
     AlreadyExists,
@@ -13,7 +14,7 @@ from crossdock.errors import (
     NotFound,
     Unsupported,
 )
-from crossdock.storage.base import Backend, Capabilities, Entry, Reader, WriteOptions, Writer
+from crossdock.storage.base import Backend, Capabilities, Entry, Leftover, Reader, WriteOptions, Writer
 from crossdock.storage.s3 import listing, pinned, probe
 from crossdock.storage.s3.calls import Calls, entry_of
 from crossdock.storage.s3.client import Client
@@ -21,6 +22,7 @@ from crossdock.storage.s3.copying import Copy
 from crossdock.storage.s3.faults import changed
 from crossdock.storage.s3.reader import S3Reader
 from crossdock.storage.s3.settings import S3Settings
+from crossdock.storage.s3.upload import token_of
 from crossdock.storage.s3.wire import quoted
 from crossdock.storage.s3.writer import S3Writer
 
@@ -154,9 +156,9 @@ class S3Backend(Backend):
             raise self.error(Unsupported, "discard", token["path"], f"it lies in bucket {token['bucket']!r}")
         await self.calls.abort_upload(token["path"], token["key"], token["upload"])
 
-    def leftovers(self, prefix: str = "") -> AsyncGenerator[tuple[str, str, datetime | None]]:
-        """Uploads that were begun and neither published nor aborted, by anybody: (key, upload id, begun).
-
-        Their parts are stored, and billed, until they are aborted.
-        """
-        return listing.leftovers(self.calls, prefix)
+    async def leftovers(self, path: str) -> AsyncGenerator[Leftover]:
+        """Uploads that were neither published nor aborted. Their parts are stored, and billed, until they are."""
+        async with aclosing(listing.leftovers(self.calls, path)) as uploads:
+            async for key, upload, begun in uploads:
+                name = key.removeprefix(self.calls.prefix)
+                yield Leftover(name, begun, token_of(self.calls, name, key, upload))

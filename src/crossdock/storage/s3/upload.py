@@ -13,7 +13,7 @@ from crossdock.storage.base import Entry
 from crossdock.storage.s3.calls import Calls, Part, entry_of, stored_of
 from crossdock.storage.s3.wire import ATTEMPT, VERSION
 
-__all__ = ["Upload", "to_the_end"]
+__all__ = ["Upload", "to_the_end", "token_of"]
 
 log = logging.getLogger("crossdock.storage.s3")
 
@@ -28,6 +28,11 @@ async def to_the_end(action: Coroutine[Any, Any, None]) -> None:
     except asyncio.CancelledError:
         await asyncio.wait({task})
         raise
+
+
+def token_of(calls: Calls, path: str, key: str, upload: str | None) -> bytes:
+    """What names an upload, for `Backend.discard`."""
+    return json.dumps({"bucket": calls.settings.bucket, "key": key, "path": path, "upload": upload}).encode()
 
 
 class Upload:
@@ -53,8 +58,7 @@ class Upload:
 
     def token(self) -> bytes:
         """For `Backend.discard`."""
-        named = {"bucket": self.calls.settings.bucket, "key": self.key, "path": self.path, "upload": self.id}
-        return json.dumps(named).encode()
+        return token_of(self.calls, self.path, self.key, self.id)
 
     async def complete(self) -> Entry:
         """Publish, then look at what is stored.
