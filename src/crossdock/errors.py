@@ -31,6 +31,7 @@ CrossdockError                  .retryable  .retry_after  .hint
 
 from __future__ import annotations
 
+import shlex
 from typing import ClassVar, Self
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "TransformFailed",
     "Truncated",
     "Unsupported",
+    "located",
     "shown",
 ]
 
@@ -70,6 +72,13 @@ def shown(name: str) -> str:
     if name.isprintable():
         return name
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
+
+
+def located(endpoint: str, path: str = "") -> str:
+    """Where something is, as it would be written on a command line: `name:path`, a URL, or a local path."""
+    if endpoint.startswith("/"):
+        return shown(f"{endpoint.rstrip('/')}/{path}".rstrip("/") or "/")
+    return f"{endpoint}{'/' if '://' in endpoint else ':'}{shown(path)}"
 
 
 class CrossdockError(Exception):
@@ -119,7 +128,8 @@ class SecretUnavailable(ConfigError):
 
 
 class StorageError(CrossdockError):
-    """An operation at an endpoint failed. `next_step` is the hint of those who are raised without one."""
+    """An operation at an endpoint failed. `next_step` is the hint of those who are raised without one; in it,
+    {endpoint} is how to write that."""
 
     next_step: ClassVar[str | None] = None
 
@@ -134,7 +144,9 @@ class StorageError(CrossdockError):
         retry_after: float | None = None,
     ) -> None:
         super().__init__(
-            f"{operation} {endpoint}:{shown(path)}: {reason}", hint=hint or self.next_step, retry_after=retry_after
+            f"{operation} {located(endpoint, path)}: {reason}",
+            hint=hint or (self.next_step and self.next_step.format(endpoint=shlex.quote(located(endpoint)))),
+            retry_after=retry_after,
         )
         self.reason, self.operation, self.endpoint, self.path = reason, operation, endpoint, path
 
@@ -172,7 +184,7 @@ class PermissionDenied(StorageError):
 
 
 class NotFound(StorageError):
-    next_step = "see what is there: crossdock ls"
+    next_step = "see what is there: crossdock ls {endpoint}"
 
 
 class AlreadyExists(StorageError):
@@ -201,7 +213,7 @@ class TransferError(CrossdockError):
     @classmethod
     def at(cls, operation: str, endpoint: str, path: str, reason: str, *, hint: str | None = None) -> Self:
         """What is wrong with a file at one endpoint, worded as a `StorageError` is."""
-        return cls(f"{operation} {endpoint}:{shown(path)}: {reason}", hint=hint)
+        return cls(f"{operation} {located(endpoint, path)}: {reason}", hint=hint)
 
 
 class Truncated(TransferError):

@@ -157,6 +157,22 @@ def test_mkdir(cli: Cli, tmp_path: Path) -> None:
     assert cli("mkdir", "file").code == 7
 
 
+def test_places_are_told_as_they_are_written(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "crossdock.yaml").write_text("endpoints: {here: {type: local, root: .}}")
+    (tmp_path / "with space").mkdir()
+    root = os.path.realpath(tmp_path)
+    for written, told, next_step in (
+        ("nope", f"read {root}/nope", f"crossdock ls {root}"),
+        ("with space/nope", f"read {root}/with space/nope", f"crossdock ls '{root}/with space'"),
+        ("here:a/nope", "read here:a/nope", "crossdock ls here:"),
+        (f"file://{root}/nope", f"read {root}/nope", f"crossdock ls {root}"),
+    ):
+        assert cli("cat", written).err == (
+            f"crossdock: {told}: no such file or folder\nNext: see what is there: {next_step}\n"
+        )
+    assert cli("ls", "ftp://127.0.0.1:1/in").err.startswith("crossdock: connect ftp://127.0.0.1:1/: ")
+
+
 def test_a_place_that_cannot_be_looked_at(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "one").symlink_to("two")
     (tmp_path / "two").symlink_to("one")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossdock.errors import ConfigError, shown
+from crossdock.errors import ConfigError, located
 
 if TYPE_CHECKING:
     from crossdock.config.mistakes import Report
@@ -54,10 +54,7 @@ class Location:
     def shown(self, path: str | None = None) -> str:
         """How to write this location, or another path at its endpoint, on a command line."""
         path = self.path if path is None else path
-        if self.settings.type == "local" and self.name.startswith("/"):
-            return shown(f"{self.name.rstrip('/')}/{path}".rstrip("/") or "/")
-        slash = "/" if "://" in self.name else ":"
-        return f"{self.name}{slash}{shown(path)}"
+        return located(self.name, path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import Protocol, TypeGuard
 from crossdock.engine.attempts import deliver
 from crossdock.engine.merge import merged
 from crossdock.engine.outcome import Outcome, Summary
-from crossdock.errors import Conflict, CrossdockError, shown
+from crossdock.errors import Conflict, CrossdockError, located
 from crossdock.flows.compare import UNSURE, Comparison
 from crossdock.flows.filters import Filters
 from crossdock.storage.base import Entry
@@ -139,7 +139,7 @@ class _Run:
         there = f"{self.target.backend.address(self.to)}/".lstrip("/")
         if here.startswith(there) or there.startswith(here):
             raise Conflict(
-                f"sync {self.source.endpoint}:{shown(self.folder)} → {self.target.endpoint}:{shown(self.to)}: "
+                f"sync {located(self.source.endpoint, self.folder)} → {located(self.target.endpoint, self.to)}: "
                 "source and target overlap",
                 hint="choose a target outside the source",
             )
@@ -317,7 +317,7 @@ class _Run:
         if not self.surplus:
             return
         what = (
-            f"sync {self.target.endpoint}:{shown(self.to)}: {len(self.surplus)} of {self.held} files would be deleted"
+            f"sync {located(self.target.endpoint, self.to)}: {len(self.surplus)} of {self.held} files would be deleted"
         )
         if not self.found:
             raise Conflict(f"{what}, but the source is empty; nothing was deleted", hint="check the source")

@@ -22,6 +22,7 @@ from crossdock.errors import (
     StorageError,
     TransformFailed,
     Truncated,
+    located,
     shown,
 )
 from crossdock.storage.base import Entry, Expect, Reader, WriteOptions, Writer
@@ -129,7 +130,7 @@ class _Attempt:
 
     @property
     def names(self) -> str:
-        return f"{self.source.endpoint}:{shown(self.path)} → {self.target.endpoint}:{shown(self.to)}"
+        return f"{located(self.source.endpoint, self.path)} → {located(self.target.endpoint, self.to)}"
 
     async def stream(self, reader: Reader) -> Receipt:
         entry = reader.entry

@@ -23,6 +23,7 @@ from crossdock.errors import (
     TimedOut,
     TransferError,
     Unsupported,
+    located,
     shown,
 )
 from crossdock.storage.http import http_date, no_answer, retry_after
@@ -187,7 +188,7 @@ def refused(place: Place, refusal: Refusal) -> CrossdockError:
     hint = _hint(place, refusal)
     after = retry_after(refusal.headers, datetime.now(UTC))
     if issubclass(kind, TransferError):
-        where = f"{place.operation} {place.endpoint}:{shown(place.path)}"
+        where = f"{place.operation} {located(place.endpoint, place.path)}"
         return kind(f"{where}: {reason}", hint=hint, retry_after=after)
     if not issubclass(kind, StorageError):
         raise TypeError(kind)
