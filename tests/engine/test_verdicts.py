@@ -85,6 +85,8 @@ def test_a_full_disk_is_no_files_fault() -> None:
     for age, wait in ((1.0, 60.0), (300.0, 150.0), (999.0, 400.0)):
         found = judge(at(NoSpace), longest, attempt=99, age=age, **asked)
         assert (found.what, found.seconds) == ("pause", wait)
+        apart = judge(at(NoSpace), longest, attempt=99, age=age, **{**asked, "draw": lambda low, high: high})
+        assert apart.seconds == 2 * wait, "not all at the same moment again"
     assert judge(at(NoSpace), longest, attempt=1, age=1001.0, **asked).what == "fail"
 
 

@@ -77,10 +77,12 @@ def judge(
         return Verdict("fail", f"{reason} (given up after {age:.0f} s)")
     if isinstance(error, SecretUnavailable):
         pause = _MISSING
+    spread = retry.base
     if isinstance(error, NoSpace):
-        pause = max(_SLOWLY, min(retry.longest, age / 2), error.retry_after or 0.0)
+        # Files that fill a disk together would fill it together again, though some of them have room.
+        spread = pause = max(_SLOWLY, min(retry.longest, age / 2), error.retry_after or 0.0)
     if pause is not None:
-        return Verdict("pause", reason, pause + draw(0, retry.base))
+        return Verdict("pause", reason, pause + draw(0, spread))
     if not error.retryable or isinstance(error, AuthenticationFailed):
         return Verdict("fail", reason)
     if attempt >= retry.attempts:
