@@ -46,7 +46,6 @@ _MOST_LARGE = 16
 _READ_BUFFER = 256 * 1024
 _NOTHING = hashlib.sha256(b"").hexdigest()
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
-# What aiohttp raises for a request without an answer.
 
 
 class Body:

@@ -74,7 +74,7 @@ async def make_folders(calls: Calls, session: Session, folder: bytes, path: str,
         try:
             await session.status(codec.MKDIR, text(folder), codec.NO_ATTRS)
         except Status as error:
-            if b"/" in folder and await lacks_folder(calls, session, folder, error):
+            if b"/" in folder and await lacks_folder(session, folder, error):
                 missing.append(folder)
                 folder = folder.rpartition(b"/")[0]
                 continue

@@ -112,7 +112,7 @@ async def below_file(calls: Calls, session: Session, name: bytes) -> str:
     return ""
 
 
-async def lacks_folder(calls: Calls, session: Session, name: bytes, error: Status) -> bool:
+async def lacks_folder(session: Session, name: bytes, error: Status) -> bool:
     """Whether nothing could be made under `name` because the folder above is missing, also where that is failure."""
     if error.code != codec.FAILURE:
         return error.code in codec.MISSING

@@ -72,6 +72,9 @@ class SftpWriter(StagedWriter):
             self._pool.release(self._connection)
             self._connection = None
 
+    async def _why(self, session: Session, error: Status) -> StorageError:
+        return await explain(self._calls, session, "write", self.path, error, creates=True)
+
     async def _open(self) -> bytes:
         if self._handle is not None:
             return self._handle
@@ -89,19 +92,19 @@ class SftpWriter(StagedWriter):
         except Status as error:
             if self.options.resume is not None:
                 if error.code in codec.MISSING:
-                    raise await explain(self._calls, session, "write", self.path, error, creates=True) from error
+                    raise await self._why(session, error) from error
                 # What is written there may not be read.
                 flags = codec.FOR_WRITING
-            elif await lacks_folder(self._calls, session, self._target, error):
+            elif await lacks_folder(session, self._target, error):
                 await make_parents(self._calls, session, self.path, "write")
             else:
                 self._touched = False
-                raise await explain(self._calls, session, "write", self.path, error, creates=True) from error
+                raise await self._why(session, error) from error
             try:
                 handle = await session.open(self._target, flags)
             except Status as again:
                 self._touched = self.options.resume is not None
-                raise await explain(self._calls, session, "write", self.path, again, creates=True) from again
+                raise await self._why(session, again) from again
         self._touched = True
         self._handle = handle
         if self.options.resume is not None:
@@ -177,9 +180,7 @@ class SftpWriter(StagedWriter):
             checked(await future, codec.STATUS)
         except Status as error:
             assert self._connection is not None
-            raise await explain(
-                self._calls, self._connection.session, "write", self.path, error, creates=True
-            ) from error
+            raise await self._why(self._connection.session, error) from error
         self._queue.popleft()
         self._acked += length
 
@@ -232,7 +233,7 @@ class SftpWriter(StagedWriter):
             try:
                 checked(await closed, codec.STATUS)
             except Status as error:
-                raise await explain(self._calls, session, "write", self.path, error, creates=True) from error
+                raise await self._why(session, error) from error
             if restamp or (attrs is not None and not self._settled(attrs, stamped)):
                 attrs = await self._stamp_by_name(session, attrs)
         if attrs is None:
@@ -315,7 +316,7 @@ class SftpWriter(StagedWriter):
             checked(await future, codec.STATUS)
         except Status as error:
             if error.code != codec.OP_UNSUPPORTED:
-                raise await explain(self._calls, session, "write", self.path, error, creates=True) from error
+                raise await self._why(session, error) from error
 
     async def _described(self, session: Session, future: asyncio.Future[Reply]) -> Attrs:
         try:
