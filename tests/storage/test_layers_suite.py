@@ -8,7 +8,8 @@ from typing import ClassVar
 import pytest
 
 from crossdock.storage.base import Backend
-from crossdock.storage.layers import Limit, Observe, Throttle
+from crossdock.storage.layers import Observe
+from crossdock.storage.limits import Limit, Throttle
 from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.rate import TokenBucket
 from crossdock.storage.retry import Retry

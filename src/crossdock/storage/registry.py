@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from crossdock.errors import ConfigError
-from crossdock.storage.layers import Event, Limit, Observe, Throttle
+from crossdock.storage.layers import Event, Observe
+from crossdock.storage.limits import Limit, Throttle
 from crossdock.storage.rate import TokenBucket
 from crossdock.storage.retry import Retry, RetryPolicy
 from crossdock.storage.storage import Storage
