@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import IO, Any
 
-from crossdock.errors import CrossdockError, TransformFailed, shown
+from crossdock.errors import CrossdockError, NoSpace, TransformFailed, shown
 from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader, WriteOptions, Writer
 from crossdock.storage.storage import Storage
 from crossdock.transfer.copy import CopyOptions, Staged, copy
@@ -71,7 +73,9 @@ async def unpack(
     finally:
         if archive is not None:
             await archive.close()
-        file.close()
+        with suppress(OSError):
+            # What did not fit is still in its buffer.
+            file.close()
 
 
 def _parted(steps: Sequence[Step]) -> tuple[tuple[Step, ...], Step, tuple[Step, ...]]:
@@ -86,9 +90,7 @@ def _spool(splitter: Splitter, step: Step, name: str) -> IO[bytes]:
     try:
         return tempfile.TemporaryFile(dir=splitter.spool_folder)
     except OSError as error:
-        raise _failed(
-            step, name, f"no temporary file: {error.strerror}", "write a folder with space at 'spool'"
-        ) from error
+        raise _unkept(step, name, "no temporary file", error) from error
 
 
 def _opened(splitter: Splitter, file: IO[bytes], step: Step, name: str) -> tuple[Backend, Sequence[str]]:
@@ -103,6 +105,16 @@ def _opened(splitter: Splitter, file: IO[bytes], step: Step, name: str) -> tuple
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise _failed(step, name, reason, getattr(error, "hint", None)) from error
     return members, names
+
+
+def _unkept(step: Step, name: str, what: str, error: OSError) -> CrossdockError:
+    """The archive could not be kept on local disk."""
+    hint = "free some space there, or write a folder that has some at 'spool'"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        endpoint, _, path = name.partition(":")
+        reason = "no room on the local disk to keep the archive on"
+        return NoSpace(reason, operation=step.name, endpoint=endpoint, path=path, hint=hint)
+    return _failed(step, name, f"{what}: {error.strerror}", hint)
 
 
 def _failed(step: Step, name: str, reason: str, hint: str | None) -> TransformFailed:
@@ -143,9 +155,7 @@ class _Spooling:
             self._file.write(data)
             self._file.flush()
         except OSError as error:
-            raise _failed(
-                self._step, self._name, f"local disk: {error.strerror}", "write a folder with space at 'spool'"
-            ) from error
+            raise _unkept(self._step, self._name, "local disk", error) from error
 
 
 class _Sink(Backend):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import os
 import stat
 import struct
 import tempfile
@@ -323,6 +324,16 @@ async def test_a_target_that_fails_in_the_middle_is_gone_on_with() -> None:
             receipts = await unpack(source, "in/a.zip", target, "out", options=options)
         assert [receipt.method for receipt in receipts] == ["present", "stream", "stream", "stream"]
         assert len(await everything(target)) == 4
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+async def test_no_room_to_keep_the_archive(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the disk's fault, not the archive's: to be tried again."""
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: Path("/dev/full").open("w+b"))
+    async with target_of("memory", Path()) as target:
+        with pytest.raises(NoSpace, match="unzip source:in/a.zip: no room on the local disk"):
+            await unpacked(zipped({"a": os.urandom(size)}), target)
+        assert await everything(target) == []
 
 
 async def test_a_source_that_changed() -> None:
