@@ -329,9 +329,9 @@ async def test_a_target_that_fails_in_the_middle_is_gone_on_with() -> None:
 @pytest.mark.parametrize("size", [10, 3_000_000])
 async def test_no_room_to_keep_the_archive(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the disk's fault, not the archive's: to be tried again."""
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: Path("/dev/full").open("w+b"))
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: os.fdopen(os.open("/dev/full", os.O_RDWR), "w+b"))
     async with target_of("memory", Path()) as target:
-        with pytest.raises(NoSpace, match="unzip source:in/a.zip: no room on the local disk"):
+        with pytest.raises(NoSpace, match=r"unzip source:in/a\.zip: no room on the local disk"):
             await unpacked(zipped({"a": os.urandom(size)}), target)
         assert await everything(target) == []
 
