@@ -314,6 +314,19 @@ def fails_again(home: Path) -> None:
     until(lambda: (home / "failures").stat().st_size >= count + 2, "it fails again and again")
 
 
+def test_what_ends_a_daemon_has_its_time(home: Path) -> None:
+    configure(home)
+    with daemon(home) as (process, said):
+        put(home, "a", b"1")
+        until((home / "out/a").exists, "it works")
+        (home / "crossdock.db").rename(home / "elsewhere")
+        put(home, "b", b"1")
+        assert ended(process, said) == 7
+        *_, error, next_step = said().splitlines()
+        assert re.match(r"[-0-9]{10} [:0-9]{8}Z crossdock: ledger .* was removed, moved or replaced", error), said()
+        assert re.match(r"[-0-9]{10} [:0-9]{8}Z Next: put it back", next_step), said()
+
+
 def test_a_flow_without_a_trigger_is_told(home: Path) -> None:
     configure(home, more="")
     with daemon(home) as (process, said):

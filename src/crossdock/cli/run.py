@@ -202,6 +202,15 @@ class _Daemon(_Command):
             self.say(f"{flow}: {count(number, 'transfer')} delivered, {human_size(size)}")
 
     async def run(self) -> int:
+        try:
+            return await self._run()
+        except CrossdockError as error:
+            if not self._stamped or self.session.verbose > 1:
+                raise
+            self.note(*complaint(error))
+            return exits.code_of(error)
+
+    async def _run(self) -> int:
         self._stamp_warnings()
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
