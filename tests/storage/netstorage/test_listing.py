@@ -14,6 +14,7 @@ from crossdock.errors import (
     PermissionDenied,
     ProtocolViolation,
 )
+from crossdock.storage.netstorage.backend import NetStorageBackend
 from crossdock.storage.netstorage.wire import parse_xml
 from crossdock.storage.storage import Storage
 from crossdock.testing import FakeNetStorage, NetStorageFault
@@ -73,13 +74,17 @@ async def test_a_page_that_fails_midway(server: FakeNetStorage, storage: Storage
             await lister(storage, "d")
 
 
-async def test_links_and_folders_nobody_made(server: FakeNetStorage, storage: Storage) -> None:
+async def test_links_and_folders_nobody_made(
+    server: FakeNetStorage, place: NetStorageBackend, storage: Storage
+) -> None:
     server.peer().write("implicit/deep/file", b"1234")
     server.tree.put(b"123456/link", File.of(b"", 1, 1.0, b"/123456/implicit/deep/file"))
     assert (await storage.stat("implicit")).kind == "dir"
     assert (await storage.stat("link")).kind == "link"
     assert {(entry.path, entry.kind) for entry in await listed(storage)} == {("implicit", "dir"), ("link", "link")}
     assert await walked(storage) == ["implicit/deep/file", "link"]
+    assert await place.usage() == (2, 4)
+    assert await place.usage("implicit") == (1, 4)
     with pytest.raises(PermissionDenied):
         await storage.remove_dir("implicit")
 

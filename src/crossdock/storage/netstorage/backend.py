@@ -81,6 +81,12 @@ class NetStorageBackend(Backend):
             raise self._unsupported("list recursively", path)
         return listing.scan_tree(self.calls, path)
 
+    async def usage(self, path: str = "") -> tuple[int, int]:
+        """(files, bytes) below a folder, as NetStorage counts them."""
+        request = self.calls.request("GET", "du", path, "du", {"format": "xml", "encoding": "utf-8"})
+        found = self.client.xml(request, await self.client.call(request), "du")
+        return found.files, found.size
+
     # -- what doctor asks -----------------------------------------------------------------------------------------
 
     async def server(self) -> str:

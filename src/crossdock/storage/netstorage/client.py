@@ -183,7 +183,7 @@ class Client:
 
         return await self.retry.run(once) if repeat else await once()
 
-    def xml(self, request: Request, answer: Answer, root: Literal["stat", "list"]) -> Answered:
+    def xml(self, request: Request, answer: Answer, root: Literal["stat", "list", "du"]) -> Answered:
         """The document of a success."""
         try:
             return parse_xml(answer.body, root)

@@ -50,9 +50,11 @@ class Answered:
 
     items: list[Item] = field(default_factory=list)
     resume: str | None = None
+    files: int = 0
+    size: int = 0
 
 
-def parse_xml(body: bytes, root: Literal["stat", "list"]) -> Answered:
+def parse_xml(body: bytes, root: Literal["stat", "list", "du"]) -> Answered:
     """Raises `ValueError` for what is no such answer. Unknown tags and attributes are ignored, as Akamai asks."""
     if b"<!" in body:
         raise ValueError("the answer has a document type or a comment")
@@ -70,6 +72,8 @@ def parse_xml(body: bytes, root: Literal["stat", "list"]) -> Answered:
             found.resume = _text(child, "start")
             if not found.resume:
                 raise ValueError("<resume> does not say where")
+        elif child.tag == "du-info":
+            found.files, found.size = _number(child, "files") or 0, _number(child, "bytes") or 0
     return found
 
 
