@@ -64,6 +64,20 @@ async def test_changes_are_found_by_size_time_and_content() -> None:
     assert await content(target) == await content(source)
 
 
+async def test_a_target_that_shows_its_names_twice_loses_none() -> None:
+    """The second one has no file at the source beside it."""
+
+    class Doubled(Layer):
+        async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
+            async for page in super().scan(path, recursive=recursive):
+                yield page + page
+
+    source, target = await filled("a", TREE), await filled("b", TREE)
+    summary, _ = await run(source, Storage(Doubled(target.backend)), delete=True, max_delete=100)
+    assert summary.deleted == 0
+    assert await content(target) == TREE
+
+
 async def test_dry_run_decides_the_same_and_does_nothing() -> None:
     source = await filled("a", TREE)
     target = await filled("b", {"a.txt": b"other size", "extra": b"x", "b.y": b"dot"})

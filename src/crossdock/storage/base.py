@@ -30,7 +30,18 @@ from typing import Literal
 
 from crossdock.errors import StorageError, Unsupported
 
-__all__ = ["Backend", "Capabilities", "Entry", "Expect", "Kind", "Leftover", "Reader", "WriteOptions", "Writer"]
+__all__ = [
+    "Backend",
+    "Capabilities",
+    "Entry",
+    "Expect",
+    "Kind",
+    "Leftover",
+    "Reader",
+    "WriteOptions",
+    "Writer",
+    "distinct",
+]
 
 Kind = Literal["file", "dir", "link", "other"]
 
@@ -63,6 +74,11 @@ class Entry:
             return f"version:{self.version}"
         modified = self.modified.isoformat() if self.modified else ""
         return f"{self.etag or ''}:{'' if self.size is None else self.size}:{'' if self.etag else modified}"
+
+
+def distinct(entries: list[Entry]) -> list[Entry]:
+    """Of a folder's entries, sorted by path: one in which names come and go while it is read may show one twice."""
+    return [entry for number, entry in enumerate(entries) if not number or entry.path != entries[number - 1].path]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

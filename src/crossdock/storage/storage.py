@@ -17,7 +17,7 @@ from crossdock.errors import (
     StorageError,
     Unsupported,
 )
-from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader, WriteOptions, Writer
+from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader, WriteOptions, Writer, distinct
 from crossdock.storage.staging import TEMPORARY_MARK, is_temporary
 
 __all__ = ["Storage"]
@@ -143,7 +143,9 @@ class Storage:
         last = ""
         async with aclosing(self.backend.scan(path, recursive=True)) as pages:
             async for page in pages:
+                before, doubled = last, False
                 for entry in page:
+                    doubled = doubled or entry.path == last
                     if entry.path < last:
                         raise self.backend.error(
                             ProtocolViolation,
@@ -153,6 +155,8 @@ class Storage:
                             hint="set 'listing: folders' at this endpoint",
                         )
                     last = entry.path
+                if doubled:
+                    page = [entry for entry in distinct(page) if entry.path != before]
                 yield _without_temporaries(page)
 
     async def _walk_folders(
@@ -175,7 +179,7 @@ class Storage:
                     raise
                 return []
             found.sort(key=order, reverse=True)
-            return found
+            return distinct(found)
 
         def look_ahead() -> None:
             """Folders due next are listed while the files before them are being moved."""

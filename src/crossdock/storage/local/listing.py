@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from itertools import islice
 
-from crossdock.storage.base import Entry
+from crossdock.storage.base import Entry, distinct
 from crossdock.storage.local.tree import Tree
 
 __all__ = ["Listing", "Walk"]
@@ -83,7 +83,7 @@ class Walk:
                 if not names:
                     self.close()
                     self._read.sort(key=_order, reverse=True)
-                    self._due += self._read
+                    self._due += distinct(self._read)
                     self._read = []
             elif self._due:
                 entry = self._due.pop()
