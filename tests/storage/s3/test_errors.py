@@ -78,6 +78,12 @@ class TestErrors:
     def test_statuses(self, status: int, kind: type[CrossdockError], body: bytes) -> None:
         assert type(refused(PLACE, refusal_of(status, {}, body))) is kind
 
+    @pytest.mark.parametrize(
+        ("status", "hint"), [(413, "client_max_body_size"), (502, "a proxy"), (504, "raise its timeout")]
+    )
+    def test_what_a_proxy_says_is_not_laid_to_the_store(self, status: int, hint: str) -> None:
+        assert hint in (refused(PLACE, refusal_of(status, {}, b"<html>nginx</html>")).hint or "")
+
     @pytest.mark.parametrize(("text", "low", "high"), [("7", 7, 7), ("soon", None, None), ("", None, None)])
     def test_retry_after(self, text: str, low: float | None, high: float | None) -> None:
         assert refused(PLACE, refusal_of(503, {"retry-after": text}, b"")).retry_after == low == high

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from crossdock.errors import ConnectionFailed, ProtocolViolation, SourceChanged
 from crossdock.storage.storage import Storage
-from tests.storage.s3.faults import FaultProxy, Forward, Upstream, answer, cut, drop, edit, xml_error
+from tests.storage.s3.faults import FaultProxy, Forward, Upstream, answer, cut, drop, edit, lose, raw, xml_error
 from tests.storage.s3.places import LARGE, MIB, SMALL, BotoPeer, chunks
 
 
@@ -142,6 +142,37 @@ class TestReading:
             await storage.delete_pinned("name 3", await storage.stat("name 3"))
         assert peer.names() == {"new", "name 3"}
         assert peer.read("name 3") == b"newer"
+
+    async def test_a_proxy_that_weakens_etags_and_keeps_lengths_to_itself(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+    ) -> None:
+        """As nginx does where it may change bodies."""
+
+        def weaken(found: Upstream) -> None:
+            etag = next((value for name, value in found.headers.items() if name.lower() == "etag"), None)
+            if etag is not None:
+                drop(found, "etag")
+                found.headers["ETag"] = "W/" + etag
+
+        async def unmeasured(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            found = await forward()
+            weaken(found)
+            lines = [f"{name}: {value}" for name, value in found.headers.items() if name.lower() != "content-length"]
+            head = [f"HTTP/1.1 {found.status} OK", *lines, "Connection: close", "", ""]
+            return await raw("\r\n".join(head).encode())(request, forward)
+
+        proxy.fail("POST", "uploadId=", lose())
+        for method in ("GET", "PUT", "POST"):
+            proxy.fail(method, "name", edit(weaken), 100)
+        proxy.fail("HEAD", "name", unmeasured, 100)
+        for _ in range(2):
+            assert (await storage.write_bytes("name", LARGE)).size == len(LARGE)
+        [listed] = [each async for each in storage.scan("")]
+        async with storage.read("name", pin=listed) as reader:
+            assert b"".join([chunk async for chunk in chunks(reader)]) == LARGE
+        await storage.server_copy(storage, "name", "name 2")
+        await storage.delete_pinned("name", listed)
+        assert peer.names() == {"name 2"}
 
     async def test_a_range_of_nothing(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
         """s3rver answers with a part of one byte that does not exist."""

@@ -76,7 +76,7 @@ _BY_STATUS = {
     409: "Conflict",
     411: "MissingContentLength",
     412: "PreconditionFailed",
-    413: "EntityTooLarge",
+    413: "RequestTooLarge",
     416: "InvalidRange",
     429: "SlowDown",
     500: "InternalError",
@@ -147,6 +147,7 @@ _KINDS: dict[type[CrossdockError], tuple[str, ...]] = {
         "InvalidEncryptionAlgorithmError",
         "InvalidTag",
         "EntityTooLarge",
+        "RequestTooLarge",
         "MaxMessageLengthExceeded",
         "MetadataTooLarge",
         "MissingContentLength",
@@ -234,6 +235,11 @@ _HINTS = {
     "InvalidObjectState": "the object is archived (Glacier): restore it, then run this again",
     "InvalidPayer": "the bucket's requester pays: set 'requester_pays: true'",
     "EntityTooLarge": "raise 'part_size' up to 5G, or split the file",
+    # Not a store's own word: no S3 error came with the status.
+    "RequestTooLarge": "a proxy in front of the store refuses requests of this size: raise its limit "
+    "(nginx: client_max_body_size), or lower 'part_size'",
+    "BadGateway": "a proxy answers for the store, and cannot reach it: run it again",
+    "GatewayTimeout": "a proxy in front of the store did not wait for its answer: run it again, or raise its timeout",
     "KeyTooLongError": "a key has at most 1024 bytes: give it another name in the rule or command that moves it",
     "NoSuchUpload": "the upload was aborted, perhaps by the bucket's lifecycle: start it again",
     "QuotaExceeded": "free space, or raise the quota of the account or bucket",

@@ -70,8 +70,11 @@ def decoded(text: str | None) -> str:
 
 
 def etag_of(text: str | None) -> str | None:
-    """Without its quotes; None if there is none."""
-    return (text or "").strip().strip('"') or None
+    """Without its quotes; None if there is none.
+
+    A proxy that could change a body calls its ETag weak (RFC 9110, 8.8.1), though the store's own is not.
+    """
+    return (text or "").strip().removeprefix("W/").strip('"') or None
 
 
 def parse_time(text: str | None) -> datetime | None:
