@@ -311,8 +311,11 @@ class _Session:
         await self.say(f"{reply}\r\n{reply}" if self.faults.late_reply else reply)
 
     async def _do_mlsd(self, argument: str) -> None:
-        lines = [f"{self._facts(path)} {path.name}\r\n" for path in sorted(self._path(argument or self._at).iterdir())]
-        await self._list("".join(lines))
+        # As Apache FtpServer does.
+        hides = self._has("MMD5") and argument != "-a"
+        folder = self._at if not argument or (self._has("MMD5") and not hides) else argument
+        paths = [path for path in sorted(self._path(folder).iterdir()) if not (hides and path.name.startswith("."))]
+        await self._list("".join(f"{self._facts(path)} {path.name}\r\n" for path in paths))
 
     async def _do_list(self, argument: str) -> None:
         lines = []

@@ -64,13 +64,17 @@ def understood(connection: Connection, name: bytes, replies: Sequence[Reply]) ->
     elif reply.code == 213:
         value, modified = reply.lines[0].strip(), replies[1]
         when = parse_time(modified.lines[0].strip()) if modified.code == 213 else None
-        return Entry(path="", size=int(value) if value.isdigit() else None, modified=when)
+        if value.isdigit():
+            return Entry(path="", size=int(value), modified=when)
+        # ftp-srv says "213 File status" of an empty file.
+        listed = _listed(connection, name)
+        return replace(listed or Entry(path=""), modified=when)
     elif len(replies) == 2 and _is_folder(connection, name):
         return Entry(path="", kind="dir")
     elif reply.code in _NO_SUCH_COMMAND and reply.code != 501:
         return _listed(connection, name)
-    if kind_of_refusal(reply) is PermissionDenied:
-        # It may be there, and the question be forbidden.
+    if kind_of_refusal(reply) is PermissionDenied or reply.code == 451:
+        # It may be there, and the question be forbidden. Of what is missing, fineftp and aioftp say 451.
         listed = _listed(connection, name)
         if listed is not None:
             return listed
@@ -127,7 +131,7 @@ def _must_be_missing(connection: Connection, name: bytes, reply: Reply) -> None:
     """
     if kind_of_refusal(reply) is NotFound:
         return
-    if reply.code not in (450, 501, 550, 553):
+    if reply.code not in (450, 451, 501, 550, 553):
         raise Refused(b"MLST", reply)
     above = name.rpartition(b"/")[0]
     if not above or _is_folder(connection, above):
@@ -162,6 +166,11 @@ def stamp(connection: Connection, name: bytes, modified: datetime | None) -> tup
     return (command + modified.astimezone(UTC).strftime(" %Y%m%d%H%M%S ").encode() + name,)
 
 
+def is_unknown(reply: Reply) -> bool:
+    """Whether the refusal of `stamp` says that there is no such command; vsftpd by mdtm_write=NO looks for a file."""
+    return reply.code in _NO_SUCH_COMMAND or "could not get" in reply.text.lower()
+
+
 def times(connection: Connection, names: Sequence[bytes]) -> list[datetime | None]:
     """When files were modified, asked for together; None: the server does not say."""
     found: list[datetime | None] = []
@@ -185,7 +194,7 @@ def list_folder(connection: Connection, folder: bytes, listing: Listing) -> None
         # It may have been made meanwhile.
         connection.wire.must(command)
     if "MLSD" in connection.features or "MLST" in connection.features:
-        _fetch(connection, b"MLSD", listing, facts=True)
+        _fetch(connection, b"MLSD -a" if connection.features.lists_hidden else b"MLSD", listing, facts=True)
         return
     if connection.lists_hidden:
         try:
@@ -252,6 +261,9 @@ def remove(connection: Connection, name: bytes) -> None:
 
 def remove_folder(connection: Connection, name: bytes) -> None:
     """Remove an empty folder; what is missing is already removed. Raises `Refused`, `IsFile`."""
+    # ftp-srv deletes a file by RMD as well.
+    if connection.features.careless and kind_of(connection, name) not in ("dir", None):
+        raise IsFile(name)
     reply = connection.wire.ask(b"RMD " + name)[0]
     if reply.good:
         return
@@ -260,4 +272,17 @@ def remove_folder(connection: Connection, name: bytes) -> None:
         return
     if kind != "dir":
         raise IsFile(name)
+    # Apache FtpServer, and Windows, do not remove the folder that a session is in, as after a listing.
+    reply = connection.wire.ask(b"CWD /", b"RMD " + name)[1]
+    if reply.good:
+        return
+    if reply.code < 500:
+        # Apache FtpServer and aioftp say no more than that they cannot, which is no matter of time.
+        listing = Listing(prefix="", encoding="latin-1")
+        try:
+            list_folder(connection, name, listing)
+            if listing.page():
+                reply = Reply(550, (b"the folder is not empty: " + reply.text.encode(),))
+        finally:
+            listing.close()
     raise Refused(b"RMD", reply)

@@ -65,11 +65,11 @@ class FtpBackend(Backend):
 
     async def remarks(self) -> list[tuple[str, str, str | None]]:
         """What works, but not as well as it could: (name, detail, remedy)."""
-        connection = await self.calls.pool.acquire()
-        try:
+
+        def ask(connection: Connection) -> list[tuple[str, str, str | None]]:
             return list(describing.remarks(self.settings, connection))
-        finally:
-            self.calls.pool.release(connection)
+
+        return await self.calls.call("connect", "", ask)
 
     # -- asking -----------------------------------------------------------------------------------------------------
 

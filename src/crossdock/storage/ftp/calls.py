@@ -11,7 +11,7 @@ from crossdock.errors import ConnectionFailed, InvalidPath, NotFound, Permission
 from crossdock.storage.accounts import Member
 from crossdock.storage.base import Backend, Capabilities
 from crossdock.storage.ftp.connection import Features
-from crossdock.storage.ftp.faults import Translate, hint_for_permission
+from crossdock.storage.ftp.faults import Translate, hint_for, hint_for_permission
 from crossdock.storage.ftp.pool import Pool, leave, pool_for
 from crossdock.storage.ftp.settings import FtpSettings
 from crossdock.storage.ftp.tls import SessionRefused
@@ -22,7 +22,6 @@ __all__ = ["Calls"]
 T = TypeVar("T")
 _MOST_NAME = 255
 _UNDECODABLE = re.compile(r"[\udc80-\udcff]")
-_ALTERED = re.compile(r"[\x00-\x1f\x7f]| (?=/|$)")
 
 
 class Calls(Member[Pool]):
@@ -32,7 +31,7 @@ class Calls(Member[Pool]):
         super().__init__(backend)
         self.settings = settings
         self.features = Features()
-        self.can_append = self.can_restart = True
+        self.can_append = self.can_restart = self.can_stamp = True
         self.folders: set[bytes] = set()
         """Folders that have been seen, at a server that tells too late that one is missing."""
         self.base: bytes | None = None
@@ -59,13 +58,18 @@ class Calls(Member[Pool]):
             read_offset=restarts,
             resume_write=staged and looks and restarts and self.can_append,
             digests=frozenset(self.features.digests) & {"sha256"} if self.settings.verify == "digest" else frozenset(),
-            mtime_precision=timedelta(seconds=1) if self.features.sets_times else None,
+            mtime_precision=timedelta(seconds=1) if self.features.sets_times and self.can_stamp else None,
             max_connections=self.settings.max_connections,
         )
 
     def cannot_append(self) -> None:
         """The server refused to go on with a file: from now on, each attempt starts anew."""
         self.can_append = False
+        self.backend.capabilities = self.capable()
+
+    def cannot_stamp(self) -> None:
+        """The server has no command that sets a file's time, whatever it told of itself."""
+        self.can_stamp = False
         self.backend.capabilities = self.capable()
 
     def cannot_restart(self) -> None:
@@ -75,23 +79,24 @@ class Calls(Member[Pool]):
 
     def encoded(self, path: str, operation: str, shown: str) -> bytes:
         """A name as it is sent. Raises `InvalidPath` for one that the server might take for another."""
+
+        def refused(reason: str) -> StorageError:
+            return self.backend.error(InvalidPath, operation, shown, reason, hint=hint_for(InvalidPath))
+
         if any(character in path for character in "\r\n\0"):
             # Each would end the command, and what follows be one of its own.
-            raise self.backend.error(InvalidPath, operation, shown, "FTP cannot carry a line break in a name")
-        odd = None if self.features.verbatim else _ALTERED.search(path)
-        if odd or (_UNDECODABLE.search(path) and not self.features.takes_bytes):
-            raise self.backend.error(InvalidPath, operation, shown, "the server might store the name under another one")
+            raise refused("FTP cannot carry a line break in a name")
+        if self.features.alters(path) or (_UNDECODABLE.search(path) and not self.features.takes_bytes):
+            raise refused("the server might store the name under another one")
         try:
             found = path.encode(self.settings.encoding, "surrogateescape")
         except UnicodeEncodeError as error:
-            raise self.backend.error(
-                InvalidPath, operation, shown, f"the name cannot be written in {self.settings.encoding}"
-            ) from error
+            raise refused(f"the name cannot be written in {self.settings.encoding}") from error
         if b"\xff" not in found:
             return found
         escape = self.features.telnet_escape
         if escape is None:
-            raise self.backend.error(InvalidPath, operation, shown, "not all servers take the byte 255 in a name alike")
+            raise refused("not all servers take the byte 255 in a name alike")
         return found.replace(b"\xff", escape)
 
     def full(self, path: str, operation: str) -> bytes:
@@ -117,8 +122,10 @@ class Calls(Member[Pool]):
     def explained(self, error: Refused, operation: str, path: str) -> StorageError | None:
         """What the refusal does not say and the name does."""
         longest = max(len(part.encode("utf-8", "surrogateescape")) for part in path.split("/"))
-        if error.reply.code >= 500 and longest > _MOST_NAME:
-            return self.backend.error(InvalidPath, operation, path, f"a name of {longest} bytes ({error})")
+        # aioftp's server says 451 of all that the system refuses.
+        if (error.reply.code >= 500 or error.reply.code == 451) and longest > _MOST_NAME:
+            reason = f"a name of {longest} bytes ({error})"
+            return self.backend.error(InvalidPath, operation, path, reason, hint=hint_for(InvalidPath))
         return None
 
     def lost(self, operation: str, path: str, reason: str) -> StorageError:

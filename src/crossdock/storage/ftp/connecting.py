@@ -107,7 +107,7 @@ class Connector:
         connection.features = self._features(wire, greeting)
         if "UTF8" in connection.features and _is_utf8(settings.encoding):
             wire.ask(b"OPTS UTF8 ON")
-        if "MLST" in connection.features:
+        if "MLST" in connection.features and connection.features.known:
             self._choose_facts(wire, connection.features.arguments.get("MLST", ""))
         wire.must(b"TYPE I")
         connection.home = _home(wire)
@@ -191,7 +191,10 @@ class Connector:
     def _features(self, wire: Wire, greeting: Reply) -> Features:
         reply = wire.ask(b"FEAT")[0]
         if not reply.good:
-            return Features(greeting=greeting.text, known=False)
+            # aioftp's server has MLST and MLSD, and no FEAT; its MDTM is missing.
+            facts = wire.ask(b"MLST")[0]
+            found_facts = facts.good and any(b"type=" in line.lower() for line in facts.lines)
+            return Features(frozenset({"MLST"} if found_facts else ()), greeting=greeting.text, known=False)
         found: dict[str, str] = {}
         for line in reply.lines[1:-1] if len(reply.lines) > 2 else reply.lines:
             name, _, argument = line.decode("utf-8", "replace").strip().partition(" ")

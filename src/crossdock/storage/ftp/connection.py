@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import select
 import socket
 import time
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "Features", "Learned"]
 
 T = TypeVar("T")
+_ALTERED = re.compile(r"[\x00-\x1f\x7f]| (?=/|$)")
+_ALTERED_BY_SOME = re.compile(r'[\x00-\x1f\x7f\\"]| (?=/|$)')
 _GRACE = 5.0
 """Seconds in which a cancelled command may still get its answer, so that its effect is known."""
 
@@ -58,15 +61,31 @@ class Features:
         lowered = self.greeting.lower()
         return self.vsftpd or "pure-ftpd" in lowered or "pyftpdlib" in lowered
 
+    def alters(self, path: str) -> bool:
+        """Whether the server might store a file under another name than this.
+
+        Pure-FTPd writes "_" for what it does not like; ftp-srv takes a backslash for "/" and drops quotation marks,
+        Apache FtpServer does the former, and so do servers on Windows.
+        """
+        if self.verbatim:
+            return False
+        # Pure-FTPd refuses what looks like a path of Windows, by itself.
+        return (_ALTERED if "pure-ftpd" in self.greeting.lower() else _ALTERED_BY_SOME).search(path) is not None
+
     @property
     def verbatim(self) -> bool:
-        """Known to store every name as it was sent; Pure-FTPd, for one, writes "_" for what it does not like."""
+        """Known to store every name as it was sent."""
         return self.vsftpd or any(name in self.greeting.lower() for name in ("proftpd", "pyftpdlib"))
 
     @property
     def takes_bytes(self) -> bool:
         """Known to store names that are no UTF-8; pyftpdlib, for one, writes U+FFFD for what it cannot decode."""
         return self.vsftpd or any(name in self.greeting.lower() for name in ("proftpd", "pure-ftpd"))
+
+    @property
+    def lists_hidden(self) -> bool:
+        """Names with a dot first are in its MLSD if that is asked for. Apache FtpServer, the one that has MMD5."""
+        return {"MLST", "MD5", "MMD5"} <= self.names
 
     @property
     def queues(self) -> bool:

@@ -45,7 +45,7 @@ def remarks(settings: FtpSettings, connection: Connection) -> Iterator[tuple[str
             "the server takes over sessions of TLS 1.2 only, so that TLS 1.3 is not used",
             "ask the server's operator for a release that resumes TLS 1.3 sessions",
         )
-    if "MLST" not in features:
+    if "MLST" not in features and "MLSD" not in features:
         yield "listings", "no MLSD: LIST is read instead, and times are asked for file by file (MDTM)", None
     if features.sets_times is None:
         yield "mtime", "no MFMT: modification times are not kept", "crossdock sync --checksum    # compares content"

@@ -24,8 +24,10 @@ _PAGE = 1000
 _TIME = re.compile(rb"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(?:\.(\d{1,6})\d*)?")
 _KINDS: dict[bytes, Kind] = {b"file": "file", b"dir": "dir", b"os.unix=slink": "link", b"os.unix=symlink": "link"}
 _UNIX = re.compile(
-    rb"([-dlbcpsD])[-rwxsStTlLaA?]{9}[+.@]?\s.*?(\d+)\s+"
-    rb"(?:[A-Za-z][^\s\d]{0,8}\s+\d{1,2}|\d{1,2}\.?\s+[A-Za-z][^\s\d]{0,8}|\d{4}-\d\d-\d\d)"
+    # Behind the number of links: else a group's number would be the day, and four digits of a size the year.
+    rb"([-dlbcpsD])[-rwxsStTlLaA?]{9}[+.@]?\s+(?:\d+\s+)?(?:\S+\s+){0,8}?(\d+)\s+"
+    # Months in any language, such as "нояб." and "11月".
+    rb"(?:\d{0,2}[^\s\d:]{1,16}\s+\d{1,2}[^\s\d:]{0,3}|\d{1,2}\.?\s+[^\s\d:]{1,16}|\d{4}-\d\d-\d\d)"
     rb"\s+(?:\d{1,2}:\d\d(?::\d\d(?:\.\d+)?(?: [-+]\d{4})?)?|\d{4}) (.+)",
     re.DOTALL,
 )

@@ -195,6 +195,8 @@ class FtpWriter(StagedWriter):
 
     def _answered(self, connection: Connection, stamps: int, replies: Sequence[Reply]) -> Stored:
         if stamps and not replies[0].good:
+            if asking.is_unknown(replies[0]):
+                self._calls.cannot_stamp()
             log.info("the server does not keep the time of %s:%r: %s", self.endpoint, self.path, replies[0])
         if self._calls.settings.verify == "none":
             return Stored(None)

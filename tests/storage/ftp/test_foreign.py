@@ -1,0 +1,139 @@
+"""What servers do that are not started here: ftp-srv, Apache FtpServer, aioftp, as they were found to."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from crossdock.errors import InvalidPath, NotADirectory, PermissionDenied
+from crossdock.storage.base import WriteOptions
+from crossdock.testing.fault_ftp import FaultyFtpServer
+from tests.storage.ftp.places import FACTS, backend_of, faulty
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncGenerator[FaultyFtpServer]:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    async with FaultyFtpServer(folder) as server:
+        yield server
+
+
+@pytest.mark.parametrize("name", ["..\\win.ini", "a\\b", 'a"b', "a\tb", "a ", "a\nb"])
+async def test_a_name_that_a_server_may_alter_is_not_sent(server: FaultyFtpServer, name: str) -> None:
+    """ftp-srv and Apache FtpServer take a backslash for "/", and the former drops quotation marks."""
+    async with faulty(server) as storage:
+        with pytest.raises(InvalidPath) as caught:
+            await storage.write_bytes(name, b"x")
+    assert caught.value.hint is not None
+    assert list(server.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("greeting", ["(vsFTPd 3.0.3)", "ProFTPD Server", "pyftpdlib 2.2.0 ready."])
+async def test_a_server_that_is_known_is_sent_every_name(server: FaultyFtpServer, greeting: str) -> None:
+    server.greeting = greeting
+    async with faulty(server) as storage:
+        await storage.write_bytes('a\\"b', b"x")
+    assert [path.name for path in server.folder.iterdir()] == ['a\\"b']
+
+
+async def test_the_size_of_an_empty_file_that_is_told_in_words(server: FaultyFtpServer) -> None:
+    """ftp-srv says "213 File status" instead of 0."""
+    server.features = ("SIZE", "MDTM")
+    server.faults.replies["SIZE"] = "213 File status"
+    async with faulty(server) as storage:
+        entry = await storage.write_bytes("empty", b"")
+        assert (entry.size, (await storage.stat("empty")).size) == (0, 0)
+        assert entry.modified is not None
+
+
+async def test_a_file_is_not_removed_as_a_folder_by_a_server_that_would(server: FaultyFtpServer) -> None:
+    """ftp-srv deletes files by RMD as well."""
+    (server.folder / "file").touch()
+    async with faulty(server) as storage:
+        with pytest.raises(NotADirectory):
+            await storage.remove_dir("file")
+    assert not any(command.startswith("RMD") for command in server.commands)
+
+
+async def test_a_folder_is_not_removed_from_within(server: FaultyFtpServer) -> None:
+    """Apache FtpServer calls the folder busy that the session is in."""
+    (server.folder / "folder").mkdir()
+
+    async def leave() -> None:
+        server.faults.replies.pop("RMD")
+
+    server.faults.replies["RMD"] = "450 resource busy"
+    async with faulty(server, max_connections=1) as storage:
+        assert [entry async for entry in storage.scan("folder")] == []
+        server.then = [("CWD /", leave)]
+        await storage.remove_dir("folder")
+    assert list(server.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("reply", ["450 Can't remove directory", "451 file system error"])
+async def test_a_folder_that_is_not_empty_is_no_matter_of_time(server: FaultyFtpServer, reply: str) -> None:
+    (server.folder / "folder").mkdir()
+    (server.folder / "folder" / "file").touch()
+    server.faults.replies["RMD"] = reply
+    async with faulty(server) as storage:
+        with pytest.raises(PermissionDenied, match="not empty"):
+            await storage.remove_dir("folder")
+
+
+async def test_a_name_that_is_too_long_is_no_matter_of_time(server: FaultyFtpServer) -> None:
+    server.faults.replies["RNTO"] = "451 file system error"
+    async with faulty(server) as storage:
+        with pytest.raises(InvalidPath, match="256 bytes"):
+            await storage.write_bytes("n" * 256, b"x")
+
+
+async def test_a_server_that_has_facts_and_no_feat(server: FaultyFtpServer) -> None:
+    """aioftp's is one; it has no MDTM."""
+    server.faults.replies = dict.fromkeys(("FEAT", "MDTM", "OPTS"), "502 not implemented")
+    async with faulty(server) as storage:
+        await storage.write_bytes("x", b"x")
+        (entry,) = [entry async for entry in storage.scan("")]
+        assert entry.modified is not None
+        assert entry == await storage.stat("x")
+
+
+async def test_hidden_files_are_asked_for(server: FaultyFtpServer) -> None:
+    """Apache FtpServer leaves them out of its MLSD."""
+    server.features = (*FACTS, "MD5", "MMD5")
+    async with faulty(server) as storage:
+        await storage.write_bytes(".hidden", b"x")
+        assert [entry.path async for entry in storage.scan("")] == [".hidden"]
+    assert "MLSD -a" in server.commands
+
+
+async def test_what_lists_facts_is_not_said_to_have_none(server: FaultyFtpServer) -> None:
+    server.features = ("MLSD", "SIZE", "MDTM", "MFMT")
+    async with faulty(server) as storage:
+        assert "listings" not in {name for name, _, _ in await backend_of(storage).remarks()}
+
+
+async def test_a_server_that_says_451_of_what_is_missing(server: FaultyFtpServer) -> None:
+    """fineftp does: what the folder does not list is missing, what it lists is there."""
+    server.features = ("SIZE", "MDTM")
+    server.faults.replies["SIZE"] = "451 Error opening file for size retrieval"
+    async with faulty(server) as storage:
+        assert not await storage.exists("x")
+        (server.folder / "x").write_bytes(b"1234")
+        assert (await storage.stat("x")).size == 4
+
+
+async def test_a_server_that_does_not_set_times_is_found_out(server: FaultyFtpServer) -> None:
+    """vsftpd by mdtm_write=NO takes the time for the beginning of a file's name."""
+    server.greeting = "(vsFTPd 3.0.3)"
+    server.features = ("SIZE", "MDTM")
+    async with faulty(server) as storage:
+        assert backend_of(storage).capabilities.mtime_precision
+        server.faults.replies["MDTM"] = "550 Could not get file modification time."
+        await storage.write_bytes("x", b"x", WriteOptions(modified=datetime(2020, 1, 1, tzinfo=UTC)))
+        kept = storage.capabilities.mtime_precision
+        assert kept is None
+    assert (server.folder / "x").read_bytes() == b"x"
