@@ -170,8 +170,9 @@ def test_plans_that_are_none(planned: Cli, tmp_path: Path) -> None:
     good = json.loads((tmp_path / "p.json").read_text())
     forged = [good["transfers"][0] | {"size": 99}]
     for text, said in {
-        "": "not a plan",
-        "[]": "not a plan",
+        "": "no JSON",
+        "[]": "not a plan that",
+        "{}": "not a plan that",
         json.dumps(good | {"version": 2}): "another version",
         json.dumps(good | {"ledger": "0" * 16}): "another ledger",
         json.dumps(good | {"transfers": forged}): "the fingerprint",

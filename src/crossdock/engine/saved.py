@@ -162,11 +162,16 @@ def load(text: str, ledger: str) -> list[Row]:
     hint = "make it anew: crossdock plan --out FILE"
     try:
         found = json.loads(text)
-        if found["format"] != _FORMAT or found["version"] != _VERSION:
-            raise ConfigError(f"a plan of another version: {found['format']!r} {found['version']!r}", hint=hint)
+    except ValueError as error:
+        raise ConfigError(f"not a plan, as it is no JSON: {error}", hint=hint) from error
+    if not isinstance(found, dict) or found.get("format") != _FORMAT:
+        raise ConfigError("not a plan that 'crossdock plan' has saved", hint=hint)
+    if found.get("version") != _VERSION:
+        raise ConfigError(f"a plan of another version: {found.get('version')!r}", hint=hint)
+    try:
         rows = [_row(each) for each in found["transfers"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"not a plan: {type(error).__name__}: {error}", hint=hint) from error
+        raise ConfigError(f"not a plan as it was saved: {type(error).__name__}: {error}", hint=hint) from error
     if found.get("ledger") != ledger:
         raise ConfigError("the plan was made with another ledger", hint="pass --ledger as it was for 'crossdock plan'")
     return rows
