@@ -276,6 +276,27 @@ def test_what_is_probably_not_meant(write: Write) -> None:
     assert load(write(single)).warnings == ()
 
 
+def test_flows_that_replace_each_others_files(write: Write) -> None:
+    def advice(more: str = "", to: str = "lake:in/{path}", second: str = "source: bank:y") -> list[str]:
+        path = write(
+            f"""{ENDPOINTS}flows:
+  a: {{source: "bank:x", to: "{to}", after: {{delete: true}}}}
+  b: {{{second}, to: "lake:in/{{path}}"{more}}}
+  c: {{source: "here:", rules: [{{match: '.*x', to: "lake:in/{{path}}"}}]}}
+"""
+        )
+        return [str(each).removeprefix(f"{path}:") for each in load(path).warnings]
+
+    assert advice() == [
+        "7: flows.b: a and b write every file to lake:in/{path}: of two that have one name, the later replaces the "
+        "other. Next: give each flow a folder of its own, or write 'on_conflict: version' or 'fail'"
+    ]
+    assert len(advice(", on_conflict: version")) == 1, "a still replaces"
+    assert len(advice(to="lake:in/")) == 1, "the same, written otherwise"
+    assert advice(to="lake:other/") == []
+    assert advice(', include: "b_*"') == []
+
+
 # -- the ledger ------------------------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ def check_across(report: Report, flows: Mapping[str, Flow], endpoints: Mapping[s
     roots = {name: root_of(name, settings) for name, settings in endpoints.items() if _known(report, name)}
     reaches = {name: Reach(flow, roots) for name, flow in flows.items() if _comparable(report, flow)}
     _loops(report, reaches)
+    _one_target(report, flows)
     for one, other in combinations(reaches.values(), 2):
         if one.root is None or other.root is None or not one.root.meets(other.root):
             continue
@@ -35,6 +36,27 @@ def check_across(report: Report, flows: Mapping[str, Flow], endpoints: Mapping[s
         for name in endpoints:
             if name not in used:
                 report.warning(("endpoints", name), "no flow uses this endpoint", "remove it if it is not used by hand")
+
+
+def _one_target(report: Report, flows: Mapping[str, Flow]) -> None:
+    """Flows of every file from different sources to the same names: two files of one name replace each other."""
+    writers: dict[str, list[Flow]] = {}
+    for flow in flows.values():
+        takes_all = not any(rule.include for rule in flow.filters.rules)
+        every = [rule for rule in flow.rules if rule.regex is None and rule.glob is None]
+        for to in {
+            f"{to}{'' if to.template and to.template[-1] != '/' else '{path}'}" for rule in every for to in rule.to
+        }:
+            if takes_all:
+                writers.setdefault(to, []).append(flow)
+    for to, several in writers.items():
+        sources = {flow.source for flow in several}
+        replaces = [flow for flow in several if flow.on_conflict == "overwrite"]
+        if len(sources) > 1 and replaces:
+            names = " and ".join(flow.name for flow in several)
+            message = f"{names} write every file to {to}: of two that have one name, the later replaces the other"
+            hint = "give each flow a folder of its own, or write 'on_conflict: version' or 'fail'"
+            report.warning(("flows", replaces[-1].name), message, hint)
 
 
 def _known(report: Report, endpoint: str) -> bool:
