@@ -57,6 +57,19 @@ def test_a_name_that_s3_cannot_have_fails_by_itself(cli: Cli, lake: str, tree: P
     assert "4 files copied" in result.err
 
 
+@pytest.mark.parametrize("how", [[], ["-n"], ["--delete"], ["--processes", "2"]])
+def test_a_bucket_that_is_not_there_is_told_once(
+    cli: Cli, lake: str, tree: Path, tmp_path: Path, how: list[str]
+) -> None:
+    file = tmp_path / "crossdock.yaml"
+    file.write_text(file.read_text().replace("bucket: cli-", "bucket: not-"))
+    result = cli("sync", *how, "in", "lake:new")
+    assert result.code == 4
+    assert result.err.count("NoSuchBucket") == 1
+    assert "would copy" not in result.out
+    assert "check 'bucket'" in result.err
+
+
 def test_doctor(cli: Cli, lake: str) -> None:
     result = cli("doctor", "lake:")
     assert result.code == 0, result.out

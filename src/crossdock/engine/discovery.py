@@ -7,12 +7,12 @@ says nothing: what it showed before is not acted upon.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence, Set
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from crossdock.engine.taken import File
-from crossdock.errors import NotFound, PermissionDenied
+from crossdock.errors import NotFound
 from crossdock.flows.flow import Flow
 from crossdock.flows.plan import Beside, Decision, Planner, ordered, without_clashes
 from crossdock.ledger.base import Ledger, Planned
@@ -159,14 +159,7 @@ async def walked(planner: Planner, storage: Storage, without: Callable[[str], bo
         # A store without folders cannot tell one whose last file was taken away from one that never was.
         if storage.capabilities.directories or not (path and empty):
             raise
-        with suppress(PermissionDenied):
-            await _top(storage)
-
-
-async def _top(storage: Storage) -> None:
-    """Raises `NotFound` if there is no such store at all."""
-    async with aclosing(storage.backend.scan("")) as pages:
-        await anext(pages, None)
+        await storage.check_store()
 
 
 async def _named(planner: Planner, storage: Storage, paths: Iterable[str]) -> AsyncGenerator[Entry]:

@@ -45,6 +45,7 @@ class _Side:
     def __init__(
         self, storage: Storage, folder: str, *, missing_is_empty: bool, without: Callable[[str], bool] | None
     ) -> None:
+        self._storage = storage
         self._skip = skip = len(folder) + 1 if folder else 0
         self.pages = storage.walk_pages(folder, without=without and (lambda path: without(path[skip:])))
         self._missing_is_empty = missing_is_empty
@@ -60,6 +61,8 @@ class _Side:
             except NotFound:
                 if not self._missing_is_empty:
                     raise
+                if not self._storage.capabilities.directories:
+                    await self._storage.check_store()
                 page = None
             # What vanishes after it was listed is an error: else the rest of the target would count as missing.
             self._missing_is_empty = self._missing_is_empty and not page

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Self, final
 
@@ -89,6 +89,12 @@ class Storage:
         except NotFound:
             return False
         return True
+
+    async def check_store(self) -> None:
+        """Raises `NotFound` if there is no such store (bucket) at all, which a folder that is missing does not say."""
+        with suppress(PermissionDenied):
+            async with aclosing(self.backend.scan("")) as pages:
+                await anext(pages, None)
 
     async def scan(self, path: str = "", *, temporaries: bool = False) -> AsyncGenerator[Entry]:
         """The direct children of a folder, in no order. Close it (`contextlib.aclosing`) if you stop early.
