@@ -91,7 +91,7 @@ def test_trust_says_what_it_cannot_do(cli: Cli, tmp_path: Path) -> None:
     assert cli("trust", "a/b").code == 2
     nobody = cli("trust", "127.0.0.1:1")
     assert nobody.code == 5
-    assert nobody.err.splitlines()[0] == "crossdock: trust 127.0.0.1 port 1:: Connection refused"
+    assert nobody.err.splitlines()[0] == "crossdock: trust sftp://127.0.0.1:1/: Connection refused"
     (tmp_path / "crossdock.yaml").write_text("endpoints: {here: {type: local, root: .}}")
     assert cli("trust", "here").code == 3
 

@@ -142,3 +142,14 @@ async def test_what_is_staged_is_opened_in_a_way_that_does_not_empty_it(*, reada
         await writer.write(DATA[writer.offset :])
         await writer.commit(Expect(size=len(DATA)))
     assert sftp.files == {b"/x": DATA}
+
+
+async def test_a_server_without_fstat_is_asked_by_name_what_is_staged() -> None:
+    sftp = FakeSftp()
+    async with served(sftp) as (storage, _):
+        token = await suspended(storage, DATA[:400_000])
+        sftp.hook = lambda kind, body: status(8) if kind == c.FSTAT else None
+        writer = await storage.begin_write("x", WriteOptions(resume=token))
+        await writer.write(DATA[writer.offset :])
+        await writer.commit(Expect(size=len(DATA)))
+    assert sftp.files == {b"/x": DATA}

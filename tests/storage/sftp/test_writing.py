@@ -17,6 +17,7 @@ from crossdock.errors import (
     NotFound,
     PermissionDenied,
     ProtocolViolation,
+    Throttled,
     TimedOut,
 )
 from crossdock.storage.base import Expect, WriteOptions
@@ -258,3 +259,13 @@ async def test_abort_with_the_server_gone_does_not_hide_the_error() -> None:
         sftp.hook = lambda kind, body: status(3) if kind in (c.WRITE, c.REMOVE) else None
         with pytest.raises(PermissionDenied, match="write fake:x"):
             await storage.write_bytes("x", DATA)
+
+
+@pytest.mark.parametrize("kind", [c.OPEN, c.OPENDIR])
+async def test_a_server_with_too_many_open_files_is_busy(kind: int) -> None:
+    sftp = FakeSftp(x=b"x")
+    sftp.hook = lambda asked, body: status(4, b"Too many open handles") if asked == kind else None
+    async with served(sftp) as (storage, _):
+        with pytest.raises(Throttled) as caught:
+            await (storage.write_bytes("y", b"y") if kind == c.OPEN else anext(storage.scan("")))
+    assert "streams_per_connection" in str(caught.value.hint)

@@ -239,7 +239,8 @@ class Connector:
             raise self._error(
                 Unsupported,
                 f"no common algorithm with {target.trust.name}: {error.reason}",
-                "name the outdated algorithm under 'legacy' at this endpoint, if the partner cannot update",
+                "the server's operator must offer one of these; or, where the server knows outdated ones alone, name "
+                "its algorithm under 'legacy' at this endpoint",
             ) from error
         except (asyncssh.Error, OSError) as error:
             raise self._refused(target, error) from error

@@ -15,6 +15,7 @@ from crossdock.errors import (
     PermissionDenied,
     ProtocolViolation,
     StorageError,
+    Throttled,
     TimedOut,
     Unsupported,
 )
@@ -54,6 +55,7 @@ _HINTS: dict[type[StorageError], str] = {
     InvalidPath: "give it another name in the rule or command that moves it",
     NoSpace: "free space at the server; it is tried again",
     ConnectionFailed: "check that the server is up; it is tried again",
+    Throttled: "lower 'streams_per_connection' or 'max_connections' at this endpoint; it is tried again",
     TimedOut: "check the network and the server's load, or raise 'timeout' at this endpoint",
     ProtocolViolation: "report it to the server's operator, with this message",
 }
@@ -71,6 +73,8 @@ def translated(error: Exception, operation: str, endpoint: str, path: str) -> St
         lowered = error.message.lower()
         if error.code == 4 and ("space" in lowered or "quota" in lowered):
             kind, reason = NoSpace, "the server has no room"
+        if error.code == 4 and "too many" in lowered:
+            kind, reason = Throttled, "the server has no more to give"
         if lowered not in ("", "failure", "no such file", "permission denied"):
             reason = f"{reason} ({error.message})"
     elif isinstance(error, Violation):

@@ -14,6 +14,7 @@ from crossdock.errors import (
     NotFound,
     ProtocolViolation,
     StorageError,
+    Throttled,
 )
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.calls import Calls, kind_of, kind_of_mode
@@ -34,7 +35,7 @@ async def explain(
 ) -> StorageError:
     """The error behind a status; where the server says no more than "failure", look for the reason."""
     plain = translated(error, operation, calls.backend.endpoint, path)
-    if error.code not in (codec.FAILURE, codec.PERMISSION_DENIED) or type(plain) is NoSpace:
+    if error.code not in (codec.FAILURE, codec.PERMISSION_DENIED) or type(plain) in (NoSpace, Throttled):
         return plain
     if calls.settings.verify == "none":
         return plain

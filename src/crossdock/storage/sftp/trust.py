@@ -31,7 +31,7 @@ async def offered_keys(host: str, port: int = 22, *, timeout: float = 15) -> lis
     address presents: compare a fingerprint with one from another source before trusting it.
     """
     name = host if port == 22 else f"[{host}]:{port}"
-    place = f"{host} port {port}"
+    place = f"sftp://[{host}]:{port}" if ":" in host else f"sftp://{host}:{port}"
     found: list[HostKey] = []
     kinds = list(FAMILIES)
     while kinds:

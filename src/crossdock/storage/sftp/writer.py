@@ -122,7 +122,7 @@ class SftpWriter(StagedWriter):
             raise
 
     async def _continue(self, session: Session, handle: bytes) -> None:
-        stored = (await session.attrs(codec.FSTAT, handle)).size or 0
+        stored = (await self._described(session, session.request(codec.FSTAT, handle))).size or 0
         if stored < self.offset:
             raise self._calls.backend.error(
                 NotFound, "resume", self.path, f"{stored} of {self.offset} staged bytes are left", hint="start it again"
