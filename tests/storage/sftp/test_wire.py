@@ -272,9 +272,11 @@ async def test_a_server_that_mixes_up_handles_gets_one_file_per_connection() -> 
         await first.close()
         sftp.hook = None
         first = await backend.begin_read("a")
+        sftp.seen.clear()
         second = asyncio.create_task(backend.begin_read("b"))
         assert await first.read() == b"of a"
-        assert not second.done()
+        await storage.stat("b")
+        assert c.OPEN not in sftp.seen
         await first.close()
         assert await (await second).read() == b"of b"
         await second.result().close()

@@ -46,6 +46,21 @@ async def test_the_round_trips_of_a_small_file(*, openssh: bool) -> None:
     assert sftp.files == {b"/x": b"small"}
 
 
+async def test_a_new_file_is_opened_by_flags_that_fopen_knows() -> None:
+    """Those of "wx": servers made with node's ssh2 refuse flags for which fopen(3) has no word."""
+    sftp = FakeSftp()
+    flags: list[int] = []
+
+    def hook(kind: int, body: bytes) -> None:
+        if kind == c.OPEN:
+            flags.append(U32.unpack_from(body, c.take(body, 0)[1])[0])
+
+    sftp.hook = hook
+    async with served(sftp) as (storage, _):
+        await storage.write_bytes("x", b"small")
+    assert flags == [c.FOR_WRITING | c.CREATE | c.TRUNCATE | c.EXCLUSIVE]
+
+
 async def test_what_a_server_describes_before_it_has_written_it_is_looked_at_again() -> None:
     """Go's pkg/sftp answers FSTAT and FSETSTAT while it still writes: size and time are those of the end."""
     sftp = FakeSftp()
