@@ -174,6 +174,21 @@ class TestReading:
         await storage.delete_pinned("name", listed)
         assert peer.names() == {"name 2"}
 
+    async def test_a_store_without_ranges_of_versions(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+    ) -> None:
+        """As MiniStack has none."""
+        status = {"Status": "Enabled"}
+        peer.client.put_bucket_versioning(Bucket=peer.bucket, VersioningConfiguration=status)
+        peer.write("name", LARGE)
+        etag = peer.client.head_object(Bucket=peer.bucket, Key="name")["ETag"]
+
+        async def whole(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            return await answer(200, LARGE, etag=etag)(request, forward)
+
+        proxy.fail("GET", "versionId=", whole, 100)
+        assert await storage.read_bytes("name") == LARGE
+
     async def test_a_range_of_nothing(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
         """s3rver answers with a part of one byte that does not exist."""
         peer.write("name", b"")

@@ -155,6 +155,11 @@ class S3Reader(Reader):
         response, head, request = await self.get(start, end)
         if response is None:
             raise changed(self._calls.client.place(request), "the object is shorter than it was")
+        if not _is_part(head) and self._version is not None and self._etag is not None:
+            # Some stores know no ranges of a version: the ETag alone has to tell it.
+            response.close()
+            self._version = None
+            return await self.part_of(start, end)
         try:
             found = _extent(head)
         except ValueError:
