@@ -143,8 +143,9 @@ class StorageError(CrossdockError):
         hint: str | None = None,
         retry_after: float | None = None,
     ) -> None:
+        place = located(endpoint, path)
         super().__init__(
-            f"{operation} {located(endpoint, path)}: {reason}",
+            f"{operation} {place.removesuffix(':')}: {reason}",
             hint=hint or (self.next_step and self.next_step.format(endpoint=shlex.quote(located(endpoint)))),
             retry_after=retry_after,
         )

@@ -34,7 +34,7 @@ class Doctor:
         """It cannot connect, and says why: operation, endpoint and address, then each of `words` (as patterns)."""
         result = self(server, **changes)
         assert result.code == code, result.err
-        assert result.err.startswith(f"crossdock: connect partner:: {server.host} port {server.port}"), result.err
+        assert result.err.startswith(f"crossdock: connect partner: {server.host} port {server.port}"), result.err
         _, _, remedy = result.err.partition("\nNext: ")
         assert remedy
         for word in words:

@@ -116,7 +116,7 @@ class TestRefused:
         class Nobody:
             endpoint_url, access_key, secret_key = f"http://127.0.0.1:{unused_port}", "a", "b"
 
-        with pytest.raises(ConnectionFailed, match="open lake:: cannot connect"):
+        with pytest.raises(ConnectionFailed, match="open lake: cannot connect"):
             async with Storage(backend(Nobody(), "bucket", monkeypatch)):
                 pass
 
