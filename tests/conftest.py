@@ -163,6 +163,8 @@ def _clean_environment(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
     yield
+    # By its fixture, or by what a suite's `server` gave.
+    used = {*request.fixturenames, *(each.name for each in request.node.funcargs.values() if isinstance(each, Server))}
     for name, status in request.config.stash[POOL].status.items():
-        if status.version and name in request.fixturenames:
+        if status.version and name in used:
             status.tests += 1
