@@ -77,8 +77,15 @@ class Entry:
 
 
 def distinct(entries: list[Entry]) -> list[Entry]:
-    """Of a folder's entries, sorted by path: one in which names come and go while it is read may show one twice."""
-    return [entry for number, entry in enumerate(entries) if not number or entry.path != entries[number - 1].path]
+    """Of a folder's entries, sorted by path: one in which names come and go while it is read may show one twice.
+
+    A file and a folder of one name are two: an object store may have both.
+    """
+    return [entry for number, entry in enumerate(entries) if not number or _key(entry) != _key(entries[number - 1])]
+
+
+def _key(entry: Entry) -> tuple[str, bool]:
+    return entry.path, entry.kind == "dir"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
