@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from crossdock.engine.triggers import TICK, ticks
 from crossdock.engine.watch import watch
 from crossdock.flows.flow import Flow, Place, Rule, Trigger
+from crossdock.ledger.base import LEASE
 from crossdock.ledger.sqlite import SqliteLedger
 from tests.engine.clocks import Clock
 
@@ -52,9 +54,9 @@ async def test_cron_waits_for_its_time_the_first_time_only(ledger: SqliteLedger,
     assert clock.now == datetime(2026, 11, 20, 17, tzinfo=UTC)
     # The daemon was down for two days: four ticks are one.
     clock.move(2 * 86400)
-    found = ticks(the_flow, ledger, clock, clock.sleep)
-    assert await take(found) == ["22 17:00:00"]
-    assert clock.now == datetime(2026, 11, 22, 17, tzinfo=UTC)
+    async with aclosing(ticks(the_flow, ledger, clock, clock.sleep)) as found:
+        assert await take(found) == ["22 17:00:00"]
+        assert clock.now == datetime(2026, 11, 22, 17, tzinfo=UTC)
     await asleep(the_flow, ledger, clock)
     # Restarted with nothing missed.
     assert await take(ticks(the_flow, ledger, clock, clock.sleep)) == ["23 05:00:00"]
@@ -84,11 +86,49 @@ async def asleep(the_flow: Flow, ledger: SqliteLedger, clock: Clock) -> list[str
 async def test_a_run_that_was_broken_off_is_made_by_who_comes_next(ledger: SqliteLedger, clock: Clock) -> None:
     """Not a day later."""
     the_flow = flow(Trigger(cron="0 6 * * *"))
-    assert await take(ticks(the_flow, ledger, clock, clock.sleep)) == ["21 06:00:00"]
-    clock.move(600)
+    async with aclosing(ticks(the_flow, ledger, clock, clock.sleep)) as found:
+        assert await take(found) == ["21 06:00:00"]
     assert await asleep(the_flow, ledger, clock) == ["21 06:00:00"]
     assert await asleep(the_flow, ledger, clock) == [], "that run did end"
     assert await take(ticks(the_flow, ledger, clock, clock.sleep)) == ["22 06:00:00"]
+
+
+async def test_a_run_of_a_killed_scheduler_is_made_once_its_lease_is_over(ledger: SqliteLedger, clock: Clock) -> None:
+    """Also by one that has lost the tick, and has no other for a day."""
+    the_flow = flow(Trigger(cron="0 6 * * *"))
+    killed = ticks(the_flow, ledger, clock, clock.sleep)
+    assert await take(killed) == ["21 06:00:00"]
+    clock.move(LEASE - 1)
+    assert await asleep(the_flow, ledger, clock) == []
+    assert await take(ticks(the_flow, ledger, clock, clock.sleep)) == ["21 06:00:00"]
+    assert clock.now == datetime(2026, 11, 21, 6, 1, tzinfo=UTC)
+
+
+async def test_a_run_that_goes_on_is_left_to_its_scheduler(tmp_path: Path) -> None:
+    """A second one that starts while the first is in the middle of it does not begin it again."""
+    the_flow = flow(Trigger(every=365 * 86400))
+    taken: list[datetime] = []
+
+    async def second(other: SqliteLedger) -> None:
+        async with aclosing(ticks(the_flow, other, lease=0.6)) as found:
+            async for tick in found:
+                taken[:] = [*taken, tick]
+
+    path = tmp_path / "crossdock.db"
+    async with SqliteLedger(path) as ledger, SqliteLedger(path) as other:
+        async with aclosing(ticks(the_flow, ledger, lease=0.6)) as found:
+            await anext(found)
+            began = asyncio.create_task(second(other))
+            for number in range(1, 7):
+                while not any(each.key.endswith(f"/{number:06}") for each in await ledger.marks("statements", TICK)):
+                    await asyncio.sleep(0.01)
+            assert taken == []
+        async with asyncio.timeout(10):
+            while not taken:
+                await asyncio.sleep(0.01)
+        began.cancel()
+        await asyncio.wait([began])
+    assert len(taken) == 1, "what the first gave back was taken once"
 
 
 async def test_two_schedulers_take_each_tick_once(ledger: SqliteLedger, clock: Clock, tmp_path: Path) -> None:
@@ -163,8 +203,8 @@ async def test_old_ticks_are_forgotten_but_not_the_last(ledger: SqliteLedger, cl
     found = ticks(flow(Trigger(every=60)), ledger, clock, clock.sleep)
     await take(found, 600)
     marks = await ledger.marks("statements", TICK, limit=1000)
-    assert 100 < len(marks) < 330
-    assert max(mark.key for mark in marks) == "2026-11-20T15:59:00+00:00"
+    assert 200 < len(marks) < 660
+    assert max(mark.key for mark in marks) == "2026-11-20T15:59:00+00:00/000000"
 
 
 async def test_on_demand_there_are_none(ledger: SqliteLedger, clock: Clock) -> None:

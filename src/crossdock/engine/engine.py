@@ -13,7 +13,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -330,9 +330,11 @@ class Engine:
         worker: Worker,
         looked: Callable[[str, Discovery | CrossdockError], None],
     ) -> None:
-        async for _ in ticks(self.planner(name).flow, self.ledger, self.clock):
-            async with lock:
-                await self._poll(name, worker, looked)
+        # Closed in any case: the tick of a run that is broken off is given back.
+        async with aclosing(ticks(self.planner(name).flow, self.ledger, self.clock)) as found:
+            async for _ in found:
+                async with lock:
+                    await self._poll(name, worker, looked)
 
     async def _watch(
         self,

@@ -7,20 +7,22 @@ import logging
 import math
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
+from crossdock.errors import CrossdockError
 from crossdock.flows.flow import Flow, Trigger
 from crossdock.flows.schedule import Ticks, schedule_of
-from crossdock.ledger.base import Ledger
+from crossdock.ledger.base import LEASE, Ledger, Mark
 
-__all__ = ["RUN", "TICK", "ticks", "until_next"]
+__all__ = ["TICK", "ticks", "until_next"]
 
 log = logging.getLogger("crossdock.engine")
 
 TICK = "tick"
-"""The kind of the ledger's marks: one for each tick that was taken."""
-RUN = "tick.run"
-"""One for each whose run has come to its end, whatever that was."""
+"""The kind of the ledger's marks: `TICK/NUMBER` for each time that somebody took or kept it, then `TICK/end`."""
+_FIRST, _END = "000000", "end"
+"""Numbers have six digits, and the end sorts after them."""
 _NAP = 30.0
 """Seconds of one wait at most: a clock that was set, or a machine that slept, is noticed so soon."""
 _REMEMBERED = timedelta(hours=2)
@@ -39,22 +41,22 @@ async def ticks(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     *,
     draw: Callable[[float, float], float] = random.uniform,
+    lease: float = LEASE,
 ) -> AsyncGenerator[datetime]:
     """The moments at which the flow is due, each in time and to one scheduler only of all that share the ledger.
 
     Whoever takes a tick does not ask for the next before its run has ended, so runs never overlap. Ticks that passed
     meanwhile, or while nobody asked (a machine that slept, a daemon that was stopped), are one tick, the last of
     them. A flow that the ledger has never seen starts at once with `every`, and at its next time with `cron`. Jitter
-    delays the start by up to `trigger.jitter` seconds. A tick whose run was broken off (a ledger that failed, a
-    crash, a reload) is taken again by whoever starts next. Ends at once if the flow has no schedule. Raises
-    `LedgerUnavailable`.
+    delays the start by up to `trigger.jitter` seconds. A tick whose run was broken off is taken again: at once if
+    this generator was closed before the end of the run, and after `lease` seconds if its scheduler was killed. Ends
+    at once if the flow has no schedule. Raises `LedgerUnavailable`.
     """
     schedule = schedule_of(flow.trigger)
     if schedule is None:
         return
-    taken: list[tuple[datetime, str]] = []
+    taken: list[datetime] = []
     due = await _first(flow, schedule, ledger, clock())
-    broken_off = await _broken_off(flow, ledger)
     while True:
         delay = timedelta(seconds=draw(0.0, flow.trigger.jitter) if flow.trigger.jitter else 0.0)
         now = clock()
@@ -65,14 +67,76 @@ async def ticks(
                 # Set back: what was next may be hours off by now.
                 due = schedule.next(now)
         tick = schedule.latest(now) or due
-        if await ledger.mark(flow.name, TICK, _key(tick)) or _key(tick) == broken_off:
+        run = _Run(flow, ledger, tick, clock, timedelta(seconds=lease))
+        held = await run.take()
+        if held is None:
             log.debug("flow %s: the tick of %s", flow.name, tick)
-            taken.append((tick, _key(tick)))
-            yield tick
-            await ledger.mark(flow.name, RUN, _key(tick))
-            taken = await _forget(flow, ledger, taken, clock())
-        broken_off = None
+            async with run:
+                yield tick
+            taken = await _forget(flow, ledger, [*taken, tick], clock())
         due = schedule.next(now)
+        if held is not None:
+            due = min(due, held)
+
+
+class _Run:
+    """One tick's run: a lease in the ledger, made of marks, as one of them is made by one scheduler only.
+
+    Once taken, `async with run:` keeps it ours until the block has ended; broken off, it is given back. Raises
+    `LedgerUnavailable`.
+    """
+
+    def __init__(
+        self, flow: Flow, ledger: Ledger, tick: datetime, clock: Callable[[], datetime], lease: timedelta
+    ) -> None:
+        self._flow, self._ledger, self._key, self._clock, self._lease = flow.name, ledger, _key(tick), clock, lease
+        self._number = 0
+
+    async def take(self) -> datetime | None:
+        """None: it is ours. Else when to ask again: when the lease of who has it is over, or never, if it has ended."""
+        while not await self._hold(self._clock() + self._lease):
+            last = (await self._marks())[-1]
+            number = last.key.rpartition("/")[2]
+            if number == _END:
+                return datetime.max.replace(tzinfo=UTC)
+            until = datetime.fromisoformat(last.value["until"])
+            if until > self._clock():
+                return until
+            self._number = int(number) + 1
+        return None
+
+    async def __aenter__(self) -> None:
+        self._keeping = asyncio.create_task(self._keep())
+
+    async def __aexit__(self, broken_off: type[BaseException] | None, *_: object) -> None:
+        ours = not self._keeping.done()
+        self._keeping.cancel()
+        await asyncio.wait([self._keeping])
+        if broken_off is None:
+            await self._ledger.mark(self._flow, TICK, f"{self._key}/{_END}")
+            await self._ledger.unmark(self._flow, TICK, [mark.key for mark in (await self._marks())[1:-1]])
+        elif ours:
+            self._number += 1
+            # A ledger that cannot be told: others find it out when the lease is over.
+            with suppress(CrossdockError):
+                await self._hold(self._clock())
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease.total_seconds() / 3)
+            self._number += 1
+            with suppress(CrossdockError):
+                if not await self._hold(self._clock() + self._lease):
+                    log.debug("flow %s: the tick of %s: another scheduler has it now", self._flow, self._key)
+                    return
+
+    async def _hold(self, until: datetime) -> bool:
+        value = {"until": until.astimezone(UTC).isoformat()}
+        return await self._ledger.mark(self._flow, TICK, f"{self._key}/{self._number:06}", value=value)
+
+    async def _marks(self) -> list[Mark]:
+        found = await self._ledger.marks(self._flow, TICK, after=self._key)
+        return [mark for mark in found if mark.key.startswith(f"{self._key}/")]
 
 
 def until_next(trigger: Trigger, now: datetime) -> float:
@@ -88,27 +152,12 @@ async def _first(flow: Flow, schedule: Ticks, ledger: Ledger, now: datetime) -> 
     return latest
 
 
-async def _broken_off(flow: Flow, ledger: Ledger) -> str | None:
-    """The key of the last tick, if its run did not end."""
-    keys = []
-    for kind in (TICK, RUN):
-        last = ""
-        while page := await ledger.marks(flow.name, kind, after=last or None):
-            last = page[-1].key
-        keys.append(last)
-    taken, run = keys
-    return taken if taken > run else None
-
-
-async def _forget(
-    flow: Flow, ledger: Ledger, taken: list[tuple[datetime, str]], now: datetime
-) -> list[tuple[datetime, str]]:
-    old = [key for tick, key in taken[:-1] if now - tick > _REMEMBERED]
+async def _forget(flow: Flow, ledger: Ledger, taken: list[datetime], now: datetime) -> list[datetime]:
+    old = [tick for tick in taken[:-1] if now - tick > _REMEMBERED]
     if len(old) < _DROPPED_TOGETHER:
         return taken
-    for kind in (TICK, RUN):
-        await ledger.unmark(flow.name, kind, old)
-    return [item for item in taken if item[1] not in set(old)]
+    await ledger.unmark(flow.name, TICK, [f"{_key(tick)}/{part}" for tick in old for part in (_FIRST, _END)])
+    return taken[len(old) :]
 
 
 def _key(tick: datetime) -> str:
