@@ -10,6 +10,7 @@ import pytest
 
 from crossdock.engine.discovery import Discovery
 from crossdock.engine.engine import FileEvent
+from crossdock.engine.serving import serve
 from crossdock.errors import ConnectionFailed, CrossdockError
 from crossdock.flows.flow import Place, Settle, Trigger
 from crossdock.ledger.base import State
@@ -70,7 +71,7 @@ async def test_serve_works_and_stops(home: House) -> None:
     stop, heard = asyncio.Event(), asyncio.Event()
     every = flow(trigger=Trigger(every=3600.0))
     async with home.engine(every) as engine:
-        serving = asyncio.create_task(engine.serve(stop, sources=[Queue(FileEvent("src", "b", heard.set))]))
+        serving = asyncio.create_task(serve(engine, stop, sources=[Queue(FileEvent("src", "b", heard.set))]))
         async with asyncio.timeout(10):
             await heard.wait()
             while not {"a", "b"} <= {*home.dst._files}:
@@ -84,7 +85,7 @@ async def test_serve_breaks_off_after_its_grace(home: House) -> None:
     home.dst.gates["commit"] = asyncio.Event()
     stop = asyncio.Event()
     async with home.engine(flow(trigger=Trigger(every=3600.0))) as engine:
-        serving = asyncio.create_task(engine.serve(stop, grace=0.05))
+        serving = asyncio.create_task(serve(engine, stop, grace=0.05))
         async with asyncio.timeout(10):
             while not home.dst.calls["commit"]:
                 await asyncio.sleep(0.01)
@@ -102,13 +103,13 @@ async def test_a_source_that_is_down_at_its_time_is_looked_at_again(
     home: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not at the next time only, which may be tomorrow."""
-    monkeypatch.setattr("crossdock.engine.engine._HOUSE", 0.01)
+    monkeypatch.setattr("crossdock.engine.serving._HOUSE", 0.01)
     await home.put("a")
     home.src.faults["scan"] = [lost("src"), lost("src")]
     said: list[Discovery | CrossdockError] = []
     stop = asyncio.Event()
     async with home.engine(flow(trigger=Trigger(every=3600.0))) as engine:
-        serving = asyncio.create_task(engine.serve(stop, looked=lambda name, found: said.append(found)))
+        serving = asyncio.create_task(serve(engine, stop, looked=lambda name, found: said.append(found)))
         async with asyncio.timeout(10):
             while home.dst.hold("a") is None:
                 await asyncio.sleep(0.01)
@@ -119,13 +120,13 @@ async def test_a_source_that_is_down_at_its_time_is_looked_at_again(
 
 async def test_what_waiting_does_not_mend_waits_for_the_next_time(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does it end the others: a folder that is watched may be wrong in the configuration."""
-    monkeypatch.setattr("crossdock.engine.engine._HOUSE", 0.01)
+    monkeypatch.setattr("crossdock.engine.serving._HOUSE", 0.01)
     await home.put("a")
     said: list[str] = []
     stop = asyncio.Event()
     wrong = flow(name="wrong", source=Place("nowhere"), trigger=Trigger(every=3600.0, watch=True))
     async with home.engine(wrong, flow(trigger=Trigger(every=3600.0))) as engine:
-        serving = asyncio.create_task(engine.serve(stop, looked=lambda name, found: said.append(name)))
+        serving = asyncio.create_task(serve(engine, stop, looked=lambda name, found: said.append(name)))
         async with asyncio.timeout(10):
             while home.dst.hold("a") is None:
                 await asyncio.sleep(0.01)

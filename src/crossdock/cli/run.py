@@ -251,6 +251,8 @@ class _Daemon(_Command):
         return exits.OK
 
     async def _serve(self, stop: asyncio.Event) -> None:
+        from crossdock.engine.serving import serve
+
         async with opened_engine(
             self.session, self.options["ledger"], transfers=self.options["transfers"], report=self.tell
         ) as engine:
@@ -264,7 +266,7 @@ class _Daemon(_Command):
                     if self.session.config.flow(name).trigger.on_demand:
                         self.say(f"{name} has no trigger; only this looks at its source: crossdock run {name} --once")
             try:
-                await engine.serve(stop, names, looked=self._looked, grace=self.options["grace"])
+                await serve(engine, stop, names, looked=self._looked, grace=self.options["grace"])
             finally:
                 self._tell_done()
 

@@ -1,8 +1,8 @@
-"""The engine: looks at sources, works the ledger off, and does so for as long as it is asked to.
+"""The engine: looks at sources, and works the ledger off.
 
 Whoever runs flows (the command line, a daemon, a function in a cloud, a scheduler's task, the gateway) calls
-`discover`, `notice`, `run_once` or `serve`; there is no second engine. All state is in the ledger: any number of
-engines may work on one.
+`discover`, `notice` or `run_once`, or has it all done by `serving`; there is no second engine. All state is in the
+ledger: any number of engines may work on one.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 from crossdock.engine.actions import Actions
 from crossdock.engine.delivery import Courier, Delivery, Step
@@ -25,17 +23,15 @@ from crossdock.engine.discovery import Discovery, add, look
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.late import check_late
 from crossdock.engine.summary import Summary
-from crossdock.engine.triggers import ticks, until_next
-from crossdock.engine.verdicts import may_pass
-from crossdock.engine.watch import watch
 from crossdock.engine.worker import Worker
 from crossdock.errors import ConfigError, ConnectionFailed, CrossdockError, LedgerError
+from crossdock.flows.expect import Late
 from crossdock.flows.flow import Flow
 from crossdock.flows.plan import Planner
 from crossdock.ledger.base import LEASE, Ledger, Query, State, Transfer
 from crossdock.storage.storage import Storage
 
-__all__ = ["STUCK_SHOWN", "Engine", "EventSource", "FileEvent", "LeftAlone"]
+__all__ = ["STUCK_SHOWN", "Engine", "FileEvent", "LeftAlone"]
 
 log = logging.getLogger("crossdock.engine")
 
@@ -45,18 +41,6 @@ STUCK_SHOWN = 3
 """Files of each flow, which no rule can move, that a run names; the others are counted."""
 _COUNTED = 1000
 _NOT_DONE = frozenset({State.PENDING, State.RUNNING, State.DELIVERED})
-GRACE = 30.0
-"""Seconds that a stopped engine waits for the transfers under way; then they are broken off, and left to the next."""
-_HOUSE = 60.0
-_PRUNE = 86400.0
-_SOONEST = 1.0
-_KEEP_LOOKING = 60.0
-"""Seconds for which a poll looks again at files that settle, or ten times the flow's own `settle`."""
-
-
-def _log_failure(flow: str, found: Discovery | CrossdockError) -> None:
-    if isinstance(found, CrossdockError):
-        log.warning("flow %s: %s", flow, found)
 
 
 class LeftAlone(ConnectionFailed):
@@ -71,12 +55,6 @@ class FileEvent:
     path: str
     acknowledge: Callable[[], None] = lambda: None
     """Called once every transfer that follows from it is recorded; an event without it comes again."""
-
-
-class EventSource(Protocol):
-    """Where events come from: a queue, a notification, a gateway's upload."""
-
-    def events(self) -> AsyncIterator[FileEvent]: ...
 
 
 class Engine:
@@ -240,10 +218,9 @@ class Engine:
         everybody = await self.ledger.find(Query(states=_NOT_DONE, limit=_COUNTED))
         summary.parked = Counter(each.flow for each in everybody if each.flow not in self.planners)
         for name in names:
-            summary.removed += await self._actions[name].sweep()
-            summary.late += await check_late(
-                self.planner(name).flow, self.ledger, self.clock, self._actions[name].outbox
-            )
+            removed, late = await self.keep_house(name)
+            summary.removed += removed
+            summary.late += late
         return summary
 
     async def _discover_all(self, names: list[str], summary: Summary) -> list[Discovery]:
@@ -273,125 +250,14 @@ class Engine:
                 summary.stuck += [(found.flow, each.entry.path, each.reason) for each in stuck[:STUCK_SHOWN]]
         return everything
 
-    async def serve(
-        self,
-        stop: asyncio.Event,
-        flows: Iterable[str] | None = None,
-        *,
-        sources: Iterable[EventSource] = (),
-        looked: Callable[[str, Discovery | CrossdockError], None] = _log_failure,
-        grace: float = GRACE,
-    ) -> None:
-        """Run the flows by their triggers until `stop` is set; then finish what is under way, for `grace` seconds.
+    async def keep_house(self, flow: str) -> tuple[int, list[Late]]:
+        """What is due by the clock alone: (archived files that were removed, what is late and was not before).
 
-        `looked` is told of every look at a source; by default, failures are logged. Raises what the ledger raises.
+        Notices that wait are sent. Raises what the ledger raises.
         """
-        names = list(self.planners if flows is None else flows)
-        worker = self.worker(names)
-        tasks = [asyncio.create_task(self._hear(source, worker)) for source in sources]
-        tasks.append(asyncio.create_task(self._keep_house(names)))
-        for name in names:
-            lock = asyncio.Lock()
-            tasks.append(asyncio.create_task(self._tick(name, lock, worker, looked)))
-            if self.planner(name).flow.trigger.watch:
-                tasks.append(asyncio.create_task(self._watch(name, lock, worker, looked)))
-        stopped = asyncio.create_task(stop.wait())
-        working = asyncio.create_task(worker.run())
-        try:
-            pending = {*tasks, working, stopped}
-            while not stopped.done():
-                ended, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                for task in ended:
-                    task.result()
-            worker.stop()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(grace):
-                    await working
-        finally:
-            for task in (*tasks, working, stopped):
-                task.cancel()
-            await asyncio.gather(*tasks, working, stopped, return_exceptions=True)
-
-    async def _hear(self, source: EventSource, worker: Worker) -> None:
-        async for event in source.events():
-            try:
-                if await self.notice(event):
-                    worker.wake()
-            except LedgerError:
-                raise
-            except CrossdockError as error:
-                # Not acknowledged: it comes again.
-                log.warning("the event for %s:%s: %s", event.endpoint, event.path, error)
-
-    async def _tick(
-        self,
-        name: str,
-        lock: asyncio.Lock,
-        worker: Worker,
-        looked: Callable[[str, Discovery | CrossdockError], None],
-    ) -> None:
-        # Closed in any case: the tick of a run that is broken off is given back.
-        async with aclosing(ticks(self.planner(name).flow, self.ledger, self.clock)) as found:
-            async for _ in found:
-                async with lock:
-                    await self._poll(name, worker, looked)
-
-    async def _watch(
-        self,
-        name: str,
-        lock: asyncio.Lock,
-        worker: Worker,
-        looked: Callable[[str, Discovery | CrossdockError], None],
-    ) -> None:
-        source = self.planner(name).flow.source
-        while True:
-            try:
-                storage = await self.endpoints.storage(source.endpoint)
-            except CrossdockError:
-                # Told by the flow's ticks, which find the same; a folder may be mounted later.
-                await asyncio.sleep(_HOUSE)
-            else:
-                break
-        async for _ in watch(storage.backend.address(source.path)):
-            async with lock:
-                await self._poll(name, worker, looked)
-
-    async def _poll(self, name: str, worker: Worker, looked: Callable[[str, Discovery | CrossdockError], None]) -> None:
-        """Look, and look again while files settle, or when a source that cannot be listed may be back."""
-        loop = asyncio.get_running_loop()
-        flow, until = self.planner(name).flow, 0.0
-        while True:
-            try:
-                found = await self.discover(name)
-            except LedgerError:
-                raise
-            except CrossdockError as error:
-                looked(name, error)
-                wait = max(_HOUSE, self.endpoints.pause(flow.source.endpoint)[0])
-                if not may_pass(error) or until_next(flow.trigger, self.clock()) <= wait:
-                    return
-                await asyncio.sleep(wait)
-                continue
-            looked(name, found)
-            if found.added:
-                worker.wake()
-            until = until or loop.time() + max(_KEEP_LOOKING, 10 * flow.settle.seconds)
-            if found.due is None or loop.time() + found.due > until:
-                return
-            await asyncio.sleep(max(_SOONEST, found.due))
-
-    async def _keep_house(self, names: Iterable[str]) -> None:
-        """What is due by the clock alone: archived files, notices that wait, late files, old rows of the ledger."""
-        loop = asyncio.get_running_loop()
-        pruned = loop.time()
-        while True:
-            for name in names:
-                await self._actions[name].sweep()
-                await check_late(self.planner(name).flow, self.ledger, self.clock, self._actions[name].outbox)
-            if loop.time() - pruned > _PRUNE:
-                pruned = loop.time()
-                await self.ledger.prune()
-            await asyncio.sleep(_HOUSE)
+        actions = self._actions[flow]
+        removed = await actions.sweep()
+        return removed, await check_late(self.planner(flow).flow, self.ledger, self.clock, actions.outbox)
 
 
 def _planner(flow: Flow) -> Planner:
