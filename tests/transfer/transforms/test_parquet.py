@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossdock.errors import ConfigError
-from crossdock.transfer.transforms import Refused, step
+from crossdock.transfer.transforms import Refused, parquet, step
 from crossdock.transfer.transforms.parquet import _complete_rows
 from tests.transfer.transforms.running import run, whole
 
@@ -34,7 +34,7 @@ def table(parquet: bytes) -> pa.Table:
 
 
 @pytest.mark.parametrize("size", [13, 4096, 10_000_000])
-@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
 def test_all_columns_are_strings_exactly_as_they_stand(size: int, ends: str) -> None:
     """Leading zeros above all."""
     found = table(run("csv_to_parquet", as_csv(ROWS, lineterminator=ends), size=size))
@@ -83,6 +83,23 @@ def test_rows_end_where_the_csv_module_says(rows: list[tuple[str, ...]], quoting
         assert (found.end() if found else 0) == max(end for end in ends if end <= cut)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"a,b\r1,2\r3,4",
+        b"a,b\r1,2\r\n3,4\r",
+        b"a,b\r\n1,2\r3,4\r\n",
+        b"a,b\n\r\r1,2\r3,4\r\r",
+        b"a,b\n1,2\n3,4\n\n\n",
+    ],
+)
+@pytest.mark.parametrize("block", [1, 2, 3, 4, 5, 100])
+def test_line_ends_of_every_kind(monkeypatch: pytest.MonkeyPatch, data: bytes, block: int) -> None:
+    """No row is lost to a CR alone, wherever a block ends."""
+    monkeypatch.setattr(parquet, "_BLOCK", block)
+    assert table(run("csv_to_parquet", data, size=1)).to_pylist() == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
+
+
 def test_a_quote_within_a_field_is_a_letter() -> None:
     found = table(run("csv_to_parquet", b'a,b\n5" disk,x\n6" disk,"y\nz"\n', size=3))
     assert [row["a"] for row in found.to_pylist()] == ['5" disk', '6" disk']
@@ -96,6 +113,7 @@ def test_a_quote_within_a_field_is_a_letter() -> None:
         (b"a,a\n1,2\n", {}, "two columns are called a"),
         (b"a,b\n1,2\n3\n", {}, "row 3: Expected 2 columns, got 1"),
         (b"a,b\n1,2\n1,x\n", {"types": {"b": "int64"}}, "row 3: .*invalid value 'x'"),
+        (b"a,b\n1,NULL\n", {"types": {"b": "int64"}}, "row 2: .*invalid value 'NULL'"),
         (b"a,b\n1,\xff\n", {}, "row 2: .*UTF8"),
         (b"a\xff,b\n1,2\n", {}, "first row"),
         (b"a,b\n1,2\n", {"types": {"c": "int64"}}, "no column is called c; there are a, b"),

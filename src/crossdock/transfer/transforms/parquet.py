@@ -77,7 +77,8 @@ class CsvToParquetOptions(Options):
 
 
 class CsvToParquet(Transform):
-    """The first row names the columns; the text is UTF-8 (put a charset step before it). Rows may span lines.
+    """The first row names the columns; the text is UTF-8 (put a charset step before it). Rows may span lines, and end
+    with LF, CR LF or CR.
 
     Memory: see `row_group`; a row of 16 MiB, the longest there may be, takes 64 MiB more.
     """
@@ -173,7 +174,7 @@ class CsvToParquet(Transform):
                     column_names=list(self._columns), block_size=len(rows) + 1, use_threads=False
                 ),
                 parse_options=pa_csv.ParseOptions(delimiter=self.options.delimiter, newlines_in_values=True),
-                convert_options=pa_csv.ConvertOptions(column_types=self._columns),
+                convert_options=pa_csv.ConvertOptions(column_types=self._columns, null_values=[""]),
             )
         except pa.ArrowException as error:
             # It counts from the block's first row.
@@ -194,14 +195,14 @@ class CsvToParquet(Transform):
 
 @cache
 def _complete_rows(delimiter: str, more: str = "*+") -> re.Pattern[bytes]:
-    """Matches all complete rows from the start of a block (with `more=""`, one row).
+    """Matches all complete rows from the start of a block (with `more=""`, one row), each with its LF, CR LF or CR.
 
-    A quote opens a field only as its first character, as for pyarrow; one that is not closed ends the match before its
+    Those are the line ends of pyarrow; a CR that ends the block may be half of one. A quote opens a field only as its first character, as for pyarrow; one that is not closed ends the match before its
     row. Nothing is tried twice (possessive), so that the time is linear.
     """
     mark = re.escape(delimiter)
-    field = f'(?:"(?:[^"]++|"")*+"[^{mark}\\n]*+|(?!")[^{mark}\\n]*+)'
-    return re.compile(f"(?:(?:{field}{mark})*+{field}\\n){more}".encode())
+    field = f'(?:"(?:[^"]++|"")*+"[^{mark}\\r\\n]*+|(?!")[^{mark}\\r\\n]*+)'
+    return re.compile(f"(?:(?:{field}{mark})*+{field}(?:\\r?\\n|\\r(?=[^\\n]))){more}".encode())
 
 
 class _Output:
