@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from crossdock.storage.base import Backend, Entry, Expect, Reader, WriteOptions, Writer
 from crossdock.storage.layers import Layer, LayeredReader, LayeredWriter
@@ -17,7 +17,10 @@ T = TypeVar("T")
 
 
 class Limit(Layer):
-    """At most `slots` open streams and running operations at once, listings included.
+    """At most `slots` open streams and running operations at once, listings included; fewer than 3 count as 3.
+
+    Whoever copies holds a reader while waiting for a writer, and both while looking at the source again. So that those
+    in possession never wait for each other, the last slot is no stream's, and the last but one no reader's.
 
     A scan holds its slot only while the next page is being fetched, so that moving what is listed cannot wait for
     the listing to end.
@@ -25,7 +28,10 @@ class Limit(Layer):
 
     def __init__(self, inner: Backend, slots: int) -> None:
         super().__init__(inner)
+        slots = max(slots, 3)
         self._slots = asyncio.Semaphore(slots)
+        self._for_writing = (asyncio.Semaphore(slots - 1), self._slots)
+        self._for_reading = (asyncio.Semaphore(slots - 2), *self._for_writing)
 
     async def _call(self, operation: str, path: str, action: Callable[[], Awaitable[T]], *, repeatable: bool) -> T:
         async with self._slots:
@@ -41,36 +47,50 @@ class Limit(Layer):
                 yield page
 
     async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
-        await self._slots.acquire()
+        slot = await _Slot.taken(*self._for_reading)
         try:
-            return _SlotReader(await self.inner.begin_read(path, offset=offset, pin=pin), self._slots)
+            return _SlotReader(await self.inner.begin_read(path, offset=offset, pin=pin), slot)
         except BaseException:
-            self._slots.release()
+            slot.give_back()
             raise
 
     async def begin_write(self, path: str, options: WriteOptions) -> Writer:
-        await self._slots.acquire()
+        slot = await _Slot.taken(*self._for_writing)
         try:
-            return _SlotWriter(await self.inner.begin_write(path, options), self._slots)
+            return _SlotWriter(await self.inner.begin_write(path, options), slot)
         except BaseException:
-            self._slots.release()
+            slot.give_back()
             raise
 
 
 class _Slot:
-    def __init__(self, slots: asyncio.Semaphore) -> None:
-        self._slots: asyncio.Semaphore | None = slots
+    """One of each of several semaphores, always taken in the same order."""
+
+    def __init__(self) -> None:
+        self._taken: list[asyncio.Semaphore] = []
+
+    @classmethod
+    async def taken(cls, *semaphores: asyncio.Semaphore) -> Self:
+        slot = cls()
+        try:
+            for semaphore in semaphores:
+                await semaphore.acquire()
+                slot._taken.append(semaphore)
+        except BaseException:
+            slot.give_back()
+            raise
+        return slot
 
     def give_back(self) -> None:
-        if self._slots is not None:
-            self._slots.release()
-            self._slots = None
+        """Safe to repeat."""
+        while self._taken:
+            self._taken.pop().release()
 
 
 class _SlotReader(LayeredReader):
-    def __init__(self, inner: Reader, slots: asyncio.Semaphore) -> None:
+    def __init__(self, inner: Reader, slot: _Slot) -> None:
         super().__init__(inner)
-        self._slot = _Slot(slots)
+        self._slot = slot
 
     async def close(self) -> None:
         try:
@@ -80,9 +100,9 @@ class _SlotReader(LayeredReader):
 
 
 class _SlotWriter(LayeredWriter):
-    def __init__(self, inner: Writer, slots: asyncio.Semaphore) -> None:
+    def __init__(self, inner: Writer, slot: _Slot) -> None:
         super().__init__(inner)
-        self._slot = _Slot(slots)
+        self._slot = slot
 
     async def commit(self, expect: Expect) -> Entry:
         entry = await self.inner.commit(expect)

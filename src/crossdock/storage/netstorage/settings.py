@@ -64,7 +64,7 @@ class NetStorageSettings(EndpointSettings):
     requests_per_second: float | None = Field(default=None, gt=0)
     """Requests started by this endpoint, at most. NetStorage answers 429 or 500 to accounts that ask too often."""
     max_connections: int = Field(default=8, ge=1, le=64)
-    """Files and operations under way at once."""
+    """Files and operations under way at once; at least 3, so that a copy within the endpoint comes to its end."""
     timeout: Seconds = Field(default=60, gt=0)
     """Seconds of silence after which a request is given up."""
     connect_timeout: Seconds = Field(default=10, gt=0)
