@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from crossdock.engine.archive import ARCHIVED
 from crossdock.errors import ConnectionFailed, PermissionDenied
 from crossdock.flows.flow import After, Settle
+from crossdock.flows.plan import Planner
 from crossdock.ledger.base import Planned
 from tests.engine.bench import DAY, Bench, Killed, everywhere
 
@@ -46,6 +48,21 @@ async def test_a_name_that_is_taken_in_the_archive_is_never_replaced(bench: Benc
     assert {"outbox/.done/a/b.csv", "outbox/.done/a/b~1.csv", "outbox/.done/a/b~9.csv"} < found
     assert {"outbox/.done/a/b~t11.csv", "outbox/.done/a/b~t13.csv"} < found
     assert sorted([len(await bench.read(name)) for name in found]) == list(range(13))
+
+
+@everywhere
+@pytest.mark.parametrize("archive", ["{folder}/{stem}_sent.csv", "{folder}/{name}.1.old", "old/{path}"])
+async def test_what_has_a_number_in_the_archive_is_known_for_archived(bench: Bench, archive: str) -> None:
+    """Else the next run sends it, under a name that its sender never gave it."""
+    after = After(archive=archive)
+    for number in range(12):
+        (lease,) = await bench.delivered(await bench.write(data=b"x" * number))
+        assert (await bench.follow(lease, after))[1]
+        bench.clock.move(1)
+    planner = Planner(replace(bench.flow, after=after))
+    found = {path.removeprefix("outbox/") for path in await bench.names()}
+    assert len(found) == 12
+    assert {planner.by_name(path) for path in found} == {"it lies in the flow's own archive"}
 
 
 @everywhere

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from crossdock.errors import ConfigError
 from crossdock.flows.expect import Arrival, Due, due, late
 from crossdock.flows.flow import Destination, Expectation, Flow, Place, Rule
 from crossdock.flows.plan import Planner
@@ -125,3 +126,11 @@ def test_dates_of_templates(zone: str, now: str, written: str) -> None:
     entry = Entry(path="a.csv", size=1, modified=utc(now))
     (place,) = planner.routes.route(entry, utc(now)).places
     assert place.path == f"{written}/{written}/{utc(now):%H%M}"
+
+
+def test_a_time_that_the_zone_has_no_date_for() -> None:
+    """A sender may set any: that file fails, and nothing else."""
+    planner = Planner(flow(time(6, 30), BERLIN, to=f"{{modified:%Y@{BERLIN}}}/{{path}}"))
+    entry = Entry(path="a.csv", size=1, modified=utc("9999-12-31T23:30"))
+    with pytest.raises(ConfigError, match="9999-12-31 is at the end of what dates can be"):
+        planner.routes.route(entry, utc("2026-11-21"))

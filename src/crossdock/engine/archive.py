@@ -36,21 +36,22 @@ class Archive:
 
     def paths(self, path: str, modified: datetime | None, at: datetime, first: int) -> Iterator[str]:
         """Where a file may be archived, the best name first. Raises `ConfigError`."""
-        assert self._template is not None and self.flow.after.archive is not None
         below = path.removeprefix(self.root)
-        if self._template.names:
-            values = {**words_of(below), "now": at, "modified": modified}
-            try:
-                found = self._template.fill(values)
-            except ValueError as error:
-                raise ConfigError(f"after.archive: {error}", hint="choose words that every file has") from error
-        else:
-            found = f"{self.flow.after.archive.strip('/')}/{below}"
-        yield self.root + found
-        words = words_of(found)
+        yield self._at(below, modified, at)
+        words = words_of(below)
         folder = f"{words['folder']}/" if words["folder"] else ""
         for suffix in (*range(1, _SUFFIXES + 1), f"t{first}"):
-            yield f"{self.root}{folder}{words['stem']}~{suffix}{words['suffix']}"
+            # A number among the file's own words: else the flow might not know its archive again, and send it.
+            yield self._at(f"{folder}{words['stem']}~{suffix}{words['suffix']}", modified, at)
+
+    def _at(self, below: str, modified: datetime | None, at: datetime) -> str:
+        assert self._template is not None and self.flow.after.archive is not None
+        if not self._template.names:
+            return f"{self.root}{self.flow.after.archive.strip('/')}/{below}"
+        try:
+            return self.root + self._template.fill({**words_of(below), "now": at, "modified": modified})
+        except ValueError as error:
+            raise ConfigError(f"after.archive: {error}", hint="choose words that every file has") from error
 
     async def note(self, transfer: Transfer, archived: Entry) -> None:
         """Record when an archived file is to be removed; never, if the flow keeps them."""

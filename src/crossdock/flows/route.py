@@ -103,7 +103,10 @@ class Template:
         value = values.get(name)
         if name in DATES and isinstance(value, datetime):
             written, _, zone = date.rpartition("@") if "@" in date else (date, "", "UTC")
-            return value.astimezone(ZoneInfo(zone)).strftime(written or "%Y-%m-%d")
+            try:
+                return value.astimezone(ZoneInfo(zone)).strftime(written or "%Y-%m-%d")
+            except OverflowError:
+                raise ValueError(f"{{{word}}}: {value:%Y-%m-%d} is at the end of what dates can be") from None
         if value is None:
             if name in values:
                 raise ValueError(f"{{{name}}} is not known for this file (in {self.text!r})")
