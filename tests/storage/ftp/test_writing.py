@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 
@@ -15,11 +16,14 @@ from crossdock.errors import (
     NotAFile,
     PermissionDenied,
     ProtocolViolation,
+    StorageError,
 )
 from crossdock.storage.base import Expect, WriteOptions
+from crossdock.storage.ftp import data
+from crossdock.storage.ftp.tls import SessionRefused
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
-from tests.storage.ftp.places import DATA, FACTS, faulty
+from tests.storage.ftp.places import DATA, FACTS, backend_of, faulty
 
 
 @pytest.mark.parametrize("size", [10_000, len(DATA)])
@@ -111,6 +115,55 @@ async def test_a_server_that_can_do_neither_is_started_anew(server: FaultyFtpSer
             await again.write(DATA)
         await again.abort()
         assert not storage.capabilities.resume_write
+
+
+@pytest.mark.parametrize("fault", ["STOR is refused", "no port is reached", "PASV is refused"])
+async def test_a_file_that_may_not_be_replaced_stays(server: FaultyFtpServer, fault: str) -> None:
+    """Written under its final name, what fails before it has begun is no reason to remove what was there before."""
+    old = server.folder / "name"
+    old.write_bytes(b"of the partner's")
+    async with faulty(server, staging="none") as storage:
+        if fault == "STOR is refused":
+            server.faults.replies["STOR"] = "550 Overwrite permission denied"
+        else:
+            server.faults.passive = "227 (127,0,0,1,0,1)" if fault == "no port is reached" else "550 no"
+        for data in (b"small", DATA):
+            with pytest.raises(StorageError):
+                await storage.write_bytes("name", data)
+            assert old.read_bytes() == b"of the partner's"
+        server.faults.replies.clear()
+        server.faults.passive = None
+        server.faults.disk = 1_000_000
+        with pytest.raises(NoSpace):
+            await storage.write_bytes("name", DATA)
+    assert list(server.folder.iterdir()) == []
+
+
+async def test_after_a_refusal_the_server_has_as_much_time_as_before(server: FaultyFtpServer) -> None:
+    server.faults.disk = 1_000_000
+    async with faulty(server, timeout=20) as storage:
+        with pytest.raises(NoSpace):
+            await storage.write_bytes("name", DATA)
+        connection = await backend_of(storage).calls.pool.acquire()
+        assert connection.wire.patience == 20
+        backend_of(storage).calls.pool.release(connection)
+    assert server.accepted == 1
+
+
+async def test_a_session_that_is_refused_in_the_end_is_another_one_in_the_next_attempt(
+    server: FaultyFtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise SessionRefused("522 SSL connection failed: session reuse required")
+
+    async with faulty(server) as storage, storage.write("name") as writer:
+        await writer.write(DATA[:600_000])
+        await writer.write(DATA[600_000:700_000])
+        monkeypatch.setattr(data, "finish", refuse)
+        with pytest.raises(ConnectionFailed, match="522"):
+            await writer.commit(Expect(size=700_000))
+        assert backend_of(storage).calls.pool.account.old_tls
+    assert list(server.folder.iterdir()) == []
 
 
 async def test_cancelled_at_any_moment_an_upload_leaves_nothing(server: FaultyFtpServer) -> None:

@@ -36,6 +36,8 @@ class Learned:
 
     queues: bool | None = None
     """Commands that were sent along with a transfer were answered in their turn. None: not tried."""
+    extended: bool | None = None
+    """The ports that EPSV names can be reached; False: those that PASV names alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +152,8 @@ class Connection:
         self.home = b"/"
         self.peer = ""
         self.family: socket.AddressFamily = socket.AF_INET
-        self.extended = True
-        """EPSV is understood, as far as is known."""
+        self.extended = self.learned.extended is not False
+        """EPSV is understood, and of use, as far as is known."""
         self.invites = False
         """EPSV has been answered."""
         self.lists_hidden = True
@@ -218,13 +220,13 @@ class Connection:
                 data.close()
 
     def _last_word(self) -> Reply | None:
+        usual = self.wire.patience
         self.wire.wait_for(_GRACE)
         try:
-            reply = self.wire.reply()
-            while reply.code < 200:
-                reply = self.wire.reply()
+            reply = self.wire.final()
         except (Lost, Violation):
             return None
+        self.wire.wait_for(usual)
         self.pending = False
         return reply
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 import ssl
@@ -29,6 +30,8 @@ __all__ = [
     "send_whole",
     "told_address",
 ]
+
+log = logging.getLogger("crossdock.storage.ftp")
 
 _EXTENDED = re.compile(rb"\((.)\1\1(\d{1,5})\1\)")
 _PASSIVE = re.compile(rb"(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3})")
@@ -208,7 +211,27 @@ def about_session(connection: Connection, reply: Reply) -> bool:
 
 
 def _connect(connection: Connection, invited: Reply | None) -> socket.socket:
-    port = _passive_port(connection, invited)
+    learned = connection.learned
+    try:
+        found = _reached(connection, _passive_port(connection, invited))
+    except Unreachable as error:
+        if not connection.extended or learned.extended or connection.pending or connection.broken:
+            raise
+        if connection.family != socket.AF_INET:
+            raise
+        # Firewalls that open the port that they see in a reply to PASV need not know EPSV.
+        connection.extended = False
+        try:
+            found = _reached(connection, _passive_port(connection, None))
+        except (Refused, Unreachable):
+            connection.extended = True
+            raise error from None
+        log.info("PASV is used from now on: %s", error)
+    learned.extended = connection.extended
+    return found
+
+
+def _reached(connection: Connection, port: int) -> socket.socket:
     host = connection.peer
     settings = connection.settings
     connected = socket.socket(connection.family, socket.SOCK_STREAM)
@@ -248,7 +271,7 @@ def _passive_port(connection: Connection, invited: Reply | None) -> int:
             match = _EXTENDED.search(b" ".join(reply.lines))
             connection.invites = True
             return _port(connection, int(match[2]) if match else 0, reply)
-        if reply.code not in _UNKNOWN or connection.family != socket.AF_INET:
+        if reply.code < 500 or connection.family != socket.AF_INET:
             raise Refused(b"EPSV", reply)
         connection.extended = False
     reply = connection.wire.must(b"PASV", 227)

@@ -32,6 +32,7 @@ __all__ = [
     "hint_for_certificate",
     "hint_for_permission",
     "kind_of_refusal",
+    "no_rename",
     "translated",
 ]
 
@@ -164,6 +165,20 @@ def translated(error: Exception, operation: str, endpoint: str, path: str) -> St
 def hint_for_permission(command: str) -> str:
     """What each server calls the permission for a command, such as "STOR"."""
     return f"ask the server's operator for the permission ({_PERMITS[command]}), or choose another folder"
+
+
+def no_rename(error: Refused, endpoint: str, path: str) -> Exception:
+    """What stands in the way of publishing, with the setting that does without renaming."""
+    if error.reply.code not in (500, 502, 550, 553, 450):
+        return error
+    found = translated(error, "write", endpoint, path)
+    return type(found)(
+        f"renaming is refused (vsftpd cmds_denied, ProFTPD <Limit RNFR RNTO>, Pure-FTPd -G and the like): {error}",
+        operation="write",
+        endpoint=endpoint,
+        path=path,
+        hint=f"write staging: none at this endpoint (partial files are seen), or {found.hint}",
+    )
 
 
 def hint_for_certificate(error: Untrusted, fingerprint: str | None) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import TypeVar
 
 from crossdock.errors import AlreadyExists, NotFound, ProtocolViolation, StorageError
 from crossdock.storage.base import Entry, Expect, WriteOptions
@@ -15,7 +16,7 @@ from crossdock.storage.ftp import asking, data
 from crossdock.storage.ftp.calls import Calls
 from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.digests import Own, difference, own_digest
-from crossdock.storage.ftp.faults import Translate, kind_of_refusal
+from crossdock.storage.ftp.faults import Translate, kind_of_refusal, no_rename
 from crossdock.storage.ftp.tls import SessionRefused
 from crossdock.storage.ftp.wire import IsFolder, Lost, Missing, Refused, Reply, Violation
 from crossdock.storage.staging import StagedWriter, Stored, publish_by_swap
@@ -23,6 +24,8 @@ from crossdock.storage.staging import StagedWriter, Stored, publish_by_swap
 __all__ = ["FtpWriter"]
 
 log = logging.getLogger("crossdock.storage.ftp")
+
+T = TypeVar("T")
 
 _CHUNK = 512 * 1024
 _WINDOW = 4 * 1024 * 1024
@@ -43,6 +46,8 @@ class FtpWriter(StagedWriter):
         self._connection: Connection | None = None
         self._stream: data.Data | None = None
         self._touched = options.resume is not None
+        self._before: Entry | None = None
+        """What was there, where the file is written under its final name."""
         self._parts: list[bytes] = []
         self._buffered = 0
         self._jobs: deque[tuple[Future[None], int]] = deque()
@@ -59,8 +64,10 @@ class FtpWriter(StagedWriter):
 
     def _begin(self, connection: Connection, parts: list[bytes]) -> None:
         """Open the stream, with the folders that it needs, and send what there is."""
-        if self._direct and asking.kind_of(connection, self._target) == "dir":
-            raise IsFolder("a folder has this name")
+        if self._direct and not self._touched:
+            self._before = asking.look(connection, self._target)
+            if self._before is not None and self._before.kind == "dir":
+                raise IsFolder("a folder has this name")
         self._touched = True
         above = self._target.rpartition(b"/")[0]
         if connection.features.careless and above not in self._calls.folders:
@@ -254,14 +261,17 @@ class FtpWriter(StagedWriter):
     async def _settle(self) -> None:
         assert self._connection is not None
         future, size = self._jobs.popleft()
+        await self._too_late(self._connection.wait(future))
+        self._under_way -= size
+
+    async def _too_late(self, work: Awaitable[T]) -> T:
+        """What comes after the first chunk: if the session is refused now, the next attempt goes another way."""
         try:
-            await self._connection.wait(future)
+            return await work
         except SessionRefused as error:
-            # Too late to go on: what was sent is gone. The next attempt goes another way.
-            if self._calls.pool.step_down(self._connection):
+            if self._connection is not None and self._calls.pool.step_down(self._connection):
                 raise self._calls.lost("write", self.path, str(error)) from error
             raise
-        self._under_way -= size
 
     async def _first(self) -> None:
         """The first chunk, with which the stream begins."""
@@ -302,7 +312,7 @@ class FtpWriter(StagedWriter):
                 found = await self._with_ladder(self._complete, parts)
             else:
                 assert self._connection is not None
-                found = await self._connection.run(self._complete, self._connection, parts)
+                found = await self._too_late(self._connection.run(self._complete, self._connection, parts))
         assert isinstance(found, Stored)
         return found
 
@@ -328,7 +338,8 @@ class FtpWriter(StagedWriter):
             if there == "dir":
                 raise IsFolder("a folder has this name") from error
             if there is None or error.command == "RNFR":
-                raise calls.explained(error, "write", self.path) or self._no_rename(error) or error from error
+                explained = calls.explained(error, "write", self.path)
+                raise explained or no_rename(error, self.endpoint, self.path) from error
 
         async def rename(old: str, new: str) -> None:
             with Translate("write", self.endpoint, old):
@@ -339,18 +350,6 @@ class FtpWriter(StagedWriter):
                 await connection.run(asking.remove, connection, calls.full(path, "write"))
 
         await publish_by_swap(rename, remove, self.temporary, self.path, self.attempt)
-
-    def _no_rename(self, error: Refused) -> StorageError | None:
-        if error.reply.code not in (500, 502, 550, 553, 450):
-            return None
-        found = Translate("write", self.endpoint, self.path).error(error)
-        return type(found)(
-            f"renaming is refused (vsftpd cmds_denied, ProFTPD <Limit RNFR RNTO>, Pure-FTPd -G and the like): {error}",
-            operation="write",
-            endpoint=self.endpoint,
-            path=self.path,
-            hint=f"write staging: none at this endpoint (partial files are seen), or {found.hint}",
-        )
 
     # -- giving up --------------------------------------------------------------------------------------------------
 
@@ -376,11 +375,16 @@ class FtpWriter(StagedWriter):
                 await connection.run(connection.stop_transfer)
             self._release()
             if self._touched:
-                await self._calls.call("abort", self.path, asking.remove, self._target)
+                await self._calls.call("abort", self.path, self._undo)
         except StorageError as error:
             log.warning("%s:%r may be left behind: %s", self.endpoint, self.temporary, error)
         finally:
             self._release()
+
+    def _undo(self, connection: Connection) -> None:
+        # A file that the server did not let us replace is not ours to remove.
+        if self._before is None or asking.look(connection, self._target) != self._before:
+            asking.remove(connection, self._target)
 
     async def _let_go(self) -> None:
         connection, stream = self._connection, self._stream
