@@ -278,3 +278,9 @@ def test_a_password_in_a_url_is_refused() -> None:
 def test_features() -> None:
     found = connection.Features(frozenset({"HASH", "XCRC"}), {"HASH": "SHA-256*;MD5"})
     assert found.digests == {"crc32": b"XCRC", "sha256": b"HASH SHA-256", "md5": b"HASH MD5"}
+
+
+async def test_a_name_that_no_host_can_have() -> None:
+    with pytest.raises(ConnectionFailed, match="cannot connect"):
+        async with Storage(FtpSettings(type="ftp", host="ftp..example").backend("server")):
+            pass

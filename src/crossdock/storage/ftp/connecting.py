@@ -119,8 +119,9 @@ class Connector:
             connected = socket.create_connection(settings.address, timeout=settings.connect_timeout)
         except TimeoutError as error:
             raise Silent("no answer") from error
-        except OSError as error:
-            raise Lost(f"cannot connect: {error.strerror or error}") from error
+        except (OSError, UnicodeError) as error:
+            # The latter for what can be no host's name, such as one with two dots together.
+            raise Lost(f"cannot connect: {getattr(error, 'strerror', None) or error}") from error
         connection.attach(connected)
         connection.family = connected.family
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import struct
@@ -97,12 +98,21 @@ class Data:
                 return
 
     def _say_goodbye(self, secured: ssl.SSLSocket) -> None:
-        # All data went out by now, so that the goodbye fits the send buffer. Its answer is not waited for: some never
-        # send one.
+        # It may have to wait for room in the send buffer: without it FileZilla Server, for one, refuses the upload. Its
+        # answer is not waited for: some never send one.
         secured.settimeout(0)
         try:
-            secured.unwrap()
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLEOFError):
+            while True:
+                try:
+                    secured.unwrap()
+                except ssl.SSLWantWriteError:
+                    room = select.poll()
+                    room.register(secured, select.POLLOUT)
+                    if not room.poll(self._timeout * 1000):
+                        raise TimeoutError from None
+                else:
+                    return
+        except (ssl.SSLWantReadError, ssl.SSLEOFError):
             return
         except ssl.SSLError as error:
             raise ConnectionError(error.reason or str(error)) from error

@@ -1,0 +1,67 @@
+"""Under TLS an upload ends with a goodbye, however slowly the server takes it (RFC 8446 §6.1)."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossdock.storage.ftp.stream import Data
+from crossdock.storage.ftp.wire import Silent
+from tests.servers.ftp import write_certificate
+
+
+def pair(folder: Path) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
+    """Client's and server's ends, after the TLS greeting."""
+    certificate = folder / "certificate.pem"
+    write_certificate(certificate)
+    serving, connecting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    serving.load_cert_chain(certificate)
+    connecting.load_verify_locations(certificate)
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as executor:
+        plain = socket.create_connection(listener.getsockname(), timeout=10)
+        accepted, _ = listener.accept()
+        accepted.settimeout(10)
+        theirs = executor.submit(serving.wrap_socket, accepted, server_side=True, suppress_ragged_eofs=False)
+        ours = connecting.wrap_socket(plain, server_hostname="127.0.0.1")
+        return ours, theirs.result(10)
+
+
+def test_a_goodbye_for_which_there_is_no_room_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow line has all buffers full: FileZilla Server takes what ends without a goodbye for cut off."""
+    ours, theirs = pair(tmp_path)
+    unwrap = ssl.SSLSocket.unwrap
+    refused: list[int] = []
+
+    def crowded(self: ssl.SSLSocket) -> Any:
+        if len(refused) < 2:
+            refused.append(1)
+            raise ssl.SSLWantWriteError
+        return unwrap(self)
+
+    monkeypatch.setattr(ssl.SSLSocket, "unwrap", crowded)
+    with ours, theirs:
+        stream = Data(ours, 10)
+        stream.write(b"data")
+        stream.end()
+        # Without a goodbye, this raises.
+        assert [theirs.recv(10), theirs.recv(10)] == [b"data", b""]
+
+
+def test_a_server_that_takes_nothing_more_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pair(tmp_path)
+
+    def crowded(self: ssl.SSLSocket) -> Any:
+        raise ssl.SSLWantWriteError
+
+    monkeypatch.setattr(ssl.SSLSocket, "unwrap", crowded)
+    with ours, theirs:
+        ours.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            ours.sendall(bytes(64 * 1024 * 1024))
+        with pytest.raises(Silent, match="stood still"):
+            Data(ours, 0.1).end()
