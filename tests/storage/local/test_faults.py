@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from crossdock.errors import (
+    AlreadyExists,
     ConnectionFailed,
     NoSpace,
     NotFound,
@@ -22,7 +24,8 @@ from crossdock.errors import (
     Unsupported,
 )
 from crossdock.storage.base import Expect, WriteOptions
-from crossdock.storage.local import LocalSettings
+from crossdock.storage.local import LocalSettings, renaming
+from crossdock.storage.local.backend import LocalBackend
 from crossdock.storage.staging import is_temporary
 from crossdock.storage.storage import Storage
 
@@ -37,6 +40,11 @@ def failing(monkeypatch: pytest.MonkeyPatch, call: str, number: int, *, only: st
         return real(*arguments, **named)
 
     monkeypatch.setattr(os, call, fails)
+
+
+def _no_renameat2(*_: object) -> int:
+    ctypes.set_errno(errno.EINVAL)
+    return -1
 
 
 class TestFaults:
@@ -87,11 +95,52 @@ class TestFaults:
         self, storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch, number: int
     ) -> None:
         """A file system that cannot promise not to replace says so, instead of replacing perhaps."""
+        monkeypatch.setattr(renaming, "_renameat2", _no_renameat2)
         failing(monkeypatch, "link", number)
         with pytest.raises(Unsupported):
             await storage.write_bytes("name", b"x", WriteOptions(overwrite=False))
         assert os.listdir(root) == []
         await storage.write_bytes("name", b"x")
+
+    @pytest.mark.parametrize("call", ["renameat2", "link"])
+    async def test_creating_takes_hard_links_or_a_rename_that_never_replaces(
+        self, storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    ) -> None:
+        """One of them will do: Linux links nobody else's files (protected_hardlinks), vfat knows no links at all."""
+        if call == "link":
+            monkeypatch.setattr(renaming, "_renameat2", _no_renameat2)
+        else:
+            failing(monkeypatch, "link", errno.EPERM)
+        await storage.write_bytes("name", b"x", WriteOptions(overwrite=False))
+        await storage.rename("name", "d/other")
+        assert (root / "d" / "other").read_bytes() == b"x"
+        await storage.write_bytes("name", b"y")
+        with pytest.raises(AlreadyExists):
+            await storage.rename("name", "d/other")
+        tree = LocalBackend(LocalSettings(root=root), "disk").tree
+        with tree.parent("name", "rename") as (folder, name), pytest.raises(FileExistsError):
+            renaming.rename_new(folder, name, folder, "d")
+        assert sorted(os.listdir(root)) == ["d", "name"]
+
+    async def test_where_case_does_not_count_a_name_can_change_its_case(
+        self, storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The old name then still leads to the file, which is not to be taken for another link of it."""
+        await storage.write_bytes("name", b"x")
+        real = os.lstat
+
+        def looked(path: str, *, dir_fd: int | None = None) -> os.stat_result:
+            try:
+                return real(path, dir_fd=dir_fd)
+            except FileNotFoundError:
+                return real(path.swapcase(), dir_fd=dir_fd)
+
+        removed: list[str] = []
+        monkeypatch.setattr(os, "lstat", looked)
+        monkeypatch.setattr(os, "unlink", lambda name, **_: removed.append(name))
+        await storage.rename("name", "NAME", overwrite=True)
+        assert removed == []
+        assert os.listdir(root) == ["NAME"]
 
     async def test_modes_that_cannot_be_kept_are_no_error(
         self, storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch

@@ -39,6 +39,13 @@ class TestModes:
         modes = {path: (tmp_path / path).stat().st_mode & 0o777 for path in ("a", "a/b", "a/b/name", "c", "c/name")}
         assert modes == {"a": 0o750, "a/b": 0o750, "a/b/name": 0o640, "c": 0o775, "c/name": 0o664}
 
+    async def test_folders_hand_down_their_group(self, tmp_path: Path) -> None:
+        """setgid, as shared folders have it: what is made below belongs to the same group, however deep."""
+        tmp_path.chmod(0o2770)
+        async with Storage(LocalSettings(root=tmp_path).backend("disk")) as storage:
+            await storage.write_bytes("a/b/name", b"x")
+        assert {(tmp_path / path).stat().st_mode & 0o7777 for path in ("a", "a/b")} == {0o2750}
+
     @pytest.mark.parametrize("fsync", [True, False])
     async def test_fsync_can_be_left_out(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsync: bool) -> None:
         """With it, the file and its folder are flushed before `commit` returns."""

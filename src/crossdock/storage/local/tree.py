@@ -30,6 +30,7 @@ from crossdock.errors import (
     Unsupported,
 )
 from crossdock.storage.base import Entry, Kind
+from crossdock.storage.local.renaming import rename_new
 
 __all__ = ["Tree", "nanoseconds", "utc"]
 
@@ -177,7 +178,8 @@ class Tree:
         # mkdir's mode is cut by the umask; the endpoint's setting is meant as it stands.
         made = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
         try:
-            self.set_mode(made, self.dir_mode)
+            # A group that is handed down (setgid) is handed down further.
+            self.set_mode(made, self.dir_mode | os.fstat(made).st_mode & stat.S_ISGID)
         finally:
             os.close(made)
         self.flush(here)
@@ -308,19 +310,18 @@ class Tree:
             raise self.error(AlreadyExists, operation, path, "the file exists")
 
     def move(self, source: int, old: str, target: int, new: str, operation: str, path: str, *, overwrite: bool) -> None:
-        """Give a file another name in one step: rename(2), or link(2) where nothing may be replaced."""
+        """Give a file another name in one step."""
         self.check_target(target, new, operation, path, overwrite=overwrite)
         if overwrite:
             os.rename(old, new, src_dir_fd=source, dst_dir_fd=target)
             return
         try:
-            os.link(old, new, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+            rename_new(source, old, target, new)
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
                 raise
-            reason = "this file system has no hard links, so it cannot promise not to replace"
+            reason = "this file system cannot promise not to replace"
             raise self.error(Unsupported, operation, path, reason, "allow overwriting, or use another disk") from error
-        os.unlink(old, dir_fd=source)
 
     def delete(self, path: str, operation: str = "delete") -> None:
         """Remove a file, or a link itself. Missing is already deleted."""
@@ -345,7 +346,12 @@ class Tree:
                 self.flush(source)
 
     def _forget_twin(self, source: int, old: str, before: os.stat_result) -> None:
-        """rename(2) does nothing, and calls it success, when both names are hard links of one file (POSIX)."""
+        """rename(2) does nothing, and calls it success, when both names are hard links of one file (POSIX).
+
+        With one link alone, the old name is the new one in another case, where that does not count.
+        """
+        if before.st_nlink == 1:
+            return
         try:
             after = os.lstat(old, dir_fd=source)
         except FileNotFoundError:
