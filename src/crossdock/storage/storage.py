@@ -184,6 +184,11 @@ class Storage:
                 if without is None or folder == path or not without(folder):
                     raise
                 return []
+            except NotFound:
+                # Removed since its name was read? Neither a slip nor the loss of all may make the listing shorter.
+                if folder == path or await self.exists(folder) or not await self.exists(path):
+                    raise
+                return []
             found.sort(key=order, reverse=True)
             return distinct(found)
 

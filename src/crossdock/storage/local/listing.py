@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from itertools import islice
 
+from crossdock.errors import NotFound
 from crossdock.storage.base import Entry, distinct
 from crossdock.storage.local.tree import Tree
 
@@ -19,14 +20,14 @@ class Listing:
     """One folder, in the order of the disk."""
 
     def __init__(self, tree: Tree, path: str) -> None:
-        self._tree, self._path = tree, path
+        self._tree, self.path = tree, path
         self._prefix = f"{path}/" if path else ""
         self._names: Iterator[os.DirEntry[str]] | None = None
         self._descriptor: int | None = None
 
     def page(self) -> list[Entry]:
         """The next entries, as many as a page holds; [] at the end."""
-        with self._tree.told("list", self._path):
+        with self._tree.told("list", self.path):
             if self._names is None:
                 self._names = self._open()
             entry, prefix = self._tree.entry, self._prefix
@@ -40,7 +41,7 @@ class Listing:
             return found
 
     def _open(self) -> Iterator[os.DirEntry[str]]:
-        folder = self._tree.folder(self._path, "list")
+        folder = self._tree.folder(self.path, "list")
         try:
             self._descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
         finally:
@@ -64,7 +65,7 @@ class Walk:
     """
 
     def __init__(self, tree: Tree, path: str) -> None:
-        self._tree = tree
+        self._tree, self._path = tree, path
         self._listing: Listing | None = Listing(tree, path)
         self._read: list[Entry] = []
         """What the folder that is being read has shown so far."""
@@ -77,7 +78,7 @@ class Walk:
         looked = 0
         while looked < _PAGE:
             if self._listing is not None:
-                names = self._listing.page()
+                names = self._next_of(self._listing)
                 looked += len(names) + 1
                 self._read += names
                 if not names:
@@ -94,6 +95,17 @@ class Walk:
             else:
                 return found or None
         return found
+
+    def _next_of(self, listing: Listing) -> list[Entry]:
+        try:
+            return listing.page()
+        except NotFound:
+            if listing.path == self._path:
+                raise
+            # The folder was removed since its name was read; was all of the tree?
+            os.close(self._tree.folder(self._path, "list"))
+            self._read = []
+            return []
 
     def close(self) -> None:
         """Safe to repeat."""
