@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from crossdock.errors import ConnectionFailed
+from crossdock.errors import ConnectionFailed, IntegrityError
 from crossdock.storage.base import Entry, Reader
-from crossdock.storage.layers import Layer
+from crossdock.storage.layers import Layer, LayeredReader
 from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
@@ -171,3 +171,61 @@ async def test_one_who_will_not_read_says_so() -> None:
             found = await asyncio.gather(whole(storage, pin, of=2), neither())
         assert found[0] == data
         assert counting.opened == 1
+
+
+async def test_one_who_comes_when_the_others_have_gone_reads_for_himself() -> None:
+    """They went while the stream was being opened: nobody pumps it any more."""
+    opening = asyncio.Event()
+
+    class Slow(Counting):
+        async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
+            await opening.wait()
+            return await super().begin_read(path, offset=offset, pin=pin)
+
+    async with Storage(SharedReads(Slow(MemoryBackend("memory")), patience=30.0)) as storage:
+        shared = storage.backend
+        assert isinstance(shared, SharedReads)
+        data = os.urandom(SIZE)
+        await storage.write_bytes("f", data)
+        pin = await storage.stat("f")
+        turn = asyncio.Event()
+
+        async def late() -> bytes:
+            shared.expect("f", pin, 2)
+            await turn.wait()
+            return await whole(storage, pin)
+
+        gone = [asyncio.create_task(whole(storage, pin, of=2)) for _ in range(2)]
+        last = asyncio.create_task(late())
+        await asyncio.sleep(0)
+        for task in gone:
+            task.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+        opening.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        turn.set()
+        async with asyncio.timeout(5):
+            assert await last == data
+
+
+async def test_what_is_wrong_with_the_stream_is_wrong_for_everyone() -> None:
+    """A digest that does not match shows at the end: to go on there alone would take what is wrong for right."""
+
+    class Checking(LayeredReader):
+        async def read(self) -> bytes:
+            data = await super().read()
+            if not data:
+                raise IntegrityError("another digest")
+            return data
+
+    class Checked(Counting):
+        async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
+            reader = await super().begin_read(path, offset=offset, pin=pin)
+            return reader if offset else Checking(reader)
+
+    async with Storage(SharedReads(Checked(MemoryBackend("memory")), patience=30.0)) as storage:
+        await storage.write_bytes("f", b"1" * SIZE)
+        pin = await storage.stat("f")
+        found = await asyncio.gather(*(whole(storage, pin, of=2) for _ in range(2)), return_exceptions=True)
+        assert [type(each) for each in found] == [IntegrityError] * 2

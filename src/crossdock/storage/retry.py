@@ -19,11 +19,11 @@ from crossdock.errors import CrossdockError, IntegrityError, SourceChanged, Trun
 from crossdock.storage.base import Backend, Entry, Reader
 from crossdock.storage.layers import Layer, LayeredReader
 
-__all__ = ["Retry", "RetryPolicy"]
+__all__ = ["OF_THE_WHOLE", "Retry", "RetryPolicy"]
 
 log = logging.getLogger("crossdock.storage")
 T = TypeVar("T")
-_FROM_THE_START = (IntegrityError, SourceChanged, Truncated)
+OF_THE_WHOLE = (IntegrityError, SourceChanged, Truncated)
 """What is wrong with a whole stream: going on at the offset reached would hide it."""
 
 
@@ -115,7 +115,7 @@ class _RetryReader(LayeredReader):
             try:
                 data = await self.inner.read()
             except CrossdockError as error:
-                if not error.retryable or error.exhausted or isinstance(error, _FROM_THE_START):
+                if not error.retryable or error.exhausted or isinstance(error, OF_THE_WHOLE):
                     raise
                 if not self._backend.capabilities.read_offset:
                     raise
@@ -130,7 +130,7 @@ class _RetryReader(LayeredReader):
             else:
                 self._offset += len(data)
                 return data
-        data = await self._policy.run(self._again, but=_FROM_THE_START)
+        data = await self._policy.run(self._again, but=OF_THE_WHOLE)
         self._broken = False
         self._offset += len(data)
         return data

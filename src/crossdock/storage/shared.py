@@ -11,6 +11,7 @@ from collections import deque
 
 from crossdock.storage.base import Backend, Entry, Reader
 from crossdock.storage.layers import Layer
+from crossdock.storage.retry import OF_THE_WHOLE
 
 __all__ = ["SharedReads"]
 
@@ -85,6 +86,8 @@ class _Stream:
         self.views: set[_View] = set()
         self.failure: Exception | None = None
         self.ended = False
+        self.deserted = False
+        """It was given up before its end, for want of readers."""
         self.reader: Reader | None = None
         self.news = asyncio.Condition()
         self.members: set[asyncio.Task[object] | None] = set()
@@ -95,7 +98,7 @@ class _Stream:
     async def join(self) -> Reader | None:
         """None: it is too late, or it is this task's second read, or nobody said that it would come."""
         task = asyncio.current_task()
-        if self.first or task in self._here or task not in self.members or self.failure is not None:
+        if self.first or self.deserted or task in self._here or task not in self.members or self.failure is not None:
             return None
         self._here.add(task)
         self.missing -= 1
@@ -126,6 +129,11 @@ class _Stream:
             self.missing -= 1
         return not self.members
 
+    @property
+    def can_go_on(self) -> bool:
+        """Each reader alone, at the offset it has reached."""
+        return self.backend.capabilities.read_offset and not isinstance(self.failure, OF_THE_WHOLE)
+
     async def close(self) -> None:
         if self._pump is not None:
             self._pump.cancel()
@@ -139,6 +147,7 @@ class _Stream:
             while not self.ended:
                 await self._room()
                 if not self.views and self.missing <= 0:
+                    self.deserted = True
                     break
                 data = await reader.read()
                 self.ended = not data
@@ -215,7 +224,7 @@ class _View(Reader):
                     return data
                 if stream.ended and not self.detached:
                     return b""
-                if stream.failure is not None and not stream.backend.capabilities.read_offset:
+                if stream.failure is not None and not stream.can_go_on:
                     raise stream.failure
                 stream.views.discard(self)
                 stream.news.notify_all()
