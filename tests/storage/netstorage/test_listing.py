@@ -74,6 +74,21 @@ async def test_a_page_that_fails_midway(server: FakeNetStorage, storage: Storage
             await lister(storage, "d")
 
 
+async def test_a_page_that_is_not_there_is_the_end_only_after_an_empty_folder(
+    server: FakeNetStorage, storage: Storage
+) -> None:
+    """To `list`, an empty folder is not there; nor is what was deleted since, or another replica has yet to see."""
+    server.actions.page = 2
+    for number in range(4):
+        server.peer().write(f"d/{number}", b"x")
+    await storage.make_dir("d/last")
+    assert len(await walked(storage, "d")) == 4
+    assert server.requests["list"] == 3
+    server.faults = [NetStorageFault(action="list", status=404, after=1)]
+    with pytest.raises(ProtocolViolation, match="has gone"):
+        await walked(storage, "d")
+
+
 async def test_links_and_folders_nobody_made(
     server: FakeNetStorage, place: NetStorageBackend, storage: Storage
 ) -> None:

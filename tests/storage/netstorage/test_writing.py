@@ -89,6 +89,22 @@ async def test_another_replica_may_see_the_file_later(server: FakeNetStorage, st
     assert server.peer().read("d/name") == b"x"
 
 
+@pytest.mark.parametrize("replaces", [True, False])
+async def test_another_replica_may_not_have_what_is_to_be_published(
+    server: FakeNetStorage, storage: Storage, replaces: bool
+) -> None:
+    """It may pass, unlike a source that is not there."""
+    await storage.write_bytes("name", b"old")
+    server.actions.rename_replaces = replaces
+    server.faults.append(NetStorageFault(action="rename", status=404, after=0 if replaces else 2, times=1))
+    with pytest.raises(IntegrityError, match="has gone; nothing was published"):
+        await storage.write_bytes("name", b"new")
+    assert server.peer().names() == {"name"}
+    assert server.peer().read("name") == b"old"
+    await storage.write_bytes("name", b"new")
+    assert server.peer().read("name") == b"new"
+
+
 @pytest.mark.parametrize("how", ["drop", "lost", "status"])
 async def test_a_stream_is_sent_once(server: FakeNetStorage, storage: Storage, how: Any) -> None:
     """It fails as a whole, may be tried again, and leaves nothing: also where it was stored and nobody said so."""

@@ -8,7 +8,7 @@ from crossdock.errors import NotADirectory, NotFound, ProtocolViolation
 from crossdock.storage.base import Entry
 from crossdock.storage.netstorage.calls import Calls
 from crossdock.storage.netstorage.client import Answer, Request
-from crossdock.storage.netstorage.wire import Answered, Item, entry_of
+from crossdock.storage.netstorage.wire import Item, entry_of
 
 __all__ = ["scan_folder", "scan_tree"]
 
@@ -74,9 +74,10 @@ async def scan_tree(calls: Calls, path: str) -> AsyncGenerator[list[Entry]]:
         request = calls.request("GET", "list", path, "list", parameters, name=start)
         answer = await calls.client.call(request, allow=(404, 412), repeat=not first)
         if not answer.good:
-            # Later on: what the page would have started with has been deleted, and nothing comes after it.
             if first:
                 await _explain(calls, path, answer)
+            else:
+                await _must_be_the_end(calls, path, start)
             return
         found = calls.client.xml(request, answer, "list")
         page: list[Entry] = []
@@ -92,18 +93,20 @@ async def scan_tree(calls: Calls, path: str) -> AsyncGenerator[list[Entry]]:
             page.append(entry_of(name[cut:], item))
         if page:
             yield page
-        if found.resume is None or _beyond(found, inside):
+        resume = None if found.resume is None else "/" + found.resume.removeprefix("/")
+        # Beyond the folder: a server that did not heed the end.
+        if resume is None or (resume > f"/{inside}" and not resume.startswith(f"/{inside}")):
             return
-        resume = "/" + found.resume.removeprefix("/")
         _must_advance(calls, request, start, resume)
         start, first = resume, False
 
 
-def _beyond(found: Answered, inside: str) -> bool:
-    """The listing has left the folder: an end that the server did not heed."""
-    last = found.items[-1].name.removeprefix("/").encode("utf-8", "surrogateescape") if found.items else b""
-    edge = inside.encode("utf-8", "surrogateescape")
-    return last > edge and not last.startswith(edge)
+async def _must_be_the_end(calls: Calls, path: str, start: str) -> None:
+    """A page without names: right for a folder that is empty and the last; else something is left out."""
+    there = await calls.look(start.strip("/")[len(calls.prefix) :], "list", called=path)
+    if there is None or there.kind != "dir":
+        reason = f"what the next page begins with, {start!r}, has gone"
+        raise calls.backend.error(ProtocolViolation, "list", path, reason, hint="list it again")
 
 
 def _out_of_order(calls: Calls, path: str, name: str) -> Exception:

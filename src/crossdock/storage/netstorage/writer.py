@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
-from crossdock.errors import AlreadyExists, CrossdockError, NotAFile
+from crossdock.errors import AlreadyExists, CrossdockError, NotAFile, NotFound
 from crossdock.storage.base import Entry, Expect, WriteOptions
 from crossdock.storage.netstorage.calls import Calls
 from crossdock.storage.netstorage.client import Request
@@ -162,11 +162,14 @@ class NetStorageWriter(StagedWriter):
         await self._refuse_folder()
         entry = stored.entry or Entry(path=self.path, size=stored.size)
         try:
-            await calls.move(self.temporary, self.path, entry, called=self.path)
-        except AlreadyExists:
-            if calls.settings.rename_replaces:
-                raise
-            await publish_by_swap(calls.swap_rename, calls.remove, self.temporary, self.path, self.attempt)
+            try:
+                await calls.move(self.temporary, self.path, entry, called=self.path)
+            except AlreadyExists:
+                if calls.settings.rename_replaces:
+                    raise
+                await publish_by_swap(calls.swap_rename, calls.remove, self.temporary, self.path, self.attempt)
+        except NotFound as error:
+            raise self._mismatch("what was uploaded has gone") from error
         return entry
 
     # -- giving up ------------------------------------------------------------------------------------------------
