@@ -123,6 +123,7 @@ async def test_a_name_that_no_path_here_can_have(server: FakeNetStorage, storage
         b"<stat><file type='file' name_base64='???'/></stat>",
         b"<stat><resume/></stat>",
         b'<!DOCTYPE x [<!ENTITY a "b">]><stat><file type="file" name="&a;"/></stat>',
+        '<!DOCTYPE x [<!ENTITY a "b">]><stat><file type="file" name="&a;"/></stat>'.encode("utf-16"),
         b"<stat><file",
         b'<?xml version="1.0" encoding="nonsense"?><stat/>',
     ],

@@ -56,8 +56,9 @@ class Answered:
 
 def parse_xml(body: bytes, root: Literal["stat", "list", "du"]) -> Answered:
     """Raises `ValueError` for what is no such answer. Unknown tags and attributes are ignored, as Akamai asks."""
-    if b"<!" in body:
-        raise ValueError("the answer has a document type or a comment")
+    # In an encoding of two bytes a document type would not be seen.
+    if b"<!" in body or b"\0" in body:
+        raise ValueError("the answer has a document type, a comment or a NUL")
     try:
         document = ElementTree.fromstring(body)
     except (ElementTree.ParseError, LookupError) as error:
