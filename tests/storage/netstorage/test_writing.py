@@ -169,6 +169,27 @@ async def test_a_swap_that_is_cancelled_ends_well(server: FakeNetStorage, storag
     assert server.peer().read("name") == b"new"
 
 
+@pytest.mark.parametrize("renames", [1, 2, 3])
+async def test_a_swap_that_is_left_ends_well(server: FakeNetStorage, storage: Storage, renames: int) -> None:
+    """As an engine that stops does it, which closes the endpoint next."""
+    server.actions.rename_replaces = False
+    await storage.write_bytes("name", b"old")
+    server.requests.clear()
+    writer = await storage.begin_write("name", WriteOptions())
+    await writer.write(b"new")
+    committing = asyncio.create_task(writer.commit(Expect()))
+    while server.requests["rename"] < renames:
+        await asyncio.sleep(0)
+    committing.cancel()
+    await asyncio.wait([committing])
+    await writer.leave()
+    await storage.close()
+    while server.busy:
+        await asyncio.sleep(0)
+    assert server.peer().names() == {"name"}
+    assert server.peer().read("name") == b"new"
+
+
 @pytest.mark.parametrize("replaces", [True, False])
 @pytest.mark.parametrize("after", [0, 1, 2])
 async def test_a_rename_whose_answer_is_lost(

@@ -176,23 +176,24 @@ class NetStorageWriter(StagedWriter):
 
     async def _remove(self) -> None:
         self._held, self._gathered = [], []
-        published = self._publishing
-        if published is not None:
-            await asyncio.wait([published])
-            if not published.cancelled() and published.exception() is None:
-                return
-        if self._upload is not None:
-            await self._upload.stop()
-        if self._sending is not None:
-            await asyncio.wait([self._sending])
-            if not self._sending.cancelled():
-                self._sending.exception()
-        if self._sent:
-            try:
-                await self._calls.remove(self.temporary)
-            except CrossdockError as error:
-                log.warning("%s: %r may be left: %s", self._calls.backend.endpoint, self.temporary, error)
+        if await self._at_rest() or not self._sent:
+            return
+        try:
+            await self._calls.remove(self.temporary)
+        except CrossdockError as error:
+            log.warning("%s: %r may be left: %s", self._calls.backend.endpoint, self.temporary, error)
 
     async def _let_go(self) -> None:
+        await self._at_rest()
+
+    async def _at_rest(self) -> bool:
+        """Nothing goes on behind our back any more. Whether the file has been published."""
         if self._upload is not None:
             await self._upload.stop()
+        published = False
+        for task in (self._sending, self._publishing):
+            if task is not None:
+                await asyncio.wait([task])
+                ended_well = not task.cancelled() and task.exception() is None
+                published = ended_well and task is self._publishing
+        return published
