@@ -7,12 +7,14 @@ carries a digest of the final name and the attempt's own random id, so that no a
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
 import secrets
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from crossdock.errors import AlreadyExists, IntegrityError, NotFound, StorageError
@@ -169,7 +171,26 @@ async def publish_by_swap(
 
     The old file steps aside and comes back if the new one cannot take its place; for a moment there is no file under
     the final name, but never a partial one. `rename(old, new)` must fail if `new` exists.
+    If the caller is cancelled, that is heard once it is done: half of it would leave no file under the name.
     """
+    swap = asyncio.ensure_future(_swap(rename, remove, temporary, path, attempt))
+    try:
+        await asyncio.shield(swap)
+    except asyncio.CancelledError:
+        while not swap.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([swap])
+        swap.exception()
+        raise
+
+
+async def _swap(
+    rename: Callable[[str, str], Awaitable[None]],
+    remove: Callable[[str], Awaitable[None]],
+    temporary: str,
+    path: str,
+    attempt: str,
+) -> None:
     aside = temporary_path(path, attempt, "old")
     try:
         await rename(path, aside)
