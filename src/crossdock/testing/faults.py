@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 from crossdock.errors import ConnectionFailed, StorageError
 from crossdock.storage.base import Backend, Entry, Expect, Reader, Writer
-from crossdock.storage.layers import Layer
+from crossdock.storage.layers import Layer, LayeredReader, LayeredWriter
 
 __all__ = ["Fault", "FaultyBackend", "flipped"]
 
@@ -118,24 +118,24 @@ class FaultyBackend(Layer):
         return _FaultyWriter(self, writer, path, self.due("write", path))
 
 
-class _FaultyReader(Reader):
+class _FaultyReader(LayeredReader):
     """Counts from where the stream was opened; a stream opened again counts from 0 again."""
 
     def __init__(self, backend: FaultyBackend, inner: Reader, path: str, fault: Fault | None) -> None:
-        self._backend, self._inner, self._path, self._fault = backend, inner, path, fault
-        self.entry = inner.entry
+        super().__init__(inner)
+        self._backend, self._path, self._fault = backend, path, fault
         self._position = 0
         self._ahead = b""
 
     async def read(self) -> bytes:
         fault = self._fault
         if fault is None:
-            return await self._inner.read()
+            return await self.inner.read()
         if fault.how in ("die", "stall", "end", "lost") and self._position >= fault.at:
             if fault.how == "end":
                 return b""
             await self._backend.meet(fault, "read", self._path)
-        data = self._ahead or await self._inner.read()
+        data = self._ahead or await self.inner.read()
         self._ahead = b""
         if fault.how == "grow":
             if not data:
@@ -151,14 +151,11 @@ class _FaultyReader(Reader):
         self._position += len(data)
         return data
 
-    async def close(self) -> None:
-        await self._inner.close()
 
-
-class _FaultyWriter(Writer):
+class _FaultyWriter(LayeredWriter):
     def __init__(self, backend: FaultyBackend, inner: Writer, path: str, fault: Fault | None) -> None:
-        self._backend, self._inner, self._path, self._fault = backend, inner, path, fault
-        self.offset = inner.offset
+        super().__init__(inner)
+        self._backend, self._path, self._fault = backend, path, fault
         self._position = 0
 
     async def write(self, data: bytes) -> None:
@@ -167,22 +164,16 @@ class _FaultyWriter(Writer):
             data = flipped(data, fault.at - self._position)
         elif fault is not None and self._position + len(data) > fault.at:
             if head := data[: max(0, fault.at - self._position)]:
-                await self._inner.write(head)
+                await self.inner.write(head)
             await self._backend.meet(fault, "write", self._path)
         self._position += len(data)
-        await self._inner.write(data)
+        await self.inner.write(data)
 
     async def commit(self, expect: Expect) -> Entry:
-        return await self._backend.around("commit", self._path, lambda: self._inner.commit(expect))
+        return await self._backend.around("commit", self._path, lambda: self.inner.commit(expect))
 
     async def abort(self) -> None:
-        await self._backend.around("abort", self._path, self._inner.abort)
-
-    def checkpoint(self) -> bytes | None:
-        return self._inner.checkpoint()
-
-    async def suspend(self) -> None:
-        await self._inner.suspend()
+        await self._backend.around("abort", self._path, self.inner.abort)
 
 
 def flipped(data: bytes, at: int) -> bytes:
