@@ -72,6 +72,19 @@ async def test_where_a_rename_may_not_replace_the_old_file_steps_aside(server: F
     assert [path.name for path in server.folder.iterdir()] == ["name"]
 
 
+async def test_a_swap_that_was_cut_off_is_not_in_the_way_of_the_next(server: FaultyFtpServer) -> None:
+    server.refuses_to_replace = True
+    async with faulty(server) as storage:
+        for number in range(3):
+            (server.folder / "new").write_bytes(b"%d" % number)
+            (server.folder / "name").touch()
+            server.then = [("RNTO", lambda: server.faults.replies.update({"DELE": "550 no"}))]
+            with pytest.raises(PermissionDenied):
+                await storage.rename("new", "name", overwrite=True)
+            assert (server.folder / "name").read_bytes() == b"%d" % number
+            server.faults.replies.clear()
+
+
 async def test_where_renames_are_forbidden_the_error_names_the_way_out(server: FaultyFtpServer) -> None:
     server.faults.replies["RNFR"] = "550 Permission denied"
     async with faulty(server) as storage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
@@ -147,7 +148,7 @@ class FtpBackend(Backend):
                     "rename", one, asking.move, self.calls.full(one, "rename"), self.calls.full(other, "rename")
                 )
 
-            await publish_by_swap(step, self.delete, path, target, "0" * 12)
+            await publish_by_swap(step, self.delete, path, target, secrets.token_hex(6))
 
     def _ready(self, connection: Connection, old: bytes, new: bytes) -> str | None:
         """What stands under the new name; the folders above it are there."""
