@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import pytest
 
 from crossdock.errors import (
     AuthenticationFailed,
+    ConnectionFailed,
     CrossdockError,
     InvalidPath,
     ProtocolViolation,
     Throttled,
     TimedOut,
 )
-from crossdock.storage.ftp import FtpSettings
+from crossdock.storage.ftp import FtpSettings, data
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
 from crossdock.testing.ftp_faults import FtpFaults
@@ -143,3 +145,18 @@ async def test_what_is_served_is_what_was_asked_for(tmp_path: Path) -> None:
         async with Storage(FtpSettings.model_validate(url).backend("faulty")) as storage:
             await storage.write_bytes("name", DATA)
             assert await storage.read_bytes("name", limit=len(DATA)) == DATA
+
+
+async def test_a_limit_of_this_machine_is_told_as_such(
+    server: FaultyFtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with faulty(server) as storage:
+        with monkeypatch.context() as patch:
+            patch.setattr(data, "_reached", full)
+            with pytest.raises(ConnectionFailed, match=r"Too many open files.*ulimit"):
+                await storage.write_bytes("name", b"x")
+        await storage.write_bytes("name", b"x")
+    assert server.accepted == 1

@@ -116,6 +116,7 @@ _ACTIVE_HINT = (
     "mode: active needs this machine to be reachable from the server, at any port, and the server to connect "
     "(vsftpd port_enable=YES and connect_from_port_20=NO): leave mode out to let this machine connect instead"
 )
+_OWN_HINT = "this machine refuses it: check its limit of open files (ulimit -n) and the space for temporary files"
 _MODE_HINTS = {
     "PASV": "the server refuses passive mode: ask its operator for it (vsftpd pasv_enable=YES), or write mode: active",
     "PORT": _ACTIVE_HINT,
@@ -157,6 +158,8 @@ def translated(error: Exception, operation: str, endpoint: str, path: str) -> St
         kind, hint = ConnectionFailed, _PASSIVE_HINT
     elif isinstance(error, Uncalled):
         kind, hint = ConnectionFailed, _ACTIVE_HINT
+    elif isinstance(error, OSError):
+        kind, hint = ConnectionFailed, _OWN_HINT
     else:
         kind = TimedOut if isinstance(error, Silent) else ConnectionFailed
     return kind(str(error), operation=operation, endpoint=endpoint, path=path, hint=hint or hint_for(kind))
@@ -206,7 +209,7 @@ _CERTIFICATES = {
 }
 """By X509_V_ERR_… of OpenSSL's x509_vfy.h."""
 
-_OURS = (Refused, Lost, Violation, Untrusted, SessionRefused, IsFile, IsFolder, Missing)
+_OURS = (Refused, Lost, Violation, Untrusted, SessionRefused, IsFile, IsFolder, Missing, OSError)
 
 
 class Translate:
