@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from crossdock.errors import (
     ConfigError,
 )
+from crossdock.storage.base import WriteOptions
 from crossdock.storage.local import LocalSettings
 from crossdock.storage.registry import parse_url
 from crossdock.storage.staging import is_temporary
@@ -48,7 +49,7 @@ class TestModes:
 
     @pytest.mark.parametrize("fsync", [True, False])
     async def test_fsync_can_be_left_out(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsync: bool) -> None:
-        """With it, the file and its folder are flushed before `commit` returns."""
+        """With it, the file and its folder are flushed before `commit` returns, and what is kept to be resumed."""
         flushed: list[str] = []
         real = os.fsync
 
@@ -59,9 +60,12 @@ class TestModes:
         monkeypatch.setattr(os, "fsync", noted)
         async with Storage(LocalSettings(root=tmp_path, fsync=fsync).backend("disk")) as storage:
             await storage.write_bytes("name", b"x")
+            writer = await storage.begin_write("name", WriteOptions())
+            await writer.write(bytes(2 << 20))
+            await writer.suspend()
         if fsync:
-            assert is_temporary(flushed[0])
-            assert flushed[1:] == [str(tmp_path)]
+            assert [is_temporary(path) for path in flushed] == [True, False, True]
+            assert flushed[1] == str(tmp_path)
         else:
             assert flushed == []
 

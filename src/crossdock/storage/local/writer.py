@@ -180,7 +180,17 @@ class LocalWriter(StagedWriter):
         return self._stored if self._descriptor is not None else 0
 
     async def _let_go(self) -> None:
-        await self._threads.run(self._close)
+        await self._threads.run(self._keep)
+
+    def _keep(self) -> None:
+        try:
+            if self._descriptor is not None and self._tree.fsync:
+                # Whoever resumes takes these bytes for good: after a power cut they would be there, as zeros.
+                self._quiet()
+                with self._tree.told("write", self.path):
+                    os.fsync(self._descriptor)
+        finally:
+            self._close()
 
     def _close_file(self) -> None:
         if self._descriptor is not None:
