@@ -17,10 +17,12 @@ import pytest
 from crossdock.errors import (
     AlreadyExists,
     ConnectionFailed,
+    InvalidPath,
     NoSpace,
     NotFound,
     PermissionDenied,
     StorageError,
+    Throttled,
     Unsupported,
 )
 from crossdock.storage.base import Expect, WriteOptions
@@ -59,6 +61,8 @@ class TestFaults:
             ("fsync", errno.ENOSPC, NoSpace),
             ("rename", errno.EROFS, PermissionDenied),
             ("rename", errno.EACCES, PermissionDenied),
+            ("rename", errno.EINVAL, InvalidPath),
+            ("rename", errno.EBUSY, Throttled),
         ],
     )
     @pytest.mark.parametrize("size", [10, 3 << 20])
@@ -94,13 +98,54 @@ class TestFaults:
     async def test_without_hard_links_creating_is_refused(
         self, storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch, number: int
     ) -> None:
-        """A file system that cannot promise not to replace says so, instead of replacing perhaps."""
+        """A file system that cannot promise not to replace says so, instead of replacing perhaps.
+
+        A rename, as an archive asks for, looks just before, as at servers that know no better.
+        """
         monkeypatch.setattr(renaming, "_renameat2", _no_renameat2)
         failing(monkeypatch, "link", number)
         with pytest.raises(Unsupported):
             await storage.write_bytes("name", b"x", WriteOptions(overwrite=False))
         assert os.listdir(root) == []
         await storage.write_bytes("name", b"x")
+        await storage.rename("name", "other")
+        await storage.write_bytes("name", b"y")
+        with pytest.raises(AlreadyExists):
+            await storage.rename("name", "other")
+        assert ((root / "name").read_bytes(), (root / "other").read_bytes()) == (b"y", b"x")
+
+    async def test_a_folder_that_cannot_have_its_name(self, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What vfat says of a colon: the name's fault, not the disk's."""
+        failing(monkeypatch, "mkdir", errno.EINVAL)
+        with pytest.raises(InvalidPath):
+            await storage.write_bytes("a:b/name", b"x")
+
+    async def test_a_quota_that_shows_when_a_file_is_closed(
+        self, storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As on NFS: told as what it is, and nothing stays open."""
+        before = set(os.listdir("/proc/self/fd"))
+        real, told = os.close, False
+
+        def close(descriptor: int) -> None:
+            nonlocal told
+            is_staged = is_temporary(os.readlink(f"/proc/self/fd/{descriptor}"))
+            real(descriptor)
+            if is_staged:
+                told = True
+                raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+        writer = await storage.begin_write("name", WriteOptions())
+        await writer.write(bytes(2 << 20))
+        monkeypatch.setattr(os, "close", close)
+        with pytest.raises(NoSpace):
+            await writer.suspend()
+        async with storage.write("other") as other:
+            await other.write(bytes(2 << 20))
+        monkeypatch.undo()
+        assert told
+        assert [is_temporary(name) for name in os.listdir(root)] == [True]
+        assert len(set(os.listdir("/proc/self/fd"))) == len(before)
 
     @pytest.mark.parametrize("call", ["renameat2", "link"])
     async def test_creating_takes_hard_links_or_a_rename_that_never_replaces(
@@ -147,7 +192,7 @@ class TestFaults:
     ) -> None:
         """vfat and some network mounts have neither modes nor exact times."""
         failing(monkeypatch, "fchmod", errno.EPERM)
-        failing(monkeypatch, "utime", errno.EPERM)
+        failing(monkeypatch, "utime", errno.EACCES)
         await storage.write_bytes("a/name", b"x")
         assert (root / "a" / "name").read_bytes() == b"x"
 

@@ -20,16 +20,15 @@ from crossdock.errors import (
     AlreadyExists,
     ConnectionFailed,
     InvalidPath,
-    NoSpace,
     NotADirectory,
     NotAFile,
     NotFound,
     PermissionDenied,
     StorageError,
-    Throttled,
     Unsupported,
 )
 from crossdock.storage.base import Entry, Kind
+from crossdock.storage.local.faults import ERRORS, NO_HARD_LINKS, NOT_KEPT, naming
 from crossdock.storage.local.renaming import rename_new
 
 __all__ = ["Tree", "nanoseconds", "utc"]
@@ -38,32 +37,7 @@ __all__ = ["Tree", "nanoseconds", "utc"]
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _CHUNK = 1024 * 1024
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
-_NOT_KEPT = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EOVERFLOW})
 _KINDS: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "link"}
-_LINK = "a symbolic link is in the way, and links are not followed"
-
-_ERRORS: dict[int, tuple[type[StorageError], str, str | None]] = {
-    errno.ENOENT: (NotFound, "no such file or folder", None),
-    errno.ENOTDIR: (NotADirectory, "not a folder", None),
-    errno.EISDIR: (NotAFile, "a folder has this name", None),
-    errno.ENXIO: (NotAFile, "a socket or device, not a file", None),
-    errno.ENODEV: (NotAFile, "a device, not a file", None),
-    errno.EEXIST: (AlreadyExists, "the name exists", None),
-    errno.ENOTEMPTY: (PermissionDenied, "the folder is not empty", None),
-    errno.EACCES: (PermissionDenied, "permission denied", "give crossdock's user the right, or use another folder"),
-    errno.EPERM: (PermissionDenied, "not permitted", "look at the owner and flags (lsattr) of the file and its folder"),
-    errno.EROFS: (PermissionDenied, "read-only file system", "mount it writable"),
-    errno.ELOOP: (PermissionDenied, _LINK, "point the endpoint's root at the link's target"),
-    errno.ENOSPC: (NoSpace, "the disk is full", "free some space"),
-    errno.EDQUOT: (NoSpace, "the quota is used up", "raise the quota or free some space"),
-    errno.EFBIG: (Unsupported, "larger than this file system takes", "use another file system"),
-    errno.ENAMETOOLONG: (InvalidPath, "the name is too long for this file system", "shorten the name in the rule"),
-    errno.EILSEQ: (InvalidPath, "this file system cannot hold the name", "change the name in the rule"),
-    errno.EXDEV: (Unsupported, "the target is on another file system", "copy the file and delete the source"),
-    errno.EMFILE: (Throttled, "too many open files", "raise the limit (ulimit -n) or lower the concurrency"),
-    errno.ENFILE: (Throttled, "too many open files on this machine", "raise fs.file-max or lower the concurrency"),
-}
 
 
 def utc(nanoseconds: int) -> datetime | None:
@@ -98,7 +72,7 @@ class Tree:
             yield
         except OSError as error:
             number = error.errno or 0
-            kind, reason, hint = _ERRORS.get(
+            kind, reason, hint = ERRORS.get(
                 number,
                 (ConnectionFailed, f"the disk or mount failed: {os.strerror(number)}", "look at dmesg"),
             )
@@ -172,7 +146,8 @@ class Tree:
 
     def _make(self, here: int, part: str) -> None:
         try:
-            os.mkdir(part, 0o700, dir_fd=here)
+            with naming():
+                os.mkdir(part, 0o700, dir_fd=here)
         except FileExistsError:
             return
         # mkdir's mode is cut by the umask; the endpoint's setting is meant as it stands.
@@ -189,7 +164,7 @@ class Tree:
         try:
             os.fchmod(descriptor, mode)
         except OSError as error:
-            if error.errno not in _NOT_KEPT:
+            if error.errno not in NOT_KEPT:
                 raise
 
     def set_time(self, descriptor: int, modified: int) -> None:
@@ -197,7 +172,7 @@ class Tree:
         try:
             os.utime(descriptor, ns=(modified, modified))
         except OSError as error:
-            if error.errno not in _NOT_KEPT:
+            if error.errno not in NOT_KEPT:
                 raise
 
     def flush(self, folder: int) -> None:
@@ -211,7 +186,7 @@ class Tree:
         try:
             os.fsync(readable)
         except OSError as error:
-            if error.errno not in _NOT_KEPT:
+            if error.errno not in NOT_KEPT:
                 raise
         finally:
             os.close(readable)
@@ -313,12 +288,13 @@ class Tree:
         """Give a file another name in one step."""
         self.check_target(target, new, operation, path, overwrite=overwrite)
         if overwrite:
-            os.rename(old, new, src_dir_fd=source, dst_dir_fd=target)
+            with naming():
+                os.rename(old, new, src_dir_fd=source, dst_dir_fd=target)
             return
         try:
             rename_new(source, old, target, new)
         except OSError as error:
-            if error.errno not in _NO_HARD_LINKS:
+            if error.errno not in NO_HARD_LINKS:
                 raise
             reason = "this file system cannot promise not to replace"
             raise self.error(Unsupported, operation, path, reason, "allow overwriting, or use another disk") from error
@@ -334,13 +310,17 @@ class Tree:
             pass
 
     def rename(self, path: str, target: str, overwrite: bool) -> None:
+        """Where the file system cannot promise not to replace, that is only as good as the look just before."""
         with self.parent(path, "rename") as (source, old):
             before = os.lstat(old, dir_fd=source)
             self._check_file(before, "rename", path)
             with self.parent(target, "rename", make=True) as (folder, new):
                 if path == target and overwrite:
                     return
-                self.move(source, old, folder, new, "rename", target, overwrite=overwrite)
+                try:
+                    self.move(source, old, folder, new, "rename", target, overwrite=overwrite)
+                except Unsupported:
+                    self.move(source, old, folder, new, "rename", target, overwrite=True)
                 self._forget_twin(source, old, before)
                 self.flush(folder)
                 self.flush(source)

@@ -172,7 +172,9 @@ class LocalWriter(StagedWriter):
         except NotFound:
             pass
         finally:
-            self._close()
+            # A disk that is full may say so once more.
+            with suppress(OSError):
+                self._close()
 
     def _safe_size(self) -> int:
         with suppress(CrossdockError):
@@ -183,14 +185,14 @@ class LocalWriter(StagedWriter):
         await self._threads.run(self._keep)
 
     def _keep(self) -> None:
-        try:
-            if self._descriptor is not None and self._tree.fsync:
-                # Whoever resumes takes these bytes for good: after a power cut they would be there, as zeros.
-                self._quiet()
-                with self._tree.told("write", self.path):
+        with self._tree.told("write", self.path):
+            try:
+                if self._descriptor is not None and self._tree.fsync:
+                    # Whoever resumes takes these bytes for good: after a power cut they would be there, as zeros.
+                    self._quiet()
                     os.fsync(self._descriptor)
-        finally:
-            self._close()
+            finally:
+                self._close()
 
     def _close_file(self) -> None:
         if self._descriptor is not None:
@@ -199,7 +201,9 @@ class LocalWriter(StagedWriter):
             os.close(descriptor)
 
     def _close(self) -> None:
-        self._close_file()
-        if self._folder is not None:
-            folder, self._folder = self._folder, None
-            os.close(folder)
+        try:
+            self._close_file()
+        finally:
+            if self._folder is not None:
+                folder, self._folder = self._folder, None
+                os.close(folder)
