@@ -114,11 +114,16 @@ class TestFaults:
             await storage.rename("name", "other")
         assert ((root / "name").read_bytes(), (root / "other").read_bytes()) == (b"y", b"x")
 
-    async def test_a_folder_that_cannot_have_its_name(self, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_name_that_cannot_be(self, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
         """What vfat says of a colon: the name's fault, not the disk's."""
         failing(monkeypatch, "mkdir", errno.EINVAL)
         with pytest.raises(InvalidPath):
             await storage.write_bytes("a:b/name", b"x")
+        monkeypatch.setattr(renaming, "_renameat2", _no_renameat2)
+        failing(monkeypatch, "link", errno.EINVAL)
+        await storage.write_bytes("name", b"x")
+        with pytest.raises(InvalidPath):
+            await storage.rename("name", "a:b")
 
     async def test_a_quota_that_shows_when_a_file_is_closed(
         self, storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch

@@ -292,7 +292,8 @@ class Tree:
                 os.rename(old, new, src_dir_fd=source, dst_dir_fd=target)
             return
         try:
-            rename_new(source, old, target, new)
+            with naming():
+                rename_new(source, old, target, new)
         except OSError as error:
             if error.errno not in NO_HARD_LINKS:
                 raise
