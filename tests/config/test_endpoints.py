@@ -219,6 +219,15 @@ def test_names_and_urls(config: Config, text: str, name: str, path: str, folder:
     assert (found.name, found.path, found.folder) == (name, path, folder)
 
 
+def test_a_url_is_one_even_if_an_endpoint_has_the_name_of_its_scheme(write: Write) -> None:
+    """Else the object would be written into the endpoint's bucket, under the other bucket's name."""
+    config = load(write("endpoints: {s3: {type: s3, bucket: lake}, file: {type: memory}, local: {type: memory}}"))
+    assert [config.locate(text).name for text in ("s3:x", "s3://b-b/x", "file:/x", "local://x")] == [
+        "s3", "s3://b-b", "file", "local"
+    ]  # fmt: skip
+    assert config.locate("file:///tmp/x").settings.type == "local"
+
+
 def test_local_paths(config: Config, tmp_path: Path) -> None:
     (tmp_path / "real/in").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "real")

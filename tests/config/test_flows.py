@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from crossdock.config import Config, load
+from crossdock.config import Config, Mistakes, load
 from crossdock.config.rehearsal import rehearse
 from crossdock.errors import ConfigError
 from crossdock.flows.flow import (
@@ -295,6 +295,33 @@ def test_flows_that_replace_each_others_files(write: Write) -> None:
     assert len(advice(to="lake:in/")) == 1, "the same, written otherwise"
     assert advice(to="lake:other/") == []
     assert advice(', include: "b_*"') == []
+
+
+def test_flows_that_take_the_configuration_or_the_ledger(write: Write, tmp_path: Path) -> None:
+    """Archived, they are gone for the next run."""
+
+    def said(flow: str, top: str = "") -> str:
+        path = write(
+            "endpoints: {here: {type: local, root: .}, up: {type: local, root: ..}, lake: {type: s3, bucket: lll}}\n"
+            f"flows: {{f: {{{flow}, to: 'lake:'}}}}\n{top}"
+        )
+        try:
+            found = load(path).warnings
+        except Mistakes as error:
+            found = tuple(error.mistakes)
+        return " ".join(str(each).removeprefix(f"{path}:2: flows.f: ") for each in found if "flows.f" in str(each))
+
+    hint = "Next: keep what is to be moved in a folder of its own, or write 'exclude: [crossdock.yaml, crossdock.db*]'"
+    taken = "it takes crossdock's own files, such as 'crossdock.yaml'"
+    assert said("source: 'here:'") == f"{taken}. {hint}"
+    assert said("source: 'here:', after: {archive: .done}") == f"{taken}, and archives them. {hint}"
+    assert said(f"source: 'up:{tmp_path.name}', after: {{delete: true}}") == f"{taken}, and deletes them. {hint}"
+    assert "'crossdock.db', and deletes" in said("source: 'here:', after: {delete: true}, exclude: crossdock.yaml")
+    assert "'crossdock.db-wal', and" in said("source: 'here:', after: {delete: true}, include: ['*wal', x]")
+    assert "such as 'l/x.db'" in said("source: 'here:', exclude: crossdock.yaml", "ledger: l/x.db")
+    assert said("source: 'here:in'") == ""
+    assert said("source: 'here:', after: {delete: true}, exclude: [crossdock.yaml, crossdock.db*]") == ""
+    assert said("source: 'here:', after: {delete: true}, include: '*.csv'") == ""
 
 
 # -- the ledger ------------------------------------------------------------------------------------------------------

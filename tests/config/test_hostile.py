@@ -40,6 +40,8 @@ CASES: dict[str, tuple[str | bytes, int, str]] = {
     "list": ("- a\n", 3, "the file must be a mapping"),
     "numbers as names": ("endpoints:\n  1: {type: memory}\n  ~: {type: x}\nflows: {2: {}}\n", 3,
                          "not a name for a flow"),
+    "numbers as keys": (flow("to: 'b:', 1.5: x, after: {1e400: x, ~: x, 99999999999999999999: x}"), 3,
+                        "flows.f.after.99999999999999999999: unknown key"),
     "on, yes": (flow("to: 'b:', on: yes, after: {delete: yes}"), 3, "flows.f.on: unknown key"),
     "no is a name": (HEAD + "  no: {source: 'a:', to: 'b:'}\n", 0, "no: a: → b"),
     "dates": (flow("to: 'b:', expect: {match: 2026-11-20, by: 06:30}"), 0, "1 flow"),

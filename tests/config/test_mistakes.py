@@ -57,6 +57,8 @@ CASES = [
     # Where from, where to.
     (FLOW + "    source: bnk:out\n    to: 'lake:'\n",
      "7: flows.a.source: no endpoint is called 'bnk'. Next: did you mean 'bank'?"),
+    (FLOW + "    source: 'bank:a//b'\n    to: 'lake:a//b/'\n", "7: flows.a.source: an empty name between two slashes. "
+     "Next: write 'a/b'"),
     (FLOW + "    source: /srv/in\n    to: 'lake:'\n", "7: flows.a.source: not a location: '/srv/in'. Next: add "
      "an endpoint for it to 'endpoints:' and write its name and a path, name:path"),
     (FLOW + "    source: s3://lake/x\n    to: 'lake:'\n", "7: flows.a.source: not a location: 's3://lake/x'. "
@@ -73,6 +75,18 @@ CASES = [
      "8: flows.a.to.1: 'lake:{path}' is there twice. Next: remove one of them"),
     # Rules.
     (RULES + "      - match: x\n", "9: flows.a.rules.0: to is missing. Next: add 'to:'"),
+    (RULES + "      - {match: '(?a)(?u)x', to: 'lake:'}\n", "9: flows.a.rules.0.match: not a regular expression: ASCII "
+     "and UNICODE flags are incompatible. Next: put '\\' before a character that is meant as it is, or write match: "
+     "{glob: '*.csv'}"),
+    (RULES + "      - {match: '[[a]b', to: 'lake:'}\n", "9: flows.a.rules.0.match: not a regular expression: Possible "
+     "nested set at position 1. Next: put '\\' before a character that is meant as it is, or write match: "
+     "{glob: '*.csv'}"),
+    (RULES + "      - {match: '.*\\.ok', to: none}\n      - {match: '.*[.]tmp', to: 'lake:'}\n", "10: flows.a.rules.1: "
+     "rule rules[1] matches only names of markers, manifests, temporary files or the archive. Next: those are never "
+     "taken: change the rule, or 'settle' and 'after'"),
+    (RULES + "      - {match: 'x/.*\\.ok', to: 'lake:'}\n    settle: {marker: '{stem}.ok'}\n", "9: flows.a.rules.0: "
+     "rule rules[0] matches only names of markers, manifests, temporary files or the archive. Next: those are never "
+     "taken: change the rule, or 'settle' and 'after'"),
     (RULES + "      - {match: '*.csv', to: 'lake:'}\n", "9: flows.a.rules.0.match: not a regular expression: "
      "nothing to repeat at character 1. Next: put '\\' before a character that is meant as it is, or write "
      "match: {glob: '*.csv'}"),
@@ -163,13 +177,18 @@ CASES = [
      "write a folder's name such as .done"),
     (SHORT + "    after: {archive: '{folder}/done'}\n", "9: flows.a.after.archive: every file would get the same "
      "name. Next: write {folder}/.done/{name}"),
-    (SHORT + "    after: {archive: '{path}'}\n", "9: flows.a.after.archive: '{path}' is the name of the file "
-     "itself. Next: write .done/{path}"),
+    (SHORT + "    after: {archive: '{path}'}\n", "9: flows.a.after.archive: nothing tells '{path}' from a file that "
+     "is still to be sent. Next: write .done/{path}, or put another word into it that is in no other name"),
+    (SHORT + "    after: {archive: '{folder}/{stem}_{now:%Y}{suffix}'}\n", "9: flows.a.after.archive: nothing tells "
+     "'{folder}/{stem}_{now:%Y}{suffix}' from a file that is still to be sent. Next: write .done/{path}, or put "
+     "another word into it that is in no other name"),
     (SHORT + "    after: {marker: '{name}.{what}'}\n", "9: flows.a.after.marker: {what} means nothing here. Next: "
      "write one of folder, name, path, stem, suffix"),
     # Whom to tell, what to expect.
     (SHORT + "    notify: {webhook: {url: 'https://u:p@x.example'}}\n", "9: flows.a.notify.webhook.url: a secret "
      "may not be written into this file. Next: sign with 'secret: env:NAME' instead"),
+    (SHORT + "    notify: {webhook: {url: 'https://x.example:99999/'}}\n", "9: flows.a.notify.webhook.url: port out of "
+     "range 0-65535. Next: see 'url' in the reference: docs/reference.md"),
     (SHORT + "    notify: {webhook: {url: x.example}}\n", "9: flows.a.notify.webhook.url: not the address of a "
      "web server. Next: write https://host/path"),
     (SHORT + "    notify: {webhook: {url: 'http://169.254.169.254/x'}}\n", "9: flows.a.notify.webhook: "
@@ -179,6 +198,8 @@ CASES = [
      "env:A_SECRET' and export it, or 'secret: file:PATH' of a file with mode 600"),
     (SHORT + "    notify: {mail: {to: x, from: a@b.c, host: h}}\n", "9: flows.a.notify.mail.to: not a mail "
      "address: 'x'. Next: write name@host.example"),
+    (SHORT + "    notify: {mail: {to: 'a@b.c,d@e.f', from: a@b.c, host: h}}\n", "9: flows.a.notify.mail.to: not a mail "
+     "address: 'a@b.c,d@e.f'. Next: write name@host.example"),
     (SHORT + "    notify: {mail: {to: a@b.c, from: a@b.c, host: h, user: u}}\n", "9: flows.a.notify.mail: user "
      "and password belong together. Next: write both, or neither"),
     (SHORT + "    expect: {match: '*', by: 6.30}\n", "9: flows.a.expect.by: not a time of day. Next: write hours "
@@ -193,6 +214,8 @@ CASES = [
      "did you mean 'lake'?"),
     (SHORT + '    exclude: ["a\\0b"]\n', "9: flows.a.exclude.0: a NUL character, which no name can have. Next: "
      "remove it"),
+    (SHORT + '    exclude: ["a\\ud83db", "\\udce9"]\n', "9: flows.a.exclude.0: half a character, a lone surrogate, "
+     "which no name can have. Next: remove it"),
     # The ledger.
     (ENDPOINTS + "ledger: mysql://x/y\n", "5: ledger: no ledger is of the kind mysql://. Next: write a path for "
      "SQLite, or postgresql://user@host/database"),

@@ -189,6 +189,7 @@ class _Builder:
             return end
         if operation in (code.MAX_REPEAT, code.MIN_REPEAT, code.POSSESSIVE_REPEAT):
             low, high, inner = argument
+            self.automaton.exact &= operation is not code.POSSESSIVE_REPEAT
             return self._repeat(low, high, inner, start, flags)
         return self._zero_width(operation, argument, start, flags)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -43,6 +44,7 @@ __all__ = ["OBJECT_STORES", "Builder"]
 
 OBJECT_STORES = frozenset({"s3"})
 """Types of endpoint that show a file only once it is whole."""
+_SLASHES = re.compile("//+")
 _MAIL_PORTS = {"starttls": 587, "implicit": 465, "none": 25}
 
 
@@ -101,6 +103,8 @@ class Builder:
         path = path.lstrip("/")
         if any(part in (".", "..") for part in path.split("/")):
             self._report.mistake(key, "'.' and '..' are not names", "write the path from the endpoint's root on")
+        if "//" in path and self._types.get(name) not in (*OBJECT_STORES, None):
+            self._report.mistake(key, "an empty name between two slashes", f"write {brief(_SLASHES.sub('/', path))}")
         return Place(name, path)
 
     # -- rules ------------------------------------------------------------------------------------------------------
@@ -139,8 +143,11 @@ class Builder:
         glob = model.match.glob if model.match else None
         if regex is not None:
             try:
-                re.compile(regex)
-            except (re.error, OverflowError, RecursionError) as error:
+                with warnings.catch_warnings():
+                    # Of what a later Python reads otherwise, such as [[a].
+                    warnings.simplefilter("error", FutureWarning)
+                    re.compile(regex)
+            except (re.error, ValueError, OverflowError, RecursionError, FutureWarning) as error:
                 hint = "put '\\' before a character that is meant as it is, or write match: {glob: '*.csv'}"
                 reason = error.msg if isinstance(error, re.error) else str(error)
                 if isinstance(error, re.error) and error.pos is not None:

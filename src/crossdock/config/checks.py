@@ -7,6 +7,7 @@ import re
 from crossdock.config.mistakes import Key, Report
 from crossdock.config.patterns import Language, common_path, cost, pattern_of
 from crossdock.flows.flow import Flow, Rule
+from crossdock.flows.plan import Planner, archive_pattern
 from crossdock.flows.route import DATES, WORDS, Template, mistakes_in
 
 __all__ = ["check_flow", "rule_key", "sound_rules"]
@@ -34,12 +35,19 @@ def check_flow(report: Report, flow: Flow) -> None:
     key: Key = ("flows", flow.name)
     for at, rule in enumerate(flow.rules):
         _rule(report, rule, rule_key(report, flow, at))
-    if all(report.sound((*key, name)) for name in ("include", "exclude")):
-        _reached(report, flow)
     for name, text in (("marker", flow.settle.marker), ("manifest", flow.settle.manifest)):
         _beside(report, (*key, "settle", name), text, WORDS)
     _beside(report, (*key, "after", "marker"), flow.after.marker, WORDS)
     _beside(report, (*key, "after", "archive"), flow.after.archive, (*WORDS, *DATES))
+    never: list[str] = []
+    try:
+        never = [pattern.pattern for pattern, _ in Planner(flow).never]
+    except ValueError as error:
+        if report.sound(key):
+            reason, _, hint = str(error).partition("; ")
+            report.mistake(key, reason, hint or "correct the rule, or what 'settle' and 'after' say")
+    if all(report.sound((*key, name)) for name in ("include", "exclude")):
+        _reached(report, flow, never if all(report.sound((*key, name)) for name in ("settle", "after")) else [])
 
 
 def _rule(report: Report, rule: Rule, key: Key) -> None:
@@ -88,17 +96,25 @@ def _beside(report: Report, key: Key, text: str | None, words: tuple[str, ...]) 
     if text is None:
         return
     template = _template(report, key, text, set(words))
-    if template is not None and template.names and not template.literal.strip("/"):
-        ends = ".done/{path}" if key[-1] == "archive" else "{name}.done"
-        report.mistake(key, f"{text!r} is the name of the file itself", f"write {ends}")
+    if template is None or not template.names:
+        return
+    if key[-1] == "archive":
+        try:
+            archive_pattern(text)
+        except ValueError:
+            message = f"nothing tells {text!r} from a file that is still to be sent"
+            report.mistake(key, message, "write .done/{path}, or put another word into it that is in no other name")
+    elif not template.literal.strip("/"):
+        report.mistake(key, f"{text!r} is the name of the file itself", "write {name}.done")
 
 
-def _reached(report: Report, flow: Flow) -> None:
-    """Each rule must be able to decide about some path."""
+def _reached(report: Report, flow: Flow, never: list[str]) -> None:
+    """Each rule must be able to decide about some path. `never`: patterns of those that are not taken at all."""
     languages = [Language.of(regex=rule.regex, glob=rule.glob) for rule in flow.rules[:_JUDGED]]
     globs = [rule.pattern for rule in flow.filters.rules if rule.include]
     included = [Language.union(pattern_of(glob=glob) for glob in globs)] if globs else []
     excluded = [Language.of(glob=rule.pattern) for rule in flow.filters.rules if not rule.include]
+    aside = [Language.of(regex=pattern) for pattern in never]
     for at, (rule, language) in enumerate(zip(flow.rules[:_JUDGED], languages, strict=True)):
         key = rule_key(report, flow, at)
         if not all(report.sound((*rule_key(report, flow, one), "match")) for one in range(at + 1)):
@@ -122,3 +138,6 @@ def _reached(report: Report, flow: Flow) -> None:
         elif common_path([language, *included], none_of=excluded) == (None, True):
             message = f"rule {rule.name} matches only paths that 'include' and 'exclude' leave out"
             report.mistake(key, message, "change the rule, or what is included")
+        elif (rule.to or rule.call) and common_path([language, *included], none_of=[*excluded, *aside]) == (None, True):
+            message = f"rule {rule.name} matches only names of markers, manifests, temporary files or the archive"
+            report.mistake(key, message, "those are never taken: change the rule, or 'settle' and 'after'")

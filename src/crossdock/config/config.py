@@ -114,7 +114,7 @@ class Config:
         A local path is below the working folder, or absolute; links in its folders are followed, as the shell does.
         """
         name, colon, path = text.partition(":")
-        if colon and (name in self.endpoints or name in self.unusable):
+        if colon and (name in self.endpoints or name in self.unusable) and not _is_scheme(name, path):
             path = path[1:] if path.startswith("/") else path
             return _location(name, self.endpoint(name), path)
         if is_url(text):
@@ -148,6 +148,15 @@ def may_name_endpoint(text: str) -> bool:
 
 def is_url(text: str) -> bool:
     return _URL.match(text) is not None
+
+
+def _is_scheme(name: str, path: str) -> bool:
+    """What is written is a URL, even if an endpoint has the name of its scheme."""
+    if not path.startswith("//"):
+        return False
+    from crossdock.storage.registry import backend_types
+
+    return name == "file" or (name != "local" and name in backend_types())
 
 
 def _location(name: str, settings: EndpointSettings, path: str) -> Location:

@@ -110,7 +110,8 @@ class _Mending:
 
     def _rename(self, place: Key) -> None:
         mapping = _at(self.data, place[:-1])
-        value = mapping.pop(place[-1])
+        # A number that is no small whole one is told as its text.
+        value = mapping.pop(next(key for key in mapping if key == place[-1] or str(key) == place[-1]))
         inner = model_at(self.model, place[:-1])
         meant = near(str(place[-1]), keys_of(inner)) if inner is not None and isinstance(place[-1], str) else None
         if meant is not None and meant not in mapping:

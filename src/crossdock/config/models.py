@@ -122,6 +122,7 @@ class WebhookModel(_Model):
     @classmethod
     def _address(cls, value: str) -> str:
         parts = urlsplit(value)
+        _ = parts.port
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Wrong("not the address of a web server", "write https://host/path")
         if parts.username is not None or parts.password is not None:
@@ -168,7 +169,7 @@ class MailModel(_Model):
         raise_all(
             Wrong(f"not a mail address: {address[:60]!r}", "write name@host.example")
             for address, (name, _, host) in parts.items()
-            if not name or not host or any(c.isspace() or not c.isprintable() for c in address)
+            if not name or not host or any(c.isspace() or not c.isprintable() or c in ",;<>" for c in address)
         )
         return value
 

@@ -26,6 +26,8 @@ LARGEST = 1024**2
 """Bytes of a file; larger ones are refused before they are looked at."""
 _KEYS = ("endpoints", "flows", "ledger")
 _NAME = re.compile(NAME)
+_NAMELESS = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
+"""The surrogates between stand for bytes of names that are not UTF-8."""
 
 
 def load(explicit: Path | None = None, *, folder: Path | None = None) -> Config:
@@ -54,24 +56,25 @@ def load(explicit: Path | None = None, *, folder: Path | None = None) -> Config:
     return _Reading(document, file.resolve()).config()
 
 
-def _with_nul(data: Any, key: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    """Where text with a NUL character stands."""
+def _nameless(data: Any, key: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Where text stands that has a character which no name can have, and that character."""
     if isinstance(data, str):
-        if "\0" in data:
-            yield key
+        if found := _NAMELESS.search(data):
+            yield key, found[0]
     elif isinstance(data, (dict, list)):
         for name, value in data.items() if isinstance(data, dict) else enumerate(data):
-            yield from _with_nul(value, (*key, name))
-            if isinstance(name, str) and "\0" in name:
-                yield (*key, name)
+            yield from _nameless(value, (*key, name))
+            if isinstance(name, str) and (found := _NAMELESS.search(name)):
+                yield (*key, name), found[0]
 
 
-def _without_nul(data: Any) -> Any:
+def _named(data: Any) -> Any:
+    """The data without such characters."""
     if isinstance(data, str):
-        return data.replace("\0", "")
+        return _NAMELESS.sub("", data)
     if isinstance(data, dict):
-        return {_without_nul(name): _without_nul(value) for name, value in data.items()}
-    return [_without_nul(value) for value in data] if isinstance(data, list) else data
+        return {_named(name): _named(value) for name, value in data.items()}
+    return [_named(value) for value in data] if isinstance(data, list) else data
 
 
 class _Reading:
@@ -93,12 +96,13 @@ class _Reading:
         ledger: str | None = None
         if data is None:
             data = {}
-        nul = list(_with_nul(data, ()))
-        for key in nul:
-            self.report.mistake(key, "a NUL character, which no name can have", "remove it")
+        nameless = list(_nameless(data, ()))
+        for key, letter in nameless:
+            what = "a NUL character" if letter == "\0" else "half a character, a lone surrogate"
+            self.report.mistake(key, f"{what}, which no name can have", "remove it")
             self.report.stand_in(key)
-        if nul:
-            data = _without_nul(data)
+        if nameless:
+            data = _named(data)
         if isinstance(data, dict):
             data = self._sections(data)
             self._endpoints(data.get("endpoints"))
@@ -107,7 +111,10 @@ class _Reading:
 
                 ledger = read(data["ledger"], self.report, self.file.parent)
             if data.get("flows") is not None:
+                from crossdock.config.own import check_own
+
                 self._flows(data["flows"])
+                check_own(self.report, self.flows, self.endpoints, self.file, ledger)
         else:
             self.report.mistake((), "the file must be a mapping", "start it with 'endpoints:'")
         warnings = tuple(self.report.warnings)

@@ -15,12 +15,15 @@ from crossdock.flows.flow import Flow, Place, Rule
 from crossdock.flows.route import Routes, Template, words_of
 from crossdock.storage.base import Entry
 
-__all__ = ["Beside", "Decision", "Planner", "Seen", "ordered", "without_clashes"]
+__all__ = ["Beside", "Decision", "Planner", "Seen", "archive_pattern", "ordered", "without_clashes"]
 
 Verdict = Literal["move", "settle", "skip", "unmatched", "clash", "fail"]
 
 _SAME_TIME = timedelta(seconds=2)
 """A marker may look that much older than its file: FAT and FTP keep two-second times."""
+_WRITING = "its sender uses such names while it writes (settle.temporary)"
+_ORDINARY = "Statement-2026_11.20 (1).x"
+"""No archive may know this name for one of its own."""
 
 
 class Seen(Protocol):
@@ -64,10 +67,16 @@ class Planner:
     def __init__(self, flow: Flow) -> None:
         self.flow, self.routes = flow, Routes(flow)
         settle = flow.settle
-        self._temporary = [compile_glob(pattern) for pattern in settle.temporary]
         self._marker = _named("settle.marker", settle.marker)
         self._manifest = _named("settle.manifest", settle.manifest)
-        self._archive = _archive_pattern(flow.after.archive)
+        archive = archive_pattern(flow.after.archive)
+        self.never: list[tuple[re.Pattern[str], str]] = [
+            *([(archive, "it lies in the flow's own archive")] if archive else ()),
+            *([(self._marker[1], "it is a marker of another file")] if self._marker else ()),
+            *([(self._manifest[1], "it is a manifest")] if self._manifest else ()),
+            *((compile_glob(pattern), _WRITING) for pattern in settle.temporary),
+        ]
+        """Patterns of whole paths that are not taken, whatever the rules say, and why."""
 
     @cached_property
     def prefix(self) -> str:
@@ -103,7 +112,8 @@ class Planner:
     def names_listed(manifest: str, text: str) -> Iterable[str]:
         """The paths below the source that a manifest at this path lists."""
         folder, slash, _ = manifest.rpartition("/")
-        for line in text.splitlines():
+        # Editors on Windows begin a text with a mark.
+        for line in text.removeprefix("\ufeff").splitlines():
             name = re.sub(r"\A[0-9a-fA-F]{32,128}[ \t]+\*?", "", line.strip())
             if name and not name.startswith("#"):
                 yield f"{folder}{slash}{name.removeprefix('./')}"
@@ -114,16 +124,15 @@ class Planner:
         """Why a path below the source is never taken; None if it may be."""
         if not path or path.endswith("/"):
             return "it stands for a folder"
-        if self._archive is not None and self._archive.match(path):
-            return "it lies in the flow's own archive"
-        if self.is_marker(path):
-            return "it is a marker of another file"
-        if self.is_manifest(path):
-            return "it is a manifest"
-        for pattern in self._temporary:
-            if pattern.match(path):
-                return "its sender uses such names while it writes (settle.temporary)"
+        for pattern, why in self.never:
+            if pattern.fullmatch(path):
+                return why
         return self.flow.filters.name_verdict(path)
+
+    def takes(self, path: str) -> bool:
+        """By its name alone, a file at a path below the source is moved."""
+        rule = self.routes.rule_of(path)
+        return self.by_name(path) is None and rule is not None and bool(rule.to or rule.call)
 
     def leaves_out(self, folder: str) -> bool:
         """An exclude rule leaves out all that is below this folder of the endpoint."""
@@ -251,7 +260,7 @@ def _beside(template: Template, path: str) -> str:
     return f"{words['folder']}/{found}"
 
 
-def _archive_pattern(archive: str | None) -> re.Pattern[str] | None:
+def archive_pattern(archive: str | None) -> re.Pattern[str] | None:
     """Matches every path, below the source, at which archived files may lie. Raises `ValueError`."""
     if archive is None:
         return None
@@ -260,7 +269,8 @@ def _archive_pattern(archive: str | None) -> re.Pattern[str] | None:
         folder = archive.strip("/")
         if not folder:
             raise ValueError("after.archive: the folder has no name")
-        return re.compile(re.escape(folder) + r"(?:/|\Z)")
-    if not template.literal.strip("/"):
+        return re.compile(rf"{re.escape(folder)}(?:/.*)?", re.DOTALL)
+    found = re.compile(template.pattern(".*"), re.DOTALL)
+    if found.fullmatch(_ORDINARY):
         raise ValueError(f"after.archive: nothing tells {archive!r} from a file that is still to be sent; add a folder")
-    return re.compile(rf"(?:{template.pattern('.*')})\Z", re.DOTALL)
+    return found

@@ -171,9 +171,7 @@ class Routes:
             if rule.regex is not None:
                 return re.compile(rule.regex)
             return compile_glob(rule.glob) if rule.glob is not None else None
-        except (re.error, RecursionError, OverflowError) as error:
-            raise ValueError(f"rule {rule.name}: {error}") from error
-        except ValueError as error:
+        except (re.error, ValueError, RecursionError, OverflowError) as error:
             raise ValueError(f"rule {rule.name}: {error}") from error
 
     @staticmethod
@@ -191,6 +189,11 @@ class Routes:
             known = ", ".join(sorted({*WORDS, *DATES, *groups}))
             raise ValueError(f"rule {rule.name}: {{{min(unknown)}}} means nothing in {str(to)!r}; write one of {known}")
         return template
+
+    def rule_of(self, path: str) -> Rule | None:
+        """The rule that decides about a path below the flow's source."""
+        rules = zip(self.flow.rules, self._patterns, strict=True)
+        return next((rule for rule, pattern in rules if pattern is None or pattern.fullmatch(path)), None)
 
     def route(self, entry: Entry, now: datetime) -> Routed:
         """`entry.path` is below the flow's source. Raises `ConfigError` if a user's own rule fails."""
