@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -146,6 +147,11 @@ def test_route_reads_names(cli: Cli, config: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert [json.loads(line)["to"][1] for line in done.stdout.splitlines()] == ["lake:all/pay_20261120.csv"]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    command = [PROGRAM, "route", "--json", "statements", "-"]
+    names = b"caf\xe9.csv\n"
+    bare = subprocess.run(command, cwd=tmp_path, input=names, capture_output=True, timeout=60, env=strict)
+    assert json.loads(bare.stdout)["name"] == "caf\udce9.csv", "as in most locales, where Python is strict"
     result = cli("route", "statement", "x")
     assert (result.code, result.err.splitlines()[1]) == (3, "Next: did you mean statements?")
 

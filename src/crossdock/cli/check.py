@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from contextlib import aclosing
@@ -238,7 +239,7 @@ def route(session: Session, flow: str, names: tuple[str, ...], as_json: bool) ->
 def _names(names: tuple[str, ...]) -> Iterator[str]:
     for name in names:
         if name == "-":
-            yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
+            yield from (os.fsdecode(line.rstrip(b"\n")) for line in sys.stdin.buffer if line.strip())
         else:
             yield name
 

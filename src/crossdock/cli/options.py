@@ -13,10 +13,10 @@ __all__ = ["DURATION", "MAX_DELETE", "SIZE", "OrderedGlobs", "rules_of"]
 
 
 class _Setting(click.ParamType):  # type: ignore[type-arg]
-    """A value as it is written in the configuration; `kind`: its type in `storage.settings`."""
+    """A value as it is written in the configuration; `kind`: its type in `storage.settings`; `most`: its bound."""
 
-    def __init__(self, name: str, kind: str) -> None:
-        self.name, self._kind = name, kind
+    def __init__(self, name: str, kind: str, most: float) -> None:
+        self.name, self._kind, self._most = name, kind, most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         from pydantic import TypeAdapter, ValidationError
@@ -24,9 +24,12 @@ class _Setting(click.ParamType):  # type: ignore[type-arg]
         from crossdock.storage import settings
 
         try:
-            return TypeAdapter(getattr(settings, self._kind)).validate_python(value)
+            found = TypeAdapter(getattr(settings, self._kind)).validate_python(value)
         except ValidationError as error:
             self.fail(_reason(error), param, ctx)
+        if found > self._most:
+            self.fail(f"more than anybody can mean: {value!r}", param, ctx)
+        return found
 
 
 class _MaxDelete(click.ParamType):  # type: ignore[type-arg]
@@ -52,7 +55,9 @@ def _reason(error: Any) -> str:
     return reason.removeprefix("Value error, ")
 
 
-SIZE, DURATION = _Setting("size", "ByteSize"), _Setting("duration", "Seconds")
+SIZE = _Setting("size", "ByteSize", 2**63 - 1)
+DURATION = _Setting("duration", "Seconds", 100 * 365 * 86400)
+"""Added to a date, it makes another date."""
 MAX_DELETE = _MaxDelete()
 _RULES = "crossdock.rules"
 

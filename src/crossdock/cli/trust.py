@@ -114,7 +114,7 @@ def _is_pinned(key: HostKey, pinned: tuple[str, ...]) -> bool:
 
 def _add(session: Session, file: Path, keys: list[HostKey], yes: bool) -> None:
     try:
-        text = file.read_text() if file.exists() else ""
+        text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
         new = [key.line for key in keys if key.line not in text.splitlines()]
         if not new:
             session.say(f"{file} has them already")
