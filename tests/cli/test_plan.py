@@ -177,6 +177,18 @@ def test_plans_that_are_none(planned: Cli, tmp_path: Path) -> None:
         json.dumps(good | {"ledger": "0" * 16}): "another ledger",
         json.dumps(good | {"transfers": forged}): "the fingerprint",
         json.dumps(good | {"transfers": [{}]}): "not a plan",
+        "[" * 100_000: "no JSON",
+        **{
+            json.dumps(good | {"transfers": [good["transfers"][0] | {key: junk}]}): f"{key} is not a"
+            for key, junk in {
+                "path": {},
+                "flow": [],
+                "target_path": 5,
+                "size": "x",
+                "requests": ["x"],
+                "etag": 1,
+            }.items()
+        },
     }.items():
         (tmp_path / "bad.json").write_text(text)
         result = planned("apply", "bad.json")

@@ -162,7 +162,7 @@ def load(text: str, ledger: str) -> list[Row]:
     hint = "make it anew: crossdock plan --out FILE"
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"not a plan, as it is no JSON: {error}", hint=hint) from error
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
         raise ConfigError("not a plan that 'crossdock plan' has saved", hint=hint)
@@ -177,7 +177,17 @@ def load(text: str, ledger: str) -> list[Row]:
     return rows
 
 
+_NEEDED: dict[str, type] = dict.fromkeys(("flow", "source", "path", "target", "target_path"), str)
+_OPTIONAL: dict[str, type] = dict.fromkeys(("modified", "etag", "version", "reason"), str) | {
+    "size": int,
+    "requests": dict,
+}
+
+
 def _row(found: Mapping[str, Any]) -> Row:
+    for key, kind in (_NEEDED | _OPTIONAL).items():
+        if not isinstance(found[key] if key in _NEEDED else found.get(key, kind()), kind):
+            raise ValueError(f"{key} is not a {kind.__name__}")
     modified = found.get("modified")
     entry = Entry(
         path=found["path"],
