@@ -13,7 +13,9 @@ from asyncssh.crypto.cipher import GCMCipher
 from asyncssh.encryption import GCMEncryption
 
 from crossdock.storage.sftp import SftpSettings, connect, login
+from crossdock.storage.sftp import codec as c
 from crossdock.storage.sftp.codec import text
+from crossdock.storage.sftp.replies import Lost
 from crossdock.storage.sftp.transport import Receiver, speed_up
 from crossdock.storage.storage import Storage
 from tests.servers import OpenSSH
@@ -137,6 +139,29 @@ async def test_another_signature_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
             assert not speed_up(connection._ssh)
         assert speed_up(connection._ssh)
         storage.backend.calls.pool.release(connection)  # type: ignore[attr-defined]
+
+
+async def test_nothing_is_handed_to_a_transport_that_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the failure and the notice of it: `writelines` of Python 3.12 takes it, and mixes up sockets."""
+    async with serving(FakeSftp(x=b"1")) as peer, Storage(peer.settings().backend("fake")) as storage:
+        connection = await storage.backend.calls.pool.acquire()  # type: ignore[attr-defined]
+        transport, session, late = connection._ssh._transport, connection.session, 0
+        writelines = transport.writelines
+
+        def noting(parts: list[bytes]) -> None:
+            nonlocal late
+            late += transport.is_closing()
+            writelines(parts)
+
+        monkeypatch.setattr(transport, "writelines", noting)
+        assert (await session.attrs(c.STAT, text(b"/x"))).size == 1
+        transport.abort()
+        lost = session.request(c.STAT, text(b"/x"))
+        session._flush()
+        with pytest.raises(Lost):
+            await lost
+        storage.backend.calls.pool.release(connection)  # type: ignore[attr-defined]
+        assert late == 0
 
 
 class _Ssh:

@@ -151,8 +151,8 @@ class _Sender:
         return (
             ssh._kex_complete
             and ssh._auth_complete
-            and ssh._compressor is None
             and ssh._transport is not None
+            and not ssh._transport.is_closing()  # which writelines of Python 3.12 does not ask (gh-136234)
             and ssh._rekey_bytes_sent < ssh._rekey_bytes
             and not (ssh._rekey_seconds and time.monotonic() >= ssh._rekey_time)
         )
@@ -262,8 +262,8 @@ class Receiver(asyncio.BufferedProtocol):
         self._encryption: Any = None
         self._cipher: Any = None
         self._decrypt: Callable[[bytes, memoryview, memoryview], bytes] = AESGCM(bytes(16)).decrypt
-        self._granted: set[Any] = set()
         # Channels whose window has grown: each goes on sending once all that has arrived is dealt with.
+        self._granted: set[Any] = set()
         self.opened = self.adjusted = 0
         """Packets of channel data, and of window, that came the shorter way."""
 
@@ -385,7 +385,7 @@ class Receiver(asyncio.BufferedProtocol):
 
     def _grown(self, plain: bytes) -> Any:
         """The channel whose window the packet enlarges; None if it does something else."""
-        if len(plain) - plain[0] != 10 or plain[1] != MSG_CHANNEL_WINDOW_ADJUST:
+        if len(plain) < 14 or len(plain) - plain[0] != 10 or plain[1] != MSG_CHANNEL_WINDOW_ADJUST:
             return None
         channel = self._ssh._channels.get(U32.unpack_from(plain, 2)[0])
         return channel if channel and channel._recv_state == channel._send_state == "open" else None
