@@ -273,9 +273,9 @@ async def serving(
             await asyncio.sleep(0)
 
 
-def write_key(path: Path, **options: Any) -> asyncssh.SSHKey:
+def write_key(path: Path, kind: str = "ssh-ed25519", **options: Any) -> asyncssh.SSHKey:
     """A new private key in a file that only we can read."""
-    key = asyncssh.generate_private_key("ssh-ed25519")
+    key = asyncssh.generate_private_key(kind)
     path.touch(0o600)
     path.write_bytes(key.export_private_key("openssh", **options))
     return key

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
@@ -145,6 +146,18 @@ async def test_trust_shows_every_key_and_signs_in_nowhere() -> None:
         assert peer.sign_ins == []
     assert [key.fingerprint for key in found] == prints(ED, EC, RSA)
     assert [key.line for key in found] == [f"[127.0.0.1]:{peer.port} {public(key)}" for key in (ED, EC, RSA)]
+
+
+@pytest.mark.filterwarnings("ignore:Diffie-Hellman")
+async def test_trust_of_a_server_that_knows_outdated_algorithms_alone() -> None:
+    old: dict[str, Any] = {
+        "kex_algs": ["diffie-hellman-group1-sha1"],
+        "encryption_algs": ["3des-cbc"],
+        "mac_algs": ["hmac-sha1"],
+        "signature_algs": ["ssh-rsa"],
+    }
+    async with serving(keys=[RSA], **old) as peer:
+        assert [key.fingerprint for key in await offered_keys("127.0.0.1", peer.port)] == prints(RSA)
 
 
 async def test_trust_of_openssh(openssh: OpenSSH) -> None:

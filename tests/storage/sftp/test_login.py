@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncssh
 import pytest
+from asyncssh.rsa import RSAKey
 
 from crossdock.errors import AuthenticationFailed, ConfigError, Unsupported
 from crossdock.storage.sftp import SftpSettings
@@ -141,6 +142,46 @@ async def test_partial_success_without_end(tmp_path: Path) -> None:
         with pytest.raises(AuthenticationFailed):
             await connects(peer.settings(private_key=f"file:{tmp_path}/key"))
         assert peer.passwords.count("right") == 1
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_an_rsa_key_where_the_server_does_not_say_what_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, told: bool
+) -> None:
+    """It signs by SHA-2; by SHA-1 only if the endpoint says so, which it is told."""
+    key = write_key(tmp_path / "key", "ssh-rsa")
+
+    class Silent(only(key)):  # type: ignore[misc]
+        def connection_made(self, conn: Any) -> None:
+            super().connection_made(conn)
+            if not told:
+                conn._send_ext_info = lambda: None
+
+    verify, taken = RSAKey.verify_ssh, [b"rsa-sha2-256", b"rsa-sha2-512"]
+    monkeypatch.setattr(RSAKey, "verify_ssh", lambda self, data, by, sig: by in taken and verify(self, data, by, sig))
+    given = {"private_key": f"file:{tmp_path}/key", "password": None}
+    async with serving(server=Silent) as peer:
+        await connects(peer.settings(**given))
+        taken[:] = [b"ssh-rsa"]
+        with pytest.raises(AuthenticationFailed) as caught:
+            await connects(peer.settings(**given))
+        assert ("legacy: [ssh-rsa]" in str(caught.value.hint)) is not told
+        if not told:
+            await connects(peer.settings(**given, legacy="ssh-rsa"))
+
+
+async def test_an_expired_password_is_told() -> None:
+    class Expiring(FakeServer):
+        def kbdint_auth_supported(self) -> bool:
+            return False
+
+        def validate_password(self, username: str, password: str) -> bool:
+            raise asyncssh.PasswordChangeRequired("a new one, please")
+
+    async with serving(server=Expiring) as peer:
+        with pytest.raises(AuthenticationFailed) as caught:
+            await connects(peer.settings())
+        assert "expired" in str(caught.value.hint)
 
 
 async def test_certificate(tmp_path: Path) -> None:

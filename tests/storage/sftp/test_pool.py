@@ -281,6 +281,25 @@ async def test_no_sftp_subsystem() -> None:
             await opened(peer.settings())
 
 
+@pytest.mark.parametrize("asked", ["session", "subsystem"])
+async def test_a_connection_lost_before_sftp_begins_is_tried_again(asked: str) -> None:
+    class Dying(_NoSubsystem):
+        def subsystem_requested(self, subsystem: str) -> bool:
+            self.chan.get_connection().abort()
+            return True
+
+    class Fragile(FakeServer):
+        def session_requested(self) -> Any:
+            if asked == "session":
+                self.conn.abort()
+            return Dying(self.peer.sftp)
+
+    async with serving(server=Fragile) as peer:
+        with pytest.raises(Throttled) as caught:
+            await opened(peer.settings())
+        assert caught.value.retryable
+
+
 async def test_growth_that_fails_is_done_without() -> None:
     """The server lets one connection in and drops the second: work goes on over the first."""
 

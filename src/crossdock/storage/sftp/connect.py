@@ -124,6 +124,8 @@ class Connector:
                 raise self._error(
                     Throttled, f"the server opens no session: {error.reason}", "lower 'max_connections'"
                 ) from error
+            except (asyncssh.Error, OSError) as error:
+                raise self._refused(plan.target, error) from error
             return connection
         except BaseException:
             for one in (ssh, jump):
@@ -243,7 +245,7 @@ class Connector:
                 "its algorithm under 'legacy' at this endpoint",
             ) from error
         except (asyncssh.Error, OSError) as error:
-            raise self._refused(target, error) from error
+            raise self._refused(target, error, guard) from error
         except (ValueError, TypeError, LookupError, ArithmeticError) as error:
             # What a hostile key exchange makes of the libraries below.
             raise self._error(
@@ -275,7 +277,7 @@ class Connector:
             ) from error
         return found
 
-    def _refused(self, target: Target, error: asyncssh.Error | OSError) -> CrossdockError:
+    def _refused(self, target: Target, error: asyncssh.Error | OSError, guard: Guard | None = None) -> CrossdockError:
         """Everything else that ends an attempt, in one table."""
         name = target.trust.name
         if isinstance(error, asyncssh.PermissionDenied) or (
@@ -284,17 +286,22 @@ class Connector:
         ):
             used = [f"{len(target.keys)} key(s)"] if target.keys else []
             used += ["a password"] if target.password is not None else []
+            hint = "check user, private_key and password with the server's operator"
+            if guard and guard.expired:
+                hint = "its password has expired: have the server's operator set a new one"
+            elif guard and guard.silent and any(key.key_algorithm == b"ssh-rsa" for key in target.keys):
+                hint += "; an old server may know RSA keys only with 'legacy: [ssh-rsa]' at this endpoint"
             return self._error(
                 AuthenticationFailed,
                 f"{name} does not let {target.user!r} in with {' and '.join(used) or 'no credentials at all'}",
-                "check user, private_key and password with the server's operator",
+                hint,
             )
         if isinstance(error, asyncssh.DisconnectError) and error.code == _TOO_MANY_CONNECTIONS:
             return self._error(Throttled, f"{name}: {error.reason}", "lower 'max_connections' at this endpoint")
         if isinstance(error, (asyncssh.ConnectionLost, ConnectionResetError, BrokenPipeError)):
             return self._error(
                 Throttled,
-                f"{name} closed the connection before sign-in was complete",
+                f"{name} closed the connection before SFTP began",
                 "it may limit connections: lower 'max_connections' at this endpoint; it is tried again",
             )
         if isinstance(error, asyncssh.ServiceNotAvailable):

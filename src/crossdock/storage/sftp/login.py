@@ -84,6 +84,21 @@ class Guard(asyncssh.SSHClient):
         self.offered: asyncssh.SSHKey | None = None
         self.reason: str | None = None
         self.certificate = False
+        self.expired = False
+        """The server asked for a new password."""
+        self._conn: asyncssh.SSHClientConnection | None = None
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        self._conn = conn
+
+    @property
+    def silent(self) -> bool:
+        """The server did not say by which algorithms keys may sign (RFC 8308 §3.1), as old ones do not."""
+        return not getattr(self._conn, "_server_sig_algs", True)
+
+    def password_change_requested(self, prompt: str, lang: str) -> Any:
+        self.expired = True
+        return NotImplemented
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         self.offered, self.reason = key, self._target.trust.refusal(key)
@@ -179,6 +194,18 @@ def _identity(path: Path, passphrase: str | None) -> asyncssh.SSHKey:
     return _import_key(path.read_text(), str(path), passphrase)
 
 
+def _sound(pair: asyncssh.SSHKeyPair, legacy: Sequence[str]) -> asyncssh.SSHKeyPair:
+    """An RSA key signs by SHA-2 also where the server does not say that it knows that (RFC 8332 §3.3).
+
+    asyncssh takes such a server to know SHA-1 alone, and would not offer the key.
+    """
+    found = [name for name in pair.sig_algorithms if name.startswith(b"rsa-sha2-")]
+    if found and "ssh-rsa" not in legacy:
+        pair.sig_algorithms = found
+        pair.set_sig_algorithm(found[0])
+    return pair
+
+
 def _key_pairs(settings: SftpSettings, identities: Sequence[str]) -> list[asyncssh.SSHKeyPair]:
     passphrase = settings.passphrase.reveal() if settings.passphrase else None
     keys = [
@@ -205,7 +232,7 @@ def _resolve(settings: SftpSettings) -> Plan:
     config = _config_of(settings, user)
     host = config.get("Hostname", settings.host)
     port = settings.port or config.get("Port", 22)
-    keys = tuple(_key_pairs(settings, config.get("IdentityFile", ())))
+    keys = tuple(_sound(pair, settings.legacy) for pair in _key_pairs(settings, config.get("IdentityFile", ())))
     target = Target(
         host=host,
         port=port,
@@ -235,7 +262,7 @@ async def make_plan(settings: SftpSettings) -> Plan:
         raise ConfigError("no ssh-agent is running", key="agent", hint="export SSH_AUTH_SOCK, or set private_key")
     try:
         agent = await asyncssh.connect_agent(path)
-        pairs = tuple(await agent.get_keys())
+        pairs = tuple(_sound(pair, settings.legacy) for pair in await agent.get_keys())
     except (OSError, ValueError) as error:
         raise ConfigError(f"the ssh-agent does not answer: {error}", key="agent") from error
     if not pairs:

@@ -6,6 +6,9 @@ import asyncio
 from dataclasses import dataclass
 
 import asyncssh
+from asyncssh.encryption import get_encryption_algs
+from asyncssh.kex import get_kex_algs
+from asyncssh.mac import get_mac_algs
 
 from crossdock.errors import ConnectionFailed, TimedOut
 from crossdock.storage.sftp.hostkeys import FAMILIES, family
@@ -32,13 +35,24 @@ async def offered_keys(host: str, port: int = 22, *, timeout: float = 15) -> lis
     """
     name = host if port == 22 else f"[{host}]:{port}"
     place = f"sftp://[{host}]:{port}" if ":" in host else f"sftp://{host}:{port}"
+    # Outdated ones as well: nothing is sent under them, and a key's fingerprint is the same.
+    exchanges = [name.decode() for name in get_kex_algs() if not name.startswith(b"gss-")]
+    options = asyncssh.SSHClientConnectionOptions(
+        config=None,
+        client_keys=None,
+        agent_path=None,
+        encryption_algs=[name.decode() for name in get_encryption_algs()],
+        mac_algs=[name.decode() for name in get_mac_algs()],
+    )
     found: list[HostKey] = []
     kinds = list(FAMILIES)
     while kinds:
-        names = [algorithm for kind in kinds for algorithm in FAMILIES[kind]]
+        names = [algorithm for kind in kinds for algorithm in FAMILIES[kind]] + ["ssh-rsa"] * ("ssh-rsa" in kinds)
         try:
             async with asyncio.timeout(timeout):
-                key = await asyncssh.get_server_host_key(host, port, config=None, server_host_key_algs=names)
+                key = await asyncssh.get_server_host_key(
+                    host, port, config=None, kex_algs=exchanges, server_host_key_algs=names, options=options
+                )
         except TimeoutError as error:
             raise TimedOut(
                 f"no answer for {timeout:g} seconds", operation="trust", endpoint=place, hint="check host and port"
