@@ -22,10 +22,12 @@ from crossdock.errors import (
     Truncated,
 )
 from crossdock.storage.base import Entry
+from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.sftp import SftpSettings
 from crossdock.storage.sftp import codec as c
 from crossdock.storage.sftp.codec import U32, text
 from crossdock.storage.storage import Storage
+from crossdock.transfer.copy import copy
 from tests.servers import OpenSSH
 from tests.storage.sftp.fake_server import EOF, FAILURE, FakeSftp, status
 from tests.storage.sftp.places import served
@@ -137,6 +139,40 @@ async def test_bad_replies_to_read(reply: tuple[int, bytes], error: type[Crossdo
     async with served(sftp) as (storage, _):
         with pytest.raises(error):
             await whole(storage)
+
+
+@pytest.mark.parametrize("refusal", [2, 3, 4])
+@pytest.mark.parametrize("blind", [False, True])
+async def test_a_file_that_is_given_out_once(refusal: int, *, blind: bool) -> None:
+    """As IBM Sterling does: once it is open, its name is not there, or not to be had, any more."""
+    sftp = FakeSftp(x=DATA)
+
+    def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        asked = kind in (c.STAT, c.LSTAT, c.OPEN) or (blind and kind == c.FSTAT)
+        return status(refusal) if asked and c.OPEN in sftp.seen[:-1] and c.take(body, 0)[0] == b"/x" else None
+
+    async with served(sftp) as (storage, _):
+        pin = await storage.stat("x")
+        sftp.hook = hook
+        target = Storage(MemoryBackend("target"))
+        receipt = await copy(storage, "x", target, "x", pin=pin)
+        assert receipt.size == SIZE and await target.read_bytes("x") == DATA
+
+
+async def test_a_file_replaced_where_names_may_not_be_looked_at() -> None:
+    sftp = FakeSftp(x=DATA)
+
+    def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        if kind == c.READ:
+            sftp.times[b"/x"] = 5
+        return status(3) if kind in (c.STAT, c.LSTAT) else None
+
+    async with served(sftp) as (storage, _):
+        sftp.hook = hook
+        async with storage.read("x") as reader:
+            while await reader.read():
+                pass
+            assert reader.changed
 
 
 async def test_a_folder_flagged_as_a_file() -> None:

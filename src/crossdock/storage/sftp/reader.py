@@ -72,13 +72,17 @@ async def open_reader(calls: Calls, path: str, offset: int, pin: Entry | None) -
     return reader
 
 
-async def _entry(calls: Calls, connection: Connection, path: str, described: asyncio.Future[Reply]) -> Entry:
+async def _entry(calls: Calls, connection: Connection, path: str, described: asyncio.Future[Reply]) -> Entry | None:
+    """What was opened; None: it may be read, and not be looked at."""
     try:
         attrs = parse_attrs(checked(await described, codec.ATTRS))[0]
     except Status as error:
         # Servers without FSTAT can still be asked by name.
         log.debug("no FSTAT for %s:%r: %s", calls.backend.endpoint, path, error)
-        attrs = await connection.session.attrs(codec.STAT, text(calls.full(path, "read")))
+        try:
+            attrs = await connection.session.attrs(codec.STAT, text(calls.full(path, "read")))
+        except Status:
+            return None
     return entry_of(path, attrs)
 
 
@@ -100,6 +104,7 @@ class SftpReader(Reader):
         self._ended = False
         self._released = False
         self._again: asyncio.Future[Reply] | None = None
+        self._blind = False
 
     def first(self, size: int | None) -> None:
         """The first requests, before the size is known for certain: all of a small file, and one byte's worth more."""
@@ -111,8 +116,11 @@ class SftpReader(Reader):
         if not self._single or not self._queue:
             self._ask(self._next, self._chunk)
 
-    def described(self, entry: Entry, pin: Entry | None) -> None:
+    def described(self, entry: Entry | None, pin: Entry | None) -> None:
         """Take note of what was opened. Raises `NotAFile`, `SourceChanged`."""
+        if entry is None:
+            self._blind = True
+            entry = pin or Entry(path=self._path)
         if entry.kind in ("dir", "other"):
             what = "it is a folder" if entry.kind == "dir" else "it is no regular file"
             raise self._calls.backend.error(NotAFile, "read", self._path, what)
@@ -127,24 +135,29 @@ class SftpReader(Reader):
 
     def _look_again(self) -> None:
         """Ask, behind the last read, what the name stands for by then."""
-        if self._again is None:
+        if self._again is None and not self._blind:
             name = text(self._calls.full(self._path, "read"))
             self._again = self._session.request(codec.STAT, name)
 
     async def _looked_again(self) -> None:
         self._look_again()
-        assert self._again is not None
+        if self._again is None:
+            self.changed = False
+            return
         try:
             attrs = parse_attrs(checked(await self._again, codec.ATTRS))[0]
         except Status as error:
-            # Any other refusal: a server that does not let us look.
-            self.changed = True if error.code == codec.NO_SUCH_FILE else None
-        else:
-            now = entry_of(self._path, attrs)
-            self.changed = (now.size, now.modified) != (self.entry.size, self.entry.modified)
-            if self._size is not None and now.size is not None and self._size < self._reached < now.size:
-                reason = "the file grows while it is read"
-                raise SourceChanged.at("read", self._endpoint, self._path, reason, hint="wait until its writer is done")
+            # IBM Sterling has no name any more for a file that it gives out once: what was opened can still be asked.
+            try:
+                attrs = await self._session.attrs(codec.FSTAT, self._handle)
+            except Status:
+                self.changed = True if error.code == codec.NO_SUCH_FILE else None
+                return
+        now = entry_of(self._path, attrs)
+        self.changed = (now.size, now.modified) != (self.entry.size, self.entry.modified)
+        if self._size is not None and now.size is not None and self._size < self._reached < now.size:
+            reason = "the file grows while it is read"
+            raise SourceChanged.at("read", self._endpoint, self._path, reason, hint="wait until its writer is done")
 
     def _ask(self, offset: int, length: int) -> None:
         self._queue.append(_Ahead(offset, length, self._session.read(self._handle, offset, length)))
