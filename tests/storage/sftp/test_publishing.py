@@ -29,6 +29,40 @@ async def test_without_posix_rename_the_old_file_steps_aside() -> None:
     assert sftp.files == {b"/x": b"first"}
 
 
+async def test_what_a_server_says_of_a_missing_file_does_not_matter() -> None:
+    """Where even a file that is not there is a plain failure, to rename or to remove it."""
+    sftp = FakeSftp()
+    sftp.extensions = []
+
+    def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        missing = kind in (c.RENAME, c.REMOVE, c.OPEN) and c.take(body, 0)[0] not in sftp.files
+        return FAILURE if missing and not (kind == c.OPEN and b".crossdock-" in body) else None
+
+    sftp.hook = hook
+    async with served(sftp) as (storage, _):
+        await storage.write_bytes("x", b"old")
+        await storage.write_bytes("x", b"new")
+        await storage.rename("x", "y", overwrite=True)
+        await storage.delete("x")
+        with pytest.raises(NotFound):
+            await storage.read_bytes("x")
+    assert sftp.files == {b"/y": b"new"}
+
+
+async def test_a_file_that_appears_meanwhile_steps_aside_as_well() -> None:
+    sftp = FakeSftp()
+    sftp.extensions = []
+
+    def hook(kind: int, body: bytes) -> None:
+        if kind == c.RENAME and sftp.seen.count(c.RENAME) == 1:
+            sftp.files[b"/x"] = bytearray(b"theirs")
+
+    sftp.hook = hook
+    async with served(sftp) as (storage, _):
+        await storage.write_bytes("x", b"ours")
+    assert sftp.files == {b"/x": b"ours"}
+
+
 async def test_the_old_file_comes_back_if_the_new_cannot_take_its_place() -> None:
     sftp = FakeSftp(x=b"old")
     sftp.extensions = []

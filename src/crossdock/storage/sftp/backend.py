@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from datetime import timedelta
 
-from crossdock.errors import NotADirectory, NotAFile, NotFound, PermissionDenied
+from crossdock.errors import NotADirectory, NotFound, PermissionDenied
 from crossdock.storage.base import Backend, Capabilities, Entry, Reader, WriteOptions, Writer
 from crossdock.storage.sftp import codec, listing
 from crossdock.storage.sftp.calls import Calls, entry_of, kind_of
-from crossdock.storage.sftp.changing import HARDLINK, POSIX_RENAME, make_folders, make_parents, move, remove
+from crossdock.storage.sftp.changing import HARDLINK, POSIX_RENAME, make_folders, make_parents, move, remove, swap
 from crossdock.storage.sftp.codec import parse_name, text
 from crossdock.storage.sftp.faults import Translate, hint_for
 from crossdock.storage.sftp.reader import open_reader
@@ -17,7 +17,7 @@ from crossdock.storage.sftp.reasons import below_file, refused
 from crossdock.storage.sftp.settings import SftpSettings
 from crossdock.storage.sftp.wire import Session, Status, checked
 from crossdock.storage.sftp.writer import SftpWriter
-from crossdock.storage.staging import publish_by_swap, staged_path, still_staged, token_of, undo_swap
+from crossdock.storage.staging import staged_path, still_staged, token_of, undo_swap
 
 __all__ = ["SftpBackend"]
 
@@ -156,25 +156,14 @@ class SftpBackend(Backend):
             if await kind_of(session, old) is None:
                 raise self.error(NotFound, "rename", path, "no such file", hint=hint_for(NotFound))
             if overwrite and not self.calls.posix_rename:
-                await self._swap(session, path, target)
+                await make_parents(self.calls, session, target, "rename")
+                await swap(self.calls, session, path, target, "0" * 12, "rename")
                 return
             try:
                 await move(self.calls, session, old, new, target, overwrite=overwrite)
             except NotFound:
                 await make_parents(self.calls, session, target, "rename")
                 await move(self.calls, session, old, new, target, overwrite=overwrite)
-
-    async def _swap(self, session: Session, path: str, target: str) -> None:
-        async def rename(old: str, new: str) -> None:
-            with Translate("rename", self.endpoint, old):
-                await session.status(
-                    codec.RENAME, text(self.calls.full(old, "rename")), text(self.calls.full(new, "rename"))
-                )
-
-        if await kind_of(session, self.calls.full(target, "rename")) == "dir":
-            raise self.error(NotAFile, "rename", target, "a folder has this name")
-        await make_parents(self.calls, session, target, "rename")
-        await publish_by_swap(rename, self.delete, path, target, "0" * 12)
 
     async def make_dir(self, path: str) -> None:
         await self.calls.must_keep(path, "mkdir")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from crossdock.errors import AlreadyExists, NotADirectory, NotAFile
+from contextlib import suppress
+
+from crossdock.errors import AlreadyExists, NotADirectory, NotAFile, NotFound
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.calls import Calls, kind_of, kind_of_mode
 from crossdock.storage.sftp.codec import text
@@ -11,7 +13,7 @@ from crossdock.storage.sftp.reasons import below_file, explain, lacks_folder, no
 from crossdock.storage.sftp.wire import Session, Status, checked
 from crossdock.storage.staging import publish_by_swap
 
-__all__ = ["HARDLINK", "POSIX_RENAME", "make_folders", "make_parents", "move", "publish", "remove"]
+__all__ = ["HARDLINK", "POSIX_RENAME", "make_folders", "make_parents", "move", "publish", "remove", "swap"]
 
 POSIX_RENAME, HARDLINK = b"posix-rename@openssh.com", b"hardlink@openssh.com"
 
@@ -41,24 +43,34 @@ async def publish(calls: Calls, session: Session, temporary: str, path: str, att
     old, new = calls.full(temporary, "write"), calls.full(path, "write")
     if not overwrite or calls.posix_rename:
         await move(calls, session, old, new, path, overwrite=overwrite, operation="write")
-        return
+    else:
+        await swap(calls, session, temporary, path, attempt, "write")
+
+
+async def swap(calls: Calls, session: Session, temporary: str, path: str, attempt: str, operation: str) -> None:
+    """Give `temporary` the name `path`, whatever file has it, where one rename cannot do it. Raises as `move` does."""
     try:
-        there = await kind_of(session, new)
+        there = await kind_of(session, calls.full(path, operation))
     except Status as error:
-        raise await explain(calls, session, "write", path, error, creates=True) from error
+        raise await explain(calls, session, operation, path, error, creates=True) from error
     if there == "dir":
-        raise calls.backend.error(NotAFile, "write", path, "a folder has this name")
+        raise calls.backend.error(NotAFile, operation, path, "a folder has this name")
 
     async def rename(old: str, new: str) -> None:
-        with Translate("write", calls.backend.endpoint, old):
-            old_name, new_name = calls.full(old, "write"), calls.full(new, "write")
+        with Translate(operation, calls.backend.endpoint, old):
+            old_name, new_name = calls.full(old, operation), calls.full(new, operation)
             try:
                 await session.status(codec.RENAME, text(old_name), text(new_name))
             except Status as error:
                 if error.code == codec.FAILURE and await kind_of(session, new_name) is not None:
-                    raise calls.backend.error(AlreadyExists, "write", new, "the file exists") from error
+                    raise calls.backend.error(AlreadyExists, operation, new, "the file exists") from error
                 raise
 
+    if there is None:
+        # Not by the failure of a rename: what that says of a missing file is not the same everywhere.
+        with suppress(AlreadyExists):
+            await rename(temporary, path)
+            return
     await publish_by_swap(rename, calls.backend.delete, temporary, path, attempt)
 
 
@@ -111,4 +123,6 @@ async def remove(calls: Calls, path: str, operation: str) -> None:
         except Status as error:
             if error.code in codec.MISSING:
                 return
-            raise await explain(calls, session, operation, path, error) from error
+            found = await explain(calls, session, operation, path, error)
+            if error.code != codec.FAILURE or not isinstance(found, NotFound):
+                raise found from error

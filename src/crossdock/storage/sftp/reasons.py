@@ -45,6 +45,8 @@ async def explain(
         kind = await kind_of(session, name)
         if kind == "dir":
             return calls.backend.error(NotAFile, operation, path, "it is a folder")
+        if kind is None and fails and not creates:
+            return calls.backend.error(NotFound, operation, path, "no such file", hint=hint_for(NotFound))
         if creates and fails:
             if calls.settings.staging == "none" and kind is not None:
                 return calls.backend.error(AlreadyExists, operation, path, "the file exists")
@@ -53,6 +55,9 @@ async def explain(
                     NoSpace, operation, path, "the server's disk is full", hint=hint_for(NoSpace)
                 )
     except Status as again:
+        if creates and again.code == error.code == codec.PERMISSION_DENIED:
+            hint = "write verify: none at this endpoint, where nothing may be looked at; or ask for the permission"
+            return calls.backend.error(type(plain), operation, path, plain.reason, hint=hint)
         fails = fails and again.code == codec.FAILURE
     above = await below_file(calls, session, name) if fails else ""
     if above and not creates:
