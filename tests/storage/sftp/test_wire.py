@@ -99,6 +99,55 @@ async def test_a_login_script_that_prints() -> None:
             await storage.stat("x")
 
 
+@pytest.mark.parametrize("noise", [b"\n\n*** ACME ***\n", b"-bash: warning: x\n", b"\033[1mHello\n"])
+async def test_other_things_that_login_scripts_print(noise: bytes) -> None:
+    sftp = FakeSftp()
+    sftp.hook = lambda kind, body: noise if kind == c.LSTAT else None
+    async with serving(sftp) as peer, Storage(peer.settings().backend("fake")) as storage:
+        with pytest.raises(ProtocolViolation, match="login script"):
+            await storage.stat("x")
+
+
+class _Line:
+    """A channel whose peer makes room for so many bytes."""
+
+    def __init__(self, room: int) -> None:
+        self._send_window, self._kept = room, 0
+
+    def set_write_buffer_limits(self, **limits: int) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return self._kept
+
+    def write(self, data: bytes) -> None:
+        self._kept += len(data)
+        self.grant(0)
+
+    def grant(self, room: int) -> None:
+        sent = min(self._kept, self._send_window + room)
+        self._kept, self._send_window = self._kept - sent, self._send_window + room - sent
+
+
+@pytest.mark.parametrize("room", [10, 1 << 20])
+async def test_who_takes_what_we_send_is_not_silent(room: int) -> None:
+    """Also when all of it is on its way, and takes longer than the timeout; what we go on sending proves nothing."""
+    session = Session(timeout=0.2)
+    channel = _Line(room)
+    session.connection_made(channel)
+    loop = asyncio.get_running_loop()
+    reply, began = session.request(c.STAT, text(b"x" * 100)), loop.time()
+    while loop.time() < began + 0.8:
+        channel.grant(1)
+        await asyncio.sleep(0.05)
+    assert session.alive
+    while not reply.done() and loop.time() < began + 10:
+        session.request(c.STAT, text(b"y"))
+        await asyncio.sleep(0.05)
+    with pytest.raises(Silent):
+        await reply
+
+
 @pytest.mark.parametrize("handle", [b"h" * 257, b"h" * 100_000])
 async def test_handles_are_short(handle: bytes) -> None:
     sftp = FakeSftp(x=b"1")

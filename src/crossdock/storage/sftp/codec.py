@@ -158,10 +158,11 @@ def parse_name(data: bytes) -> bytes:
 
 
 def parse_status(data: bytes) -> tuple[int, str]:
-    """(code, message) of a STATUS reply; some servers leave the message out. Raises `Violation`."""
-    if len(data) < 4:
-        raise Violation("a status without a code")
-    message = take(data, 4)[0] if len(data) >= 8 else b""
+    """(code, message) of a STATUS reply, which holds a code at least: some servers leave the message out."""
+    try:
+        message = take(data, 4)[0]
+    except Violation:
+        message = b""
     return _u32(data, 0)[0], message[:500].decode("utf-8", "replace")
 
 

@@ -55,7 +55,7 @@ class Session(asyncssh.SSHClientSession[bytes]):
         self._version: asyncio.Future[bytes] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._heard = self._loop.time()
-        self._queued = 0
+        self._written = self._taken = 0
         self._orphans: set[asyncio.Future[Reply]] = set()
         self._opening: dict[int, bytes] = {}
         self._handles: dict[bytes, bytes] = {}
@@ -159,6 +159,8 @@ class Session(asyncssh.SSHClientSession[bytes]):
             data = kind == codec.DATA
             if data and (len(body) < 8 or U32.unpack_from(body, 4)[0] != len(body) - 8):
                 raise _other_length()
+            if kind == codec.STATUS and len(body) < 8:
+                raise Violation("a status without a code")
             reply_id = U32.unpack_from(body)[0]
             if self._opening and (path := self._opening.pop(reply_id, None)) is not None and kind == codec.HANDLE:
                 self._opened(path, bytes(body[4:]))
@@ -227,7 +229,7 @@ class Session(asyncssh.SSHClientSession[bytes]):
             self._opening[number] = bytes(parts[0])
         length = 5 + sum(map(len, parts))
         self._out += (_HEAD.pack(length, kind, number), *parts)
-        self._out_size += length
+        self._out_size += length + 4
         if self._out_size >= _FLUSH_AT:
             self._flush()
         elif not self._flushing:
@@ -288,7 +290,7 @@ class Session(asyncssh.SSHClientSession[bytes]):
         self._flushing = False
         if self._out and self.failure is None:
             out, self._out = self._out, []
-            self._out_size = 0
+            self._written, self._out_size = self._written + self._out_size, 0
             try:
                 self._send(out)
             except OSError as error:
@@ -300,7 +302,12 @@ class Session(asyncssh.SSHClientSession[bytes]):
         else:
             self._chan.write(b"".join(parts))
 
+    def _granted(self) -> int:
+        """Bytes that the server has made room for: it grows as the server takes what we send, fast or slowly."""
+        return self._written - int(self._chan.get_write_buffer_size()) + getattr(self._chan, "_send_window", 0)
+
     def _guard(self) -> None:
+        self._taken = self._granted()
         self._watch = self._loop.call_later(self._timeout, self._check)
 
     def _check(self) -> None:
@@ -308,9 +315,8 @@ class Session(asyncssh.SSHClientSession[bytes]):
         self._watch = None
         if self.failure is not None or not (self._pending or self._owner or self._version):
             return
-        queued = self._chan.get_write_buffer_size()
-        if queued != self._queued:
-            self._queued, self._heard = queued, self._loop.time()
+        if (taken := self._granted()) != self._taken:
+            self._taken, self._heard = taken, self._loop.time()
         left = self._heard + self._timeout - self._loop.time()
         if left <= 0.001:
             self.fail(Silent(f"no answer for {self._timeout:g} seconds"))
@@ -361,7 +367,7 @@ def _unasked(reply_id: int) -> Violation:
 
 
 def _too_long(length: int, start: bytes) -> Violation:
-    if start.isascii() and start[:4].isalnum():
-        shown = start.decode("ascii").split("\n")[0]
+    if start.isascii() and min(start[:4]) >= ord("\t"):
+        shown = start.decode("ascii").strip().split("\n")[0]
         return Violation(f"instead of SFTP the server sends text ({shown!r}); a login script there prints it")
     return Violation(f"a packet of {length} bytes")

@@ -19,7 +19,7 @@ from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.calls import Calls, entry_of, kind_of_mode
 from crossdock.storage.sftp.changing import make_parents, publish
-from crossdock.storage.sftp.codec import Attrs, parse_attrs, text
+from crossdock.storage.sftp.codec import Attrs, Violation, parse_attrs, text
 from crossdock.storage.sftp.connect import Connection
 from crossdock.storage.sftp.faults import Translate
 from crossdock.storage.sftp.reasons import explain, lacks_folder
@@ -241,10 +241,7 @@ class SftpWriter(StagedWriter):
         return Stored(attrs.size, replace(entry_of(self.path, attrs), kind="file"))
 
     async def _before_close(self, *others: asyncio.Future[Reply] | None) -> None:
-        """Servers that answer several requests at once, as node's ssh2 makes them, close a file under its writes.
-
-        Those may then end in the next file that gets the descriptor.
-        """
+        """Where several requests are answered at once (node's ssh2), writes behind CLOSE end in another file."""
         waiting = [future for future, _ in self._queue] + [future for future in others if future is not None]
         if waiting and not self._calls.openssh:
             await asyncio.wait(waiting)
@@ -322,7 +319,10 @@ class SftpWriter(StagedWriter):
         try:
             return parse_attrs(checked(await future, codec.ATTRS))[0]
         except Status:
-            return await session.attrs(codec.LSTAT, text(self._target))
+            try:
+                return await session.attrs(codec.LSTAT, text(self._target))
+            except Status as error:
+                raise await self._why(session, error) from error
 
     async def _publish(self, stored: Stored) -> Entry:
         with Translate("write", self.endpoint, self.path):
@@ -359,14 +359,13 @@ class SftpWriter(StagedWriter):
             self._release()
 
     async def _clean_up(self) -> None:
-        if self._touched:
-            await self._before_close()
-        for future, _ in self._queue:
-            future.cancel()
-        self._queue.clear()
         self._parts.clear()
         if not self._touched:
             return
+        await self._before_close()
+        for future, _ in self._queue:
+            future.cancel()
+        self._queue.clear()
         if self._connection is not None and not self._connection.session.alive:
             self._release()
             self._handle = None
@@ -392,7 +391,7 @@ class SftpWriter(StagedWriter):
                 if synced is not None:
                     await self._tolerate(synced, "flush")
                 await self._tolerate(closed, "close")
-        except Lost as error:
+        except (Lost, Violation) as error:
             log.info("%s:%r is kept as far as it was acknowledged: %s", self.endpoint, self.path, error)
         finally:
             for future, _ in self._queue:
