@@ -37,7 +37,7 @@ class TestObserve(_Layered):
 
 class TestLimit(_Layered):
     def layered(self, inner: Backend) -> Backend:
-        return Limit(inner, 4)
+        return Limit(inner, 5)
 
 
 class TestThrottle(_Layered):
@@ -61,4 +61,4 @@ class TestAll(_Layered):
     """As an endpoint is assembled."""
 
     def layered(self, inner: Backend) -> Backend:
-        return Retry(Throttle(Limit(Observe(inner), 4), TokenBucket(1 << 40)))
+        return Retry(Throttle(Limit(Observe(inner), 5), TokenBucket(1 << 40)))

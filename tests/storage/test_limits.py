@@ -57,6 +57,17 @@ async def test_many_copies_to_and_fro(slots: int) -> None:
         await asyncio.gather(_copied(one, other), _copied(other, one))
 
 
+@pytest.mark.parametrize("slots", [1, 8])
+async def test_many_copies_of_what_is_there_already(slots: int) -> None:
+    """What the target holds is read, when the source has been."""
+    storage = await _filled(slots)
+    options = CopyOptions(server_side=False, overwrite=False)
+    async with asyncio.timeout(10):
+        await _copied(storage, storage)
+        again = (copy(storage, f"in/{number}", storage, f"out/{number}", options=options) for number in range(_MANY))
+        assert {receipt.method for receipt in await asyncio.gather(*again)} == {"present"}
+
+
 async def test_looks_find_their_way_past_open_streams() -> None:
     """Whoever holds streams has yet to look; who gives up waiting for one leaves no trace."""
     storage = await _filled(4)

@@ -92,6 +92,13 @@ class _SlotReader(LayeredReader):
         super().__init__(inner)
         self._slot = slot
 
+    async def read(self) -> bytes:
+        data = await self.inner.read()
+        if not data:
+            # Whoever has read all goes on to other things, which may be another read here.
+            self._slot.give_back()
+        return data
+
     async def close(self) -> None:
         try:
             await self.inner.close()
