@@ -29,6 +29,7 @@ from crossdock.testing.storage.base import (
     content,
     growing,
     listed,
+    same,
     walked,
     write,
 )
@@ -123,6 +124,45 @@ class WriteCases(SuiteBase):
                 await self.holds(storage, peer, "name", data)
                 await storage.delete("name")
         await self.holds(storage, peer, "name", data)
+
+    @pytest.mark.parametrize("size", [1000, 2 * MIB], ids=["small", "large"])
+    async def test_cancelling_an_overwrite_leaves_one_file(
+        self, storage: Storage, peer: Peer | None, size: int
+    ) -> None:
+        """Cancelled at any await, the file has the old bytes or the new, under its name; and nothing lies beside it."""
+        data = content(size)
+        for wait in growing():
+            await storage.write_bytes("name", OLD)
+            ended = not await cancelled_at(storage.write_bytes("name", data), wait)
+            assert await self.names(storage, peer) == {"name"}, f"cancelled at wait {wait}"
+            found = await storage.read_bytes("name")
+            assert found == OLD or same(found, data)
+            if ended:
+                break
+        await self.holds(storage, peer, "name", data)
+
+    @pytest.mark.parametrize("written", [0, 1000, len(NEW)])
+    async def test_what_is_left_can_be_swept_up(self, storage: Storage, peer: Peer | None, written: int) -> None:
+        """An attempt that lost its file to another worker removes nothing; by its name, or its token, it is found."""
+        tokens: list[bytes] = []
+
+        async def staged(token: bytes) -> None:
+            tokens.append(token)
+
+        await storage.write_bytes("folder/name", OLD)
+        writer = await storage.begin_write("folder/name", WriteOptions(attempt="0123456789ab", staged=staged))
+        for part in chunks(NEW[:written], 256 * KIB):
+            await writer.write(part)
+        await writer.leave()
+        await writer.leave()
+        await self.holds(storage, peer, "folder/name", OLD)
+        token = storage.leftover("folder/name", "0123456789ab") or (tokens[-1] if tokens else None)
+        if token is not None:
+            for _ in range(2):
+                await storage.discard(token)
+                assert not await storage.is_staged(token)
+        assert await self.names(storage, peer) == {"folder/name"}
+        await self.holds(storage, peer, "folder/name", OLD)
 
     async def test_cancelling_other_operations_breaks_nothing(self, storage: Storage) -> None:
         """After a stat, listing or read is cancelled at any await, the next one gets its own answer."""
