@@ -55,9 +55,9 @@ def http_date(text: str | None) -> datetime | None:
     """An RFC 9110 date; None if it is not one."""
     try:
         found = parsedate_to_datetime(text or "")
-    except ValueError:
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:

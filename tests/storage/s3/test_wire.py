@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from crossdock.errors import (
     InvalidPath,
 )
+from crossdock.storage.http import http_date
 from crossdock.storage.s3 import wire
+from crossdock.storage.s3.calls import entry_of
 from crossdock.storage.storage import Storage
 from tests.storage.s3.faults import FaultProxy
 from tests.storage.s3.places import MIB, Server, backend, bucket
@@ -41,6 +43,8 @@ class TestWire:
             ("yesterday", None),
             ("NaN", None),
             ("1e400", None),
+            ("1e999999", None),
+            ("1e99999999", None),
             ("99999999999999", None),
         ],
     )
@@ -58,6 +62,23 @@ class TestWire:
         assert text.isascii() and text == text.strip() and "\n" not in text and "\r" not in text
         assert wire.attributes_of(headers) == {"meta-name": value}
 
+    @pytest.mark.parametrize("charset", ["undefined", "euc-jp", "unicode_escape", "utf-7", "none", "\udcff"])
+    @pytest.mark.parametrize("text", ["Q?=5Cud800", "Q?+2AA-", "B?j6Kv", "B?a", "Q?=FF"])
+    def test_hostile_metadata(self, charset: str, text: str) -> None:
+        """Whatever somebody has written there: it is a text, and can be written again."""
+        found = wire.attributes_of({"x-amz-meta-a": f"=?{charset}?{text}?="})
+        assert wire.attribute_headers(found)["x-amz-meta-a"].isascii()
+
+    @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00", "x", ""])
+    def test_dates_that_are_none(self, text: str) -> None:
+        assert wire.parse_time(text) is None
+        assert http_date(text and "Fri, 31 Dec 9999 23:59:59 -0500") is None
+
+    @pytest.mark.parametrize("checksum", ["abc", "é", "", "A" * 43 + "=-2", "A" * 40])
+    def test_checksums_and_sizes_that_are_none(self, checksum: str) -> None:
+        found = entry_of("name", {"x-amz-checksum-sha256": checksum, "content-length": "9" * 5000})
+        assert found.digests == {} and found.size is None
+
     def test_metadata_that_no_header_can_carry(self) -> None:
         with pytest.raises(ValueError, match="named"):
             wire.attribute_headers({"meta-a\r\nb": "x"})
@@ -71,6 +92,10 @@ class TestXml:
         assert found == {"Key": "a?\né", "UploadId": "u"}
         with pytest.raises(ValueError, match="XML"):
             wire.parse_xml(body, "R")
+
+    def test_what_xml_may_hold_besides(self) -> None:
+        body = b"<?xml version='1.0'?><!-- made by hand --><R><Key><![CDATA[a<b&c]]></Key></R>"
+        assert wire.texts(*wire.parse_xml(body, "R")) == {"Key": "a<b&c"}
 
     @pytest.mark.parametrize("body", [b"", b"<R>", b"<R>&#x110000;</R>", b"<R>&a;</R>", b"\xff<R/>"])
     def test_what_stays_wrong(self, body: bytes) -> None:

@@ -116,6 +116,25 @@ class TestRepeated:
         await storage.write_bytes("name", LARGE)
         assert peer.read("name") == LARGE
 
+    async def test_a_store_that_does_not_tell_the_etag(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+    ) -> None:
+        proxy.fail("PUT", "/name", edit(lambda found: drop(found, "etag")))
+        entry = await storage.write_bytes("name", SMALL)
+        assert entry.etag == (await storage.stat("name")).etag is not None
+        assert len(proxy.seen) == 3
+
+    @pytest.mark.parametrize("size", [0, 10, 2 * MIB])
+    async def test_a_page_that_answers_200_has_stored_nothing(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer, size: int
+    ) -> None:
+        proxy.fail("PUT", "/name", answer(200, b"<html>Sign in</html>"), 2)
+        await storage.write_bytes("name", LARGE[:size])
+        assert peer.read("name") == LARGE[:size]
+        proxy.fail("PUT", "/other", answer(200, b"<html>Sign in</html>"), 100)
+        with pytest.raises(ProtocolViolation, match="ETag"):
+            await storage.write_bytes("other", LARGE[:size])
+
 
 class TestErrorWithStatus200:
     @pytest.mark.parametrize("code", ["InternalError", "SlowDown"])
@@ -129,6 +148,13 @@ class TestErrorWithStatus200:
         with pytest.raises(ConnectionFailed):
             await storage.write_bytes("name", LARGE)
         assert peer.names() == set()
+
+    async def test_a_size_that_differs_is_no_header_unknown(self, storage: Storage, proxy: FaultProxy) -> None:
+        reason = "The provided 'x-amz-mp-object-size' header value 5 does not match what was computed: 6"
+        proxy.fail("POST", "uploadId=", xml_error(400, "InvalidRequest", reason), 100)
+        with pytest.raises(Unsupported, match="does not match"):
+            await storage.write_bytes("name", LARGE)
+        assert sum("x-amz-mp-object-size" in sent for sent in proxy.requests) == 1
 
     async def test_complete_with_nothing(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
         proxy.fail("POST", "uploadId=", answer(200), 100)
@@ -242,6 +268,14 @@ class TestResume:
             await writer.write(LARGE[5 * MIB :])
             await writer.commit(Expect(size=len(LARGE)))
         assert peer.read("name") == LARGE
+
+    @pytest.mark.parametrize("part", [b"<PartNumber>1</PartNumber>", b"<Size>1</Size>", b"<PartNumber>x</PartNumber>"])
+    async def test_a_list_of_parts_that_says_too_little(self, storage: Storage, proxy: FaultProxy, part: bytes) -> None:
+        token = await self._half(storage)
+        page = b"<ListPartsResult><Part>" + part + b"</Part></ListPartsResult>"
+        proxy.fail("GET", "uploadId=", answer(200, page), 100)
+        with pytest.raises(ProtocolViolation, match="a part without"):
+            await storage.begin_write("name", WriteOptions(resume=token))
 
     async def test_what_is_gone(self, storage: Storage, peer: BotoPeer) -> None:
         token = await self._half(storage)

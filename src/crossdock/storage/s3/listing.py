@@ -13,7 +13,7 @@ from crossdock.errors import NotADirectory, NotFound, ProtocolViolation
 from crossdock.storage.base import Entry
 from crossdock.storage.s3.calls import Calls
 from crossdock.storage.s3.client import Answer, Request
-from crossdock.storage.s3.wire import decoded, etag_of, parse_time, texts
+from crossdock.storage.s3.wire import decoded, etag_of, number_of, parse_time, texts
 
 __all__ = ["Page", "leftovers", "list_page", "scan"]
 
@@ -57,11 +57,10 @@ def _parsed(calls: Calls, request: Request, answer: Answer, prefix: str) -> Page
     for item in root:
         if item.tag == contents:
             row = texts(item, space)
-            size = row.get("Size", "")
             objects.append(
                 (
                     name(row.get("Key")),
-                    int(size) if size.isascii() and size.isdigit() else None,
+                    number_of(row.get("Size")),
                     etag_of(row.get("ETag")),
                     parse_time(row.get("LastModified")),
                 )

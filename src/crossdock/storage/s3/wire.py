@@ -6,8 +6,8 @@ import base64
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
-from email.errors import HeaderParseError
+from decimal import Decimal
+from email.errors import MessageError
 from email.header import decode_header, make_header
 from urllib.parse import quote, unquote_plus
 from xml.etree import ElementTree
@@ -24,6 +24,7 @@ __all__ = [
     "element",
     "etag_of",
     "format_mtime",
+    "number_of",
     "parse_mtime",
     "parse_time",
     "parse_xml",
@@ -54,6 +55,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _NOT_XML = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]")
 _REFERENCE = re.compile(rb"&#([xX][0-9a-fA-F]{1,6}|[0-9]{1,7});")
+_SECONDS = re.compile(r"-?[0-9]{1,14}(\.[0-9]{1,18})?")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
@@ -81,9 +83,14 @@ def parse_time(text: str | None) -> datetime | None:
     """An ISO 8601 time as in listings; None if it is not one."""
     try:
         found = datetime.fromisoformat(text or "")
-    except ValueError:
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def number_of(text: str | None) -> int | None:
+    """Of bytes or parts; None if it cannot be one."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
 def format_mtime(moment: datetime) -> str:
@@ -95,11 +102,12 @@ def format_mtime(moment: datetime) -> str:
 
 def parse_mtime(text: str | None) -> datetime | None:
     """What `format_mtime` (or rclone, to the nanosecond) wrote; None if it cannot be one."""
-    if not text:
+    # No exponents: 1e999999 takes half a minute.
+    if not text or not _SECONDS.fullmatch(text):
         return None
     try:
         return _EPOCH + int(Decimal(text).scaleb(6)) * _MICROSECOND
-    except (InvalidOperation, ValueError, OverflowError):
+    except OverflowError:
         return None
 
 
@@ -142,9 +150,11 @@ def _plain(value: str) -> str:
     if not value.startswith("=?"):
         return value
     try:
-        return str(make_header(decode_header(value)))
-    except (HeaderParseError, UnicodeDecodeError, LookupError):
+        found = str(make_header(decode_header(value)))
+        found.encode("utf-8", "surrogateescape")
+    except (MessageError, ValueError, LookupError):
         return value
+    return found
 
 
 def parse_xml(body: bytes, *roots: str, lenient: bool = False) -> tuple[ElementTree.Element, str]:
@@ -155,8 +165,8 @@ def parse_xml(body: bytes, *roots: str, lenient: bool = False) -> tuple[ElementT
     """
     # A space before the declaration is how S3 keeps the connection alive during long operations.
     body = body.strip()
-    if b"<!" in body:
-        raise ValueError("the answer has a document type or a comment")
+    if b"<!DOCTYPE" in body:
+        raise ValueError("the answer has a document type")
     try:
         found = _parsed(body)
     except ElementTree.ParseError as error:
