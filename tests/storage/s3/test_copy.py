@@ -13,7 +13,7 @@ from crossdock.errors import AlreadyExists, SourceChanged
 from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.storage import Storage
 from crossdock.testing.storage.base import read_all
-from tests.storage.s3.faults import FaultProxy, Forward, edit, xml_error
+from tests.storage.s3.faults import FaultProxy, Forward, Upstream, drop, edit, xml_error
 from tests.storage.s3.places import BotoPeer, Server, backend, bucket
 
 DATA = bytes(range(256)) * 4096 * 11
@@ -69,6 +69,24 @@ async def test_everything_goes_along(storage: Storage, peer: BotoPeer, size: int
     assert peer.uploads() == []
 
 
+async def test_parts_whose_answer_has_another_name(
+    server: Server, peer: BotoPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3Proxy's."""
+    peer.write("from", DATA)
+
+    def rename(found: Upstream) -> None:
+        found.body = found.body.replace(b"CopyPartResult", b"CopyObjectResult")
+        drop(found, "content-length")
+
+    async with FaultProxy(server) as proxy:
+        proxy.fail("PUT", "partNumber=", edit(rename), 100)
+        more = {"copy_threshold": "6M", "copy_part_size": "5M", "conditional_writes": "off"}
+        async with Storage(backend(proxy, peer.bucket, monkeypatch, **more)) as storage:
+            await storage.server_copy(storage, "from", "to")
+    assert peer.read("to") == DATA
+
+
 @pytest.mark.parametrize("size", [10, len(DATA)], ids=["small", "in parts"])
 async def test_what_the_options_say_comes_first(storage: Storage, peer: BotoPeer, size: int) -> None:
     peer.client.put_object(Bucket=peer.bucket, Key="from", Body=DATA[:size], **GOLDEN)
@@ -81,6 +99,51 @@ async def test_what_the_options_say_comes_first(storage: Storage, peer: BotoPeer
     assert found.attributes["meta-new"] == "größe"
     assert found.attributes["meta-sender"] == "acme"
     assert found.attributes["cache-control"] == "max-age=60"
+
+
+@pytest.mark.parametrize("size", [0, 10, len(DATA)], ids=["empty", "small", "in parts"])
+async def test_the_endpoints_own_tags(
+    server: Server, peer: BotoPeer, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    peer.client.put_object(Bucket=peer.bucket, Key="from", Body=DATA[:size], Tagging="team=ops&stage=a%20b")
+    more = {"copy_threshold": "6M", "copy_part_size": "5M", "tags": {"team": "net", "keep": "7y"}}
+    async with Storage(backend(server, peer.bucket, monkeypatch, **more)) as storage:
+        await storage.server_copy(storage, "from", "to")
+    tags = peer.client.get_object_tagging(Bucket=peer.bucket, Key="to")["TagSet"]
+    assert {tag["Key"]: tag["Value"] for tag in tags} == {"team": "net", "keep": "7y", "stage": "a b"}
+    assert peer.read("to") == DATA[:size]
+
+
+async def test_an_owner_is_expected_of_the_endpoints_own_bucket(
+    server: Server, peer: BotoPeer, versioned: BotoPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versioned.write("from", b"data")
+    async with FaultProxy(server) as proxy:
+        inner = backend(proxy, peer.bucket, monkeypatch, conditional_writes="off", expected_bucket_owner="123456789012")
+        other = backend(proxy, versioned.bucket, monkeypatch, conditional_writes="off")
+        async with Storage(inner) as storage, Storage(other) as source:
+            await storage.server_copy(source, "from", "to")
+        owners = {
+            seen.split("/")[1]: sent.get("x-amz-expected-bucket-owner")
+            for seen, sent in zip(proxy.seen, proxy.requests, strict=True)
+        }
+    assert owners == {peer.bucket: "123456789012", versioned.bucket: None}
+
+
+@pytest.mark.parametrize("size", [10, len(DATA)], ids=["small", "in parts"])
+async def test_no_version_is_named_that_was_not_asked_for(
+    server: Server, peer: BotoPeer, versioned: BotoPeer, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """s3:GetObject alone is enough to copy what is there now."""
+    versioned.write("from", DATA[:size])
+    more = {"copy_threshold": "6M", "copy_part_size": "5M", "conditional_writes": "off"}
+    async with FaultProxy(server) as proxy:
+        inner, other = (backend(proxy, each.bucket, monkeypatch, **more) for each in (peer, versioned))
+        async with Storage(inner) as storage, Storage(other) as source:
+            await storage.server_copy(source, "from", "to")
+        assert not any("versionId" in sent.get("x-amz-copy-source", "") for sent in proxy.requests)
+        assert not any("versionId" in seen for seen in proxy.seen if versioned.bucket in seen)
+    assert peer.read("to") == DATA[:size]
 
 
 @pytest.mark.parametrize("size", [10, len(DATA)], ids=["small", "in parts"])

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from crossdock.errors import ConnectionFailed, ProtocolViolation, SourceChanged
+from crossdock.errors import ConnectionFailed, PermissionDenied, ProtocolViolation, SourceChanged
+from crossdock.storage.base import Entry
 from crossdock.storage.storage import Storage
 from tests.storage.s3.faults import FaultProxy, Forward, Upstream, answer, cut, drop, edit, lose, raw, xml_error
 from tests.storage.s3.places import LARGE, MIB, SMALL, BotoPeer, chunks
@@ -188,6 +189,27 @@ class TestReading:
 
         proxy.fail("GET", "versionId=", whole, 100)
         assert await storage.read_bytes("name") == LARGE
+
+    async def test_a_version_that_may_not_be_named(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
+        """s3:GetObject alone: every range is asked for by ETag, and a newer object is still noticed."""
+        peer.client.put_bucket_versioning(Bucket=peer.bucket, VersioningConfiguration={"Status": "Enabled"})
+        peer.write("name", LARGE)
+        proxy.fail("GET", "versionId=", xml_error(403, "AccessDenied"), 1000)
+        assert await storage.read_bytes("name", limit=len(LARGE)) == LARGE
+        assert proxy.count("versionId=") in (1, 2)
+        with pytest.raises(SourceChanged):
+            async with storage.read("name") as reader:
+                await reader.read()
+                peer.write("name", LARGE[::-1])
+                async for _ in chunks(reader):
+                    pass
+
+    async def test_the_right_to_read_a_version(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
+        proxy.fail("GET", "versionId=", xml_error(403, "AccessDenied"))
+        pin = Entry(path="name", version="old")
+        with pytest.raises(PermissionDenied, match="allow s3:GetObjectVersion on"):
+            async with storage.read("name", pin=pin):
+                pass
 
     async def test_a_range_of_nothing(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
         """s3rver answers with a part of one byte that does not exist."""

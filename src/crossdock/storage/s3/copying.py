@@ -78,6 +78,11 @@ class Copy:
         return found | attribute_headers(self._options.attributes)
 
     async def _tagging(self, source: Mapping[str, str]) -> dict[str, str]:
+        """The header with the source's tags, and above them those that the settings give every object."""
+        tags = {**await self._tags(source), **self._calls.settings.tags}
+        return {"x-amz-tagging": urlencode(tags)} if tags else {}
+
+    async def _tags(self, source: Mapping[str, str]) -> dict[str, str]:
         count = source.get("x-amz-tagging-count")
         if count == "0":
             return {}
@@ -94,14 +99,12 @@ class Copy:
             return {}
         root, space = self._calls.client.xml(request, answer, "Tagging")
         rows = [texts(item, space) for item in root.iter(f"{space}Tag")]
-        return (
-            {"x-amz-tagging": urlencode([(row.get("Key", ""), row.get("Value", "")) for row in rows])} if rows else {}
-        )
+        return {row.get("Key", ""): row.get("Value", "") for row in rows}
 
     def _source_headers(self, source: Entry) -> dict[str, str]:
         where = quoted(f"{self._bucket}/{self._source}")
-        version = self._version or source.attributes.get(VERSION)
-        headers = {"x-amz-copy-source": f"{where}?versionId={version}" if version else where}
+        # No version but one that was asked for: to name it takes a right of its own, and the ETag tells it as well.
+        headers = {"x-amz-copy-source": f"{where}?versionId={self._version}" if self._version else where}
         if source.etag and self._conditional:
             headers["x-amz-copy-source-if-match"] = f'"{source.etag}"'
             if not self._calls.client.amazon:
@@ -113,6 +116,9 @@ class Copy:
         unchanged = all(original.get(name) == value for name, value in headers.items())
         sent = {} if unchanged else {**headers, "x-amz-metadata-directive": "REPLACE"}
         sent |= self._source_headers(source) | self._calls.storage_headers()
+        tagging = await self._tagging(original) if self._calls.settings.tags else {}
+        if tagging:
+            sent |= {"x-amz-tagging-directive": "REPLACE", **tagging}
         request = self._calls.request("PUT", "copy", self._path, "s3:PutObject", key=self._key, headers=sent)
 
         async def once() -> Entry | None:
@@ -130,6 +136,10 @@ class Copy:
             # In one request Swift makes a copy that it lists with another ETag than it tells of it.
             return await self._in_parts(source, source.size or 0, headers, original)
         await self._unchanged(source)
+        if tagging and not self._calls.client.amazon:
+            # Ceph does not know the directive.
+            version = entry.attributes.get(VERSION)
+            await self._calls.tag(self._path, self._key, tagging["x-amz-tagging"], version)
         return entry
 
     async def _misjudged(self, source: Entry) -> bool:
@@ -145,7 +155,7 @@ class Copy:
 
     async def _unchanged(self, source: Entry) -> None:
         """Not every store honours the condition on the source; where none is known to, look again."""
-        if self._calls.client.amazon or self._version or VERSION in source.attributes:
+        if self._calls.client.amazon or self._version:
             return
         request = self._request("HEAD", "s3:GetObject", {})
         answer = await self._calls.client.call(request, allow=("NotFound",), repeat=True)

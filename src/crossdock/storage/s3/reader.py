@@ -21,6 +21,7 @@ _CHUNK = 256 * 1024
 """Bytes; smaller pieces of the stream are joined up to this."""
 _LARGEST_CHUNK = 1024 * 1024
 _LEAST_AHEAD = 2
+_DENIED = ("AccessDenied", "Forbidden")
 _NOTHING = re.compile(r"bytes \d{1,18}--?\d{1,18}/0")
 """How some servers (s3rver) say, with 206, that an object is empty."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
@@ -115,10 +116,11 @@ class S3Reader(Reader):
         # The first answer, which tells what there is, may be of any length.
         return replace(found, expected=end - start) if self._begun else found
 
-    async def get(self, start: int, end: int) -> tuple[Response | None, Answer, Request]:
-        """Ask for a range. No response: there are no bytes there. Raises `SourceChanged`."""
+    async def get(self, start: int, end: int, allow: tuple[str, ...] = ()) -> tuple[Response | None, Answer, Request]:
+        """Ask for a range. No response: no bytes are there, or it is refused as allowed. Raises `SourceChanged`."""
         request = self._request(start, end)
-        response, head = await self._calls.client.stream(request, allow=("PreconditionFailed", "InvalidRange"))
+        allow = ("PreconditionFailed", "InvalidRange", *allow)
+        response, head = await self._calls.client.stream(request, allow=allow)
         if head.code == "PreconditionFailed":
             raise changed(self._calls.client.place(request), "the object has been replaced")
         return response, head, request
@@ -152,14 +154,16 @@ class S3Reader(Reader):
 
     async def part_of(self, start: int, end: int) -> tuple[Response, Request]:
         """A later range of the object that was opened. Raises `ProtocolViolation` if another one comes."""
-        response, head, request = await self.get(start, end)
-        if response is None:
-            raise changed(self._calls.client.place(request), "the object is shorter than it was")
-        if not _is_part(head) and self._version is not None and self._etag is not None:
-            # Some stores know no ranges of a version: the ETag alone has to tell it.
-            response.close()
+        by_version = self._version is not None and self._etag is not None
+        response, head, request = await self.get(start, end, _DENIED if by_version else ())
+        if by_version and (head.code in _DENIED if response is None else not _is_part(head)):
+            # To name a version takes a right of its own, and some stores know no ranges of one: the ETag tells it.
+            if response is not None:
+                response.close()
             self._version = None
             return await self.part_of(start, end)
+        if response is None:
+            raise changed(self._calls.client.place(request), "the object is shorter than it was")
         try:
             found = _extent(head)
         except ValueError:
