@@ -50,7 +50,7 @@ def _written(size: int, part_size: int) -> Counter[str]:
 def _copied(size: int, target: Any, *, whole: bool) -> Counter[str]:
     from crossdock.storage.s3.plan import part_size_for
 
-    again = 0 if target.service_url is None or ".amazonaws.com" in target.service_url else 1
+    again = 0 if target.amazon else 1
     if whole and size <= target.copy_threshold:
         return Counter(HEAD=1 + again, PUT=1)
     if not size:

@@ -175,6 +175,16 @@ async def test_no_http_and_no_server() -> None:
         bulk.close()
 
 
+@pytest.mark.parametrize("status", ["102 Processing", "103 Early Hints"])
+async def test_what_comes_before_the_answer_is_not_the_answer(status: str) -> None:
+    """`http.client` would take it for a success, and the refusal that follows for the next answer."""
+    early = f"HTTP/1.1 {status}\r\nLink: x\r\n\r\n"
+    async with serving(sends(b"no", early + "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\n")) as (peer, bulk):
+        with pytest.raises(NotHttp, match="before the answer"):
+            await bulk.request("GET", peer.url + "/x", {})
+        await peer.ended.wait()
+
+
 @pytest.mark.parametrize("after", [None, 5000])
 async def test_cancelled_its_connection_ends_at_once(after: int | None) -> None:
     """And the slot is free again: with a limit of one, the next request goes through."""

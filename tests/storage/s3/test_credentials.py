@@ -51,6 +51,17 @@ class TestCredentials:
         keys = await self._source().current()
         assert keys is not None and (keys.access_key, keys.secret_key, keys.token) == ("key", "secret", "token")
 
+    async def test_the_region(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        (tmp_path / "config").write_text("[default]\nregion = eu-west-1\n")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        found = [await self._source().region()]
+        for name in ("AWS_DEFAULT_REGION", "AWS_REGION"):
+            monkeypatch.setenv(name, name.lower())
+            found.append(await self._source().region())
+        assert [*found, await self._source(region="x").region()] == [
+            "eu-west-1", "aws_default_region", "aws_region", "x",
+        ]  # fmt: skip
+
     def test_keys_that_are_given_load_no_chain(self) -> None:
         """The chain takes longer to load than a small file to move."""
         code = """if True:

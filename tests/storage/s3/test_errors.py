@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -49,6 +50,8 @@ class TestErrors:
             (500, "InternalError", ConnectionFailed, ""),
             (599, "Whatever", ConnectionFailed, ""),
             (418, "Teapot", ProtocolViolation, ""),
+            (403, "Whatever", PermissionDenied, ""),
+            (403, "SecondLevelDomainForbidden", PermissionDenied, "addressing: virtual"),
             (400, "RequestTimeout", TimedOut, ""),
             (400, "BadDigest", IntegrityError, ""),
             (400, "XAmzContentSHA256Mismatch", IntegrityError, ""),
@@ -92,6 +95,16 @@ class TestErrors:
         moment = datetime.now(UTC) + timedelta(seconds=100)
         found = refused(PLACE, refusal_of(503, {"retry-after": f"{moment:%a, %d %b %Y %H:%M:%S} GMT"}, b"")).retry_after
         assert found is not None and 90 < found <= 100
+
+    @pytest.mark.parametrize(
+        ("status", "hint"), [(403, "clock: here it is"), (400, "whether the session token has expired")]
+    )
+    def test_a_head_is_refused_without_a_reason(self, status: int, hint: str) -> None:
+        place = replace(PLACE, method="HEAD")
+        old = {"date": "Sat, 03 Feb 2001 04:05:06 GMT"}
+        assert hint in (refused(place, refusal_of(status, old, b"")).hint or "")
+        now = {"date": f"{datetime.now(UTC):%a, %d %b %Y %H:%M:%S} GMT"}
+        assert "clock" not in (refused(place, refusal_of(status, now, b"")).hint or "")
 
     def test_a_hostile_message(self) -> None:
         body = ("<Error><Code>X</Code><Message>" + "\u202e\n" * 10_000 + "</Message></Error>").encode()

@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from crossdock.errors import Unsupported
 from crossdock.storage.base import WriteOptions
 from crossdock.storage.s3 import probe
 from crossdock.storage.storage import Storage
-from tests.storage.s3.faults import FaultProxy, xml_error
+from tests.storage.s3.faults import FaultProxy, Forward, edit, xml_error
 from tests.storage.s3.places import MIB, BotoPeer, Server, backend, bucket
 
 
@@ -52,6 +54,20 @@ class TestConditionalWrites:
                 assert not await self._learned(proxy, peer, monkeypatch)
                 assert len(proxy.seen) == 1
 
+    @pytest.mark.parametrize("versioned", [False, True])
+    async def test_without_the_right_to_delete(
+        self, moto: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, versioned: bool
+    ) -> None:
+        """What was found out holds; a version that is locked is hidden; and what is left behind is told."""
+        with bucket(moto, versioned=versioned) as peer:
+            async with FaultProxy(moto) as proxy:
+                denied = xml_error(403, "AccessDenied")
+                proxy.fail("DELETE", "versionId=" if versioned else "/", denied, 100, without="uploadId=")
+                async with Storage(backend(proxy, peer.bucket, monkeypatch)) as storage:
+                    assert storage.capabilities.create_new
+                assert len(peer.names()) == (0 if versioned else 1)
+        assert "set 'conditional_writes'" in caplog.text
+
     @pytest.mark.parametrize(("setting", "learned"), [("on", True), ("off", False)])
     async def test_told(self, moto: Server, monkeypatch: pytest.MonkeyPatch, setting: str, learned: bool) -> None:
         with bucket(moto) as peer:
@@ -89,8 +105,40 @@ class TestSent:
                 assert all(sent["x-amz-expected-bucket-owner"] == "123456789012" for sent in proxy.requests)
                 assert all(sent["x-amz-request-payer"] == "requester" for sent in proxy.requests)
                 assert all(sent["accept-encoding"] == "identity" for sent in proxy.requests)
+                assert not any("accept-encoding" in sent["authorization"] for sent in proxy.requests)
                 complete = next(sent for sent in proxy.requests if "x-amz-mp-object-size" in sent)
                 assert complete["x-amz-mp-object-size"] == str(6 * MIB)
+
+    async def test_a_store_that_refuses_headers(self, moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Backblaze does. What can be left out is, from then on; nothing else is sent twice."""
+        name = "x-amz-mp-object-size"
+
+        async def refuse(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            if name not in request.headers:
+                return await edit(lambda _: None)(request, forward)
+            message = f"Unsupported header '{name}' received for this API call."
+            return await xml_error(400, "InvalidArgument", message)(request, forward)
+
+        with bucket(moto) as peer:
+            async with FaultProxy(moto) as proxy:
+                proxy.fail("POST", "uploadId=", refuse, 100)
+                more = {"conditional_writes": "off", "part_size": "5M"}
+                async with Storage(backend(proxy, peer.bucket, monkeypatch, **more)) as storage:
+                    for _ in range(2):
+                        await storage.write_bytes("name", b"x" * (6 * MIB))
+                    assert proxy.count("POST") - proxy.count("uploads=") == 3
+                    proxy.fail("PUT", "/other", xml_error(400, "InvalidArgument", "Unsupported header 'x-amz-tagging'"))
+                    with pytest.raises(Unsupported, match="x-amz-tagging"):
+                        await storage.write_bytes("other", b"x")
+
+    async def test_a_proxy_that_asks_for_compression(self, ceph: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It changes Accept-Encoding, which the store would miss if it were signed."""
+        with bucket(ceph) as peer:
+            async with FaultProxy(ceph) as proxy:
+                proxy.deaf_to = "accept-encoding"
+                async with Storage(backend(proxy, peer.bucket, monkeypatch, conditional_writes="off")) as storage:
+                    await storage.write_bytes("name", b"data")
+                    assert await storage.read_bytes("name") == b"data"
 
     async def test_checksums_where_the_store_keeps_them(self, moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         """As at Amazon, with moto in its place."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import botocore.loaders
 import pytest
 from pydantic import ValidationError
 
@@ -13,6 +14,7 @@ from crossdock.errors import (
 from crossdock.storage.registry import parse_url
 from crossdock.storage.s3 import S3Settings
 from crossdock.storage.s3.backend import S3Backend
+from crossdock.storage.s3.settings import amazon_url
 
 
 class TestSettings:
@@ -39,6 +41,32 @@ class TestSettings:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://s3")
         found.append(settings.service_url)
         assert found == [None, "http://all", "http://s3"]
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "s3:9000")
+        with pytest.raises(ConfigError, match=r"AWS_ENDPOINT_URL_S3.*https://host"):
+            settings.backend("lake")
+
+    @pytest.mark.parametrize(
+        ("url", "amazon"),
+        [
+            (None, True),
+            ("https://s3.dualstack.eu-west-1.amazonaws.com", True),
+            ("https://bucket.vpce-1a.s3.eu-west-1.vpce.amazonaws.com", True),
+            ("https://s3.cn-north-1.amazonaws.com.cn", True),
+            ("https://amazonaws.com.example", False),
+            ("https://notamazonaws.com", False),
+            ("http://127.0.0.1:9000", False),
+        ],
+    )
+    def test_who_is_amazon(self, url: str | None, amazon: bool) -> None:
+        assert S3Settings(bucket="lake", endpoint_url=url).amazon is amazon
+
+    def test_every_partition(self) -> None:
+        loader = botocore.loaders.create_loader()
+        for partition in loader.load_data("partitions")["partitions"]:
+            suffix = partition["outputs"]["dnsSuffix"]
+            for region in partition["regions"]:
+                if not region.startswith("aws-"):
+                    assert amazon_url(region) == f"https://s3.{region}.{suffix}"
 
     @pytest.mark.parametrize(
         "wrong",
@@ -53,6 +81,10 @@ class TestSettings:
             {"secret_access_key": "in the clear", "access_key_id": "x"},
             {"unknown": 1},
             {"bucket": "a/b"},
+            {"endpoint_url": "s3:9000"},
+            {"endpoint_url": "http://s3:99999"},
+            {"endpoint_url": "http://s3:x"},
+            {"endpoint_url": "http://[::1"},
         ],
         ids=str,
     )
@@ -67,7 +99,12 @@ class TestSettings:
             ({"bucket": "a.lake"}, "https://s3.eu-west-1.amazonaws.com/a.lake/a//b%20%2B"),
             ({"addressing": "path"}, "https://s3.eu-west-1.amazonaws.com/lake/a//b%20%2B"),
             ({"endpoint_url": "http://h:9"}, "http://h:9/lake/a//b%20%2B"),
+            ({"endpoint_url": "HTTP://H:9/Sub/"}, "http://h:9/Sub/lake/a//b%20%2B"),
             ({"endpoint_url": "http://h:9", "addressing": "virtual"}, "http://lake.h:9/a//b%20%2B"),
+            (
+                {"endpoint_url": "https://bucket.vpce-1a.s3.eu-west-1.vpce.amazonaws.com"},
+                "https://bucket.vpce-1a.s3.eu-west-1.vpce.amazonaws.com/lake/a//b%20%2B",
+            ),
             ({"region": "cn-north-1"}, "https://lake.s3.cn-north-1.amazonaws.com.cn/a//b%20%2B"),
         ],
         ids=str,

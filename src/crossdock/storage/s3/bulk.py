@@ -282,6 +282,9 @@ class _Line:
             answer = self._answer = connection.getresponse()
         except ssl.SSLError as error:
             raise _gone(error.reason) from error
+        if answer.status < 200:
+            # `http.client` takes it for the answer, which is still to come on this connection.
+            raise http.client.BadStatusLine(f"{answer.status} before the answer")
         self._acknowledge()
         return answer
 

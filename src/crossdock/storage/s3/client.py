@@ -44,6 +44,10 @@ _LARGE = 1024 * 1024
 """Bytes; from here on a body is worth a thread and a connection for such bodies."""
 _MOST_LARGE = 16
 _READ_BUFFER = 256 * 1024
+_DISPENSABLE = frozenset({"x-amz-mp-object-size", "x-amz-copy-if-match"})
+"""Headers that an answer is surer with, left out where they are refused: Backblaze names those it does not take."""
+_AS_IT_IS = {"Accept-Encoding": "identity"}
+"""Not signed, as proxies (Cloudflare's) and Google's store change it on the way."""
 _NOTHING = hashlib.sha256(b"").hexdigest()
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 
@@ -140,7 +144,7 @@ class Client:
         self.retry = RetryPolicy(attempts=5, seconds=120)
         """For what is repeated here because nobody else can: parts, ranges, pages, publication."""
         self.region = "us-east-1"
-        self.amazon = settings.service_url is None
+        self.amazon = settings.amazon
         self.service = settings.service_url or ""
         self.endpoint = backend.endpoint
         self.credentials = CredentialSource(settings, backend.error)
@@ -149,6 +153,8 @@ class Client:
         self._signer: tuple[Keys, _Signer] | None = None
         self._heads_apart = False
         # Set once the store (Swift's eventlet) sends a last chunk after its answer to a HEAD, at which aiohttp fails.
+        self._unknown: set[str] = set()
+        """Of `_DISPENSABLE`, what the store has refused."""
         self._proxies: dict[str, str] = {}
         self._proxy_of: dict[str, str | None] = {}
 
@@ -157,8 +163,7 @@ class Client:
         if self._session is not None:
             return
         self.region = await self.credentials.region()
-        if self.amazon:
-            self.service = amazon_url(self.region)
+        self.service = self.service or amazon_url(self.region)
         self._proxies, self._proxy_of = getproxies(), {}
         settings = self.settings
         tls = await asyncio.to_thread(self._tls)
@@ -197,15 +202,20 @@ class Client:
             await session.close()
 
     def place(self, request: Request) -> Place:
-        """What messages say of a request."""
-        return Place(self.endpoint, request.operation, request.path, request.bucket, request.action, self.service)
+        """What messages say of a request. Whoever names a version needs another right."""
+        action = request.action
+        if "versionId" in request.query and "Version" not in action:
+            action = action.replace("Object", "ObjectVersion")
+        return Place(
+            self.endpoint, request.operation, request.path, request.bucket, action, self.service, request.method
+        )
 
     def url(self, request: Request) -> str:
         """Where a request goes, with every byte of the key as it is."""
         parts = urlsplit(self.service)
         style = self.settings.addressing
         if style == "auto":
-            style = "virtual" if self.amazon and "." not in request.bucket else "path"
+            style = "virtual" if self.settings.service_url is None and "." not in request.bucket else "path"
         if style == "virtual":
             base = f"{parts.scheme}://{request.bucket}.{parts.netloc}{parts.path}/"
         else:
@@ -254,35 +264,42 @@ class Client:
         return self._proxy_of[host]
 
     async def _signed(self, request: Request, url: str) -> dict[str, str]:
-        headers = {"Accept-Encoding": "identity", **request.headers}
-        if self.settings.expected_bucket_owner:
+        headers = {name: value for name, value in request.headers.items() if name not in self._unknown}
+        # What is copied may lie in another's bucket.
+        if self.settings.expected_bucket_owner and request.bucket == self.settings.bucket:
             headers["x-amz-expected-bucket-owner"] = self.settings.expected_bucket_owner
         if self.settings.requester_pays:
             headers["x-amz-request-payer"] = "requester"
         keys = await self.credentials.current()
         if keys is None:
-            return headers
+            return headers | _AS_IT_IS
         if self._signer is None or self._signer[0] is not keys:
             self._signer = (keys, _Signer(keys, "s3", self.region))
         draft = AWSRequest(request.method, url, headers=headers)
         draft.context["sha256"] = await request.body.sha256() if request.body else _NOTHING
         self._signer[1].add_auth(draft)
-        return dict(draft.headers.items())
+        return dict(draft.headers.items()) | _AS_IT_IS
 
     async def stream(self, request: Request, *, allow: Collection[str] = ()) -> tuple[Response | None, Answer]:
         """One try at an answer to be streamed: (the open response, its head), or (None, an allowed refusal)."""
-        for renewed in (False, True):
+        renewed = False
+        while True:
             response = await self.send(request)
-            if response.status < 300:
+            if 200 <= response.status < 300:
                 return response, Answer(response.status, response.headers, b"")
             refusal = refusal_of(response.status, response.headers, await self.body(request, response))
+            unknown = {
+                name for name in _DISPENSABLE - self._unknown if f"Unsupported header '{name}'" in refusal.message
+            }
             if refusal.code == "ExpiredToken" and not renewed:
+                renewed = True
                 self.credentials.renew()
+            elif unknown:
+                self._unknown |= unknown
             elif refusal.code in allow:
                 return None, Answer(refusal.status, refusal.headers, b"", refusal.code)
             else:
-                break
-        raise refused(self.place(request), refusal)
+                raise refused(self.place(request), refusal)
 
     async def body(self, request: Request, response: Response) -> bytes:
         """The rest of an answer, and the end of it. Raises `ProtocolViolation` above 16 MiB."""

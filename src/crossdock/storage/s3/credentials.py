@@ -54,9 +54,12 @@ class CredentialSource:
         """The region that is set, in the environment, or in the profile; us-east-1 if there is none."""
         if self._settings.region:
             return self._settings.region
-        # botocore asks the environment first, even for a profile; its session alone takes 40 ms to load.
-        found = os.environ.get("AWS_DEFAULT_REGION")
-        return found or await self._in_thread(lambda: self._opened().get_config_variable("region")) or "us-east-1"
+        # As botocore, the environment first, even for a profile; its session alone takes 40 ms to load.
+        return _environment_region() or await self._in_thread(self._profile_region)
+
+    def _profile_region(self) -> str:
+        found: str | None = self._opened().get_config_variable("region")
+        return found or "us-east-1"
 
     async def current(self) -> Keys | None:
         """None: requests go unsigned. Raises `AuthenticationFailed`, or `ConnectionFailed` if their source is down."""
@@ -131,7 +134,7 @@ class CredentialSource:
             )
         if settings.role_arn is None:
             return base
-        region = settings.region or session.get_config_variable("region") or "us-east-1"
+        region = settings.region or _environment_region() or self._profile_region()
         fetcher = AssumeRoleCredentialFetcher(
             client_creator=lambda service, **more: session.create_client(service, region_name=region, **more),
             source_credentials=base,
@@ -149,3 +152,8 @@ class CredentialSource:
         except (BotoCoreError, ClientError) as error:
             hint = "check 'profile', 'role_arn' and the environment; 'aws sts get-caller-identity' uses the same chain"
             raise self._error(AuthenticationFailed, "authenticate", "", str(error), hint=hint) from error
+
+
+def _environment_region() -> str | None:
+    """botocore itself knows only the second; Amazon's other tools put the first above it."""
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from crossdock.errors import (
     AlreadyExists,
@@ -32,6 +32,8 @@ from crossdock.storage.s3.wire import parse_xml, texts
 __all__ = ["Place", "Refusal", "changed", "failure", "refusal_of", "refused"]
 
 _LONGEST = 300
+_SKEW = timedelta(minutes=15)
+"""What Amazon allows a signature's clock to be off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Place:
     """The IAM action that it takes, such as "s3:GetObject"."""
     service: str
     """The endpoint's address."""
+    method: str = "GET"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +183,8 @@ def refused(place: Place, refusal: Refusal) -> CrossdockError:
     """The error of an answer."""
     kind = _KIND_OF.get(refusal.code)
     if kind is None:
-        start = refusal.code.partition(".")[0]
-        kind = PermissionDenied if start == "KMS" else ConnectionFailed if refusal.status >= 500 else ProtocolViolation
+        denied = refusal.code.startswith("KMS.") or refusal.status in (401, 403)
+        kind = PermissionDenied if denied else ConnectionFailed if refusal.status >= 500 else ProtocolViolation
     reason = ": ".join(shown(text[:_LONGEST]) for text in (refusal.code, refusal.message) if text)
     request_id = refusal.headers.get("x-amz-request-id")
     if request_id:
@@ -203,6 +206,11 @@ def refused(place: Place, refusal: Refusal) -> CrossdockError:
 
 def _hint(place: Place, refusal: Refusal) -> str | None:
     code, place_of_bucket = refusal.code, f"bucket {place.bucket!r} at {place.service}"
+    here, theirs = datetime.now(UTC), http_date(refusal.headers.get("date"))
+    # A HEAD is refused without a reason.
+    if code == "RequestTimeTooSkewed" or (code == "Forbidden" and theirs and abs(here - theirs) > _SKEW):
+        there = f"{theirs:%Y-%m-%d %H:%M:%S}" if theirs else "unknown"
+        return f"set this machine's clock: here it is {here:%Y-%m-%d %H:%M:%S} UTC, there {there}"
     if code == "NoSuchBucket":
         return f"there is no {place_of_bucket}: check 'bucket' and 'endpoint_url'"
     if code == "InvalidBucketName":
@@ -218,16 +226,15 @@ def _hint(place: Place, refusal: Refusal) -> str | None:
     ):
         if refusal.region:
             return f"set 'region: {shown(refusal.region)}'"
+        if code == "BadRequest" and place.method == "HEAD":
+            return "a HEAD is refused without a reason: check 'region', and whether the session token has expired"
         return "check 'endpoint_url', 'region' and 'addressing'; redirects are not followed"
-    if code == "RequestTimeTooSkewed":
-        theirs = http_date(refusal.headers.get("date"))
-        there = f"{theirs:%Y-%m-%d %H:%M:%S}" if theirs else "unknown"
-        return f"set this machine's clock: here it is {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, there {there}"
     return _HINTS.get(code)
 
 
 _HINTS = {
     "InvalidAccessKeyId": "check the access key and that it belongs to this endpoint",
+    "SecondLevelDomainForbidden": "set 'addressing: virtual', as Alibaba's store demands",
     "SignatureDoesNotMatch": "check the secret key, 'region' and 'addressing'",
     "ExpiredToken": "renew the session: 'aws sso login', or export fresh credentials",
     "TokenRefreshRequired": "renew the session: 'aws sso login', or export fresh credentials",

@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from crossdock.errors import ConfigError
 from crossdock.storage.settings import ByteSize, EndpointSettings, FilePath, Seconds, Secret, query_of
 
 __all__ = ["LARGEST_PART", "MIB", "S3Settings", "amazon_url"]
@@ -18,7 +19,15 @@ GIB = 1024**3
 LARGEST_PART = 5 * GIB
 """Also the largest object that CopyObject takes (Amazon S3 user guide, "multipart upload limits")."""
 
-_SUFFIXES = {"cn-": "amazonaws.com.cn", "us-iso-": "c2s.ic.gov", "us-isob-": "sc2s.sgov.gov"}
+_SUFFIX = "amazonaws.com"
+_SUFFIXES = {
+    "cn-": "amazonaws.com.cn",
+    "eusc-": "amazonaws.eu",
+    "us-iso-": "c2s.ic.gov",
+    "us-isob-": "sc2s.sgov.gov",
+    "us-isof-": "csp.hci.ic.gov",
+    "eu-isoe-": "cloud.adc-e.uk",
+}
 
 
 def _bucket(value: str) -> str:
@@ -29,11 +38,12 @@ def _bucket(value: str) -> str:
 
 def _endpoint_url(value: str) -> str:
     parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or parts.query or parts.fragment:
         raise ValueError("write the endpoint as https://host or https://host:port")
     if parts.username or parts.password:
         raise ValueError("no credentials in the endpoint's URL")
-    return value.rstrip("/")
+    # Hosts are signed in lower case.
+    return parts._replace(netloc=parts.netloc.lower()).geturl().rstrip("/")
 
 
 def _from_query(value: object) -> object:
@@ -66,7 +76,7 @@ class S3Settings(EndpointSettings):
     external_id: str | None = None
     anonymous: bool = False
     addressing: Literal["auto", "path", "virtual"] = "auto"
-    """auto: virtual (bucket.host) at Amazon unless the bucket's name has a dot; path (host/bucket) elsewhere."""
+    """auto: virtual (bucket.host) at Amazon unless the bucket's name has a dot; path (host/bucket) with `endpoint_url`."""
 
     part_size: ByteSize = Field(default=8 * MIB, ge=5 * MIB, le=LARGEST_PART)
     """Bytes. Files up to this size are sent as one request. Parts grow where 10,000 of them would not do."""
@@ -126,9 +136,23 @@ class S3Settings(EndpointSettings):
 
     @property
     def service_url(self) -> str | None:
-        """The endpoint given here or in the environment; None: Amazon's."""
-        found = self.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return found.rstrip("/") if found else None
+        """The endpoint given here or in the environment; None: Amazon's. Raises `ConfigError`."""
+        if self.endpoint_url:
+            return self.endpoint_url
+        for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+            if found := os.environ.get(name):
+                try:
+                    return _endpoint_url(found)
+                except ValueError as error:
+                    raise ConfigError(f"environment variable {name}: {error}") from None
+        return None
+
+    @property
+    def amazon(self) -> bool:
+        """Whether it is Amazon's own, also by a private (VPC) or dual-stack endpoint."""
+        url = self.service_url
+        host = urlsplit(url).hostname or "" if url else f".{_SUFFIX}"
+        return host.endswith(tuple(f".{suffix}" for suffix in (_SUFFIX, *_SUFFIXES.values())))
 
     def looking(self) -> Self:
         return self if self.conditional_writes != "auto" else self.model_copy(update={"conditional_writes": "off"})
@@ -143,5 +167,5 @@ class S3Settings(EndpointSettings):
 
 def amazon_url(region: str) -> str:
     """Amazon's endpoint of a region, in its partition."""
-    suffix = next((suffix for start, suffix in _SUFFIXES.items() if region.startswith(start)), "amazonaws.com")
+    suffix = next((suffix for start, suffix in _SUFFIXES.items() if region.startswith(start)), _SUFFIX)
     return f"https://s3.{region}.{suffix}"
