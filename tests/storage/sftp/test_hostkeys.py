@@ -120,6 +120,21 @@ async def test_a_certificate_authority(signer: asyncssh.SSHKey, good: bool, tmp_
             assert peer.sign_ins == []
 
 
+@pytest.mark.parametrize("pinned", [True, False])
+async def test_an_expired_certificate(pinned: bool, tmp_path: Path) -> None:
+    """Nothing is trusted by it; the key in it still is, if it is known by itself."""
+    certificate = AUTHORITY.generate_host_certificate(ED, "host", principals=["127.0.0.1"], valid_before="20200101")
+    path = tmp_path / "known"
+    path.write_text(f"@cert-authority * {public(AUTHORITY)}\n" + f"* {public(ED)}\n" * pinned)
+    async with serving(keys=[ED], server_host_keys=[(ED, certificate)]) as peer:
+        if pinned:
+            await connects(peer, host_key=None, known_hosts=str(path))
+        else:
+            with pytest.raises(HostKeyMismatch, match=r"nothing that is trusted \(Certificate expired"):
+                await connects(peer, host_key=None, known_hosts=str(path))
+            assert peer.sign_ins == []
+
+
 async def test_a_short_rsa_key_needs_the_legacy_list() -> None:
     async with serving(keys=[SHORT]) as peer:
         with pytest.raises(HostKeyMismatch, match="1024 bits"):

@@ -150,10 +150,12 @@ class Connector:
                 ssh = await attempt(trust.algorithms(kinds, certificates=certificates))
             except _Untrusted as error:
                 reason = error.reason or reason
-                if error.key is None:
-                    break
-                offered.append(error.key)
-                if error.certificate:
+                if error.key is not None:
+                    offered.append(error.key)
+                if error.key is None or error.certificate:
+                    if not certificates:
+                        break
+                    # The key itself may be trusted, whatever was wrong with its certificate.
                     certificates = False
                 else:
                     kinds = [kind for kind in kinds if kind != family(error.key)]
@@ -164,7 +166,7 @@ class Connector:
                 break
             except Throttled:
                 # A server without any further kind of key may just hang up.
-                if not offered:
+                if not offered and reason is None:
                     raise
                 break
             else:
@@ -175,23 +177,21 @@ class Connector:
         raise self._mismatch(target, offered, reason)
 
     def _mismatch(self, target: Target, offered: list[asyncssh.SSHKey], reason: str | None) -> StorageError:
-        shown = (
-            ", ".join(f"{key.get_algorithm()} {key.get_fingerprint()}" for key in offered)
-            or "no key of a kind asked for"
-        )
+        keys = ", ".join(f"{key.get_algorithm()} {key.get_fingerprint()}" for key in offered)
+        shown = f"the host key {keys}" if keys else "nothing that is trusted"
         line = f'host_key: "{offered[0].get_fingerprint()}"' if offered else "host_key"
         place = f"crossdock trust {target.trust.name}"
         if target.trust.empty:
             return self._error(
                 HostKeyMismatch,
-                f"no host key is known for {target.trust.name}; it presents {shown}",
+                f"no host key is known for {target.trust.name}; it presents {keys}",
                 f"compare that with what its operator publishes, then run '{place}' or add '{line}' to the endpoint",
             )
         because = f" ({reason})" if reason else ""
         expected = " or ".join(target.trust.expected) or "a certificate of a trusted authority"
         return self._error(
             HostKeyMismatch,
-            f"{target.trust.name} presents the host key {shown}{because}, expected {expected}; nothing was sent to it",
+            f"{target.trust.name} presents {shown}{because}, expected {expected}; nothing was sent to it",
             f"ask its operator whether the key was changed; if so, run '{place}' or set '{line}' at the endpoint",
         )
 
