@@ -42,6 +42,8 @@ CASES: dict[str, tuple[str | bytes, int, str]] = {
                          "not a name for a flow"),
     "numbers as keys": (flow("to: 'b:', 1.5: x, after: {1e400: x, ~: x, 99999999999999999999: x}"), 3,
                         "flows.f.after.99999999999999999999: unknown key"),
+    "zeros as keys": (flow("to: 'b:', expect: {0: x, match: '*', by: '06:30'}, notify: {mail: {0: [x]}}"), 3,
+                      "0: unknown key"),
     "on, yes": (flow("to: 'b:', on: yes, after: {delete: yes}"), 3, "flows.f.on: unknown key"),
     "no is a name": (HEAD + "  no: {source: 'a:', to: 'b:'}\n", 0, "no: a: → b"),
     "dates": (flow("to: 'b:', expect: {match: 2026-11-20, by: 06:30}"), 0, "1 flow"),

@@ -110,8 +110,7 @@ class _Mending:
 
     def _rename(self, place: Key) -> None:
         mapping = _at(self.data, place[:-1])
-        # A number that is no small whole one is told as its text.
-        value = mapping.pop(next(key for key in mapping if key == place[-1] or str(key) == place[-1]))
+        value = mapping.pop(place[-1])
         inner = model_at(self.model, place[:-1])
         meant = near(str(place[-1]), keys_of(inner)) if inner is not None and isinstance(place[-1], str) else None
         if meant is not None and meant not in mapping:
@@ -203,7 +202,7 @@ def _keys(data: dict[Any, Any] | list[Any]) -> Any:
 
 
 def _copied(data: Any) -> Any:
-    """Mappings and lists of its own; what is in them is shared."""
+    """Mappings and lists of its own; what is in them is shared. Keys are text: a 0 would look like an item's place."""
     if isinstance(data, dict):
-        return {name: _copied(value) for name, value in data.items()}
+        return {str(name): _copied(value) for name, value in data.items()}
     return [_copied(value) for value in data] if isinstance(data, list) else data
