@@ -107,6 +107,23 @@ async def test_create_new_by_hard_link() -> None:
         await storage.write_bytes("x", b"1", WriteOptions(overwrite=False))
         with pytest.raises(AlreadyExists):
             await storage.write_bytes("x", b"2", WriteOptions(overwrite=False))
+        assert sftp.files == {b"/x": b"1"}
+        sftp.hook = lambda kind, body: status(3) if kind == c.REMOVE else link(kind, body)
+        await storage.write_bytes("y", b"2", WriteOptions(overwrite=False))
+        with pytest.raises(PermissionDenied, match="its old one as well"):
+            await storage.rename("y", "z")
+    assert sftp.files.pop(leftovers(sftp)[0]) == b"2"
+    assert sftp.files == {b"/x": b"1", b"/y": b"2", b"/z": b"2"}
+
+
+async def test_a_server_that_refuses_names_with_a_dot() -> None:
+    sftp = FakeSftp()
+    sftp.hook = lambda kind, body: status(3) if kind == c.OPEN and b"/." in body else None
+    async with served(sftp) as (storage, _):
+        with pytest.raises(PermissionDenied, match="needs staging: none"):
+            await storage.write_bytes("x", b"1")
+    async with served(sftp, staging="none") as (storage, _):
+        await storage.write_bytes("x", b"1")
     assert sftp.files == {b"/x": b"1"}
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 
-from crossdock.errors import AlreadyExists, NotADirectory, NotAFile, NotFound
+from crossdock.errors import AlreadyExists, NotADirectory, NotAFile, NotFound, PermissionDenied
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.calls import Calls, kind_of, kind_of_mode
 from crossdock.storage.sftp.codec import text
@@ -14,6 +15,8 @@ from crossdock.storage.sftp.wire import Session, Status, checked
 from crossdock.storage.staging import publish_by_swap
 
 __all__ = ["HARDLINK", "POSIX_RENAME", "make_folders", "make_parents", "move", "publish", "remove", "swap"]
+
+log = logging.getLogger("crossdock.storage.sftp")
 
 POSIX_RENAME, HARDLINK = b"posix-rename@openssh.com", b"hardlink@openssh.com"
 
@@ -33,7 +36,14 @@ async def move(
             await session.status(codec.RENAME, text(old), text(new))
         else:
             checked(await session.extended(HARDLINK, text(old), text(new)), codec.STATUS)
-            await session.status(codec.REMOVE, text(old))
+            try:
+                await session.status(codec.REMOVE, text(old))
+            except Status as error:
+                reason = "it has this name now, and its old one as well, which the server does not remove"
+                left = calls.backend.error(PermissionDenied, operation, shown, reason)
+                if operation != "write":
+                    raise left from error
+                log.warning("%s", left)
     except Status as error:
         raise await not_moved(calls, session, operation, shown, error, overwrite=overwrite) from error
 
