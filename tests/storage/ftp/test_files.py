@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from crossdock.errors import (
+    ConnectionFailed,
     NotFound,
     ProtocolViolation,
     StorageError,
@@ -17,7 +18,17 @@ from crossdock.errors import (
 from crossdock.storage.base import Expect, WriteOptions
 from tests.conftest import running
 from tests.servers import FtpServer, Proftpd, PureFtpd, Vsftpd
-from tests.storage.ftp.places import DATA, opened, round_trip
+from tests.storage.ftp.places import DATA, backend_of, opened, round_trip
+
+_receive = ssl.SSLSocket.recv_into
+
+
+def ragged(self: ssl.SSLSocket, *arguments: Any) -> int:
+    """As if the goodbye had been cut off."""
+    found = _receive(self, *arguments)
+    if not found:
+        raise ssl.SSLEOFError
+    return found
 
 
 @pytest.mark.parametrize("there", [0, 1_000_000, 1_999_999, 2_500_000])
@@ -47,14 +58,6 @@ async def test_where_no_size_is_told_tls_has_to_say_goodbye(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without either, whoever sits in between could cut the file short. A link, for one, has no size of its own."""
-    receive = ssl.SSLSocket.recv_into
-
-    def ragged(self: ssl.SSLSocket, *arguments: Any) -> int:
-        found = receive(self, *arguments)
-        if not found:
-            raise ssl.SSLEOFError
-        return found
-
     with running(request.config, Vsftpd("explicit", config=("cmds_denied=SIZE",))) as server:
         (server.folder / "name").write_bytes(DATA)
         (server.folder / "link").symlink_to("name")
@@ -62,9 +65,26 @@ async def test_where_no_size_is_told_tls_has_to_say_goodbye(
             assert (await storage.stat("link")).size is None
             assert await storage.read_bytes("link", limit=len(DATA)) == DATA
             monkeypatch.setattr(ssl.SSLSocket, "recv_into", ragged)
+            backend_of(storage).calls.pool.account.learned.goodbyes = False
             assert await storage.read_bytes("name", limit=len(DATA)) == DATA
             with pytest.raises(Truncated, match="TLS ended without its goodbye"):
                 await storage.read_bytes("link", limit=len(DATA))
+
+
+async def test_a_listing_has_to_end_with_tls_s_goodbye_where_others_did(
+    vsftpd: Vsftpd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(vsftpd) as storage:
+        learned = backend_of(storage).calls.pool.account.learned
+        learned.goodbyes = False
+        with monkeypatch.context() as patch:
+            patch.setattr(ssl.SSLSocket, "recv_into", ragged)
+            # It may be one of those that never say it.
+            [entry async for entry in storage.scan("")]
+        [entry async for entry in storage.scan("")]
+        monkeypatch.setattr(ssl.SSLSocket, "recv_into", ragged)
+        with pytest.raises(ConnectionFailed, match="may be cut short"):
+            [entry async for entry in storage.scan("")]
 
 
 @pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)

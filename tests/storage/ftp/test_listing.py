@@ -14,7 +14,7 @@ from crossdock.errors import (
     ProtocolViolation,
 )
 from crossdock.testing.fault_ftp import FaultyFtpServer
-from tests.storage.ftp.places import DATA, faulty
+from tests.storage.ftp.places import DATA, FACTS, faulty
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,22 @@ async def test_a_listing_that_is_cut_is_an_error(server: FaultyFtpServer, cut: i
     server.faults.cut_download, server.faults.how = cut, how
     async with faulty(server, timeout=0.3) as storage:
         with pytest.raises(CrossdockError):
+            [entry async for entry in storage.scan("")]
+
+
+@pytest.mark.parametrize("features", [FACTS, ("SIZE", "MDTM")], ids=["MLSD", "LIST"])
+async def test_a_listing_that_is_cut_within_a_line_is_an_error(
+    server: FaultyFtpServer, features: tuple[str, ...]
+) -> None:
+    """By what lies between, so that the server itself calls it complete: the name is cut as well."""
+    server.features = features
+    (server.folder / "name1").touch()
+    (server.folder / "name10").touch()
+    async with faulty(server) as storage:
+        whole = [entry async for entry in storage.scan("")]
+        assert [entry.path for entry in whole] == ["name1", "name10"]
+        server.faults.cut_download = {"MLSD": 93, "LIST": 118}["MLSD" if features is FACTS else "LIST"]
+        with pytest.raises(ProtocolViolation, match="line without an end"):
             [entry async for entry in storage.scan("")]
 
 

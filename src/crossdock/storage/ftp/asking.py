@@ -12,7 +12,7 @@ from crossdock.storage.ftp import data
 from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.dialects import Listing, facts_of, parse_time
 from crossdock.storage.ftp.faults import kind_of_refusal
-from crossdock.storage.ftp.wire import IsFile, IsFolder, Missing, Refused, Reply, Violation
+from crossdock.storage.ftp.wire import IsFile, IsFolder, Lost, Missing, Refused, Reply, Violation
 
 __all__ = [
     "kind_of",
@@ -45,7 +45,7 @@ def questions(connection: Connection, name: bytes) -> tuple[bytes, ...]:
     """What `look` asks, for those who send something else along with it; `understood` takes the replies."""
     if "MLST" in connection.features:
         # ProFTPD's MLST takes a link for a file as long as the link's target is named; its SIZE follows it.
-        measured = (b"SIZE " + name,) if "proftpd" in connection.features.greeting.lower() else ()
+        measured = (b"SIZE " + name,) if connection.features.server == "proftpd" else ()
         return b"MLST " + name, *measured
     # Twisted's server and others tell of a folder's size as well.
     entered = () if connection.features.vsftpd else (b"CWD " + (name or b"/"),)
@@ -216,6 +216,9 @@ def _fetch(connection: Connection, command: bytes, listing: Listing, *, facts: b
     while block := stream.read(_BLOCK):
         listing.add(block)
     reply = data.finish(connection, stream)
+    connection.learned.goodbyes = connection.learned.goodbyes or stream.ragged is False
+    if stream.ragged and connection.learned.goodbyes:
+        raise Lost("TLS ended without its goodbye, which this server has said before: the listing may be cut short")
     if "truncated" in reply.text.lower():
         raise Violation(f"the server cut the listing off ({reply}); Pure-FTPd does so by its option -L")
     listing.rewind()

@@ -26,6 +26,8 @@ __all__ = ["Connection", "Features", "Learned"]
 T = TypeVar("T")
 _ALTERED = re.compile(r"[\x00-\x1f\x7f]| (?=/|$)")
 _ALTERED_BY_SOME = re.compile(r'[\x00-\x1f\x7f\\"]| (?=/|$)')
+_VSFTPD = frozenset(("EPRT", "EPSV", "MDTM", "PASV", "REST", "SIZE", "TVFS"))
+"""What it offers, and no more, apart from TLS and UTF8."""
 _GRACE = 5.0
 """Seconds in which a cancelled command may still get its answer, so that its effect is known."""
 
@@ -36,13 +38,15 @@ class Learned:
 
     queues: bool | None = None
     """Commands that were sent along with a transfer were answered in their turn. None: not tried."""
+    goodbyes: bool = False
+    """A data connection has ended with TLS's goodbye, which not every server says."""
     extended: bool | None = None
     """The ports that EPSV names can be reached; False: those that PASV names alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What FEAT (RFC 2389) and the greeting tell."""
+    """What FEAT (RFC 2389) and the greeting tell. Many a server is told to greet in words of its operator's own."""
 
     names: frozenset[str] = frozenset()
     arguments: dict[str, str] = field(default_factory=dict)
@@ -54,14 +58,24 @@ class Features:
         return name in self.names
 
     @property
+    def server(self) -> str:
+        """Which one it is, of those whose ways are known, by its greeting or by what it alone offers; "": another."""
+        greeting = self.greeting.lower()
+        found = next((name for name in ("vsftpd", "proftpd", "pure-ftpd", "pyftpdlib") if name in greeting), "")
+        if not found and self.names - {"AUTH", "PBSZ", "PROT", "UTF8"} == _VSFTPD:
+            return "vsftpd"
+        if not found and "MFF" in self.names and "unix.groupname" in self.arguments.get("MLST", "").lower():
+            return "proftpd"
+        return found
+
+    @property
     def vsftpd(self) -> bool:
-        return "vsftpd" in self.greeting.lower()
+        return self.server == "vsftpd"
 
     @property
     def replaces(self) -> bool:
         """Known to rename by rename(2), which replaces in one step; of others it is not known."""
-        lowered = self.greeting.lower()
-        return self.vsftpd or "pure-ftpd" in lowered or "pyftpdlib" in lowered
+        return self.server in ("vsftpd", "pure-ftpd", "pyftpdlib")
 
     def alters(self, path: str) -> bool:
         """Whether the server might store a file under another name than this.
@@ -72,17 +86,17 @@ class Features:
         if self.verbatim:
             return False
         # Pure-FTPd refuses what looks like a path of Windows, by itself.
-        return (_ALTERED if "pure-ftpd" in self.greeting.lower() else _ALTERED_BY_SOME).search(path) is not None
+        return (_ALTERED if self.server == "pure-ftpd" else _ALTERED_BY_SOME).search(path) is not None
 
     @property
     def verbatim(self) -> bool:
         """Known to store every name as it was sent."""
-        return self.vsftpd or any(name in self.greeting.lower() for name in ("proftpd", "pyftpdlib"))
+        return self.server in ("vsftpd", "proftpd", "pyftpdlib")
 
     @property
     def takes_bytes(self) -> bool:
         """Known to store names that are no UTF-8; pyftpdlib, for one, writes U+FFFD for what it cannot decode."""
-        return self.vsftpd or any(name in self.greeting.lower() for name in ("proftpd", "pure-ftpd"))
+        return self.server in ("vsftpd", "proftpd", "pure-ftpd")
 
     @property
     def lists_hidden(self) -> bool:
@@ -102,14 +116,14 @@ class Features:
     def careless(self) -> bool:
         """It may take a file before it has looked for its folder, or put it in the place of a folder.
 
-        Servers made with Go's goftp do, rclone's among them. Those known by their greeting look first.
+        Servers made with Go's goftp do, rclone's among them. Those that are known look first.
         """
         return not (self.replaces or self.verbatim)
 
     @property
     def telnet_escape(self) -> bytes | None:
         """What stands for the byte 255, which begins a Telnet command (RFC 854); None: not known of this server."""
-        if "proftpd" in self.greeting.lower():
+        if self.server == "proftpd":
             return b"\xff\xff"
         return b"\xff" if self.vsftpd else None
 

@@ -21,7 +21,10 @@ def server_of(connection: Connection) -> str:
     how = secured.version() if isinstance(secured, ssl.SSLSocket) else "clear text"
     features = connection.features
     listed = ", ".join(sorted(features.names)) if features.known else "it does not say"
-    return f"{features.greeting.strip('- ')[:80]}; {how}; features: {listed}"
+    greeting = features.greeting.strip("- ")[:80]
+    if features.server not in greeting.lower():
+        greeting += f" ({features.server}, by its features)"
+    return f"{greeting}; {how}; features: {listed}"
 
 
 def remarks(settings: FtpSettings, connection: Connection) -> Iterator[tuple[str, str, str | None]]:

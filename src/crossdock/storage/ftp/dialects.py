@@ -131,8 +131,9 @@ class Listing:
             line = self._spool.readline(_MOST_LINE)
             if not line:
                 break
-            if len(line) == _MOST_LINE:
-                raise Violation("a listing with a line without an end")
+            if not line.endswith(b"\n"):
+                # What follows may be missing as well, though the server calls it complete.
+                raise Violation(f"a listing with a line without an end: {line[:100]!r}")
             parsed = parse(line.rstrip(b"\r\n"))
             if parsed is None:
                 continue

@@ -20,8 +20,8 @@ class Data:
         self._timeout = timeout
         self._ended = False
         self._buffer = bytearray()
-        self.ragged = False
-        """TLS ended without its goodbye: nothing proves that the end is the end."""
+        self.ragged: bool | None = None
+        """TLS ended without its goodbye: nothing proves that the end is the end. None: clear text, or not yet there."""
         self.told: int | None = None
         """Bytes of the file that the server has opened, as it says in agreeing; a name may be another file's by now."""
 
@@ -54,7 +54,11 @@ class Data:
         filled = 0
         with memoryview(self._buffer) as view:
             try:
-                while filled < size and (got := secured.recv_into(view[filled:size])):
+                while filled < size:
+                    got = secured.recv_into(view[filled:size])
+                    if not got:
+                        self.ragged = False
+                        break
                     filled += got
             except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
                 self.ragged = isinstance(error, ssl.SSLEOFError)
