@@ -75,7 +75,7 @@ def test_a_passive_address_that_is_wrong_does_no_harm(
 def test_modes_that_the_server_refuses(request: pytest.FixtureRequest, doctor: Doctor) -> None:
     with running(request.config, Vsftpd("none", config=("pasv_enable=NO",))) as server:
         doctor.finds(
-            server, ("list", "EPSV: 550", "pasv_enable=YES.*mode: active"), ("write", "EPSV", "pasv_enable=YES")
+            server, ("list", "PASV: 550", "pasv_enable=YES.*mode: active"), ("write", "PASV", "pasv_enable=YES")
         )
         assert doctor(server, mode="active").code == 0
     with running(request.config, Vsftpd("none", config=("port_enable=NO",))) as server:
@@ -196,3 +196,40 @@ def test_no_reading(request: pytest.FixtureRequest, doctor: Doctor, kind: type[F
     with running(request.config, kind("none", config=(config,))) as server:
         said, mend = "RETR: 550", "vsftpd download_enable=YES, ProFTPD <Limit READ>"
         doctor.finds(server, *((name, said, mend) for name in ("read", "overwrite", "rename")))
+
+
+def test_a_server_that_only_sends_whole_files(request: pytest.FixtureRequest, doctor: Doctor) -> None:
+    with running(request.config, Proftpd("none", config=("AllowRetrieveRestart off",))) as server:
+        result = doctor(server)
+        assert result.code == 0, result.out
+        assert "what breaks off begins anew" in result.out
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [(Proftpd, ("MaxStoreFileSize 10 Kb",)), (PureFtpd, ("-n", "10:1"))],
+    ids=["proftpd", "pureftpd"],
+)
+def test_no_room_is_not_mended_by_other_settings(
+    request: pytest.FixtureRequest, doctor: Doctor, kind: type[FtpServer], config: tuple[str, ...]
+) -> None:
+    """What a small file would pass, a large one does not."""
+    with running(request.config, kind("none", config=config)) as server:
+        if kind is PureFtpd:
+            (server.folder / "full").write_bytes(bytes(900_000))
+            (server.folder / ".ftpquota").write_text("1 900000\n")
+        doctor.finds(server, ("write", "552", "free space there, or raise the quota"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [(Vsftpd, "force_anon_logins_ssl=NO"), (Proftpd, "TLSRequired data")],
+    ids=["vsftpd", "proftpd"],
+)
+def test_data_in_clear_text_to_a_server_that_insists_on_tls_for_it(
+    request: pytest.FixtureRequest, doctor: Doctor, kind: type[FtpServer], config: str
+) -> None:
+    with running(request.config, kind("explicit", config=(config,))) as server:
+        mend = "^the server insists on TLS for data connections: write type: ftpes$"
+        doctor.finds(server, ("list", "522", mend), ("write", "522", mend), type="ftp", ca_file=None)
+        assert doctor(server).code == 0

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.ftp.doctor import ALL, SERVERS, Doctor
+from tests.cli.ftp.doctor import ALL, SERVERS, Doctor, denied
 from tests.conftest import running
 from tests.servers import FtpServer, Proftpd, PureFtpd, Vsftpd
 from tests.servers.ftp import Tls, write_certificate
@@ -199,3 +199,38 @@ def test_too_many_connections(
         greeted(server, b"421"),
     ):
         doctor.refused(server, "421", "max_connections.*max_per_ip.*MaxClients.*-C", code=5)
+
+
+def test_a_machine_that_is_not_admitted(request: pytest.FixtureRequest, doctor: Doctor) -> None:
+    with running(request.config, Proftpd("none", config=(denied("LOGIN"),))) as server:
+        doctor.refused(server, "the server closed the connection", "does not admit this machine.*<Limit LOGIN>", code=5)
+
+
+def test_an_account_that_is_admitted_in_clear_text_alone(request: pytest.FixtureRequest, doctor: Doctor) -> None:
+    config = ("allow_anon_ssl=NO", "force_anon_logins_ssl=NO", "force_anon_data_ssl=NO")
+    with running(request.config, Vsftpd("explicit", config=config)) as server:
+        doctor.refused(server, "USER: 530", "allow_anon_ssl=YES, or write type: ftp$", code=7)
+
+
+def test_ciphers_that_are_not_sound(request: pytest.FixtureRequest, doctor: Doctor) -> None:
+    config = ("TLSCipherSuite AES128-SHA", "TLSProtocol TLSv1.2")
+    with running(request.config, Proftpd("explicit", config=config)) as server:
+        doctor.refused(
+            server, "HANDSHAKE_FAILURE", "client_certificate; or it offers no cipher.*ssl_ciphers=HIGH", code=5
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [(Vsftpd, "ftpd_banner=Welcome to ACME"), (Proftpd, "ServerIdent off")],
+    ids=["vsftpd", "proftpd"],
+)
+def test_a_server_that_does_not_say_what_it_is(
+    request: pytest.FixtureRequest, doctor: Doctor, kind: type[FtpServer], config: str
+) -> None:
+    """It is known by what it offers, and used as if it had said so."""
+    with running(request.config, kind("none", config=(config,))) as server:
+        result = doctor(server)
+        assert result.code == 0, result.out
+        assert f"({kind.name}, by its features)" in result.out
+        assert "no MFMT" not in result.out

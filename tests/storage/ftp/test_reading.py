@@ -162,13 +162,18 @@ async def test_a_reader_that_is_left_takes_its_connection_along(server: FaultyFt
     assert server.accepted == 2
 
 
-async def test_a_server_that_does_not_go_on_in_the_middle(server: FaultyFtpServer) -> None:
-    """It tells of no features at all, so that only trying shows it: then all of a file is asked for again."""
-    server.faults.replies = dict.fromkeys(("FEAT", "REST"), "502 no")
+@pytest.mark.parametrize("replies", [{"REST": "502 no"}, {"RETR": "451 /x: Restart not permitted, try again"}])
+async def test_a_server_that_does_not_go_on_in_the_middle(server: FaultyFtpServer, replies: dict[str, str]) -> None:
+    """It tells of no features at all, so that only trying shows it: then all of a file is asked for again.
+
+    ProFTPD with AllowRetrieveRestart off refuses RETR after it has agreed to REST.
+    """
+    server.faults.replies = {"FEAT": "502 no"} | replies
     (server.folder / "x").write_bytes(b"12345")
     async with faulty(server) as storage:
         assert storage.capabilities.read_offset
         with pytest.raises(Truncated, match="does not go on at byte 3"):
             await backend_of(storage).begin_read("x", offset=3)
         assert not backend_of(storage).capabilities.read_offset
+        server.faults.replies.pop("RETR", None)
         assert await storage.read_bytes("x") == b"12345"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -18,6 +19,9 @@ from crossdock.storage.ftp.writer import FtpWriter
 from crossdock.storage.staging import publish_by_swap, staged_path, still_staged, token_of, undo_swap
 
 __all__ = ["FtpBackend"]
+
+_RESTART = re.compile(r"REST: |restart (?:is )?not", re.IGNORECASE)
+"""ProFTPD with AllowRetrieveRestart off agrees to REST, and refuses RETR: "451 Restart not permitted, try again"."""
 
 
 class FtpBackend(Backend):
@@ -95,7 +99,7 @@ class FtpBackend(Backend):
             await reader.open(pin)
         except BaseException as error:
             await reader.close()
-            if isinstance(error.__cause__, Refused) and error.__cause__.command == "REST":
+            if offset and isinstance(error.__cause__, Refused) and _RESTART.search(str(error.__cause__)):
                 self.calls.cannot_restart()
                 reason = f"the server does not go on at byte {offset} ({error.__cause__})"
                 hint = "it is tried again from the start"

@@ -30,7 +30,7 @@ __all__ = ["TOO_MANY", "Connector"]
 log = logging.getLogger("crossdock.storage.ftp")
 
 TOO_MANY = re.compile(r"too many|maximum|max(?:imum)? number|limit|already|connections? from|full", re.IGNORECASE)
-_WANTS_TLS = re.compile(r"\b(?:ssl|tls|encrypt\w*|clear ?text|auth command|secure)\b", re.IGNORECASE)
+_WANTS_TLS = re.compile(r"\b(?:ssl|tls|encrypt\w*|clear ?text|auth command|secure(?! anonymous))\b", re.IGNORECASE)
 _REFUSED_HINT = (
     "check user and password with the server's operator; an account that is not admitted gets the same answer "
     "(vsftpd userlist_file, local_enable=YES and the account's shell; ProFTPD RequireValidShell and <Limit LOGIN>; "
@@ -217,7 +217,10 @@ class Connector:
         if "WRONG_VERSION" in str(error):
             return "the server left TLS, as vsftpd does to report a mistake in its own settings: ask its operator"
         if connection.wire_is_fresh and self._settings.security != "implicit":
-            return "check host and port; if the server expects TLS from the first byte (port 990), write type: ftps"
+            return (
+                "check host and port; if the server expects TLS from the first byte (port 990), write type: ftps; "
+                "if it does not admit this machine, ask its operator (ProFTPD <Limit LOGIN>, hosts.deny, a firewall)"
+            )
         return "check host, port and firewall; it is tried again"
 
     def _hint_for_tls(self, error: NotTls) -> str:
@@ -227,7 +230,10 @@ class Connector:
         if "VERSION" in reason or "UNSUPPORTED_PROTOCOL" in reason:
             return "the server must offer TLS 1.2 or later: ask its operator"
         if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
-            return "the server may ask for a client certificate: set client_certificate"
+            return (
+                "the server may ask for a client certificate: set client_certificate; or it offers no cipher that is "
+                "sound: ask its operator (vsftpd ssl_ciphers=HIGH, ProFTPD TLSCipherSuite, Pure-FTPd -J)"
+            )
         return "check type, host and port"
 
     def _refused(self, name: str, error: Refused) -> StorageError:
@@ -237,6 +243,9 @@ class Connector:
             options = "vsftpd max_clients and max_per_ip, ProFTPD MaxClientsPerUser and the like, Pure-FTPd -c and -C"
             hint = f"lower 'max_connections' at this endpoint, or ask its operator for more ({options})"
             return self._error(Throttled, said, f"{hint}; it is tried again")
+        if "may not use encryption" in reply.text:
+            hint = "the server admits this account in clear text alone: vsftpd allow_anon_ssl=YES, or write type: ftp"
+            return self._error(Unsupported, said, hint)
         if self._settings.security == "none" and _WANTS_TLS.search(reply.text):
             return self._error(Unsupported, said, "the server insists on TLS: write type: ftpes")
         if error.command in ("PBSZ", "PROT"):

@@ -116,6 +116,9 @@ _ACTIVE_HINT = (
     "mode: active needs this machine to be reachable from the server, at any port, and the server to connect "
     "(vsftpd port_enable=YES and connect_from_port_20=NO): leave mode out to let this machine connect instead"
 )
+_WANTS_TLS = re.compile(r"(?:ssl|tls) (?:is )?required|must be encrypted", re.IGNORECASE)
+"""vsftpd force_local_data_ssl, ProFTPD TLSRequired data, pyftpdlib tls_data_required."""
+_WANTS_TLS_HINT = "the server insists on TLS for data connections: write type: ftpes"
 _OWN_HINT = "this machine refuses it: check its limit of open files (ulimit -n) and the space for temporary files"
 _MODE_HINTS = {
     "PASV": "the server refuses passive mode: ask its operator for it (vsftpd pasv_enable=YES), or write mode: active",
@@ -143,7 +146,7 @@ def translated(error: Exception, operation: str, endpoint: str, path: str) -> St
         reply = error.reply
         fallback = PermissionDenied if reply.code >= 500 else ConnectionFailed
         kind = kind_of_refusal(reply) or _CODES.get(reply.code, fallback)
-        hint = _MODE_HINTS.get(error.command)
+        hint = _WANTS_TLS_HINT if _WANTS_TLS.search(reply.text) else _MODE_HINTS.get(error.command)
         if kind is PermissionDenied and error.command in _PERMITS:
             hint = hint_for_permission(error.command)
     elif isinstance(error, (IsFile, IsFolder, Missing)):
