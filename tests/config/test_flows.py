@@ -298,12 +298,12 @@ def test_flows_that_replace_each_others_files(write: Write) -> None:
 
 
 def test_flows_that_take_the_configuration_or_the_ledger(write: Write, tmp_path: Path) -> None:
-    """Archived, they are gone for the next run."""
+    """Archived, they are gone for the next run; what a partner sends under such a name would be the next one's."""
 
-    def said(flow: str, top: str = "") -> str:
+    def said(flow: str, top: str = "", to: str = "lake:") -> str:
         path = write(
             "endpoints: {here: {type: local, root: .}, up: {type: local, root: ..}, lake: {type: s3, bucket: lll}}\n"
-            f"flows: {{f: {{{flow}, to: 'lake:'}}}}\n{top}"
+            f"flows: {{f: {{{flow}, to: '{to}'}}}}\n{top}"
         )
         try:
             found = load(path).warnings
@@ -319,6 +319,12 @@ def test_flows_that_take_the_configuration_or_the_ledger(write: Write, tmp_path:
     assert "'crossdock.db', and deletes" in said("source: 'here:', after: {delete: true}, exclude: crossdock.yaml")
     assert "'crossdock.db-wal', and" in said("source: 'here:', after: {delete: true}, include: ['*wal', x]")
     assert "such as 'l/x.db'" in said("source: 'here:', exclude: crossdock.yaml", "ledger: l/x.db")
+    replaces = "a file called 'crossdock.yaml' would replace crossdock's own at here:. "
+    own = "Next: let what comes from others go to a folder of its own: 'here:in/'"
+    assert said("source: 'lake:'", to="here:") == replaces + own
+    assert said("source: 'lake:'", to="here:{name}") == replaces + own
+    assert "'crossdock.yaml' would replace crossdock's own at up:" in said("source: 'lake:'", to="up:")
+    assert said("source: 'lake:', include: '*.csv'", to="here:") == said("source: 'lake:'", to="here:in/") == ""
     assert said("source: 'here:in'") == ""
     assert said("source: 'here:', after: {delete: true}, exclude: [crossdock.yaml, crossdock.db*]") == ""
     assert said("source: 'here:', after: {delete: true}, include: '*.csv'") == ""
