@@ -71,7 +71,7 @@ async def explain(
     if fails and operation in ("read", "write"):
         reason = f"the server failed and gave no reason ({error})"
         return calls.backend.error(ProtocolViolation, operation, path, reason, hint=hint_for(ProtocolViolation))
-    if creates and not fails and operation == "write" and calls.settings.staging == "rename":
+    if not fails and operation == "write" and calls.settings.staging == "rename" and not calls.openssh:
         hint = f"{plain.hint}; a server that refuses names with a dot in front needs staging: none"
         return calls.backend.error(type(plain), operation, path, plain.reason, hint=hint)
     return plain
