@@ -12,7 +12,7 @@ from crossdock.errors import Unsupported
 from crossdock.storage.base import WriteOptions
 from crossdock.storage.s3 import probe
 from crossdock.storage.storage import Storage
-from tests.storage.s3.faults import FaultProxy, Forward, edit, xml_error
+from tests.storage.s3.faults import FaultProxy, Forward, answer, edit, xml_error
 from tests.storage.s3.places import MIB, BotoPeer, Server, backend, bucket
 
 
@@ -139,6 +139,24 @@ class TestSent:
                 async with Storage(backend(proxy, peer.bucket, monkeypatch, conditional_writes="off")) as storage:
                     await storage.write_bytes("name", b"data")
                     assert await storage.read_bytes("name") == b"data"
+
+    async def test_a_store_that_answers_with_the_object_is_sent_no_tags(
+        self, ceph: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """rclone's does not look at `?tagging`: the tags would become the object's content."""
+        data = b"x" * (6 * MIB)
+        with bucket(ceph) as peer:
+            async with FaultProxy(ceph) as proxy:
+                proxy.fail("GET", "?tagging", answer(200, data, etag='"x"'), 100)
+                more = {"conditional_writes": "off", "part_size": "5M", "tags": {"a": "b"}}
+                async with Storage(backend(proxy, peer.bucket, monkeypatch, **more)) as storage:
+                    await storage.write_bytes("name", data)
+                    await storage.server_copy(storage, "name", "copy")
+                    with pytest.raises(Unsupported, match="keeps no tags"):
+                        await storage.set_tags("name", {"c": "d"}, pin=await storage.stat("name"))
+                assert not [seen for seen in proxy.seen if seen.startswith("PUT") and "?tagging" in seen]
+                assert peer.read("name") == data == peer.read("copy")
+        assert "'name' is without" in caplog.text and "'copy' is without" in caplog.text
 
     async def test_checksums_where_the_store_keeps_them(self, moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         """As at Amazon, with moto in its place."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from mimetypes import MimeTypes
 from urllib.parse import parse_qsl, urlencode
 
-from crossdock.errors import AlreadyExists, InvalidPath, Unsupported
+from crossdock.errors import AlreadyExists, InvalidPath, ProtocolViolation, Unsupported
 from crossdock.storage.base import Backend, Entry, WriteOptions
 from crossdock.storage.http import http_date
 from crossdock.storage.s3.client import Answer, Body, Client, Request
@@ -220,8 +220,40 @@ class Calls:
             return await self.delete(path, key, version=version, repeat=repeat)
         return answer
 
+    async def tags(self, request: Request) -> dict[str, str] | None:
+        """What GetObjectTagging (`request`) answers; None from a store without tags, maybe with the object itself."""
+        allow = ("NoSuchTagSet", "NoSuchTagSetError", "NotImplemented", "MethodNotAllowed")
+        try:
+            answer = await self.client.retry.run(
+                lambda: self.client.call(request, allow=allow), but=(ProtocolViolation,)
+            )
+            if answer.code:
+                return {} if answer.code.startswith("NoSuch") else None
+            if not answer.body and "etag" not in answer.headers:
+                # Ceph, of an object that came in parts.
+                return {}
+            root, space = self.client.xml(request, answer, "Tagging")
+        except ProtocolViolation:
+            if self.client.amazon:
+                raise
+            return None
+        rows = [texts(item, space) for item in root.iter(f"{space}Tag")]
+        return {row.get("Key", ""): row.get("Value", "") for row in rows}
+
+    async def restore_tags(self, path: str, key: str, tagging: str, version: str | None) -> None:
+        """Set tags that the store was sent along with the object, and has forgotten."""
+        query = {"versionId": version, "tagging": ""} if version else {"tagging": ""}
+        request = self.request("GET", "write", path, "s3:GetObjectTagging", key=key, query=query)
+        if await self.tags(request) is None:
+            log.warning("%s: this store keeps no tags: %r is without", self.backend.endpoint, key)
+        else:
+            await self.tag(path, key, tagging, version)
+
     async def tag(self, path: str, key: str, tagging: str, version: str | None) -> None:
-        """Set an object's tags, given as in the header x-amz-tagging."""
+        """Set an object's tags, given as in the header x-amz-tagging.
+
+        Look at `tags` before: a store that does not know them (rclone's) takes the document for the object's content.
+        """
         rows = [element("Tag", [("Key", name), ("Value", value)]) for name, value in parse_qsl(tagging, True)]
         body = f"<Tagging><TagSet>{''.join(rows)}</TagSet></Tagging>".encode()
         digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()

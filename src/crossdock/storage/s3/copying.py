@@ -86,20 +86,13 @@ class Copy:
         count = source.get("x-amz-tagging-count")
         if count == "0":
             return {}
-        request = self._request("GET", "s3:GetObjectTagging", {"tagging": ""})
-        allow = ("NoSuchTagSet", "NoSuchTagSetError", "NotImplemented", "MethodNotAllowed")
         try:
-            answer = await self._calls.client.call(request, allow=allow, repeat=True)
+            return await self._calls.tags(self._request("GET", "s3:GetObjectTagging", {"tagging": ""})) or {}
         except PermissionDenied:
             # Without the right to see tags there is no count either, even if there are some.
             if count is None:
                 return {}
             raise
-        if answer.code:
-            return {}
-        root, space = self._calls.client.xml(request, answer, "Tagging")
-        rows = [texts(item, space) for item in root.iter(f"{space}Tag")]
-        return {row.get("Key", ""): row.get("Value", "") for row in rows}
 
     def _source_headers(self, source: Entry) -> dict[str, str]:
         where = quoted(f"{self._bucket}/{self._source}")
@@ -139,7 +132,7 @@ class Copy:
         if tagging and not self._calls.client.amazon:
             # Ceph does not know the directive.
             version = entry.attributes.get(VERSION)
-            await self._calls.tag(self._path, self._key, tagging["x-amz-tagging"], version)
+            await self._calls.restore_tags(self._path, self._key, tagging["x-amz-tagging"], version)
         return entry
 
     async def _misjudged(self, source: Entry) -> bool:

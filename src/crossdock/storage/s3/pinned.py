@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
-from crossdock.errors import StorageError
+from crossdock.errors import StorageError, Unsupported
 from crossdock.storage.base import Entry
 from crossdock.storage.s3.calls import Calls
 from crossdock.storage.s3.client import Answer
 from crossdock.storage.s3.faults import changed
-from crossdock.storage.s3.wire import VERSION, etag_of, texts
+from crossdock.storage.s3.wire import VERSION, etag_of
 
 __all__ = ["delete_exactly", "delete_pinned", "set_tags"]
 
@@ -65,12 +65,9 @@ async def set_tags(calls: Calls, path: str, tags: Mapping[str, str], pin: Entry)
     version = pin.attributes.get(VERSION) or answer.headers.get("x-amz-version-id")
     query = {"versionId": version, "tagging": ""} if version else {"tagging": ""}
     request = calls.request("GET", "tag", path, "s3:GetObjectTagging", key=key, query=query)
-    found = await calls.client.call(request, allow=("NoSuchTagSet", "NoSuchTagSetError"), repeat=True)
-    old: dict[str, str] = {}
-    if not found.code:
-        root, space = calls.client.xml(request, found, "Tagging")
-        rows = [texts(item, space) for item in root.iter(f"{space}Tag")]
-        old = {row.get("Key", ""): row.get("Value", "") for row in rows}
+    old = await calls.tags(request)
+    if old is None:
+        raise calls.backend.error(Unsupported, "tag", path, "this store keeps no tags", hint="take the tags out")
     merged = {**old, **tags}
     if merged != old:
         await calls.tag(path, key, urlencode(merged), version)

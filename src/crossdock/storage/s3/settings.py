@@ -76,7 +76,7 @@ class S3Settings(EndpointSettings):
     external_id: str | None = None
     anonymous: bool = False
     addressing: Literal["auto", "path", "virtual"] = "auto"
-    """auto: virtual (bucket.host) at Amazon unless the bucket's name has a dot; path (host/bucket) with `endpoint_url`."""
+    """auto: path (host/bucket) with an `endpoint_url` or a dot in the bucket's name; else virtual (bucket.host)."""
 
     part_size: ByteSize = Field(default=8 * MIB, ge=5 * MIB, le=LARGEST_PART)
     """Bytes. Files up to this size are sent as one request. Parts grow where 10,000 of them would not do."""

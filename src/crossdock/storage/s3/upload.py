@@ -121,7 +121,7 @@ class Upload:
         # Ceph takes the tags of an upload in parts and forgets them.
         untagged = answer.headers.get("x-amz-tagging-count", "0") == "0"
         if self._tagging and untagged and not self.calls.client.amazon:
-            await self.calls.tag(self.path, self.key, self._tagging, stored.attributes.get(VERSION))
+            await self.calls.restore_tags(self.path, self.key, self._tagging, stored.attributes.get(VERSION))
         return replace(stored, size=size)
 
     async def abort(self) -> None:
