@@ -20,9 +20,9 @@ __all__ = ["TICK", "ticks", "until_next"]
 log = logging.getLogger("crossdock.engine")
 
 TICK = "tick"
-"""The kind of the ledger's marks: `TICK/NUMBER` for each time that somebody took or kept it, then `TICK/end`."""
-_FIRST, _END = "000000", "end"
-"""Numbers have six digits, and the end sorts after them."""
+"""The kind of the ledger's marks: `TICK/NUMBER` for each time that somebody took or kept it, then `TICK/000000`."""
+_FIRST, _END = 999_999, 0
+"""Numbers count down: the newest mark is the first in the ledger's order, however long a run takes."""
 _NAP = 30.0
 """Seconds of one wait at most: a clock that was set, or a machine that slept, is noticed so soon."""
 _REMEMBERED = timedelta(hours=2)
@@ -89,20 +89,20 @@ class _Run:
     def __init__(
         self, flow: Flow, ledger: Ledger, tick: datetime, clock: Callable[[], datetime], lease: timedelta
     ) -> None:
-        self._flow, self._ledger, self._key, self._clock, self._lease = flow.name, ledger, _key(tick), clock, lease
-        self._number = 0
+        self._flow, self._ledger, self._tick, self._clock, self._lease = flow.name, ledger, tick, clock, lease
+        self._number = _FIRST
 
     async def take(self) -> datetime | None:
         """None: it is ours. Else when to ask again: when the lease of who has it is over, or never, if it has ended."""
         while not await self._hold(self._clock() + self._lease):
-            last = (await self._marks())[-1]
-            number = last.key.rpartition("/")[2]
-            if number == _END:
+            last = next(iter(await self._marks(limit=1)), None)
+            # None: it ended so long ago that it was forgotten meanwhile.
+            if last is None or _number(last) == _END:
                 return datetime.max.replace(tzinfo=UTC)
             until = datetime.fromisoformat(last.value["until"])
             if until > self._clock():
                 return until
-            self._number = int(number) + 1
+            self._number = _number(last) - 1
         return None
 
     async def __aenter__(self) -> None:
@@ -113,10 +113,11 @@ class _Run:
         self._keeping.cancel()
         await asyncio.wait([self._keeping])
         if broken_off is None:
-            await self._ledger.mark(self._flow, TICK, f"{self._key}/{_END}")
-            await self._ledger.unmark(self._flow, TICK, [mark.key for mark in (await self._marks())[1:-1]])
+            await self._ledger.mark(self._flow, TICK, _key(self._tick, _END))
+            while between := [mark.key for mark in await self._marks() if _number(mark) not in (_FIRST, _END)]:
+                await self._ledger.unmark(self._flow, TICK, between)
         elif ours:
-            self._number += 1
+            self._number -= 1
             # A ledger that cannot be told: others find it out when the lease is over.
             with suppress(CrossdockError):
                 await self._hold(self._clock())
@@ -124,19 +125,21 @@ class _Run:
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(self._lease.total_seconds() / 3)
-            self._number += 1
+            self._number -= 1
             with suppress(CrossdockError):
                 if not await self._hold(self._clock() + self._lease):
-                    log.debug("flow %s: the tick of %s: another scheduler has it now", self._flow, self._key)
+                    log.debug("flow %s: the tick of %s: another scheduler has it now", self._flow, self._tick)
                     return
 
     async def _hold(self, until: datetime) -> bool:
         value = {"until": until.astimezone(UTC).isoformat()}
-        return await self._ledger.mark(self._flow, TICK, f"{self._key}/{self._number:06}", value=value)
+        return await self._ledger.mark(self._flow, TICK, _key(self._tick, self._number), value=value)
 
-    async def _marks(self) -> list[Mark]:
-        found = await self._ledger.marks(self._flow, TICK, after=self._key)
-        return [mark for mark in found if mark.key.startswith(f"{self._key}/")]
+    async def _marks(self, limit: int = 1000) -> list[Mark]:
+        """Of this tick, the newest first."""
+        before = _key(self._tick)
+        found = await self._ledger.marks(self._flow, TICK, after=before, limit=limit)
+        return [mark for mark in found if mark.key.startswith(before)]
 
 
 def until_next(trigger: Trigger, now: datetime) -> float:
@@ -156,9 +159,13 @@ async def _forget(flow: Flow, ledger: Ledger, taken: list[datetime], now: dateti
     old = [tick for tick in taken[:-1] if now - tick > _REMEMBERED]
     if len(old) < _DROPPED_TOGETHER:
         return taken
-    await ledger.unmark(flow.name, TICK, [f"{_key(tick)}/{part}" for tick in old for part in (_FIRST, _END)])
+    await ledger.unmark(flow.name, TICK, [_key(tick, number) for tick in old for number in (_FIRST, _END)])
     return taken[len(old) :]
 
 
-def _key(tick: datetime) -> str:
-    return tick.astimezone(UTC).isoformat()
+def _key(tick: datetime, number: int | None = None) -> str:
+    return f"{tick.astimezone(UTC).isoformat()}/{'' if number is None else f'{number:06}'}"
+
+
+def _number(mark: Mark) -> int:
+    return int(mark.key.rpartition("/")[2])
