@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 from crossdock.engine import worker as workers
+from crossdock.errors import LedgerUnavailable
 from crossdock.ledger.base import Lease
 from tests.engine.places import House, flow
 
@@ -48,6 +51,60 @@ async def test_heartbeats_keep_a_lease(home: House) -> None:
                 assert await home.ledger.claim("thief") == []
             home.dst.gates.pop("commit").set()
             assert (await running).delivered == 1
+
+
+async def test_a_slow_ledger_keeps_every_lease(home: House) -> None:
+    """Of many transfers under way: none waits until all the others were asked for."""
+    for number in range(16):
+        await home.put(f"a{number}")
+    home.dst.gates["commit"] = asyncio.Event()
+    beat, asked, full = home.ledger.heartbeat, set[int](), asyncio.Event()
+
+    async def slow(lease: Lease, seconds: float) -> Lease:
+        asked.add(lease.id)
+        if len(asked) == 16:
+            full.set()
+        await full.wait()
+        return await beat(lease, seconds)
+
+    home.ledger.heartbeat = slow  # type: ignore[method-assign, assignment]
+    async with home.engine(flow(), lease=0.2) as engine, asyncio.timeout(10):
+        running = asyncio.create_task(engine.run_once(patience=0))
+        await full.wait()
+        home.dst.gates.pop("commit").set()
+        assert (await running).delivered == 16
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_an_outcome_that_cannot_be_recorded_stops_no_others(home: House, again: bool) -> None:
+    """It is given back, if the ledger is there again; else the run says at its end that it is not known."""
+    for name in ("a", "b", "c"):
+        await home.put(name)
+    delivered, released = home.ledger.delivered, home.ledger.released
+
+    async def fails(lease: Lease, receipt: Mapping[str, Any], *, owed: bool = True) -> None:
+        if lease.transfer.entry.path == "a":
+            raise LedgerUnavailable("full", hint="free some space")
+        await delivered(lease, receipt, owed=owed)
+
+    async def fails_too(lease: Lease, why: str, *, seconds: float = 0.0) -> None:
+        if not again:
+            raise LedgerUnavailable("full", hint="free some space")
+        await released(lease, why, seconds=seconds)
+
+    home.ledger.delivered = fails  # type: ignore[method-assign]
+    home.ledger.released = fails_too  # type: ignore[method-assign]
+    if again:
+        summary = await home.run(flow())
+        assert (summary.delivered, summary.lost, summary.waiting, summary.good) == (2, 1, 1, False)
+    else:
+        with pytest.raises(LedgerUnavailable, match="full"):
+            await home.run(flow())
+    assert [await home.state(name) for name in "abc"] == ["pending" if again else "running", "done", "done"]
+    home.ledger.delivered, home.ledger.released = delivered, released  # type: ignore[method-assign]
+    home.clock.move(61)
+    assert (await home.run(flow())).delivered == 1, "what was published is found, and not sent again"
+    assert home.dst.calls["publish"] == 3
 
 
 async def test_the_end_of_an_attempt_is_no_lost_lease(home: House, caplog: pytest.LogCaptureFixture) -> None:

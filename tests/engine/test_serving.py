@@ -11,7 +11,7 @@ import pytest
 from crossdock.engine.discovery import Discovery
 from crossdock.engine.engine import FileEvent
 from crossdock.engine.serving import serve
-from crossdock.errors import ConnectionFailed, CrossdockError
+from crossdock.errors import ConnectionFailed, CrossdockError, LedgerUnavailable
 from crossdock.flows.flow import Place, Settle, Trigger
 from crossdock.ledger.base import State
 from tests.engine.places import House, flow, lost
@@ -97,6 +97,50 @@ async def test_serve_breaks_off_after_its_grace(home: House) -> None:
     home.dst.gates.clear()
     assert (await home.run(flow(trigger=Trigger(every=3600.0)))).delivered == 1, "broken off is not published"
     assert (home.dst.hold("a"), home.dst.staged) == (b"data", [])
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+async def test_what_is_under_way_outlasts_a_ledger_that_fails(
+    home: House, monkeypatch: pytest.MonkeyPatch, comes_back: bool
+) -> None:
+    """As long as its lease: a database's server is started anew."""
+    monkeypatch.setattr("crossdock.engine.serving._AGAIN", 0.01)
+    monkeypatch.setattr("crossdock.engine.serving._HOUSE", 0.01)
+    monkeypatch.setattr("crossdock.engine.worker._LOOK_AGAIN", 0.01)
+    await home.put("a")
+    home.dst.gates["commit"] = asyncio.Event()
+    ask, refused = home.ledger._ask, 0
+
+    async def away(*_: Any, **__: Any) -> Any:
+        nonlocal refused
+        refused += 1
+        raise LedgerUnavailable("away", hint="wait")
+
+    stop = asyncio.Event()
+    async with home.engine(flow(trigger=Trigger(every=3600.0)), lease=60.0 if comes_back else 0.4) as engine:
+        serving = asyncio.create_task(serve(engine, stop))
+        async with asyncio.timeout(10):
+            while not home.dst.calls["commit"]:
+                await asyncio.sleep(0.01)
+            home.ledger._ask = away  # type: ignore[method-assign]
+            while refused < 10:
+                await asyncio.sleep(0.01)
+            if not comes_back:
+                with pytest.raises(LedgerUnavailable):
+                    await serving
+                assert home.dst.hold("a") is None
+                return
+            home.ledger._ask = ask  # type: ignore[method-assign]
+            home.dst.gates.pop("commit").set()
+            while await home.state("a") != "done":
+                await asyncio.sleep(0.01)
+            assert (await home.transfers())["a", "dst"].attempts == 1
+            await home.put("b")
+            await engine.discover("f")
+            while home.dst.hold("b") is None:
+                await asyncio.sleep(0.01)
+            stop.set()
+            await serving
 
 
 async def test_a_source_that_is_down_at_its_time_is_looked_at_again(

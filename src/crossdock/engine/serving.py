@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Protocol
 
 from crossdock.engine.discovery import Discovery
@@ -13,7 +14,7 @@ from crossdock.engine.engine import Engine, FileEvent
 from crossdock.engine.triggers import ticks, until_next
 from crossdock.engine.verdicts import may_pass
 from crossdock.engine.watch import watch
-from crossdock.errors import CrossdockError, LedgerError
+from crossdock.errors import CrossdockError, LedgerError, LedgerUnavailable
 
 __all__ = ["GRACE", "EventSource", "Looked", "serve"]
 
@@ -21,6 +22,8 @@ log = logging.getLogger("crossdock.engine")
 
 GRACE = 30.0
 """Seconds that a stopped engine waits for the transfers under way; then they are broken off, and left to the next."""
+_AGAIN = 5.0
+"""Seconds until a ledger that failed is asked again."""
 _HOUSE = 60.0
 _PRUNE = 86400.0
 _SOONEST = 1.0
@@ -53,7 +56,8 @@ async def serve(
 ) -> None:
     """Run the flows by their triggers until `stop` is set; then finish what is under way, for `grace` seconds.
 
-    `looked` is told of every look at a source; by default, failures are logged. Raises what the ledger raises.
+    `looked` is told of every look at a source; by default, failures are logged. Raises what the ledger raises, but
+    not while transfers are under way that may outlast its failure.
     """
     await _Serving(engine, list(engine.planners if flows is None else flows), looked).run(stop, sources, grace)
 
@@ -67,11 +71,11 @@ class _Serving:
 
     async def run(self, stop: asyncio.Event, sources: Iterable[EventSource], grace: float) -> None:
         tasks = [asyncio.create_task(self._hear(source)) for source in sources]
-        tasks.append(asyncio.create_task(self._keep_house()))
+        tasks.append(asyncio.create_task(self._outlasting(self._keep_house)))
         for name in self._names:
-            tasks.append(asyncio.create_task(self._tick(name)))
+            tasks.append(asyncio.create_task(self._outlasting(partial(self._tick, name))))
             if self._engine.planner(name).flow.trigger.watch:
-                tasks.append(asyncio.create_task(self._watch(name)))
+                tasks.append(asyncio.create_task(self._outlasting(partial(self._watch, name))))
         stopped = asyncio.create_task(stop.wait())
         working = asyncio.create_task(self._worker.run())
         try:
@@ -88,6 +92,17 @@ class _Serving:
             for task in (*tasks, working, stopped):
                 task.cancel()
             await asyncio.gather(*tasks, working, stopped, return_exceptions=True)
+
+    async def _outlasting(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Begun anew when the ledger fails, while transfers are under way that may outlast that."""
+        while True:
+            try:
+                return await work()
+            except LedgerUnavailable as error:
+                if not self._worker.busy:
+                    raise
+                log.debug("%s", error)
+            await asyncio.sleep(_AGAIN)
 
     async def _hear(self, source: EventSource) -> None:
         async for event in source.events():

@@ -60,6 +60,14 @@ class Worker:
         self._claiming = asyncio.Lock()
         self._change = asyncio.Event()
         self._stopping = False
+        self._ledger_fails = False
+        self._untold: LedgerUnavailable | None = None
+        """Why the ledger does not know what became of an attempt."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether attempts are under way."""
+        return bool(self._at_work)
 
     def wake(self) -> None:
         """Something was added: look now."""
@@ -71,7 +79,10 @@ class Worker:
         self._change.set()
 
     async def run(self, *, until_idle: bool = False) -> None:
-        """Until stopped; with `until_idle`, until nothing can be claimed now. Raises `LedgerUnavailable`.
+        """Until stopped; with `until_idle`, until nothing can be claimed now.
+
+        A ledger that fails is asked again while attempts are under way, as long as their leases last; then raises
+        `LedgerUnavailable`, as at the end of an `until_idle` for an attempt whose outcome could not be recorded.
 
         Cancelled: attempts under way are broken off, leave nothing behind, and are given back to the ledger.
         """
@@ -83,6 +94,8 @@ class Worker:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
             await self._give_back()
+        if until_idle and self._untold is not None:
+            raise self._untold
 
     async def _work(self, until_idle: bool) -> None:
         while (lease := await self._next(until_idle)) is not None:
@@ -92,7 +105,7 @@ class Worker:
             at_work = self._at_work[lease.id] = _AtWork(lease, task)
             try:
                 delivery = await self._courier.attempt(lease)
-            except LeaseLost as error:
+            except (LeaseLost, LedgerUnavailable) as error:
                 log.warning("%s", error)
                 delivery = Delivery(transfer=lease.transfer, what="lost", reason=str(error), error=error)
             except asyncio.CancelledError:
@@ -106,6 +119,13 @@ class Worker:
             finally:
                 del self._at_work[lease.id]
                 at_work.over.set()
+            if isinstance(delivery.error, LedgerUnavailable):
+                try:
+                    await self._ledger.released(lease, "the ledger failed", seconds=_LOOK_AGAIN)
+                except LedgerUnavailable as error:
+                    self._untold = error
+                except LeaseLost:
+                    pass
             self._report(delivery)
             self._change.set()
 
@@ -116,7 +136,7 @@ class Worker:
                     self._change.clear()
                     self._step("R3:before")
                     flows = [flow for flow in self._flows if self._usable(flow)]
-                    found = await self._ledger.claim(self._owner, limit=self._transfers, lease=self._lease, flows=flows)
+                    found = await self._claim(flows)
                     self._step("R3:after")
                     self._claimed.extend(found)
                     await self._set_suspect_apart()
@@ -130,6 +150,15 @@ class Worker:
                 async with asyncio.timeout(_LOOK_AGAIN):
                     await self._change.wait()
         return None
+
+    async def _claim(self, flows: Iterable[str]) -> list[Lease]:
+        try:
+            return await self._ledger.claim(self._owner, limit=self._transfers, lease=self._lease, flows=flows)
+        except LedgerUnavailable:
+            # What is under way may outlast that; once it has ended, or its leases have, there is nothing to wait for.
+            if not self._at_work:
+                raise
+            return []
 
     def _has_suspect(self) -> bool:
         return any(_is_suspect(each.lease) for each in self._at_work.values())
@@ -160,26 +189,29 @@ class Worker:
         while True:
             await asyncio.sleep(self._lease / 4)
             held = [each.lease for each in self._at_work.values()] + list(self._claimed)
-            for lease in held:
-                kept.setdefault(lease.id, loop.time())
-            for lease in held:
-                if not self._holds(lease):
-                    continue
-                try:
-                    await self._ledger.heartbeat(lease, self._lease)
-                except LeaseLost as error:
-                    # It may have come to its own end while the ledger was asked.
-                    if self._holds(lease):
-                        log.warning("%s", error)
-                        self._lose(lease)
-                except LedgerUnavailable as error:
-                    log.warning("%s", error)
-                    if loop.time() - kept[lease.id] > self._lease / 2:
-                        self._lose(lease)
-                else:
-                    kept[lease.id] = loop.time()
-            current = {lease.id for lease in held}
-            kept = {id: at for id, at in kept.items() if id in current}
+            kept = {lease.id: kept.get(lease.id, loop.time()) for lease in held}
+            # All at once: one by one, a slow ledger would let the last of them end.
+            await asyncio.gather(*(self._keep(lease, kept) for lease in held))
+
+    async def _keep(self, lease: Lease, kept: dict[int, float]) -> None:
+        """`kept`: by the loop's time, when each transfer's lease was last known to be ours."""
+        loop = asyncio.get_running_loop()
+        try:
+            await self._ledger.heartbeat(lease, self._lease)
+        except LeaseLost as error:
+            # It may have come to its own end while the ledger was asked.
+            if self._holds(lease):
+                log.warning("%s", error)
+                self._lose(lease)
+        except LedgerUnavailable as error:
+            if not self._ledger_fails:
+                log.warning("%s", error)
+                self._ledger_fails = True
+            if loop.time() - kept[lease.id] > self._lease / 2:
+                self._lose(lease)
+        else:
+            self._ledger_fails = False
+            kept[lease.id] = loop.time()
 
     def _holds(self, lease: Lease) -> bool:
         at_work = self._at_work.get(lease.id)
