@@ -212,6 +212,39 @@ print(json.dumps({"outcomes": [outcome.as_json() for outcome in outcomes], "move
 """
 
 
+_BROKEN = """
+import asyncio
+from crossdock.engine.processes import Pool
+from crossdock.errors import TransferError
+from crossdock.storage.base import Entry
+from crossdock.storage.memory import MemoryBackend
+from crossdock.storage.storage import Storage
+
+class Broken(MemoryBackend):
+    async def begin_read(self, path, *, offset=0, pin=None):
+        raise ZeroDivisionError("a mistake")
+
+pool = Pool(2, lambda: Storage(Broken("a")), lambda: Storage(MemoryBackend("b")))
+
+async def main():
+    async with pool, asyncio.timeout(20):
+        for _ in range(3):
+            try:
+                await pool("a", "a", Entry(path="a", size=1), lambda size: None)
+            except TransferError as error:
+                print(error.message)
+
+asyncio.run(main())
+"""
+
+
+def test_a_mistake_in_a_process_is_waited_for_by_nobody() -> None:
+    """It is told by a traceback, and what the process was to move has failed."""
+    done = subprocess.run([sys.executable, "-c", _BROKEN], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["copy a: the process that was to move it has ended"] * 3
+    assert done.stderr.count("ZeroDivisionError: a mistake") == 2
+
+
 def test_several_processes_move_the_same_tree(tmp_path: Path) -> None:
     """Each process has its own connections; outcomes, errors and progress come back to the one who asked."""
     ours, theirs = tmp_path / "a", tmp_path / "b"

@@ -219,6 +219,10 @@ async def _serve(
                 word = "done"
             except CrossdockError as error:
                 result, word = error, "failed"
+            except Exception:
+                # A mistake in the program: the parent must not wait for this process.
+                writer.close()
+                raise
             if told[1]:
                 writer.write(_packed((number, "moved", int(told[1]))))
             writer.write(_packed((number, word, result)))
