@@ -108,7 +108,8 @@ async def test_siblings_of_many_hosts_end_at_once(postgres: Postgres, schema: st
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%FOR UPDATE OF o%'"
         )
         while await raw.fetchval(waiting) < 2:
-            await asyncio.sleep(0)
+            # What a transaction has seen of the others it sees again, unless it asks for more.
+            await raw.execute("SELECT pg_stat_clear_snapshot()")
         await raw.execute("ROLLBACK")
         await asyncio.gather(*ending)
         assert [(await got(ledger, id)).state for id in ids] == [State.DELIVERED, State.DONE, State.DONE]
@@ -121,6 +122,53 @@ async def test_no_server(schema: str) -> None:
         await PostgresLedger(f"postgresql://tester:hunter2@{LOOPBACK}:{port}/x").open()
     assert caught.value.hint
     assert "hunter2" not in str(caught.value)
+
+
+async def test_a_server_that_falls_silent_is_given_up_in_time(postgres: Postgres, schema: str) -> None:
+    """Its machine, or the way to it, is gone without a word; also by those who wait for a connection of their own."""
+    open_ = asyncio.Event()
+    open_.set()
+    relays: list[asyncio.Task[None]] = []
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await open_.wait()
+            writer.write(data)
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(LOOPBACK, postgres.port)
+        relays.extend(asyncio.create_task(pass_on(*ends)) for ends in ((reader, there[1]), (there[0], writer)))
+
+    async with await asyncio.start_server(relay, LOOPBACK, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        dsn = f"postgresql://{postgres.user}@{LOOPBACK}:{port}/postgres"
+        async with PostgresLedger(dsn, schema=schema, connections=1, timeout=0.5) as ledger:
+            await add(ledger)
+            open_.clear()
+            async with asyncio.timeout(20):
+                told = await asyncio.gather(*(add(ledger, f"f{n}") for n in range(5)), return_exceptions=True)
+                assert [type(each) for each in told] == [LedgerUnavailable] * 5
+                assert "no answer in time" in str(told[0])
+                open_.set()
+                await add(ledger, "g")
+                assert len(await ledger.find(Query(name="g"))) == 1
+        for each in relays:
+            each.cancel()
+        await asyncio.gather(*relays, return_exceptions=True)
+
+
+async def test_isolation_is_ours_not_the_databases(postgres: Postgres, schema: str, raw: Any) -> None:
+    """Two that change one row wait for each other, where a stricter level would refuse the second."""
+    await raw.execute("ALTER ROLE CURRENT_USER SET default_transaction_isolation = 'serializable'")
+    try:
+        async with PostgresLedger(postgres.dsn, schema=schema) as ledger:
+            await add(ledger)
+            lease = await claim_one(ledger)
+            await asyncio.gather(*(ledger.heartbeat(lease, 60 + number) for number in range(50)))
+            assert (await got(ledger, lease.id)).state is State.RUNNING
+    finally:
+        await raw.execute("ALTER ROLE CURRENT_USER RESET default_transaction_isolation")
 
 
 async def test_a_lost_connection_is_told_and_replaced(postgres: Postgres, schema: str, raw: Any) -> None:

@@ -29,6 +29,8 @@ T = TypeVar("T")
 _QUERIES = load("postgres")
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z]\w*)")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_CONNECTING = 15.0
+"""Seconds for a new connection."""
 _TRIES = 5
 """Of a claim that met another one at the same place."""
 _PASSING = (
@@ -76,6 +78,7 @@ class PostgresLedger(SqlLedger):
                 # With a minimum the pool would keep it up by itself, and print tracebacks while the server is away.
                 min_size=0,
                 max_size=self._connections,
+                timeout=min(_CONNECTING, self._timeout),
                 command_timeout=self._timeout,
                 statement_cache_size=0,
                 max_inactive_connection_lifetime=300,
@@ -123,7 +126,7 @@ class PostgresLedger(SqlLedger):
             yield
         except _PASSING as error:
             raise LedgerUnavailable(
-                f"{operation} in ledger {self.where}: {error or type(error).__name__}",
+                f"{operation} in ledger {self.where}: {str(error) or 'no answer in time'}",
                 hint="see that the database server runs and can be reached; nothing is taken on until then",
             ) from error
         except asyncpg.PostgresError as error:
@@ -135,9 +138,11 @@ class PostgresLedger(SqlLedger):
         """In one transaction, with the schema in sight for just as long."""
         if self._pool is None:
             raise LedgerUnavailable(f"{operation} in ledger {self.where}: it is not open", hint="open it first")
-        async with self._reported(operation), self._pool.acquire() as connection, connection.transaction():
-            await connection.execute(f"SET LOCAL search_path TO {self._schema}")
-            return await action(connection)
+        async with self._reported(operation), self._pool.acquire(timeout=self._timeout) as connection:
+            # The level that the statements are made for, whatever is the database's own.
+            async with connection.transaction(isolation="read_committed"):
+                await connection.execute(f"SET LOCAL search_path TO {self._schema}")
+                return await action(connection)
 
     async def _fetch(self, operation: str, sql: str, params: Params) -> list[Row]:
         text, names = _positional(sql)
