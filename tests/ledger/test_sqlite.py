@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sqlite3
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,13 +134,35 @@ async def test_many_open_a_new_ledger_at_once(path: Path) -> None:
     await asyncio.gather(*(ledger.close() for ledger in ledgers))
 
 
+async def test_who_asks_from_another_loop_is_answered_there(path: Path) -> None:
+    """Though it was done together with what this loop asked for."""
+    async with SqliteLedger(path) as ledger:
+        go, asked = threading.Event(), threading.Event()
+        holding = asyncio.create_task(ledger._ask(lambda connection: go.wait(20), writes=False))
+        await asyncio.sleep(0)
+        ours = asyncio.create_task(add(ledger, "a"))
+
+        async def ask() -> list[int]:
+            adding = asyncio.create_task(add(ledger, "b"))
+            await asyncio.sleep(0)
+            asked.set()
+            return await adding
+
+        theirs = asyncio.create_task(asyncio.to_thread(asyncio.run, ask()))
+        await asyncio.to_thread(asked.wait, 20)
+        go.set()
+        async with asyncio.timeout(10):
+            await asyncio.gather(holding, ours, theirs)
+        assert len(await ledger.find(Query())) == 2
+
+
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p"])
 def test_network_file_systems_are_refused(tmp_path: Path, kind: str) -> None:
     mounts = tmp_path / "mounts"
-    share = tmp_path / "my share"
+    share = tmp_path / os.fsdecode("Größe 1\\2 \v\r\x85".encode() + b"\xff")
     share.mkdir()
-    escaped = str(share).replace(" ", "\\040")
-    mounts.write_text(f"/dev/vda / ext4 rw 0 0\nserver:/x {escaped} {kind} rw 0 0\n")
+    escaped = os.fsencode(share).replace(b"\\", b"\\134").replace(b" ", b"\\040")
+    mounts.write_bytes(b"/dev/vda / ext4 rw 0 0\nserver:/x %s %s rw 0 0\n" % (escaped, kind.encode()))
     with pytest.raises(LedgerError, match=f"network file system .{kind}.") as caught:
         connect(share / "crossdock.db", mounts=mounts)
     assert "PostgreSQL" in str(caught.value)

@@ -28,6 +28,8 @@ __all__ = [
 
 _UNSTORABLE = re.compile("[\\\\\x00\ud800-\udfff]")
 _STORED = re.compile(r"\\(\\|u[0-9a-f]{4})")
+_SIZES = range(1 << 63)
+"""What a database takes; an endpoint that tells another (SFTP has 64 bits, FTP any number) has told nothing."""
 
 Row = Mapping[str, Any]
 
@@ -71,7 +73,7 @@ def new_row(planned: Planned, who: str) -> dict[str, Any]:
         "target": stored(planned.target),
         "target_path": stored(planned.target_path),
         "name": stored(entry.path.rpartition("/")[2]),
-        "size": entry.size,
+        "size": entry.size if (entry.size or 0) in _SIZES else None,
         "modified": None if entry.modified is None else entry.modified.isoformat(),
         "etag": None if entry.etag is None else stored(entry.etag),
         "version": None if entry.version is None else stored(entry.version),

@@ -57,17 +57,17 @@ def wal_is_safe(version: Version) -> bool:
 def file_system(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
     """The type of the file system that `path` is on, "" if the system does not tell."""
     try:
-        lines = mounts.read_text(errors="surrogateescape").splitlines()
+        lines = [line for line in mounts.read_bytes().split(b"\n") if line]
     except OSError:
         return ""
     place = path.resolve()
     best, kind = -1, ""
     for line in lines:
-        _, point, found, *_ = line.split(" ")
-        where = Path(point.encode(errors="surrogateescape").decode("unicode_escape"))
+        _, point, found, *_ = line.split(b" ")
+        where = Path(os.fsdecode(point.decode("unicode_escape").encode("latin-1")))
         # The last of equals is mounted on top.
         if place.is_relative_to(where) and len(where.parts) >= best:
-            best, kind = len(where.parts), found
+            best, kind = len(where.parts), os.fsdecode(found)
     return kind
 
 

@@ -26,7 +26,6 @@ class _Asked:
     action: Callable[[Connection], Any]
     writes: bool
     answer: asyncio.Future[Any]
-    loop: asyncio.AbstractEventLoop
     together: Together | None
     value: Any
 
@@ -87,7 +86,7 @@ class Writer:
             raise self._translate(sqlite3.ProgrammingError("the ledger is closed"))
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        asked = _Asked(action, writes, answer, loop, together, value)
+        asked = _Asked(action, writes, answer, together, value)
         if loop is not self._loop:
             self._queue.put([asked])
         else:
@@ -106,9 +105,9 @@ class Writer:
             connection = self._connect()
         except Exception as error:  # noqa: BLE001 - handed to whoever waits in start()
             self._ended = True
-            _tell(self._loop, [(self._opened, None, error)])
+            _tell([(self._opened, None, error)])
             return
-        _tell(self._loop, [(self._opened, None, None)])
+        _tell([(self._opened, None, None)])
         try:
             while batch := self._next():
                 self._transact(connection, batch)
@@ -133,7 +132,7 @@ class Writer:
         batch = [asked for asked in batch if not asked.answer.cancelled()]
         writes = any(asked.writes for asked in batch)
         if writes and (wrong := self._wrong()) is not None:
-            _tell(batch[0].loop, [(asked.answer, None, wrong) for asked in batch])
+            _tell([(asked.answer, None, wrong) for asked in batch])
             return
         begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
         try:
@@ -147,8 +146,7 @@ class Writer:
         except sqlite3.Error as error:
             _roll_back(connection)
             answers = [(asked.answer, None, self._translate(error)) for asked in batch]
-        if batch:
-            _tell(batch[0].loop, answers)
+        _tell(answers)
 
 
 def _quickly(connection: Connection, batch: Sequence[_Asked]) -> list[_Answer] | None:
@@ -203,18 +201,21 @@ def _roll_back(connection: Connection) -> None:
         pass
 
 
-def _tell(loop: asyncio.AbstractEventLoop, answers: Sequence[_Answer]) -> None:
-    def deliver() -> None:
+def _tell(answers: Sequence[_Answer]) -> None:
+    """Each in the loop that waits for it."""
+
+    def deliver(loop: asyncio.AbstractEventLoop) -> None:
         for answer, result, error in answers:
-            if answer.done():
+            if answer.get_loop() is not loop or answer.done():
                 continue
             if error is None:
                 answer.set_result(result)
             else:
                 answer.set_exception(error)
 
-    try:
-        loop.call_soon_threadsafe(deliver)
-    except RuntimeError:
-        # The loop is closed: nobody waits any more.
-        pass
+    for loop in {answer.get_loop() for answer, _, _ in answers}:
+        try:
+            loop.call_soon_threadsafe(deliver, loop)
+        except RuntimeError:
+            # The loop is closed: nobody waits any more.
+            pass

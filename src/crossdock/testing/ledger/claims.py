@@ -66,6 +66,17 @@ class AddCases:
         (added,) = await ledger.add([planned(entry=Entry(path="outbox/a.csv"))], who="poll")
         assert (await got(ledger, added.id)).entry == Entry(path="outbox/a.csv")
 
+    @pytest.mark.parametrize("size", [-1, 2**63, 2**64 - 1, 10**30])
+    async def test_an_impossible_size_is_none(self, ledger: Ledger, size: int) -> None:
+        """A server that says nonsense of one file stops no others; its fingerprint is what was listed."""
+        listed = entry(size=size)
+        first, second = await ledger.add([planned(entry=listed), planned("b")], who="poll")
+        assert (await got(ledger, first.id)).entry.size is None
+        assert (await got(ledger, first.id)).fingerprint == listed.fingerprint
+        assert first.new
+        assert second.new
+        assert await unknown(ledger, [listed]) == []
+
     @pytest.mark.parametrize("name", ODD_NAMES, ids=range(len(ODD_NAMES)))
     async def test_odd_names_survive(self, ledger: Ledger, name: str) -> None:
         """Bytes of a name that are not UTF-8, NUL and wildcards: as they were, known again, and found."""
