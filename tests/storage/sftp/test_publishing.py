@@ -194,6 +194,15 @@ async def test_a_folder_is_kept_where_the_server_would_replace_or_remove_it_as_a
     assert sftp.files == {b"/file": b"x"}
 
 
+async def test_where_there_is_no_renaming_the_error_says_so_too() -> None:
+    sftp = FakeSftp()
+    sftp.extensions = []
+    sftp.hook = lambda kind, body: status(8) if kind == c.RENAME else None
+    async with served(sftp) as (storage, _):
+        with pytest.raises(Unsupported, match=r"renaming it is refused.*staging: none.*\(partial files are seen\)$"):
+            await storage.write_bytes("x", b"1")
+
+
 async def test_where_renaming_is_forbidden_the_error_says_so() -> None:
     sftp = FakeSftp()
     sftp.hook = lambda kind, body: status(3) if kind == c.RENAME or (kind == c.EXTENDED and b"rename" in body) else None

@@ -341,7 +341,8 @@ class SftpWriter(StagedWriter):
                         operation="write",
                         endpoint=self.endpoint,
                         path=self.path,
-                        hint=f"write staging: none at this endpoint (partial files are seen), or {error.hint}",
+                        hint="write staging: none at this endpoint (partial files are seen)"
+                        + (f", or {error.hint}" if error.hint else ""),
                     ) from error
         self._release()
         return stored.entry or Entry(path=self.path, size=self.size)
