@@ -16,7 +16,8 @@ from crossdock.storage.base import Entry
 
 __all__ = ["RuleSaid", "archived_as", "last_said", "retriable", "rule_json", "rules_said", "until", "what_next"]
 
-_ARCHIVED = re.compile(r"\barchived as (.+?)(?=; |$)")
+_ARCHIVED = re.compile(r"\barchived as (.+?)(?=; the source |; the webhook |; [^;]+ by mail |$)")
+"""Names may have a semicolon; what else may follow is what actions and notices say of themselves."""
 
 
 @dataclass(frozen=True, slots=True)
