@@ -9,6 +9,8 @@ from typing import Any
 
 import asyncssh
 import pytest
+from asyncssh.connection import SSHConnection
+from asyncssh.constants import MSG_CHANNEL_OPEN, MSG_IGNORE
 from asyncssh.crypto.cipher import GCMCipher
 from asyncssh.encryption import GCMEncryption
 
@@ -55,6 +57,25 @@ async def test_only_under_gcm(cipher: str, fast: bool, sped_up: list[Any]) -> No
         async with Storage(peer.settings().backend("fake")) as storage:
             await moves(storage)
     assert [used for _, used in sped_up] == [fast]
+
+
+@pytest.mark.parametrize(("cipher", "ignored"), [("chacha20-poly1305@openssh.com", False), ("aes128-cbc", True)])
+async def test_packets_to_be_ignored_are_for_cbc_alone(
+    cipher: str, ignored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    usual = SSHConnection.send_packet
+
+    def noting(self: SSHConnection, pkttype: int, *args: bytes, handler: Any = None) -> None:
+        if self.is_client():
+            sent.append(pkttype)
+        usual(self, pkttype, *args, handler=handler)
+
+    monkeypatch.setattr(SSHConnection, "send_packet", noting)
+    async with serving(FakeSftp(), encryption_algs=[cipher]) as peer:
+        async with Storage(peer.settings(legacy="aes128-cbc").backend("fake")) as storage:
+            await moves(storage)
+    assert (MSG_IGNORE in sent[sent.index(MSG_CHANNEL_OPEN) :]) is ignored
 
 
 @pytest.mark.parametrize("side", ["client", "server"])
@@ -126,8 +147,6 @@ async def test_internals_that_look_different_are_left_alone(change: Any) -> None
 
 
 async def test_another_signature_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from asyncssh.connection import SSHConnection
-
     def send_packet(self: Any, pkttype: int, payload: bytes) -> None:
         raise AssertionError
 
