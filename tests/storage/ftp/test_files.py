@@ -65,7 +65,7 @@ async def test_where_no_size_is_told_tls_has_to_say_goodbye(
             assert (await storage.stat("link")).size is None
             assert await storage.read_bytes("link", limit=len(DATA)) == DATA
             monkeypatch.setattr(ssl.SSLSocket, "recv_into", ragged)
-            backend_of(storage).calls.pool.account.learned.goodbyes = False
+            backend_of(storage).calls.pool.account.learned.goodbyes = None
             assert await storage.read_bytes("name", limit=len(DATA)) == DATA
             with pytest.raises(Truncated, match="TLS ended without its goodbye"):
                 await storage.read_bytes("link", limit=len(DATA))
@@ -76,15 +76,38 @@ async def test_a_listing_has_to_end_with_tls_s_goodbye_where_others_did(
 ) -> None:
     async with opened(vsftpd) as storage:
         learned = backend_of(storage).calls.pool.account.learned
-        learned.goodbyes = False
+        learned.goodbyes = None
         with monkeypatch.context() as patch:
-            patch.setattr(ssl.SSLSocket, "recv_into", ragged)
             # It may be one of those that never say it.
-            [entry async for entry in storage.scan("")]
+            patch.setattr(ssl.SSLSocket, "recv_into", ragged)
+            for _ in range(2):
+                [entry async for entry in storage.scan("")]
         [entry async for entry in storage.scan("")]
         monkeypatch.setattr(ssl.SSLSocket, "recv_into", ragged)
         with pytest.raises(ConnectionFailed, match="may be cut short"):
             [entry async for entry in storage.scan("")]
+
+
+async def test_a_listing_that_is_cut_at_the_first_look_does_not_pass_for_an_empty_one(
+    vsftpd: Vsftpd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut within a record, nothing of it can be read."""
+    (vsftpd.folder / "here").touch()
+    cut: list[int] = []
+
+    def nothing(self: ssl.SSLSocket, *arguments: Any) -> int:
+        found = _receive(self, *arguments)
+        if not cut:
+            cut.append(found)
+            raise ssl.SSLEOFError
+        return found
+
+    async with opened(vsftpd) as storage:
+        backend_of(storage).calls.pool.account.learned.goodbyes = None
+        monkeypatch.setattr(ssl.SSLSocket, "recv_into", nothing)
+        assert "here" in [entry.path async for entry in storage.scan("")]
+        assert cut[0] > 0
+        await storage.delete("here")
 
 
 @pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)

@@ -212,16 +212,28 @@ def list_folder(connection: Connection, folder: bytes, listing: Listing) -> None
 
 def _fetch(connection: Connection, command: bytes, listing: Listing, *, facts: bool) -> None:
     listing.begin(facts=facts)
+    if not _received(connection, command, listing):
+        learned = connection.learned
+        if learned.goodbyes:
+            raise Lost("TLS ended without its goodbye, which this server has said before: the listing may be cut short")
+        if learned.goodbyes is None:
+            # Not every server says it. Cut within its first record, a listing would look empty.
+            listing.begin(facts=facts)
+            learned.goodbyes = _received(connection, command, listing)
+    listing.rewind()
+
+
+def _received(connection: Connection, command: bytes, listing: Listing) -> bool:
+    """Whether its end is certain, by TLS's goodbye; in clear text there is none."""
     stream = data.begin(connection, command)
     while block := stream.read(_BLOCK):
         listing.add(block)
     reply = data.finish(connection, stream)
-    connection.learned.goodbyes = connection.learned.goodbyes or stream.ragged is False
-    if stream.ragged and connection.learned.goodbyes:
-        raise Lost("TLS ended without its goodbye, which this server has said before: the listing may be cut short")
     if "truncated" in reply.text.lower():
         raise Violation(f"the server cut the listing off ({reply}); Pure-FTPd does so by its option -L")
-    listing.rewind()
+    if stream.ragged is False:
+        connection.learned.goodbyes = True
+    return not stream.ragged
 
 
 def make_folders(connection: Connection, folder: bytes) -> None:

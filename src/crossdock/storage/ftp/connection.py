@@ -38,8 +38,8 @@ class Learned:
 
     queues: bool | None = None
     """Commands that were sent along with a transfer were answered in their turn. None: not tried."""
-    goodbyes: bool = False
-    """A data connection has ended with TLS's goodbye, which not every server says."""
+    goodbyes: bool | None = None
+    """A listing has ended with TLS's goodbye; False: two in a row have not, as not every server says it."""
     extended: bool | None = None
     """The ports that EPSV names can be reached; False: those that PASV names alone."""
 
