@@ -116,6 +116,16 @@ async def test_siblings_of_many_hosts_end_at_once(postgres: Postgres, schema: st
         assert [(await got(ledger, id)).gone for id in ids] == [True, True, True]
 
 
+async def test_two_change_the_same_transfers_by_hand(postgres: Postgres, schema: str) -> None:
+    """Whatever order they name them in: no deadlock."""
+    async with PostgresLedger(postgres.dsn, schema=schema) as ledger:
+        ids = await add(ledger, *(f"f{number}" for number in range(60)))
+        changed = await asyncio.gather(
+            *(ledger.requeue(each, who="me", why="now") for _ in range(10) for each in (ids, ids[::-1]))
+        )
+        assert changed == [ids] * 20
+
+
 async def test_no_server(schema: str) -> None:
     (port,) = free_ports(1)
     with pytest.raises(LedgerUnavailable, match="open") as caught:
