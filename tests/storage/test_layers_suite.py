@@ -12,7 +12,7 @@ from crossdock.storage.layers import Observe
 from crossdock.storage.limits import Limit, Throttle
 from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.rate import TokenBucket
-from crossdock.storage.retry import Retry
+from crossdock.storage.retry import Reopen, Retry
 from crossdock.storage.storage import Storage
 from crossdock.testing import StorageSuite
 from crossdock.testing.faults import FaultyBackend
@@ -50,6 +50,11 @@ class TestRetry(_Layered):
         return Retry(inner)
 
 
+class TestReopen(_Layered):
+    def layered(self, inner: Backend) -> Backend:
+        return Reopen(inner)
+
+
 class TestFaulty(_Layered):
     """The fault injector of `crossdock.testing`, while it is told no faults."""
 
@@ -61,4 +66,4 @@ class TestAll(_Layered):
     """As an endpoint is assembled."""
 
     def layered(self, inner: Backend) -> Backend:
-        return Retry(Throttle(Limit(Observe(inner), 5), TokenBucket(1 << 40)))
+        return Retry(Throttle(Limit(Reopen(Observe(inner)), 5), TokenBucket(1 << 40)))

@@ -11,7 +11,9 @@ from crossdock.storage.base import Capabilities, Entry, Reader, WriteOptions
 from crossdock.storage.layers import Layer
 from crossdock.storage.limits import Limit
 from crossdock.storage.memory import MemoryBackend
+from crossdock.storage.retry import Reopen, Retry, RetryPolicy
 from crossdock.storage.storage import Storage
+from crossdock.testing.faults import Fault, FaultyBackend
 from crossdock.transfer.copy import CopyOptions, copy
 
 _MANY = 40
@@ -29,8 +31,13 @@ class _Unpinned(Layer):
         return await super().begin_read(path, offset=offset, pin=pin)
 
 
-async def _filled(slots: int) -> Storage:
-    storage = Storage(Limit(_Unpinned(MemoryBackend()), slots))
+async def _no_wait(seconds: float) -> None:
+    await asyncio.sleep(0)
+
+
+async def _filled(slots: int, *faults: Fault) -> Storage:
+    policy = RetryPolicy(sleep=_no_wait)
+    storage = Storage(Retry(Limit(Reopen(FaultyBackend(_Unpinned(MemoryBackend()), *faults), policy), slots), policy))
     for number in range(_MANY):
         await storage.write_bytes(f"in/{number}", b"1234")
     return storage
@@ -55,6 +62,16 @@ async def test_many_copies_to_and_fro(slots: int) -> None:
     one, other = await _filled(slots), await _filled(slots)
     async with asyncio.timeout(10):
         await asyncio.gather(_copied(one, other), _copied(other, one))
+
+
+@pytest.mark.parametrize("slots", [1, 3, 8])
+async def test_many_copies_whose_streams_break(slots: int) -> None:
+    """A stream that goes on where it broke does not wait for others, who may wait for its writer's slot."""
+    faults = [Fault(operation="read", path=f"in/{number}", at=2, times=2) for number in range(_MANY)]
+    storage = await _filled(slots, *faults)
+    async with asyncio.timeout(10):
+        await _copied(storage, storage)
+    assert {fault.fired for fault in faults} == {2}
 
 
 @pytest.mark.parametrize("slots", [1, 8])

@@ -10,7 +10,7 @@ from crossdock.errors import ConnectionFailed, CrossdockError, IntegrityError, N
 from crossdock.storage.base import Entry, Reader
 from crossdock.storage.layers import Layer
 from crossdock.storage.memory import MemoryBackend
-from crossdock.storage.retry import Retry, RetryPolicy
+from crossdock.storage.retry import Reopen, Retry, RetryPolicy
 from crossdock.storage.storage import Storage
 
 
@@ -130,7 +130,7 @@ async def test_a_read_goes_on_at_the_offset_reached() -> None:
     memory = MemoryBackend()
     await Storage(memory).write_bytes("f", data)
     breaking = Breaking(memory)
-    assert await Storage(Retry(breaking, time.policy())).read_bytes("f") == data
+    assert await Storage(Reopen(breaking, time.policy())).read_bytes("f") == data
     assert breaking.opened == [0, 262_144, 524_288, 786_432]
 
 
@@ -154,4 +154,4 @@ async def test_a_stream_found_wrong_at_its_end_is_not_read_on() -> None:
     memory = MemoryBackend()
     await Storage(memory).write_bytes("f", b"x" * 1000)
     with pytest.raises(IntegrityError):
-        await Storage(Retry(Wrong(memory), time.policy())).read_bytes("f")
+        await Storage(Reopen(Wrong(memory), time.policy())).read_bytes("f")

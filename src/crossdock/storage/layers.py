@@ -1,8 +1,8 @@
 """Behaviour wrapped round a backend: each layer is a `Backend` over a `Backend`.
 
-Order, innermost first: Observe → Limit → Throttle (`limits`) → Retry (`retry`). Retry is outermost, so that a repeated
-operation queues for a slot and is observed again; with Limit outside Retry a waiting retry would hold a slot that
-others need.
+Order, innermost first: Observe → Reopen (`retry`) → Limit → Throttle (`limits`) → Retry (`retry`). Retry is outermost,
+so that a repeated operation queues for a slot and is observed again; with Limit outside Retry a waiting retry would
+hold a slot that others need. Only a stream that has begun keeps its slot: see `Reopen`.
 """
 
 from __future__ import annotations

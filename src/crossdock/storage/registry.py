@@ -14,7 +14,7 @@ from crossdock.errors import ConfigError
 from crossdock.storage.layers import Event, Observe
 from crossdock.storage.limits import Limit, Throttle
 from crossdock.storage.rate import TokenBucket
-from crossdock.storage.retry import Retry, RetryPolicy
+from crossdock.storage.retry import Reopen, Retry, RetryPolicy
 from crossdock.storage.storage import Storage
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def new_storage(
     """A storage over the endpoint with all its layers, not yet opened (`async with` opens it)."""
     with extra_named(settings.type):
         backend = settings.backend(name)
-    layered = Limit(Observe(backend, observer), settings.slots)
+    layered = Limit(Reopen(Observe(backend, observer), retry), settings.slots)
     return Storage(Retry(Throttle(layered, bandwidth) if bandwidth else layered, retry))
 
 

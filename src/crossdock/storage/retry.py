@@ -1,7 +1,7 @@
-"""The outermost layer: repeats, within bounds, what is safe to repeat.
+"""Layers that repeat, within bounds, what is safe to repeat.
 
-That is: opening, stat, the start of a scan, delete, making and removing folders, and reads, which are opened again at
-the offset reached. Writes and renames are not: a new attempt is the caller's decision.
+`Retry`: opening, stat, the start of a scan or a read, delete, making and removing folders. `Reopen`: reads that break,
+which are opened again at the offset reached. Writes and renames are not: a new attempt is the caller's decision.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from crossdock.errors import CrossdockError, IntegrityError, SourceChanged, Trun
 from crossdock.storage.base import Backend, Entry, Reader
 from crossdock.storage.layers import Layer, LayeredReader
 
-__all__ = ["OF_THE_WHOLE", "Retry", "RetryPolicy"]
+__all__ = ["OF_THE_WHOLE", "Reopen", "Retry", "RetryPolicy"]
 
 log = logging.getLogger("crossdock.storage")
 T = TypeVar("T")
@@ -96,15 +96,26 @@ class Retry(Layer):
                     yield page
 
     async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
-        reader = await self.policy.run(
-            lambda: self.inner.begin_read(path, offset=offset, pin=pin), but=(SourceChanged,)
-        )
-        return _RetryReader(reader, self.inner, path, offset, self.policy)
+        return await self.policy.run(lambda: self.inner.begin_read(path, offset=offset, pin=pin), but=(SourceChanged,))
 
 
-class _RetryReader(LayeredReader):
-    """Opens the stream again at the offset reached, as long as the file is still the one that was opened."""
+class Reopen(Layer):
+    """Opens a stream that broke again at the offset reached, as long as the file is still the one that was opened.
 
+    To be put below `Limit`: the stream keeps its slot. Whoever reads has a writer elsewhere by then, and would wait for
+    readers who wait for such a writer.
+    """
+
+    def __init__(self, inner: Backend, policy: RetryPolicy | None = None) -> None:
+        super().__init__(inner)
+        self.policy = policy or RetryPolicy()
+
+    async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
+        reader = await self.inner.begin_read(path, offset=offset, pin=pin)
+        return _ReopenedReader(reader, self.inner, path, offset, self.policy)
+
+
+class _ReopenedReader(LayeredReader):
     def __init__(self, inner: Reader, backend: Backend, path: str, offset: int, policy: RetryPolicy) -> None:
         super().__init__(inner)
         self._backend, self._path, self._offset, self._policy = backend, path, offset, policy

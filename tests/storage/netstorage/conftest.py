@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from crossdock.storage.netstorage.backend import NetStorageBackend
-from crossdock.storage.retry import Retry
+from crossdock.storage.retry import Reopen, Retry
 from crossdock.storage.storage import Storage
 from crossdock.testing import FakeNetStorage
 from tests.storage.netstorage.places import AT_ONCE, backend
@@ -28,4 +28,4 @@ async def place(server: FakeNetStorage, monkeypatch: pytest.MonkeyPatch) -> Asyn
 
 @pytest.fixture
 def storage(place: NetStorageBackend) -> Storage:
-    return Storage(Retry(place, AT_ONCE))
+    return Storage(Retry(Reopen(place, AT_ONCE), AT_ONCE))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from crossdock.storage.retry import Retry, RetryPolicy
+from crossdock.storage.retry import Reopen, Retry, RetryPolicy
 from crossdock.storage.storage import Storage
 from crossdock.testing import FakeNetStorage, NetStorageFault, Peer, StorageSuite
 from tests.storage.netstorage.places import AT_ONCE, MIB, backend, no_wait
@@ -36,7 +36,7 @@ class TestObjectStore(StorageSuite):
     async def storage(self, server: FakeNetStorage, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Storage]:
         inner = backend(server, monkeypatch, **self.settings)
         inner.client.retry = self.retry
-        async with Storage(Retry(inner, self.retry)) as storage:
+        async with Storage(Retry(Reopen(inner, self.retry), self.retry)) as storage:
             if self.settings.get("root"):
                 await inner.make_dir("")
             server.faults += [NetStorageFault(seed=seed, **fault) for seed, fault in enumerate(self.faults)]
