@@ -386,3 +386,19 @@ def test_a_ledger_that_is_gone_for_a_while(home: Path) -> None:
         assert "the ledger can be used again" in said()
         process.send_signal(signal.SIGTERM)
         assert ended(process, said) == 0
+
+
+@pytest.mark.parametrize("conflict", ["overwrite", "skip", "fail"])
+def test_a_flow_whose_function_sends_files_to_themselves(cli: Cli, tmp_path: Path, conflict: str) -> None:
+    """Where a function sends them is not known to `check`."""
+    (tmp_path / "x/in").mkdir(parents=True)
+    (tmp_path / "x/in/a.csv").write_text("a")
+    (tmp_path / "routing.py").write_text("def out(entry):\n    return 'all:in/' + entry.path\n")
+    (tmp_path / "crossdock.yaml").write_text(
+        "endpoints: {all: {type: local, root: x}, in: {type: local, root: x/in}}\n"
+        "flows: {f: {source: 'in:', rules: [{to: 'python:routing.out'}], settle: none, "
+        f"after: {{delete: true}}, on_conflict: {conflict}}}}}\n"
+    )
+    result = cli("run", "--once")
+    assert (result.code, "this is the source itself" in result.err) == (1, True), result.err
+    assert (tmp_path / "x/in/a.csv").read_text() == "a"

@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from crossdock.errors import Conflict, ConnectionFailed, IntegrityError, NoSpace, NotFound, SourceChanged, Truncated
+from crossdock.errors import (
+    Conflict,
+    ConnectionFailed,
+    IntegrityError,
+    InvalidPath,
+    NoSpace,
+    NotFound,
+    SourceChanged,
+    Truncated,
+)
 from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader, WriteOptions, Writer
 from crossdock.storage.layers import Layer, LayeredReader
 from crossdock.storage.local import LocalSettings
@@ -104,7 +113,7 @@ async def test_within_one_store_the_store_copies() -> None:
 
 async def test_onto_itself_is_refused() -> None:
     async with pair() as (source, _):
-        with pytest.raises(Conflict, match="the source itself"):
+        with pytest.raises(InvalidPath, match="the source itself"):
             await copy(source, "in/file.bin", source, "in/file.bin")
         assert await source.read_bytes("in/file.bin") == CONTENT
 

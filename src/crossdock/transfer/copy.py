@@ -14,6 +14,7 @@ from crossdock.errors import (
     ConnectionFailed,
     CrossdockError,
     IntegrityError,
+    InvalidPath,
     LeaseLost,
     LedgerError,
     NoSpace,
@@ -28,6 +29,7 @@ from crossdock.errors import (
 from crossdock.storage.base import Entry, Expect, Reader, WriteOptions, Writer
 from crossdock.storage.storage import Storage
 from crossdock.transfer.chain import Chain
+from crossdock.transfer.itself import is_itself
 from crossdock.transfer.pipe import DEPTH, Tally, pipe
 from crossdock.transfer.receipt import Receipt
 
@@ -95,8 +97,9 @@ async def copy(
     """
     options = options or CopyOptions()
     attempt = _Attempt(source, path, target, to, options, progress or (lambda _: None), on_checkpoint, on_staged)
-    if source.backend is target.backend and path == to:
-        raise Conflict(f"copy {attempt.names}: the target is the source itself")
+    if await is_itself(source, path, target, to):
+        reason = f"this is the source itself, {located(source.endpoint, path)}"
+        raise target.backend.error(InvalidPath, "write", to, reason, hint="send it somewhere else")
     if any(step.many for step in options.transforms):
         raise ValueError("a step makes many files of one: see crossdock.transfer.unpack")
     if options.server_side and not options.transforms and target.can_server_copy(source):

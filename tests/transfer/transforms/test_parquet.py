@@ -75,7 +75,8 @@ def test_rows_end_where_the_csv_module_says(rows: list[tuple[str, ...]], quoting
     writer = csv.writer(text, quoting=quoting, lineterminator="\n")
     ends = [0]
     for row in rows:
-        writer.writerow(row)
+        # The module leaves a CR bare where that is not its line end; for pyarrow it is one.
+        writer.writerow([field.replace("\r", "") for field in row] if quoting == csv.QUOTE_MINIMAL else row)
         ends.append(len(text.getvalue().encode()))
     data = text.getvalue().encode()
     for cut in range(len(data) + 1):

@@ -197,8 +197,9 @@ class CsvToParquet(Transform):
 def _complete_rows(delimiter: str, more: str = "*+") -> re.Pattern[bytes]:
     """Matches all complete rows from the start of a block (with `more=""`, one row), each with its LF, CR LF or CR.
 
-    Those are the line ends of pyarrow; a CR that ends the block may be half of one. A quote opens a field only as its first character, as for pyarrow; one that is not closed ends the match before its
-    row. Nothing is tried twice (possessive), so that the time is linear.
+    Those are the line ends of pyarrow; a CR that ends the block may be half of one. A quote opens a field only as its
+    first character, as for pyarrow; one that is not closed ends the match before its row. Nothing is tried twice
+    (possessive), so that the time is linear.
     """
     mark = re.escape(delimiter)
     field = f'(?:"(?:[^"]++|"")*+"[^{mark}\\r\\n]*+|(?!")[^{mark}\\r\\n]*+)'
