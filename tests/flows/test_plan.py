@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
 import pytest
 
 from crossdock.flows.flow import After, Destination, Flow, Place, Rule, Settle
-from crossdock.flows.plan import Planner, archive_pattern
+from crossdock.flows.plan import Beside, Planner, archive_pattern
+from crossdock.storage.base import Entry
 
 LAKE = (Destination("lake"),)
+
+
+@dataclass(frozen=True)
+class Once:
+    first_seen: datetime
+    last_seen: datetime
+    count: int = 2
 
 
 def test_names_that_are_taken() -> None:
@@ -51,3 +62,17 @@ def test_an_archive_of_its_own(archive: str) -> None:
 def test_an_archive_that_any_name_could_lie_in(archive: str) -> None:
     with pytest.raises(ValueError, match="nothing tells"):
         archive_pattern(archive)
+
+
+@pytest.mark.parametrize("marker", ["{name}.ok", "/{name}.ok", "{folder}/{name}.ok", "/ok/{path}"])
+def test_a_marker_is_known_for_what_it_is(marker: str) -> None:
+    """A slash at the start changes nothing: paths have none."""
+    rule = Rule(name="0", to=LAKE)
+    planner = Planner(Flow(name="f", source=Place("bank"), rules=(rule,), settle=Settle(marker=marker, seconds=0)))
+    entry = Entry(path="in/a.csv", size=1)
+    now = datetime(2026, 11, 21, tzinfo=UTC)
+    (wanted, _), *_ = planner.waits(entry, Once(now, now), Beside())
+    name = wanted.removeprefix("there is no ")
+    assert planner.is_marker(name)
+    assert not planner.is_marker("in/a.csv")
+    assert list(planner.waits(entry, Once(now, now), Beside(markers={name: None}))) == []

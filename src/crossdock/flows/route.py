@@ -50,18 +50,18 @@ class Template:
 
     @cached_property
     def _parts(self) -> list[tuple[str, str]]:
-        """(literal, word) pairs; the word is "" after the last literal."""
+        """(literal, word) pairs, without slashes at the start; the word is "" after the last literal."""
         found: list[tuple[str, str]] = []
-        literal, at = "", 0
-        for match in _WORD.finditer(self.text):
-            literal += self.text[at : match.start()]
+        literal, at, text = "", 0, self.text.lstrip("/")
+        for match in _WORD.finditer(text):
+            literal += text[at : match.start()]
             at = match.end()
             if match[0] in ("{{", "}}"):
                 literal += match[0][0]
             elif match[1]:
                 found.append((literal, match[1]))
                 literal = ""
-        return [*found, (literal + self.text[at:], "")]
+        return [*found, (literal + text[at:], "")]
 
     @property
     def names(self) -> frozenset[str]:
