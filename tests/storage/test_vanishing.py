@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crossdock.errors import NotFound
-from crossdock.storage.base import Backend
+from crossdock.storage.base import Backend, Entry
 from crossdock.storage.layers import Layer
 from crossdock.storage.local import LocalSettings, listing
 from crossdock.storage.memory import MemoryBackend
@@ -57,6 +57,19 @@ async def test_a_folder_that_is_removed_meanwhile_is_passed_over(backend: Backen
     assert found == [f"{folder}/name" for folder in _FOLDERS[:18]]
 
 
+async def test_folders_that_are_removed_with_those_above_them(backend: Backend) -> None:
+    async with Storage(backend) as storage:
+        for folder in ("in/0", "in/1/deep/deeper", "in/2"):
+            await storage.write_bytes(f"{folder}/name", b"x")
+
+        async def remove() -> None:
+            await _remove(storage, "in/1/deep/deeper")
+            for folder in ("in/1/deep", "in/1"):
+                await storage.remove_dir(folder)
+
+        assert await _walked(storage, remove) == ["in/0/name", "in/2/name"]
+
+
 async def test_a_tree_that_is_removed_meanwhile_is_not_a_shorter_one(backend: Backend) -> None:
     async with Storage(backend) as storage:
         for folder in _FOLDERS:
@@ -65,12 +78,19 @@ async def test_a_tree_that_is_removed_meanwhile_is_not_a_shorter_one(backend: Ba
             await _walked(storage, lambda: _remove_all(storage))
 
 
-async def test_a_server_that_is_mistaken_about_a_folder_is_not_believed() -> None:
+async def test_a_server_that_denies_a_folder_that_it_names_is_not_believed() -> None:
+    """As vsftpd does what may not be entered."""
+
     class Mistaken(Layer):
         def scan(self, path, *, recursive=False):  # type: ignore[no-untyped-def]
             if path == "in/18":
                 raise self.error(NotFound, "list", path, "no such folder")
             return super().scan(path, recursive=recursive)
+
+        async def stat(self, path: str) -> Entry:
+            if path == "in/18":
+                raise self.error(NotFound, "stat", path, "no such folder")
+            return await super().stat(path)
 
     async with Storage(Mistaken(MemoryBackend())) as storage:
         for folder in _FOLDERS:

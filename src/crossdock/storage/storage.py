@@ -185,8 +185,8 @@ class Storage:
                     raise
                 return []
             except NotFound:
-                # Removed since its name was read? Neither a slip nor the loss of all may make the listing shorter.
-                if folder == path or await self.exists(folder) or not await self.exists(path):
+                # Removed since its name was read? Nothing else may make the listing shorter.
+                if folder == path or await self._is_named(folder, path):
                     raise
                 return []
             found.sort(key=order, reverse=True)
@@ -223,6 +223,20 @@ class Storage:
             for _, task in ahead:
                 task.cancel()
             await asyncio.gather(*(task for _, task in ahead), return_exceptions=True)
+
+    async def _is_named(self, path: str, top: str) -> bool:
+        """Whether the folder above still shows it: of what may not be entered, vsftpd itself says that it is not there.
+
+        `top` is there, or `NotFound` is raised.
+        """
+        above = path.rpartition("/")[0]
+        try:
+            async with aclosing(self.backend.scan(above)) as pages:
+                return any([entry.path == path async for page in pages for entry in page])
+        except NotFound:
+            if above == top:
+                raise
+            return await self._is_named(above, top)
 
     @asynccontextmanager
     async def read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> AsyncIterator[Reader]:
