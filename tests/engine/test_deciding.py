@@ -138,6 +138,24 @@ async def test_the_source_waits_for_all_destinations(home: House) -> None:
     assert (home.dst2.hold("a"), home.src.hold("a")) == (b"1", None)
 
 
+async def test_a_path_that_is_too_long_for_the_ledger_stops_no_others(home: House) -> None:
+    """Whoever may write to the source must not end every flow; nor does what a rule makes of a name."""
+    home.ledger.longest_path = 10
+    rules = (
+        Rule(name="long", regex="c", to=(Destination(endpoint="dst", template="much/longer/{name}"),)),
+        Rule(name="all", to=(Destination(endpoint="dst"),)),
+    )
+    for name in ("a", "b/23456789", "b/2345678\udcff", "c"):
+        await home.put(name)
+    summary = await home.run(flow(rules=rules))
+    assert (summary.delivered, summary.clashes, summary.good) == (2, 2, False)
+    assert {path: reason.partition(":")[0] for _, path, reason in summary.stuck} == {
+        "b/2345678\udcff": "its path is longer than this ledger takes",
+        "c": "where it goes, its path is longer than this ledger takes",
+    }
+    assert {*home.dst._files} == {"a", "b/23456789"}
+
+
 async def test_all_destinations_of_a_file_are_added_together(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ledger that fails between two batches must not leave a file that is known, with half of its destinations."""
     monkeypatch.setattr(discovery, "_BATCH", 3)

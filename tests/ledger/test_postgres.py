@@ -14,7 +14,7 @@ from crossdock.errors import LedgerError, LedgerUnavailable
 from crossdock.ledger.base import Query, State
 from crossdock.ledger.postgres import PostgresLedger
 from crossdock.ledger.queries import migrations
-from crossdock.testing.ledger.base import RECEIPT, add, claim_one, got, planned
+from crossdock.testing.ledger.base import RECEIPT, add, claim_one, entry, got, planned
 from tests.servers import Postgres
 from tests.servers.server import LOOPBACK, free_ports
 
@@ -124,6 +124,19 @@ async def test_two_change_the_same_transfers_by_hand(postgres: Postgres, schema:
             *(ledger.requeue(each, who="me", why="now") for _ in range(10) for each in (ids, ids[::-1]))
         )
         assert changed == [ids] * 20
+
+
+async def test_the_longest_paths(postgres: Postgres, schema: str) -> None:
+    """As long as it says that they may be, both of them, and nothing in them that could be compressed."""
+    async with PostgresLedger(postgres.dsn, schema=schema) as ledger:
+        assert ledger.longest_path is not None
+        path, to = (secrets.token_urlsafe(ledger.longest_path)[: ledger.longest_path] for _ in "ab")
+        listed = entry(path, etag=secrets.token_hex(64), version=secrets.token_hex(64))
+        (added,) = await ledger.add([planned(entry=listed, target_path=to, flow="f" * 60, source="s" * 60)], who="poll")
+        lease = await claim_one(ledger)
+        assert (lease.id, lease.transfer.entry.path, lease.transfer.target_path) == (added.id, path, to)
+        assert (await ledger.see("statements", "bank", [listed]))[0].count == 1
+        assert await ledger.mark("statements", "archive", f".done/{path}")
 
 
 async def test_no_server(schema: str) -> None:

@@ -10,12 +10,14 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import compress
 
 from crossdock.engine.taken import File
 from crossdock.errors import NotFound
 from crossdock.flows.flow import Flow
 from crossdock.flows.plan import Beside, Decision, Planner, ordered, without_clashes
 from crossdock.ledger.base import Ledger, Planned
+from crossdock.ledger.rows import stored
 from crossdock.storage.base import Entry
 from crossdock.storage.storage import Storage
 
@@ -104,8 +106,16 @@ async def look(
     decisions: list[Decision] = []
     for start in range(0, len(entries), _BATCH):
         batch = entries[start : start + _BATCH]
+        if any(too_long := [not _fits(entry.path, ledger) for entry in batch]):
+            reason = f"its path is longer than this ledger takes: {ledger.longest_path} bytes"
+            decisions += [Decision(planner.below(entry), "fail", reason) for entry in compress(batch, too_long)]
+            batch = [entry for entry, long in zip(batch, too_long, strict=True) if not long]
         for entry, seen in zip(batch, await _sightings(flow, ledger, batch, now), strict=True):
-            decisions.append(planner.decide(planner.below(entry), seen, beside, now))
+            decision = planner.decide(planner.below(entry), seen, beside, now)
+            if not all(_fits(place.path, ledger) for place in decision.places):
+                reason = f"where it goes, its path is longer than this ledger takes: {ledger.longest_path} bytes"
+                decision = Decision(decision.entry, "fail", reason)
+            decisions.append(decision)
     decisions = without_clashes(decisions)
     moves, found.waiting = ordered((each for each in decisions if each.verdict == "move"), flow)
     found.new = moves + [each for each in decisions if each.verdict != "move"]
@@ -171,6 +181,11 @@ async def _named(planner: Planner, storage: Storage, paths: Iterable[str]) -> As
         except NotFound:
             continue
         yield entry
+
+
+def _fits(path: str, ledger: Ledger) -> bool:
+    """One that does not would keep the whole batch, and with it every flow, from being recorded."""
+    return ledger.longest_path is None or len(stored(path).encode()) <= ledger.longest_path
 
 
 def _watches(flow: Flow) -> bool:

@@ -226,6 +226,8 @@ class Ledger(ABC):
 
     id: str = ""
     """16 hex digits, made at random with the schema: this ledger among all others. "" before it is open."""
+    longest_path: int | None = None
+    """Bytes of a path (`rows.stored`, as UTF-8), above which it cannot be recorded. None: any length."""
 
     async def __aenter__(self) -> Self:
         await self.open()

@@ -52,6 +52,9 @@ class PostgresLedger(SqlLedger):
     `connections`: at most so many, made when they are needed. `timeout`: seconds for one statement.
     """
 
+    # An index takes 2,704 bytes: two paths, names, and what the file was listed as.
+    longest_path = 1100
+
     def __init__(
         self,
         dsn: str,
