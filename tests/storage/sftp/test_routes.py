@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import struct
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from crossdock.errors import ConfigError, ConnectionFailed, HostKeyMismatch
+from crossdock.storage.sftp.connect import Connector
 from tests.storage.sftp.fake_server import only, serving, write_key
 from tests.storage.sftp.places import connects
 
@@ -31,6 +34,37 @@ async def test_ssh_config(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="chmod 600"):
             await connects(base.model_copy(update={"ssh_config": True}))
         assert set(peer.sign_ins) == {"tester"}
+
+
+async def test_an_address_that_says_nothing_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    asked: list[Any] = []
+    with socket.socket() as silent, ExitStack() as fillers:
+        silent.bind(("127.0.0.2", 0))
+        silent.listen(0)
+        for _ in range(4):
+            # Until nobody else is let in: the kernel then answers no more.
+            filler = fillers.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(silent.getsockname())
+        async with serving() as peer:
+
+            async def resolve(host: str, port: int, **options: Any) -> list[Any]:
+                assert (host, port) == ("127.0.0.1", peer.port)
+                return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", at) for at in (silent.getsockname(), (host, port))]
+
+            connect = loop.sock_connect
+
+            async def noting(sock: socket.socket, address: Any) -> None:
+                asked.append(address[0])
+                await connect(sock, address)
+
+            monkeypatch.setattr(loop, "getaddrinfo", resolve)
+            monkeypatch.setattr(loop, "sock_connect", noting)
+            connector = Connector(peer.settings(connect_timeout=3), "fake")
+            for _ in range(2):
+                await (await connector.make()).close()
+    assert asked == ["127.0.0.2", "127.0.0.1", "127.0.0.1"]
 
 
 async def test_jump_host(tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ class Connector:
     def __init__(self, settings: SftpSettings, endpoint: str) -> None:
         self._settings, self._endpoint = settings, endpoint
         self._kinds: dict[str, str] = {}
+        self._addresses: dict[str, Any] = {}
 
     async def make(self) -> Connection:
         """Raises `AuthenticationFailed`, `HostKeyMismatch`, `ConnectionFailed`, `Throttled`, `ConfigError`, …"""
@@ -232,8 +233,8 @@ class Connector:
         try:
             if jump is not None:
                 options["tunnel"] = jump
-            elif settings.proxy:
-                options["sock"] = await self._through_proxy(target)
+            else:
+                options["sock"] = await (self._through_proxy(target) if settings.proxy else self._reached(target))
             return await asyncssh.connect(target.host, target.port, **options)
         except asyncssh.HostKeyNotVerifiable as error:
             raise _Untrusted(guard.offered, guard.reason or error.reason, certificate=guard.certificate) from error
@@ -253,6 +254,33 @@ class Connector:
             raise self._error(
                 ProtocolViolation, f"{target.trust.name}: {error!r}", "check that this is an SSH server"
             ) from error
+        finally:
+            if guard.connection is None and "sock" in options:
+                options["sock"].close()
+
+    async def _reached(self, target: Target) -> socket.socket:
+        """Connected to the first of the host's addresses that answers. Raises `OSError`.
+
+        One that says nothing, as beyond a broken IPv6, leaves time for the others.
+        """
+        loop, name = asyncio.get_running_loop(), target.trust.name
+        found = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        found.sort(key=lambda one: one[4] != self._addresses.get(name))
+        share = self._settings.connect_timeout / (len(found) + 1) if len(found) > 1 else None
+        while True:
+            family, kind, protocol, _, address = found.pop(0)
+            sock = socket.socket(family, kind, protocol)
+            sock.setblocking(False)
+            try:
+                async with asyncio.timeout(share):
+                    await loop.sock_connect(sock, address)
+            except BaseException as error:
+                sock.close()
+                if not found or not isinstance(error, OSError):
+                    raise
+            else:
+                self._addresses[name] = address
+                return sock
 
     async def _through_proxy(self, target: Target) -> socket.socket:
         from python_socks import ProxyError, ProxyType
@@ -313,7 +341,7 @@ class Connector:
         if isinstance(error, asyncssh.Error):
             reason = getattr(error, "reason", None) or str(error)
             return self._error(ProtocolViolation, f"{name}: {reason}", "check that this is an SSH server")
-        reason = error.strerror or str(error)
+        reason = error.strerror or str(error) or "no answer"
         return self._error(ConnectionFailed, f"cannot connect to {name}: {reason}", "check host, port and firewall")
 
     def _error(self, kind: type[StorageError], reason: str, hint: str) -> StorageError:

@@ -86,15 +86,16 @@ class Guard(asyncssh.SSHClient):
         self.certificate = False
         self.expired = False
         """The server asked for a new password."""
-        self._conn: asyncssh.SSHClientConnection | None = None
+        self.connection: asyncssh.SSHClientConnection | None = None
+        """None until it holds the socket."""
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
-        self._conn = conn
+        self.connection = conn
 
     @property
     def silent(self) -> bool:
         """The server did not say by which algorithms keys may sign (RFC 8308 §3.1), as old ones do not."""
-        return not getattr(self._conn, "_server_sig_algs", True)
+        return not getattr(self.connection, "_server_sig_algs", True)
 
     def password_change_requested(self, prompt: str, lang: str) -> Any:
         self.expired = True
@@ -230,7 +231,8 @@ def _resolve(settings: SftpSettings) -> Plan:
     """Reads files and decrypts keys: not for the event loop."""
     user = getpass.getuser() if settings.user is None or settings.ssh_config else settings.user
     config = _config_of(settings, user)
-    host = config.get("Hostname", settings.host)
+    # known_hosts files and certificates write it in lower case, revocations included.
+    host = str(config.get("Hostname", settings.host)).lower()
     port = settings.port or config.get("Port", 22)
     keys = tuple(_sound(pair, settings.legacy) for pair in _key_pairs(settings, config.get("IdentityFile", ())))
     target = Target(
