@@ -106,6 +106,18 @@ async def test_a_revoked_key_is_refused_even_if_pinned(tmp_path: Path) -> None:
         assert peer.sign_ins == []
 
 
+async def test_a_revocation_counts_however_the_host_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "known"
+    async with serving(keys=[ED]) as peer:
+        path.write_text(f"@revoked [localhost]:{peer.port} {public(ED)}\n")
+        with pytest.raises(HostKeyMismatch, match="revoked"):
+            await connects(peer, host="LocalHost", host_key=prints(ED), known_hosts=str(path))
+        assert peer.sign_ins == []
+        for name in ("localhost", "LOCALHOST"):
+            path.write_text(f"# A comment\n[{name}]:{peer.port} {public(ED)}\n")
+            await connects(peer, host="LocalHost", host_key=None, known_hosts=str(path))
+
+
 @pytest.mark.parametrize(("signer", "good"), [(AUTHORITY, True), (OTHER, False)])
 async def test_a_certificate_authority(signer: asyncssh.SSHKey, good: bool, tmp_path: Path) -> None:
     certificate = signer.generate_host_certificate(ED, "host", principals=["127.0.0.1"])

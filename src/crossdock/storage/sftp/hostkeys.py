@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 """Kinds of host key and the signatures that prove them, best first; a server presents one key of what is asked for."""
 _SHORTEST_RSA = 2048
+_HOSTS = re.compile(r"^([ \t]*(?:@\S+[ \t]+)?)([^@#|\s]\S*)", re.MULTILINE)
+"""The names in a line of a known_hosts file, unless they are hashed."""
 
 
 def family(key: asyncssh.SSHKey) -> str:
@@ -108,13 +111,17 @@ def _match(
     found: tuple[list[asyncssh.SSHKey], list[asyncssh.SSHKey], list[asyncssh.SSHKey]] = ([], [], [])
     for path in files:
         try:
-            hosts = asyncssh.import_known_hosts(path.read_text(errors="surrogateescape"))
+            text = path.read_text(errors="surrogateescape")
+            hosts = asyncssh.import_known_hosts(_HOSTS.sub(lambda line: line[1] + line[2].lower(), text))
             matched = asyncssh.match_known_hosts(hosts, host, "", None if port == 22 else port)
+            # asyncssh leaves out what is revoked for a port, unless the file trusts a key for it as well.
+            names = [host] if port == 22 else [f"[{host}]:{port}", host]
+            revoked = [key for name in names for key in asyncssh.match_known_hosts(hosts, name, "", None)[2]]
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}", key="known_hosts") from error
         except (ValueError, asyncssh.KeyImportError) as error:
             raise ConfigError(f"{path} is not a known_hosts file: {error}", key="known_hosts") from error
-        for into, more in zip(found, matched[:3], strict=True):
+        for into, more in zip(found, (*matched[:2], revoked), strict=True):
             into.extend(more)
     return found
 
