@@ -49,6 +49,8 @@ class TestErrors:
             (409, "OperationAborted", Throttled, ""),
             (500, "InternalError", ConnectionFailed, ""),
             (599, "Whatever", ConnectionFailed, ""),
+            (400, "AccessControlListNotSupported", Unsupported, "'acl'"),
+            (400, "XMinioAdminBucketQuotaExceeded", NoSpace, ""),
             (418, "Teapot", ProtocolViolation, ""),
             (403, "Whatever", PermissionDenied, ""),
             (403, "SecondLevelDomainForbidden", PermissionDenied, "addressing: virtual"),

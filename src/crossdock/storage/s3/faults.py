@@ -106,7 +106,13 @@ _KINDS: dict[type[CrossdockError], tuple[str, ...]] = {
     ),
     TimedOut: ("RequestTimeout", "GatewayTimeout"),
     ConnectionFailed: ("InternalError", "BadGateway", "NoSuchUpload", "TemporaryRedirect"),
-    NoSpace: ("QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "InsufficientCapacity"),
+    NoSpace: (
+        "QuotaExceeded",
+        "InsufficientStorage",
+        "XMinioStorageFull",
+        "XMinioAdminBucketQuotaExceeded",
+        "InsufficientCapacity",
+    ),
     AuthenticationFailed: (
         "InvalidAccessKeyId",
         "SignatureDoesNotMatch",
@@ -144,6 +150,7 @@ _KINDS: dict[type[CrossdockError], tuple[str, ...]] = {
     ),
     Unsupported: (
         "NotImplemented",
+        "AccessControlListNotSupported",
         "InvalidArgument",
         "InvalidRequest",
         "InvalidStorageClass",
@@ -257,6 +264,7 @@ _HINTS = {
     "MethodNotAllowed": "the newest version is a delete marker, or the endpoint does not serve S3",
     "SlowDown": "lower 'max_connections' or 'part_concurrency'",
     "InvalidTag": "correct 'tags'",
+    "AccessControlListNotSupported": "take 'acl' out: the bucket has none",
     "ProxyAuthenticationRequired": "put the proxy's credentials in HTTPS_PROXY",
 }
 
