@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,3 +253,28 @@ def test_messages_that_find_no_room(tmp_path: Path) -> None:
         done = subprocess.run([PROGRAM, "cp", "-v", "a", "b"], cwd=tmp_path, stderr=full, timeout=60)
         assert (done.returncode, (tmp_path / "b").read_bytes()) == (0, b"x")
         assert subprocess.run([PROGRAM, "ls", "c"], cwd=tmp_path, stderr=full, timeout=60).returncode == 4
+
+
+def test_names_are_utf8_whatever_the_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger that was filled under one locale knows the files under another."""
+    started: list[list[str]] = []
+    monkeypatch.delenv("PYTHONUTF8", raising=False)
+    monkeypatch.setattr(os, "execv", lambda _, argv: started.append(argv))
+    main._read_names_as_utf8()
+    assert not started, "here it is UTF-8"
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
+    for _ in range(2):
+        main._read_names_as_utf8()
+    assert started == [[sys.executable, *sys.orig_argv[1:]]], "once"
+    monkeypatch.undo()
+    (tmp_path / "Zoë.csv").touch()
+    folder = tmp_path / "locales"
+    folder.mkdir()
+    command = ["localedef", "-i", "en_US", "-f", "ISO-8859-1", str(folder / "en_US.ISO-8859-1")]
+    if shutil.which(command[0]) and subprocess.run(command, capture_output=True, timeout=60).returncode in (0, 1):
+        given = {**os.environ, "LOCPATH": str(folder), "LC_ALL": "en_US.ISO-8859-1"}
+        given.pop("PYTHONUTF8", None)
+        done = subprocess.run(
+            [PROGRAM, "ls", "--json", tmp_path / "Zoë.csv"], capture_output=True, timeout=60, env=given
+        )
+        assert json.loads(done.stdout)["name"] == "Zoë.csv", done.stderr

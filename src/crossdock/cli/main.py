@@ -172,6 +172,7 @@ class _Messages(io.FileIO):
 
 def main() -> NoReturn:
     """The program, with the standard streams as it needs them."""
+    _read_names_as_utf8()
     _replace_closed()
     sys.stderr = io.TextIOWrapper(
         io.BufferedWriter(_Messages(2, "w", closefd=False)), encoding=sys.stderr.encoding, line_buffering=True
@@ -186,6 +187,13 @@ def main() -> NoReturn:
     # Else the interpreter, as it ends, looks for cycles in all that was loaded: a tenth of a second.
     gc.freeze()
     sys.exit(code)
+
+
+def _read_names_as_utf8() -> None:
+    """Start anew where the locale says otherwise: the ledger knows files by their names, whatever the terminal is."""
+    if sys.getfilesystemencoding() != "utf-8" and "PYTHONUTF8" not in os.environ and sys.executable:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _replace_closed() -> None:
