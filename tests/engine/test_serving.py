@@ -101,9 +101,9 @@ async def test_serve_breaks_off_after_its_grace(home: House) -> None:
 
 @pytest.mark.parametrize("comes_back", [True, False])
 async def test_what_is_under_way_outlasts_a_ledger_that_fails(
-    home: House, monkeypatch: pytest.MonkeyPatch, comes_back: bool
+    home: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, comes_back: bool
 ) -> None:
-    """As long as its lease: a database's server is started anew."""
+    """As long as its lease: a database's server is started anew. It is said, but not each time."""
     monkeypatch.setattr("crossdock.engine.serving._AGAIN", 0.01)
     monkeypatch.setattr("crossdock.engine.serving._HOUSE", 0.01)
     monkeypatch.setattr("crossdock.engine.worker._LOOK_AGAIN", 0.01)
@@ -135,6 +135,7 @@ async def test_what_is_under_way_outlasts_a_ledger_that_fails(
             while await home.state("a") != "done":
                 await asyncio.sleep(0.01)
             assert (await home.transfers())["a", "dst"].attempts == 1
+            assert [each.getMessage() for each in caplog.records] == ["away. Next: wait"]
             await home.put("b")
             await engine.discover("f")
             while home.dst.hold("b") is None:

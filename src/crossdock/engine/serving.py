@@ -24,6 +24,8 @@ GRACE = 30.0
 """Seconds that a stopped engine waits for the transfers under way; then they are broken off, and left to the next."""
 _AGAIN = 5.0
 """Seconds until a ledger that failed is asked again."""
+_REPEATED = 60.0
+"""Seconds until it is said again that it fails."""
 _HOUSE = 60.0
 _PRUNE = 86400.0
 _SOONEST = 1.0
@@ -68,6 +70,7 @@ class _Serving:
         self._worker = engine.worker(names)
         # A flow's looks never overlap, whatever starts them.
         self._locks = {name: asyncio.Lock() for name in names}
+        self._quiet_until = 0.0
 
     async def run(self, stop: asyncio.Event, sources: Iterable[EventSource], grace: float) -> None:
         tasks = [asyncio.create_task(self._hear(source)) for source in sources]
@@ -101,7 +104,10 @@ class _Serving:
             except LedgerUnavailable as error:
                 if not self._worker.busy:
                     raise
-                log.debug("%s", error)
+                now = asyncio.get_running_loop().time()
+                if now >= self._quiet_until:
+                    self._quiet_until = now + _REPEATED
+                    log.warning("%s", error)
             await asyncio.sleep(_AGAIN)
 
     async def _hear(self, source: EventSource) -> None:
