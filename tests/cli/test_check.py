@@ -67,6 +67,19 @@ def test_mistakes_as_json(cli: Cli, config: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_gpg_that_is_missing_is_advice(cli: Cli, tmp_path: Path) -> None:
+    """Each file would fail, one after the other, and wait for a hand."""
+    (tmp_path / "crossdock.yaml").write_text(
+        "endpoints: {a: {type: memory}, b: {type: memory}}\n"
+        f"flows: {{f: {{source: 'a:', to: 'b:', transform: [{{pgp_decrypt: {{program: {tmp_path}/gpg}}}}]}}}}\n"
+    )
+    (advice, remedy, _) = cli("check").err.splitlines()
+    assert advice.endswith(f"flows.f: its PGP transforms run {tmp_path}/gpg, which is not installed here")
+    assert remedy == "Next: apt install gpg, or write where it is at 'program'"
+    (tmp_path / "gpg").touch(mode=0o755)
+    assert "advice" not in cli("check").err
+
+
 def test_extras_that_are_missing_are_advice(cli: Cli, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     more = "  bank: {type: sftp, host: h}\nflows:"
     config.write_text(CONFIG.replace("flows:", more).replace("{every: 5m}", "{watch: true}"))

@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import aclosing
 from importlib.util import find_spec
+from shutil import which
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from crossdock.config import Config
-    from crossdock.flows.flow import Flow
+    from crossdock.flows.flow import Flow, Rule
     from crossdock.flows.plan import Planner
 
 __all__ = ["check", "route", "schema"]
@@ -145,6 +146,16 @@ def _not_installed(config: Config) -> Iterator[ConfigError]:
         if library is not None and find_spec(library) is None:
             what = f"needs the package {library}, which is not installed here"
             yield ConfigError(what, key=key, hint=f"pip install 'crossdock[{extra}]'")
+    steps = {(name, step) for name, flow in config.flows.items() for rule in flow.rules for step in _pgp(rule)}
+    for name, program in sorted(steps):
+        if which(program) is None:
+            what = f"its PGP transforms run {program}, which is not installed here"
+            yield ConfigError(what, key=f"flows.{name}", hint="apt install gpg, or write where it is at 'program'")
+
+
+def _pgp(rule: Rule) -> Iterator[str]:
+    """The programs that the rule's PGP transforms run."""
+    yield from (str(step.options.get("program", "gpg")) for step in rule.transforms if step.name.startswith("pgp_"))
 
 
 def _error_json(error: ConfigError) -> dict[str, Any]:
