@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import threading
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -14,8 +16,9 @@ from crossdock.errors import (
     PermissionDenied,
     ProtocolViolation,
 )
+from crossdock.storage.netstorage import client
 from crossdock.storage.netstorage.backend import NetStorageBackend
-from crossdock.storage.netstorage.wire import parse_xml
+from crossdock.storage.netstorage.wire import Answered, parse_xml
 from crossdock.storage.storage import Storage
 from crossdock.testing import FakeNetStorage, NetStorageFault
 from crossdock.testing.netstorage.actions import Actions
@@ -134,6 +137,24 @@ async def test_an_answer_that_is_none(
     monkeypatch.setattr(Actions, "_dir", lambda *_: Reply(200, body))
     with pytest.raises(ProtocolViolation, match="check 'host'"):
         await listed(storage, "d")
+
+
+async def test_a_long_answer_lets_others_have_their_turn(
+    server: FakeNetStorage, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of a file-store may have 300,000 names, which take seconds to read."""
+    line = '<file type="file" name="{:0>200}" size="1" mtime="1" md5="9b04178910b52bca293f78f947d79686"/>'
+    body = "<stat>" + "".join(line.format(number) for number in range(20_000)) + "</stat>"
+    monkeypatch.setattr(Actions, "_dir", lambda *_: Reply(200, body.encode()))
+    threads: set[str] = set()
+
+    def parsed(body: bytes, root: Any) -> Answered:
+        threads.add(threading.current_thread().name)
+        return parse_xml(body, root)
+
+    monkeypatch.setattr(client, "parse_xml", parsed)
+    assert len(await listed(storage, "d")) == 20_000
+    assert threading.main_thread().name not in threads
 
 
 def test_xml_as_the_live_services_write_it() -> None:

@@ -84,7 +84,7 @@ class NetStorageBackend(Backend):
     async def usage(self, path: str = "") -> tuple[int, int]:
         """(files, bytes) below a folder, as NetStorage counts them."""
         request = self.calls.request("GET", "du", path, "du", {"format": "xml", "encoding": "utf-8"})
-        found = self.client.xml(request, await self.client.call(request), "du")
+        found = await self.client.xml(request, await self.client.call(request), "du")
         return found.files, found.size
 
     # -- what doctor asks -----------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ class NetStorageBackend(Backend):
             "GET", "rmdir", path, "dir", {"format": "xml", "encoding": "utf-8", "max_entries": 1}
         )
         answer = await self.client.call(request, allow=(404,), repeat=True)
-        if answer.good and self.client.xml(request, answer, "stat").items:
+        if answer.good and (await self.client.xml(request, answer, "stat")).items:
             raise self._not_empty(path)
         self.calls.folders.discard(self.calls.full(path))
         answer = await self.client.call(

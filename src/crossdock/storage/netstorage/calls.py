@@ -80,7 +80,7 @@ class Calls:
         answer = await self.client.call(request, allow=(404,), repeat=True)
         if not answer.good:
             return None
-        items = self.client.xml(request, answer, "stat").items
+        items = (await self.client.xml(request, answer, "stat")).items
         if not items:
             raise self.client.violation(request, "an answer that describes nothing")
         return entry_of(path, items[0])

@@ -27,6 +27,8 @@ __all__ = ["Answer", "Client", "Request"]
 LARGEST_ANSWER = 64 * 1024 * 1024
 """Bytes of XML that are read at most: what Akamai gives for the listing of one folder."""
 _READ_BUFFER = 256 * 1024
+_AT_ONCE = 256 * 1024
+"""Bytes of XML that take a few milliseconds; more are read in a thread."""
 _LONGEST_PAUSE = 60
 """Seconds for which one answer may hold up the requests that come after it."""
 
@@ -183,9 +185,11 @@ class Client:
 
         return await self.retry.run(once) if repeat else await once()
 
-    def xml(self, request: Request, answer: Answer, root: Literal["stat", "list", "du"]) -> Answered:
+    async def xml(self, request: Request, answer: Answer, root: Literal["stat", "list", "du"]) -> Answered:
         """The document of a success."""
         try:
+            if len(answer.body) > _AT_ONCE:
+                return await asyncio.to_thread(parse_xml, answer.body, root)
             return parse_xml(answer.body, root)
         except ValueError as error:
             raise self.violation(request, str(error)) from error

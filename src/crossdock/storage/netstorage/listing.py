@@ -26,7 +26,7 @@ async def scan_folder(calls: Calls, path: str) -> AsyncGenerator[list[Entry]]:
         if not answer.good:
             await _explain(calls, path, answer)
             return
-        found = calls.client.xml(request, answer, "stat")
+        found = await calls.client.xml(request, answer, "stat")
         yield [_child(calls, request, prefix, item) for item in found.items]
         if found.resume is None:
             return
@@ -79,7 +79,7 @@ async def scan_tree(calls: Calls, path: str) -> AsyncGenerator[list[Entry]]:
             else:
                 await _must_be_the_end(calls, path, start)
             return
-        found = calls.client.xml(request, answer, "list")
+        found = await calls.client.xml(request, answer, "list")
         page: list[Entry] = []
         for item in found.items:
             name = item.name.removeprefix("/")
