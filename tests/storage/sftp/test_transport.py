@@ -196,6 +196,7 @@ class _Ssh:
         self._channels: dict[int, Any] = {}
         self.others: list[bytes] = []
         self.busy = False
+        self._keepalive_count = 3
 
     def _reset_keepalive_timer(self) -> None:
         pass
@@ -303,6 +304,7 @@ def test_packets_cut_anywhere(most: int) -> None:
     assert channel.flushed == channel._send_window == granted - 5 * len(grants) == 5 * receiver.adjusted
     assert sorted(packet for packet in ssh.others if packet not in late) == sorted(others)
     assert len(channel.data) + sum(len(packet) - 9 for packet in late if packet not in grants) == len(data)
+    assert ssh._keepalive_count == 0
     assert receiver.opened > 20 and channel._recv_window == 100_000 + channel.adjusted - len(channel.data)
     if len(late) == len(grants):
         assert channel.data == data

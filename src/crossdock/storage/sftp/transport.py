@@ -44,6 +44,7 @@ _STILL_SENDING = ("open", "eof_pending", "close_pending")
 _ATTRIBUTES: dict[str, type | tuple[type, ...]] = {
     "_auth_complete": bool,
     "_channels": dict,
+    "_keepalive_count": int,
     "_kex_complete": bool,
     "_rekey_bytes": int,
     "_rekey_bytes_sent": int,
@@ -95,9 +96,8 @@ def outlet(channel: Any) -> Outlet | None:
     """The shorter way out of a channel just opened on a connection that has been sped up."""
     ssh = getattr(channel, "_conn", None)
     sender = getattr(getattr(ssh, "send_packet", None), "__self__", None)
-    if not isinstance(sender, _Sender) or not _have(channel, _CHANNEL) or channel._send_buf:
-        return None
-    if list(inspect.signature(SSHChannel._flush_send_buf).parameters) != ["self"]:
+    usual = list(inspect.signature(SSHChannel._flush_send_buf).parameters) == ["self"] and _have(channel, _CHANNEL)
+    if not isinstance(sender, _Sender) or not usual or channel._send_buf:
         return None
     return Outlet(channel, sender)
 
@@ -291,9 +291,9 @@ class Receiver(asyncio.BufferedProtocol):
         return self._view[self._end :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._end += nbytes
-        ssh = self._ssh
+        ssh, self._end = self._ssh, self._end + nbytes
         ssh._reset_keepalive_timer()
+        ssh._keepalive_count = 0  # who sends is there, while our question still waits in a slow line
         while self._start < self._end and ssh._transport is not None and self._next(self._end - self._start):
             pass
         if self._start == self._end or ssh._transport is None:
