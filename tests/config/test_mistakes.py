@@ -235,7 +235,9 @@ def test_a_mistake(write: Write, text: str, expected: str) -> None:
     assert "hunter2" not in found[0]
 
 
-BOTH = ENDPOINTS + "  copy: {type: s3, bucket: lake, root: /in/}\nflows:\n"
+BOTH = ENDPOINTS + (
+    "  copy: {type: s3, bucket: lake, root: /in/, endpoint_url: 'https://s3.dualstack.eu-west-1.amazonaws.com'}\nflows:\n"
+)
 """`copy` is a folder of `lake`."""
 
 

@@ -49,7 +49,7 @@ def root_of(name: str, settings: EndpointSettings) -> Root:
         return Root(("memory", name), root.strip("/"))
     get = found.model_dump(exclude={"root"}).get
     if settings.type == "s3":
-        service = getattr(settings, "service_url", None) or "amazon"
+        service = "amazon" if getattr(settings, "amazon", True) else getattr(settings, "service_url", "")
         return Root(("s3", str(service).lower(), get("bucket")), root.strip("/"))
     if get("host"):
         # A path from the login folder and an absolute one cannot be compared.
