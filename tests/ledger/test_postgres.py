@@ -126,6 +126,28 @@ async def test_two_change_the_same_transfers_by_hand(postgres: Postgres, schema:
         assert changed == [ids] * 20
 
 
+async def test_the_rights_that_it_needs(postgres: Postgres, schema: str, raw: Any) -> None:
+    """To make its tables, a schema of its own; once they are there, no more than their rows."""
+    await raw.execute(f"CREATE ROLE {schema} LOGIN; CREATE SCHEMA {schema} AUTHORIZATION {schema}")
+    dsn = postgres.dsn.replace(f"//{postgres.user}@", f"//{schema}@")
+    async with PostgresLedger(dsn, schema=schema) as ledger:
+        await add(ledger)
+    other = f"{schema}b"
+    async with PostgresLedger(postgres.dsn, schema=other) as ledger:
+        await add(ledger)
+    await raw.execute(
+        f"GRANT USAGE ON SCHEMA {other} TO {schema}; "
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {other} TO {schema}"
+    )
+    async with PostgresLedger(dsn, schema=other) as ledger:
+        await add(ledger, "b")
+        lease = await claim_one(ledger)
+        await ledger.delivered(lease, RECEIPT)
+        await ledger.done(lease, gone=True)
+        assert await ledger.mark("statements", "tick", "06:00")
+        assert await ledger.prune() == 0
+
+
 async def test_the_longest_paths(postgres: Postgres, schema: str) -> None:
     """As long as it says that they may be, both of them, and nothing in them that could be compressed."""
     async with PostgresLedger(postgres.dsn, schema=schema) as ledger:
@@ -185,6 +207,9 @@ async def test_isolation_is_ours_not_the_databases(postgres: Postgres, schema: s
     """Two that change one row wait for each other, where a stricter level would refuse the second."""
     await raw.execute("ALTER ROLE CURRENT_USER SET default_transaction_isolation = 'serializable'")
     try:
+        others = [PostgresLedger(postgres.dsn, schema=schema, connections=1) for _ in range(6)]
+        await asyncio.gather(*(other.open() for other in others))
+        await asyncio.gather(*(other.close() for other in others))
         async with PostgresLedger(postgres.dsn, schema=schema) as ledger:
             await add(ledger)
             lease = await claim_one(ledger)

@@ -102,14 +102,17 @@ class PostgresLedger(SqlLedger):
     async def _migrate(self, connection: Any) -> str:
         """Bring the schema up to date, and tell the ledger's id."""
         scripts = migrations("postgres")
-        async with connection.transaction():
+        async with connection.transaction(isolation="read_committed"):
             # Two that open a new ledger at once take turns; the number is arbitrary.
             await connection.execute("SELECT pg_advisory_xact_lock(3600041)")
-            await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {self._schema}")
+            # Asked first: IF NOT EXISTS wants the right to make what is there already.
+            if await connection.fetchval("SELECT to_regnamespace($1)", self._schema) is None:
+                await connection.execute(f"CREATE SCHEMA {self._schema}")
             await connection.execute(f"SET LOCAL search_path TO {self._schema}")
-            await connection.execute(
-                "CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, at TIMESTAMPTZ NOT NULL)"
-            )
+            if await connection.fetchval("SELECT to_regclass($1)", f"{self._schema}.migrations") is None:
+                await connection.execute(
+                    "CREATE TABLE migrations (version INTEGER PRIMARY KEY, at TIMESTAMPTZ NOT NULL)"
+                )
             known = await connection.fetchval("SELECT coalesce(max(version), 0) FROM migrations")
             if known > max(scripts):
                 raise LedgerError(
