@@ -93,6 +93,10 @@ class StagedWriter(Writer):
     async def _let_go(self) -> None:
         """Close the temporary but keep it."""
 
+    async def _keep(self) -> None:
+        """Let go of what another attempt is to build on."""
+        await self._let_go()
+
     async def write(self, data: bytes) -> None:
         await self._append(data)
         self.size += len(data)
@@ -127,7 +131,7 @@ class StagedWriter(Writer):
         if self.checkpoint() is None:
             await self.abort()
         elif not self._ended:
-            await self._let_go()
+            await self._keep()
             self._ended = True
 
     async def leave(self) -> None:

@@ -182,17 +182,24 @@ class LocalWriter(StagedWriter):
         return self._stored if self._descriptor is not None else 0
 
     async def _let_go(self) -> None:
-        await self._threads.run(self._keep)
+        await self._threads.run(self._close_told)
 
-    def _keep(self) -> None:
-        with self._tree.told("write", self.path):
-            try:
-                if self._descriptor is not None and self._tree.fsync:
-                    # Whoever resumes takes these bytes for good: after a power cut they would be there, as zeros.
-                    self._quiet()
+    async def _keep(self) -> None:
+        await self._threads.run(self._flush_and_close)
+
+    def _flush_and_close(self) -> None:
+        """Whoever resumes takes these bytes for good: after a power cut they would be there, as zeros."""
+        try:
+            if self._descriptor is not None and self._tree.fsync:
+                self._quiet()
+                with self._tree.told("write", self.path):
                     os.fsync(self._descriptor)
-            finally:
-                self._close()
+        finally:
+            self._close_told()
+
+    def _close_told(self) -> None:
+        with self._tree.told("write", self.path):
+            self._close()
 
     def _close_file(self) -> None:
         if self._descriptor is not None:
