@@ -22,6 +22,13 @@ def came_before(folder: Path, seconds: int) -> None:
     connection.close()
 
 
+def test_to_ask_makes_no_ledger(cli: Cli, tmp_path: Path) -> None:
+    """It would be the asker's, not that of who runs the flows."""
+    configure(tmp_path, expect={"match": "statement_*.csv", "by": just_passed()})
+    assert cli("late").code == 1
+    assert not (tmp_path / "crossdock.db").exists()
+
+
 def test_late_and_in_time(cli: Cli, tmp_path: Path) -> None:
     expect = {"match": "statement_*.csv", "by": just_passed(), "min_count": 2}
     configure(tmp_path, expect=expect)

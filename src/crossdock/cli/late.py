@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from crossdock.cli import exits
-from crossdock.cli.engine import flows_of, ledger_option, opened_ledger
+from crossdock.cli.engine import flows_of, ledger_option
 from crossdock.cli.output import emit
+from crossdock.cli.rows import absent
 from crossdock.cli.session import Session, common
 from crossdock.errors import shown
 
@@ -36,9 +37,10 @@ def late(session: Session, flows: tuple[str, ...], ledger: str | None, as_json: 
 
     async def work() -> list[tuple[str, Late]]:
         from crossdock.engine.late import missing
+        from crossdock.ledger.memory import MemoryLedger
 
-        now = datetime.now(UTC)
-        async with opened_ledger(session, ledger) as opened:
+        now, written = datetime.now(UTC), config.new_ledger(ledger)
+        async with MemoryLedger() if absent(written) else written as opened:
             return [(name, each) for name in names for each in await missing(config.flows[name], opened, now)]
 
     found = session.run(work)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from crossdock.ledger.base import Event, Ledger, Transfer
 
 __all__ = [
+    "absent",
     "aligned",
     "existing_ledger",
     "history_json",
@@ -37,15 +38,21 @@ async def existing_ledger(session: Session, written: str | None) -> AsyncIterato
         yield found
 
 
-def _require(ledger: Ledger) -> None:
+def absent(ledger: Ledger) -> str | None:
+    """The file of a ledger that is not there yet: whoever opens it makes it, and it is theirs alone."""
     from crossdock.ledger.sqlite import SqliteLedger
 
-    if isinstance(ledger, SqliteLedger) and not Path(ledger.where).exists():
+    return ledger.where if isinstance(ledger, SqliteLedger) and not Path(ledger.where).exists() else None
+
+
+def _require(ledger: Ledger) -> None:
+    where = absent(ledger)
+    if where is not None:
         raise NotFound(
             "there is no ledger yet",
             operation="open",
             endpoint="ledger",
-            path=ledger.where,
+            path=where,
             hint="'crossdock run' makes it; if it is elsewhere, pass --ledger or --config",
         )
 
