@@ -23,6 +23,7 @@ from crossdock.errors import (
     StorageError,
     TransformFailed,
     Truncated,
+    Unsupported,
     located,
     shown,
 )
@@ -182,6 +183,9 @@ class _Attempt:
                 return await self.target.begin_write(self.to, options)
             except NotFound:
                 self.notes.append("what was staged is gone; started from the first byte")
+            except Unsupported:
+                # As an attempt to resume has shown.
+                self.notes.append("the target does not resume writes; started from the first byte")
         return await self.target.begin_write(self.to, replace(options, resume=None))
 
     async def _staged(self, token: bytes) -> None:

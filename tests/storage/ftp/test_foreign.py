@@ -137,3 +137,29 @@ async def test_a_server_that_does_not_set_times_is_found_out(server: FaultyFtpSe
         kept = storage.capabilities.mtime_precision
         assert kept is None
     assert (server.folder / "x").read_bytes() == b"x"
+
+
+async def test_a_rename_onto_a_file_that_the_server_calls_a_matter_of_time(server: FaultyFtpServer) -> None:
+    """fineftp says 450 of what exists."""
+    (server.folder / "one").write_bytes(b"newer")
+    (server.folder / "two").write_bytes(b"old")
+    server.faults.replies["RNTO"] = "450 Target path exists already."
+    server.then = [("RNTO", server.faults.replies.clear)]
+    async with faulty(server) as storage:
+        await storage.rename("one", "two", overwrite=True)
+    assert [path.name for path in server.folder.iterdir()] == ["two"]
+    assert (server.folder / "two").read_bytes() == b"newer"
+
+
+async def test_what_is_left_is_removed_where_nothing_may_be_resumed(server: FaultyFtpServer) -> None:
+    server.features = ("SIZE", "MDTM")
+    async with faulty(server) as storage:
+        assert not storage.capabilities.resume_write
+        writer = await storage.begin_write("name", WriteOptions(attempt="0123456789ab"))
+        await writer.write(bytes(1_000_000))
+        await writer.leave()
+        assert len(list(server.folder.iterdir())) == 1
+        token = storage.leftover("name", "0123456789ab")
+        assert token is not None
+        await storage.discard(token)
+    assert list(server.folder.iterdir()) == []

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from crossdock.engine.attempts import deliver
 from crossdock.errors import (
     ConnectionFailed,
     IntegrityError,
@@ -20,7 +21,11 @@ from crossdock.errors import (
 )
 from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.ftp import data
+from crossdock.storage.ftp.stream import Data
 from crossdock.storage.ftp.tls import SessionRefused
+from crossdock.storage.ftp.wire import Lost
+from crossdock.storage.memory import MemoryBackend
+from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
 from tests.storage.ftp.places import DATA, FACTS, backend_of, faulty
@@ -150,6 +155,40 @@ async def test_a_file_that_may_not_be_replaced_stays(server: FaultyFtpServer, fa
         with pytest.raises(NoSpace):
             await storage.write_bytes("name", DATA)
     assert list(server.folder.iterdir()) == []
+
+
+async def test_a_file_is_begun_anew_at_a_server_that_was_found_not_to_resume(
+    server: FaultyFtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ProFTPD's own defaults have it: AllowOverwrite and AllowStoreRestart off, and REST among its features."""
+    server.faults.replies |= {"APPE": "550 Overwrite permission denied", "REST": "502 not here"}
+    write, cuts = Data.write, [Lost("the data connection broke")]
+
+    def cut(self: Data, part: bytes | memoryview) -> None:
+        write(self, part)
+        if len(cuts) == 1 and any(path.stat().st_size > 1_000_000 for path in server.folder.iterdir()):
+            raise cuts.pop()
+
+    monkeypatch.setattr(Data, "write", cut)
+    async with faulty(server) as storage, Storage(MemoryBackend("source")) as source:
+        await source.write_bytes("name", DATA)
+        _, attempts = await deliver(source, "name", storage, "name", policy=RetryPolicy(base=0.01))
+        assert attempts == 3
+    assert [path.name for path in server.folder.iterdir()] == ["name"]
+    assert (server.folder / "name").read_bytes() == DATA
+
+
+async def test_a_last_word_that_was_heard_is_not_waited_for_again(server: FaultyFtpServer) -> None:
+    """What was sent is kept, and the next attempt begins at once."""
+    server.faults.disk = 1_000_000
+    async with faulty(server, timeout=20) as storage, asyncio.timeout(10):
+        writer = await storage.begin_write("name", WriteOptions())
+        with pytest.raises(NoSpace):
+            while True:
+                await writer.write(DATA)
+        await writer.suspend()
+    (left,) = server.folder.iterdir()
+    assert left.stat().st_size
 
 
 async def test_after_a_refusal_the_server_has_as_much_time_as_before(server: FaultyFtpServer) -> None:

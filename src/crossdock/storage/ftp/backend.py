@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections.abc import AsyncGenerator
@@ -114,7 +115,8 @@ class FtpBackend(Backend):
         return writer
 
     async def discard(self, checkpoint: bytes) -> None:
-        if not self.capabilities.resume_write:
+        # Whether it may be resumed, or might once, is another matter.
+        if self.settings.staging == "none" or "attempt" not in json.loads(checkpoint):
             raise self._unsupported("discard", "")
         staged = staged_path(checkpoint)
         await self.calls.call("discard", staged, asking.remove, self.calls.full(staged, "discard"))
@@ -122,7 +124,7 @@ class FtpBackend(Backend):
             await undo_swap(self.rename, self.delete, checkpoint)
 
     def leftover(self, path: str, attempt: str) -> bytes | None:
-        return token_of(path, attempt) if self.capabilities.resume_write else None
+        return token_of(path, attempt) if self.settings.staging == "rename" and self.settings.verify != "none" else None
 
     async def is_staged(self, checkpoint: bytes) -> bool | None:
         return await still_staged(self, checkpoint)

@@ -51,7 +51,7 @@ _WORDS: tuple[tuple[re.Pattern[str], type[StorageError]], ...] = tuple(
         (r"is a directory|not a (?:regular|plain) file|not regular", NotAFile),
         (r"not empty", PermissionDenied),
         (r"(?:no such|not found|does ?n[o']t exist|cannot find|can't find|unable to find|not exist)", NotFound),
-        (r"(?:file|already) exists|already exist", AlreadyExists),
+        (r"(?:file|already) exists|already exist|exists already", AlreadyExists),
         (
             r"name too long|(?:illegal|invalid|bad|prohibited) (?:(?:file|directory|folder) ?)?name",
             InvalidPath,

@@ -389,7 +389,7 @@ class FtpWriter(StagedWriter):
     async def _let_go(self) -> None:
         connection, stream = self._connection, self._stream
         try:
-            if connection is not None and stream is not None and connection.alive_in_transfer:
+            if connection is not None and stream is not None and connection.pending and connection.alive_in_transfer:
                 await connection.run(self._end, connection, stream)
         except (Lost, Refused, SessionRefused, Violation) as error:
             log.info("%s:%r is kept as far as it arrived: %s", self.endpoint, self.temporary, error)
