@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import errno
+import hashlib
 import json
 import os
 import threading
@@ -191,6 +192,20 @@ class TestFaults:
         await storage.rename("name", "NAME", overwrite=True)
         assert removed == []
         assert os.listdir(root) == ["NAME"]
+
+    async def test_a_mount_may_give_less_than_was_asked_for(
+        self, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = os.urandom((2 << 20) + 5)
+        await storage.write_bytes("large", data)
+        await storage.write_bytes("small", data[:3000])
+        read, pread = os.read, os.pread
+        monkeypatch.setattr(os, "read", lambda file, size: read(file, min(size, 100_000 if size > 100_000 else 1000)))
+        monkeypatch.setattr(os, "pread", lambda file, size, at: pread(file, min(size, 1000), at))
+        wanted = [hashlib.sha256(data).hexdigest(), hashlib.sha256(data[:3000]).hexdigest()]
+        assert await storage.digests(["large", "small"], "sha256") == wanted
+        assert await storage.read_bytes("large") == data
+        assert await storage.read_bytes("small") == data[:3000]
 
     async def test_modes_that_cannot_be_kept_are_no_error(
         self, storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch

@@ -257,11 +257,12 @@ class Tree:
         descriptor, status = self.open_in(folder, name, "hash", path)
         try:
             digest = hashlib.new(algorithm, usedforsecurity=False)
-            size = status.st_size + 1
-            while data := os.read(descriptor, min(size, _CHUNK)):
+            asked, count = min(status.st_size + 1, _CHUNK), 0
+            while data := os.read(descriptor, asked):
                 digest.update(data)
-                if len(data) < min(size, _CHUNK):
-                    break  # a file's end: only there is less read than was asked for
+                count += len(data)
+                if count == status.st_size and len(data) < asked:
+                    break  # its end, without asking again; elsewhere a mount may give less than was asked for, too
             return digest.hexdigest()
         finally:
             os.close(descriptor)
