@@ -175,3 +175,29 @@ async def test_suspects_run_alone(home: House) -> None:
         assert at_work <= 1
 
     assert (await home.run(flow(), step=step)).delivered == 3
+
+
+async def test_a_suspect_is_waited_for_in_peace(home: House) -> None:
+    """What comes meanwhile wakes the others, who have nothing to do yet and let it go on."""
+    await home.put("suspect")
+    async with home.engine(flow()) as engine:
+        await engine.discover("f")
+    for _ in range(3):
+        assert await home.ledger.claim("dead", lease=1.0)
+        home.clock.move(2)
+    home.dst.gates["commit"] = asyncio.Event()
+    async with home.engine(flow()) as engine, asyncio.timeout(10):
+        worker = engine.worker(["f"])
+        running = asyncio.create_task(worker.run())
+        while not home.dst.calls["commit"]:
+            await asyncio.sleep(0.01)
+        await home.put("b")
+        await engine.discover("f")
+        worker.wake()
+        await asyncio.sleep(0.01)
+        home.dst.gates.pop("commit").set()
+        while await home.state("b") != "done":
+            await asyncio.sleep(0.01)
+        worker.stop()
+        await running
+    assert await home.state("suspect") == "done"

@@ -132,8 +132,9 @@ class Worker:
     async def _next(self, until_idle: bool) -> Lease | None:
         while not self._stopping:
             async with self._claiming:
+                # Whether or not there is anything to claim: what is not cleared would be waited for in vain, for ever.
+                self._change.clear()
                 if not self._claimed and not self._has_suspect() and not self._stopping:
-                    self._change.clear()
                     self._step("R3:before")
                     flows = [flow for flow in self._flows if self._usable(flow)]
                     found = await self._claim(flows)
