@@ -276,6 +276,21 @@ def test_what_is_probably_not_meant(write: Write) -> None:
     assert load(write(single)).warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("keep", "told"), [("30", True), ("1.5", True), ("30s", False), ("30d", False), ("'30'", False)]
+)
+def test_a_time_to_keep_that_has_no_unit(write: Write, keep: str, told: bool) -> None:
+    """Who means days would have the archive emptied after half a minute."""
+    path = write(
+        f"{ENDPOINTS}flows: {{a: {{source: 'bank:x', to: 'lake:', after: {{archive: .done, keep: {keep}}}}}}}\n"
+    )
+    found = [str(advice) for advice in load(path).warnings if ".after.keep: " in str(advice)]
+    words = (
+        f"flows.a.after.keep: without a unit these are seconds: archived files are removed {keep} s after their move"
+    )
+    assert [words in each and f"Next: write {keep}d for days" in each for each in found] == [True] * told
+
+
 def test_flows_that_replace_each_others_files(write: Write) -> None:
     def advice(more: str = "", to: str = "lake:in/{path}", second: str = "source: bank:y") -> list[str]:
         path = write(

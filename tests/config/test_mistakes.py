@@ -165,6 +165,10 @@ CASES = [
     # What follows.
     (SHORT + "    after: {archive: .done, delete: true}\n", "9: flows.a.after: both 'delete' and 'archive'. Next: "
      "keep one; 'archive' with 'keep' removes the archived file later"),
+    (SHORT + "    after: {archive: .done, keep: true}\n", "9: flows.a.after.keep: cannot be read. Next: write a "
+     "duration such as 500ms, 30s, 5m, 2h or 1d"),
+    (SHORT + "    min_size: false\n", "9: flows.a.min_size: cannot be read. Next: write a size in bytes, or with K, M, "
+     "G, T (powers of 1024), such as 64M"),
     (SHORT + "    after: {keep: 30d}\n", "9: flows.a.after.keep: 'keep' without 'archive'. Next: add archive: "
      ".done"),
     (SHORT + "    after: {tag: {a: b}}\n", "9: flows.a.after.tag: type sftp has no tags. Next: remove 'tag', or "

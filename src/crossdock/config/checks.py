@@ -39,6 +39,10 @@ def check_flow(report: Report, flow: Flow) -> None:
         _beside(report, (*key, "settle", name), text, WORDS)
     _beside(report, (*key, "after", "marker"), flow.after.marker, WORDS)
     _beside(report, (*key, "after", "archive"), flow.after.archive, (*WORDS, *DATES))
+    keep = report.value((*key, "after", "keep"))
+    if isinstance(keep, (int, float)) and report.sound((*key, "after", "keep")):
+        message = f"without a unit these are seconds: archived files are removed {keep:g} s after their move"
+        report.warning((*key, "after", "keep"), message, f"write {keep:g}d for days, or {keep:g}s if that is meant")
     never: list[str] = []
     try:
         never = [pattern.pattern for pattern, _ in Planner(flow).never]

@@ -34,18 +34,19 @@ _UNITS_OF_SIZE = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 102
 
 
 def _seconds(value: object) -> object:
-    if not isinstance(value, str):
+    # True is no second: `keep: true` would remove what is archived after one.
+    if not isinstance(value, (str, bool)):
         return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*", value)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*", str(value))
     if not match:
         raise ValueError("write a duration such as 500ms, 30s, 5m, 2h or 1d")
     return float(match[1]) * _UNITS_OF_TIME[match[2] or "s"]
 
 
 def _bytes(value: object) -> object:
-    if not isinstance(value, str):
+    if not isinstance(value, (str, bool)):
         return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", value.lower())
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", str(value).lower())
     if not match:
         raise ValueError("write a size in bytes, or with K, M, G, T (powers of 1024), such as 64M")
     return int(float(match[1]) * _UNITS_OF_SIZE[match[2]])
