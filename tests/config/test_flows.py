@@ -291,6 +291,28 @@ def test_a_time_to_keep_that_has_no_unit(write: Write, keep: str, told: bool) ->
     assert [words in each and f"Next: write {keep}d for days" in each for each in found] == [True] * told
 
 
+@pytest.mark.parametrize(
+    ("flow", "key"),
+    [
+        ("include: '*.csv, *.txt'", "include"), ("exclude: ['*.x,tmp*']", "exclude"),
+        ("include: ['*.{csv,txt}', 'a,b.csv', '[,]*', '*,v']", None),
+        ("rules: [{match: {glob: '*.csv,*.txt'}, to: 'lake:'}]", "rules.0.match.glob"),
+    ],
+)  # fmt: skip
+def test_several_globs_in_one(write: Write, flow: str, key: str | None) -> None:
+    to = "" if "rules" in flow else "to: 'lake:', "
+    path = write(f"{ENDPOINTS}flows: {{a: {{source: 'bank:x', {to}{flow}}}}}\n")
+    found = [str(advice) for advice in load(path).warnings if "comma" in str(advice)]
+    assert [f"flows.a.{key}: " in each and "is one glob" in each for each in found] == [True] * (key is not None)
+
+
+@pytest.mark.parametrize(("source", "told"), [("bank:/out/*.csv", 1), ("bank:out/{now:%Y}", 1), ("bank:out [1]", 0)])
+def test_a_source_that_is_written_as_a_pattern(write: Write, source: str, told: int) -> None:
+    path = write(f"{ENDPOINTS}flows: {{a: {{source: '{source}', to: 'lake:'}}}}\n")
+    found = [str(advice) for advice in load(path).warnings if "flows.a.source: " in str(advice)]
+    assert ["a source is a folder as it is called" in each for each in found] == [True] * told
+
+
 def test_flows_that_replace_each_others_files(write: Write) -> None:
     def advice(more: str = "", to: str = "lake:in/{path}", second: str = "source: bank:y") -> list[str]:
         path = write(

@@ -15,6 +15,7 @@ __all__ = ["check_flow", "rule_key", "sound_rules"]
 _JUDGED = 200
 """Rules of one flow that are compared with all before them, which takes longer with each."""
 _OWN = re.compile(r"\.(?=[*+])")
+_BRACES, _LISTED = re.compile(r"\{[^{}]*\}|\[[^\]]*\]"), re.compile(r",\s*[*?.\w]*\*")
 
 
 def rule_key(report: Report, flow: Flow, at: int) -> Key:
@@ -39,6 +40,11 @@ def check_flow(report: Report, flow: Flow) -> None:
         _beside(report, (*key, "settle", name), text, WORDS)
     _beside(report, (*key, "after", "marker"), flow.after.marker, WORDS)
     _beside(report, (*key, "after", "archive"), flow.after.archive, (*WORDS, *DATES))
+    if re.search(r"[*?{]", flow.source.path):
+        message = f"a source is a folder as it is called: {flow.source.path!r} stands for no others"
+        report.warning((*key, "source"), message, "write the folder above, and which files by 'include' or 'match'")
+    for filter_ in flow.filters.rules:
+        _comma(report, (*key, "include" if filter_.include else "exclude"), filter_.pattern)
     keep = report.value((*key, "after", "keep"))
     if isinstance(keep, (int, float)) and report.sound((*key, "after", "keep")):
         message = f"without a unit these are seconds: archived files are removed {keep:g} s after their move"
@@ -56,6 +62,7 @@ def check_flow(report: Report, flow: Flow) -> None:
 
 def _rule(report: Report, rule: Rule, key: Key) -> None:
     groups: set[str] = set()
+    _comma(report, (*key, "match", "glob"), rule.glob or "")
     if rule.regex is not None:
         groups = set(re.compile(rule.regex).groupindex)
         slow = cost(rule.regex)
@@ -72,6 +79,14 @@ def _rule(report: Report, rule: Rule, key: Key) -> None:
         if template is not None and not template.names - {"now"} and _several(rule):
             hint = "write {name} or {path} into it"
             report.warning(place, f"all files that match go to one and the same place, {to}", hint)
+
+
+def _comma(report: Report, key: Key, glob: str) -> None:
+    """`*.csv, *.txt` in one is a name with a comma, and nothing has that."""
+    if _LISTED.search(_BRACES.sub("", glob)):
+        message = f"{glob!r} is one glob, for names that have the comma in them"
+        hint = "write a list, ['*.csv', '*.txt']" if key[-1] != "glob" else "write {glob: '*.{csv,txt}'}"
+        report.warning(key, message, hint)
 
 
 def _quicker(regex: str) -> str:
