@@ -132,11 +132,10 @@ class Worker:
     async def _next(self, until_idle: bool) -> Lease | None:
         while not self._stopping:
             async with self._claiming:
-                if self._stopping:
-                    return None
-                # Though a suspect may keep it from claiming: to wait for what is set already is to spin.
-                self._change.clear()
-                if not self._claimed and not self._has_suspect():
+                if not self._stopping:
+                    # Though a suspect may keep it from claiming: to wait for what is set already is to spin.
+                    self._change.clear()
+                if not self._claimed and not self._has_suspect() and not self._stopping:
                     self._step("R3:before")
                     flows = [flow for flow in self._flows if self._usable(flow)]
                     found = await self._claim(flows)
