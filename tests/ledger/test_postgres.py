@@ -95,6 +95,16 @@ async def test_an_older_ledger_is_brought_up_to_date(postgres: Postgres, schema:
     await asyncio.gather(*(ledger.close() for ledger in ledgers))
 
 
+async def test_a_long_step_of_the_schema_is_waited_for(
+    postgres: Postgres, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large ledger could never be brought up to date else."""
+    longer = {**migrations("postgres"), 1000: "SELECT pg_sleep(1)"}
+    monkeypatch.setattr("crossdock.ledger.postgres.migrations", lambda dialect: longer)
+    async with PostgresLedger(postgres.dsn, schema=schema, timeout=0.5) as ledger:
+        await add(ledger)
+
+
 async def test_siblings_of_many_hosts_end_at_once(postgres: Postgres, schema: str, raw: Any) -> None:
     """Whoever ends first waits for the file's rows, in their order: no deadlock that the server must break."""
     async with PostgresLedger(postgres.dsn, schema=schema) as ledger:

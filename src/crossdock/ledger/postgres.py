@@ -31,6 +31,8 @@ _PARAMETER = re.compile(r"(?<![:\w]):([a-z]\w*)")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _CONNECTING = 15.0
 """Seconds for a new connection."""
+_MIGRATING = 86400.0
+"""Seconds for one step of the schema: an index over many millions of rows is made anew."""
 _TRIES = 5
 """Of a claim that met another one at the same place."""
 _PASSING = (
@@ -121,7 +123,7 @@ class PostgresLedger(SqlLedger):
                 )
             for version, script in scripts.items():
                 if version > known:
-                    await connection.execute(script)
+                    await connection.execute(script, timeout=_MIGRATING)
                     await connection.execute("INSERT INTO migrations VALUES ($1, now())", version)
             return str(await connection.fetchval(_QUERIES["identity"]))
 
