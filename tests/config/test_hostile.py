@@ -62,6 +62,10 @@ CASES: dict[str, tuple[str | bytes, int, str]] = {
     "many unknown keys": (HEAD + "  f:\n    source: 'a:'\n" + "".join(f"    k{n}: 1\n" for n in MANY), 3,
                           "mend these first"),
     "many wrong rules": (rules(*("{match: '(', to: 5}" for _ in MANY)), 3, "mend these first"),
+    "many wrong archives": (
+        HEAD + "".join(f"  f{n}: {{source: 'a:{n}', to: 'b:', after: {{archive: '{{path}}'}}}}\n" for n in range(600)),
+        3, "mend these first",
+    ),
     "many flows": (HEAD + "".join(f"  f{n}: {{source: 'a:{n}', to: 'b:{n}/'}}\n" for n in range(300)), 0, "300 flows"),
     "many rules": (rules(*(f"{{match: 'x{n}_.*', to: 'b:'}}" for n in range(300))), 0, "300 rules"),
     "catastrophic": (
