@@ -36,6 +36,18 @@ class Mask(Transform):
 
 class Nothing:
     pass
+
+class Unfinished(Transform):
+    pass
+
+class NoModel(Mask):
+    Options = dict
+
+class UnknownType(Options):
+    digits: "Digits" = 8
+
+class NoType(Mask):
+    Options = UnknownType
 """
 
 
@@ -132,6 +144,20 @@ def test_steps_of_a_rule() -> None:
     assert [(one.name, one.many) for one in found] == [("gunzip", False), ("charset", False), ("unzip", True)]
     with pytest.raises(ConfigError, match="archives in archives"):
         steps([Spec("unzip"), Spec("unzip")])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Unfinished", "it lacks feed"),
+        ("NoModel", "its options cannot be read"),
+        ("NoType", r"UnknownType.*Next: derive"),
+    ],
+)
+def test_a_class_that_is_not_as_it_should_be(own: str, name: str, said: str) -> None:
+    """It is told before the first file comes."""
+    with pytest.raises(ConfigError, match=said):
+        step(f"python:{own}:{name}", {})
 
 
 def test_every_mistake_at_once() -> None:

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
+from inspect import isabstract
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -110,6 +111,9 @@ def transform_class(name: str) -> type[Transform] | type[Splitter]:
         raise ConfigError(
             f"transform {name}: not a transform", key="transform", hint="derive it from crossdock's Transform"
         )
+    if isabstract(found):
+        missing = ", ".join(sorted(found.__abstractmethods__))
+        raise ConfigError(f"transform {name}: it lacks {missing}", key="transform", hint="write them into its class")
     return found
 
 
@@ -128,6 +132,11 @@ def step(name: str, options: Mapping[str, Any] | None = None, *, folder: Path | 
         found = kind.Options.model_validate(dict(options or {}), context={"folder": folder})
     except ValidationError as error:
         raise ConfigError(f"transform {name}: {_reasons(error)}", key="transform", hint=_known(kind)) from error
+    except (Exception, SystemExit) as error:
+        # The model may be a user's own, too.
+        reason = shown(f"{type(error).__name__}: {error}")
+        what = f"transform {name}: its options cannot be read: {reason}"
+        raise ConfigError(what, key="transform", hint="derive Options from crossdock's Options") from error
     return Step(name, kind, found)
 
 
