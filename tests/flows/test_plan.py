@@ -76,3 +76,14 @@ def test_a_marker_is_known_for_what_it_is(marker: str) -> None:
     assert planner.is_marker(name)
     assert not planner.is_marker("in/a.csv")
     assert list(planner.waits(entry, Once(now, now), Beside(markers={name: None}))) == []
+
+
+def test_a_function_cannot_change_what_was_listed() -> None:
+    def function(entry: Entry) -> str:
+        entry.path = entry.path.upper()
+        return f"lake:{entry.path}"
+
+    planner = Planner(Flow(name="f", source=Place("bank"), rules=(Rule(name="0", call=function),)))
+    now = datetime(2026, 11, 21, tzinfo=UTC)
+    decision = planner.decide(Entry(path="a.csv", size=1), Once(now, now), Beside(), now)
+    assert (decision.entry.path, decision.places) == ("a.csv", (Place("lake", "A.CSV"),))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -242,7 +242,8 @@ class Routes:
     def _called(rule: Rule, entry: Entry) -> tuple[Place, ...]:
         assert rule.call is not None
         try:
-            found = rule.call(entry)
+            # A copy: what somebody else's code does to it is not to become the file's name in the ledger.
+            found = rule.call(replace(entry))
             written: Iterable[str] = () if found is None else (found,) if isinstance(found, str) else found
             return tuple(parse_place(str(text)) for text in written)
         except (Exception, SystemExit) as error:
