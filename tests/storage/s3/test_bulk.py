@@ -7,14 +7,17 @@ import random
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from crossdock.storage.http import NotHttp, Unreachable
+from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.s3.bulk import Bulk, BulkResponse
+from crossdock.storage.storage import Storage
+from tests.storage.s3.places import Server, backend, bucket
 
 DATA = random.Random(20261121).randbytes(3 * 1024 * 1024 + 5)
 
@@ -159,6 +162,45 @@ async def test_silence(after: int | None) -> None:
     async with serving(answer, timeout=0.2) as (peer, bulk):
         with pytest.raises(TimeoutError):
             await get(bulk, peer)
+
+
+@pytest.mark.parametrize("size", [900_000, 4_000_000], ids=["small", "large"])
+async def test_a_slow_line_is_no_silence(moto: Server, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """What takes two seconds to be sent is not given up after one without an answer."""
+    data, port = DATA[:1000] * (size // 1000), int(moto.endpoint_url.rpartition(":")[2])
+
+    relays: list[asyncio.Task[None] | None] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pause: float) -> None:
+        with suppress(ConnectionError):
+            while chunk := await reader.read(8192):
+                await asyncio.sleep(pause * len(chunk))
+                writer.write(chunk)
+                await writer.drain()
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        relays.append(asyncio.current_task())
+        back, forth = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pump(reader, forth, 2 / size), pump(back, writer, 0))
+
+    with socket.socket() as narrow, bucket(moto) as peer:
+        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+        narrow.bind(("127.0.0.1", 0))
+        async with await asyncio.start_server(relay, sock=narrow, limit=8192):
+
+            class Slow:
+                endpoint_url = f"http://127.0.0.1:{narrow.getsockname()[1]}"
+                access_key, secret_key = moto.access_key, moto.secret_key
+
+            inner = backend(Slow(), peer.bucket, monkeypatch, timeout=1, conditional_writes="off")
+            inner.client.retry = RetryPolicy(attempts=1)
+            async with Storage(inner) as storage:
+                await storage.write_bytes("name", data)
+            await asyncio.gather(*filter(None, relays))
+        assert peer.read("name") == data
 
 
 async def test_no_http_and_no_server() -> None:

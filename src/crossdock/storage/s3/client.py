@@ -24,7 +24,7 @@ from crossdock.errors import ProtocolViolation
 from crossdock.storage.base import Backend
 from crossdock.storage.http import FAILURES, TooLong, trusted, whole
 from crossdock.storage.retry import RetryPolicy
-from crossdock.storage.s3.bulk import Bulk, BulkResponse
+from crossdock.storage.s3.bulk import Bulk, BulkResponse, keep_pace
 from crossdock.storage.s3.credentials import CredentialSource, Keys
 from crossdock.storage.s3.faults import Place, failure, refusal_of, refused
 from crossdock.storage.s3.settings import S3Settings, amazon_url
@@ -39,7 +39,8 @@ LARGEST_ANSWER = 16 * 1024 * 1024
 """Bytes of XML that are read at most."""
 _OFF_THE_LOOP = 64 * 1024
 """Bytes; hashing more than this takes long enough to be worth a thread."""
-_PIECE = 1024 * 1024
+_PIECE = 64 * 1024
+"""Bytes that may take `timeout` to be sent."""
 _LARGE = 1024 * 1024
 """Bytes; from here on a body is worth a thread and a connection for such bodies."""
 _MOST_LARGE = 16
@@ -130,6 +131,9 @@ class _Payload(aiohttp.payload.Payload):
         return b"".join(self._body.chunks).decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
+        transport = getattr(writer, "transport", None)
+        if transport is not None and (connection := transport.get_extra_info("socket")) is not None:
+            keep_pace(connection, 2 * _PIECE)
         for chunk in self._body.chunks:
             for start in range(0, len(chunk), _PIECE):
                 async with asyncio.timeout(self._timeout):
