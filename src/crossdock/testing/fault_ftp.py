@@ -115,8 +115,13 @@ class _Session:
             await self.say("421 Too many connections from this address")
             return
         await self.say(f"220 {self.server.greeting}")
-        while not self._ended and (line := await self._reader.readline()):
+        while not self._ended and (line := await self._line()):
             await self._obey(line)
+
+    async def _line(self) -> bytes:
+        if self.faults.one_at_a_time:
+            return (await self._reader.read(_BLOCK)).split(b"\n")[0]
+        return await self._reader.readline()
 
     async def _obey(self, line: bytes) -> None:
         command, _, argument = line.rstrip(b"\r\n").decode("utf-8", "surrogateescape").partition(" ")

@@ -41,6 +41,8 @@ class FtpFaults:
     """What it does with commands that have come while there is a transfer under way."""
     tells_size: bool = False
     """Agreeing to a download, it tells how large the file is that it has opened."""
+    one_at_a_time: bool = False
+    """Of the commands in one packet only the first is seen."""
     sizes_folders: bool = False
     """SIZE tells one of a folder as well."""
     replies: dict[str, str] = field(default_factory=dict)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from crossdock.errors import InvalidPath, NotADirectory, PermissionDenied
+from crossdock.errors import ConnectionFailed, InvalidPath, NotADirectory, PermissionDenied, TimedOut
 from crossdock.storage.base import WriteOptions
 from crossdock.testing.fault_ftp import FaultyFtpServer
-from tests.storage.ftp.places import FACTS, backend_of, faulty
+from tests.storage.ftp.places import DATA, FACTS, backend_of, faulty
 
 
 @pytest.fixture
@@ -163,3 +163,34 @@ async def test_what_is_left_is_removed_where_nothing_may_be_resumed(server: Faul
         assert token is not None
         await storage.discard(token)
     assert list(server.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("features", [FACTS, ("SIZE", "MDTM")], ids=["MLST", "bare"])
+async def test_a_server_that_sees_one_command_in_a_packet(server: FaultyFtpServer, features: tuple[str, ...]) -> None:
+    """uftpd and the servers of many devices; found out once, by the first question that has more than one part."""
+    server.features = features
+    server.faults.one_at_a_time = True
+    async with faulty(server, timeout=0.3, max_connections=1) as storage:
+        with pytest.raises(ConnectionFailed, match="commands together fails: no answer"):
+            await storage.write_bytes("folder/name", b"old")
+        accepted = server.accepted
+        for data in (b"old", DATA):
+            await storage.write_bytes("folder/name", data)
+            assert await storage.read_bytes("folder/name", limit=len(data)) == data
+        (entry,) = [entry async for entry in storage.scan("folder")]
+        assert entry == await storage.stat("folder/name")
+        await storage.rename("folder/name", "name")
+        await storage.delete("name")
+    assert server.accepted == accepted
+
+
+async def test_a_server_that_falls_silent_is_not_taken_for_one_of_those(server: FaultyFtpServer) -> None:
+    """Of what was sent together, all has been answered before."""
+    async with faulty(server, timeout=0.3) as storage:
+        await storage.write_bytes("name", b"x")
+        learned = backend_of(storage).calls.pool.account.learned
+        assert learned.batches
+        server.faults.one_at_a_time = True
+        with pytest.raises(TimedOut):
+            await storage.rename("name", "other")
+        assert learned.batches

@@ -90,7 +90,7 @@ class Connector:
             assert self._tls is not None
             connected = self._tls.control(connected, connection.attach, old=old_tls)
             connection.tls = self._tls
-        wire = Wire(connected)
+        wire = Wire(connected, connection.learned)
         connection.attach_wire(wire)
         greeting = wire.reply()
         while greeting.code < 200:
@@ -152,7 +152,7 @@ class Connector:
         assert self._tls is not None
         secured = self._tls.control(wire.socket, connection.attach, old=old_tls)
         connection.tls = self._tls
-        found = Wire(secured)
+        found = Wire(secured, connection.learned)
         connection.attach_wire(found)
         return found
 

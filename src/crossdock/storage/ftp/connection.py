@@ -14,14 +14,14 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
-from crossdock.storage.ftp.wire import Lost, Reply, Violation, Wire, shut
+from crossdock.storage.ftp.wire import Learned, Lost, Reply, Violation, Wire, shut
 from crossdock.storage.threads import Call, as_future
 
 if TYPE_CHECKING:
     from crossdock.storage.ftp.settings import FtpSettings
     from crossdock.storage.ftp.tls import TlsLayer
 
-__all__ = ["Connection", "Features", "Learned"]
+__all__ = ["Connection", "Features"]
 
 T = TypeVar("T")
 _ALTERED = re.compile(r"[\x00-\x1f\x7f]| (?=/|$)")
@@ -30,18 +30,6 @@ _VSFTPD = frozenset(("EPRT", "EPSV", "MDTM", "PASV", "REST", "SIZE", "TVFS"))
 """What it offers, and no more, apart from TLS and UTF8."""
 _GRACE = 5.0
 """Seconds in which a cancelled command may still get its answer, so that its effect is known."""
-
-
-@dataclass(slots=True)
-class Learned:
-    """What use has shown of an account's server, and of what lies between; for all connections to it."""
-
-    queues: bool | None = None
-    """Commands that were sent along with a transfer were answered in their turn. None: not tried."""
-    goodbyes: bool | None = None
-    """A listing has ended with TLS's goodbye; False: two in a row have not, as not every server says it."""
-    extended: bool | None = None
-    """The ports that EPSV names can be reached; False: those that PASV names alone."""
 
 
 @dataclass(frozen=True, slots=True)

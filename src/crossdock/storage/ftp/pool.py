@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Literal
 from crossdock.errors import AuthenticationFailed, ConnectionFailed, StorageError, Throttled
 from crossdock.storage.accounts import Breaker, Pools, account_of, join_pool, leave_pool
 from crossdock.storage.ftp.connecting import Connector
-from crossdock.storage.ftp.connection import Connection, Learned
-from crossdock.storage.ftp.wire import Lost, Violation
+from crossdock.storage.ftp.connection import Connection
+from crossdock.storage.ftp.wire import Learned, Lost, Violation
 
 if TYPE_CHECKING:
     from crossdock.storage.ftp.settings import FtpSettings

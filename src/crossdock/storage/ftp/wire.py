@@ -11,6 +11,7 @@ from dataclasses import dataclass
 __all__ = [
     "IsFile",
     "IsFolder",
+    "Learned",
     "Lost",
     "Missing",
     "Refused",
@@ -28,6 +29,20 @@ _BLOCK = 64 * 1024
 _QUICK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _CODE = re.compile(rb"([1-6][0-9][0-9])([ -]?)(.*)", re.DOTALL)
 _FORBIDDEN = re.compile(rb"[\r\n\0]")
+
+
+@dataclass(slots=True)
+class Learned:
+    """What use has shown of an account's server, and of what lies between; for all connections to it."""
+
+    batches: bool | None = None
+    """Several commands in one packet are all answered. None: not tried."""
+    queues: bool | None = None
+    """Commands that were sent along with a transfer were answered in their turn. None: not tried."""
+    goodbyes: bool | None = None
+    """A listing has ended with TLS's goodbye; False: two in a row have not, as not every server says it."""
+    extended: bool | None = None
+    """The ports that EPSV names can be reached; False: those that PASV names alone."""
 
 
 class Lost(Exception):
@@ -106,7 +121,7 @@ def be_patient(connected: socket.socket, seconds: float) -> None:
 class Wire:
     """Raises `Lost`, `Silent` and `Violation`; after any of them it is of no more use."""
 
-    def __init__(self, connected: socket.socket) -> None:
+    def __init__(self, connected: socket.socket, learned: Learned | None = None) -> None:
         self.socket = connected
         self._held = bytearray()
         self._owed = 0
@@ -118,6 +133,7 @@ class Wire:
         """Seconds that a reply may take."""
         self._each = 0.0
         """Seconds that the kernel waits in one call; 0: not set here."""
+        self.learned = learned or Learned()
 
     def wait_for(self, seconds: float) -> None:
         """Set `patience`."""
@@ -176,9 +192,26 @@ class Wire:
         return found
 
     def ask(self, *commands: bytes) -> list[Reply]:
-        """The final replies, good or bad. More than one command only where none begins a transfer."""
+        """The final replies, good or bad. More than one command only where none begins a transfer.
+
+        Small servers look at the first command of a packet only: then each waits for the reply to the one before.
+        """
+        learned = self.learned
+        if learned.batches is False and len(commands) > 1:
+            return [self.ask(command)[0] for command in commands]
         self.send(*commands)
-        return [self.final() for _ in commands]
+        found: list[Reply] = []
+        try:
+            while len(found) < len(commands):
+                found.append(self.final())
+        except (Silent, Violation) as error:
+            if found and learned.batches is None:
+                learned.batches = False
+                raise Lost(f"sending commands together fails: {error}") from error
+            raise
+        if len(commands) > 1:
+            learned.batches = True
+        return found
 
     def final(self) -> Reply:
         """The last reply to a command that was sent."""
