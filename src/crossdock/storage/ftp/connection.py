@@ -41,20 +41,20 @@ class Features:
     greeting: str = ""
     known: bool = True
     """False: the server has no FEAT, and everything is found out by trying."""
+    server: str = field(init=False)
+    """Which one it is, of those whose ways are known, by its greeting or by what it alone offers; "": another."""
 
     def __contains__(self, name: str) -> bool:
         return name in self.names
 
-    @property
-    def server(self) -> str:
-        """Which one it is, of those whose ways are known, by its greeting or by what it alone offers; "": another."""
+    def __post_init__(self) -> None:
         greeting = self.greeting.lower()
         found = next((name for name in ("vsftpd", "proftpd", "pure-ftpd", "pyftpdlib") if name in greeting), "")
         if not found and self.names - {"AUTH", "PBSZ", "PROT", "UTF8"} == _VSFTPD:
-            return "vsftpd"
-        if not found and "MFF" in self.names and "unix.groupname" in self.arguments.get("MLST", "").lower():
-            return "proftpd"
-        return found
+            found = "vsftpd"
+        elif not found and "MFF" in self.names and "unix.groupname" in self.arguments.get("MLST", "").lower():
+            found = "proftpd"
+        object.__setattr__(self, "server", found)
 
     @property
     def vsftpd(self) -> bool:
