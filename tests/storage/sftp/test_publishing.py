@@ -74,6 +74,19 @@ async def test_the_old_file_comes_back_if_the_new_cannot_take_its_place() -> Non
     assert sftp.files == {b"/x": b"old"}
 
 
+async def test_what_an_earlier_rename_left_is_not_in_the_way_of_the_next() -> None:
+    sftp = FakeSftp(x=b"old")
+    sftp.extensions = []
+    sftp.hook = lambda kind, body: status(3) if kind == c.REMOVE else None
+    async with served(sftp) as (storage, _):
+        for number in range(3):
+            sftp.files[b"/y"] = bytearray(b"%d" % number)
+            with pytest.raises(PermissionDenied):
+                await storage.rename("y", "x", overwrite=True)
+            assert sftp.files[b"/x"] == b"%d" % number
+            assert b"/y" not in sftp.files
+
+
 async def test_create_new_needs_a_server_that_can() -> None:
     sftp = FakeSftp(x=b"old")
     async with served(sftp) as (storage, _):

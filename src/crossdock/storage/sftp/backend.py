@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator
 from datetime import timedelta
 
@@ -157,7 +158,7 @@ class SftpBackend(Backend):
                 raise self.error(NotFound, "rename", path, "no such file", hint=hint_for(NotFound))
             if overwrite and not self.calls.posix_rename:
                 await make_parents(self.calls, session, target, "rename")
-                await swap(self.calls, session, path, target, "0" * 12, "rename")
+                await swap(self.calls, session, path, target, secrets.token_hex(6), "rename")
                 return
             try:
                 await move(self.calls, session, old, new, target, overwrite=overwrite)
