@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from contextlib import aclosing
 from typing import Any
 
@@ -162,12 +163,15 @@ async def test_a_file_is_begun_anew_at_a_server_that_was_found_not_to_resume(
 ) -> None:
     """As ProFTPD's own defaults have it: AllowOverwrite and AllowStoreRestart off, and REST among its features."""
     server.faults.replies |= {"APPE": "550 Overwrite permission denied", "REST": "502 not here"}
-    write, cuts = Data.write, [Lost("the data connection broke")]
+    write, parts = Data.write, []
 
     def cut(self: Data, part: bytes | memoryview) -> None:
         write(self, part)
-        if len(cuts) == 1 and any(path.stat().st_size > 1_000_000 for path in server.folder.iterdir()):
-            raise cuts.pop()
+        parts.append(part)
+        if len(parts) == 2:
+            while not any(path.stat().st_size for path in server.folder.iterdir()):
+                time.sleep(0.001)
+            raise Lost("the data connection broke")
 
     monkeypatch.setattr(Data, "write", cut)
     async with faulty(server) as storage, Storage(MemoryBackend("source")) as source:
