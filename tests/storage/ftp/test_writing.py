@@ -189,7 +189,7 @@ async def test_a_last_word_that_was_heard_is_not_waited_for_again(server: Faulty
         writer = await storage.begin_write("name", WriteOptions())
         with pytest.raises(NoSpace):
             while True:
-                await writer.write(DATA)
+                await writer.write(DATA[:65536])
         await writer.suspend()
     (left,) = server.folder.iterdir()
     assert left.stat().st_size
