@@ -53,6 +53,7 @@ class Session(asyncssh.SSHClientSession[bytes]):
         self._paused: asyncio.Event = asyncio.Event()
         self._paused.set()
         self._version: asyncio.Future[bytes] | None = None
+        self._began = False
         self._watch: asyncio.TimerHandle | None = None
         self._heard = self._loop.time()
         self._written = self._taken = 0
@@ -75,10 +76,10 @@ class Session(asyncssh.SSHClientSession[bytes]):
         chan.set_write_buffer_limits(high=2 << 20, low=1 << 20)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.fail(Lost(str(exc) if exc else "the server closed the connection"))
+        self.fail(Lost(str(exc) if exc else "the server closed the connection" if self._began else _NEVER_BEGAN))
 
     def eof_received(self) -> bool:
-        self.fail(Lost(_NEVER_BEGAN if self._version is not None else "the server ended the SFTP session"))
+        self.fail(Lost("the server ended the SFTP session" if self._began else _NEVER_BEGAN))
         return False
 
     def pause_writing(self) -> None:
@@ -193,6 +194,7 @@ class Session(asyncssh.SSHClientSession[bytes]):
             raise self.failure or Lost(_NEVER_BEGAN) from error
         self._guard()
         version, self.extensions = codec.parse_version(await waiting)
+        self._began = True
         if version != 3:
             raise Violation(f"the server speaks SFTP version {version}, crossdock version 3")
         if b"limits@openssh.com" in self.extensions:
