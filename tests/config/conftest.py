@@ -9,6 +9,12 @@ import pytest
 
 Write = Callable[..., Path]
 
+ENDPOINTS = """endpoints:
+  bank: {type: sftp, host: h}
+  lake: {type: s3, bucket: lake}
+  here: {type: local, root: /srv/in}
+"""
+
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:

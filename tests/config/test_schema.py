@@ -11,12 +11,10 @@ import pytest
 from crossdock.config import load
 from crossdock.config.schema import schema
 from crossdock.documents import parse
-from tests.config import test_flows
-from tests.config.conftest import Write
+from tests.config.conftest import ENDPOINTS, Write
 
 SCHEMA = schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
-ENDPOINTS = test_flows.ENDPOINTS
 
 
 def problems(text: str) -> list[str]:

@@ -177,36 +177,30 @@ async def publish_by_swap(
     the final name, but never a partial one. `rename(old, new)` must fail if `new` exists.
     If the caller is cancelled, that is heard once it is done: half of it would leave no file under the name.
     """
-    swap = asyncio.ensure_future(_swap(rename, remove, temporary, path, attempt))
+
+    async def swap() -> None:
+        aside = temporary_path(path, attempt, "old")
+        try:
+            await rename(path, aside)
+        except NotFound:
+            await rename(temporary, path)
+            return
+        try:
+            await rename(temporary, path)
+        except StorageError:
+            await rename(aside, path)
+            raise
+        await remove(aside)
+
+    under_way = asyncio.ensure_future(swap())
     try:
-        await asyncio.shield(swap)
+        await asyncio.shield(under_way)
     except asyncio.CancelledError:
-        while not swap.done():
+        while not under_way.done():
             with suppress(asyncio.CancelledError):
-                await asyncio.wait([swap])
-        swap.exception()
+                await asyncio.wait([under_way])
+        under_way.exception()
         raise
-
-
-async def _swap(
-    rename: Callable[[str, str], Awaitable[None]],
-    remove: Callable[[str], Awaitable[None]],
-    temporary: str,
-    path: str,
-    attempt: str,
-) -> None:
-    aside = temporary_path(path, attempt, "old")
-    try:
-        await rename(path, aside)
-    except NotFound:
-        await rename(temporary, path)
-        return
-    try:
-        await rename(temporary, path)
-    except StorageError:
-        await rename(aside, path)
-        raise
-    await remove(aside)
 
 
 async def undo_swap(
