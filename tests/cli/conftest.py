@@ -63,3 +63,10 @@ def tree(tmp_path: Path) -> Path:
 def contents(folder: Path) -> dict[str, bytes]:
     """Everything below a folder, hidden names included."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir()
+    return tmp_path

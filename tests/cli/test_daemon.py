@@ -1,0 +1,248 @@
+"""run, as a daemon that is told to stop and to read its configuration again."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import PROGRAM
+from tests.cli.moving import configure, daemon, put, to_one_place, until
+from tests.servers import Postgres
+
+
+def test_what_no_rule_can_move_is_named_by_a_daemon(home: Path) -> None:
+    """Once, until it is something else."""
+    configure(home)
+    to_one_place(home)
+    for name in "abcd":
+        put(home, name, b"1")
+    with daemon(home) as (process, said):
+        until(lambda: "Next: crossdock explain move a\n" in said(), "the files are named")
+        assert "move: 1 more file not moved because of a rule\n" in said()
+        for name in "bcd":
+            (home / "in" / name).unlink()
+        until((home / "out/one").exists, "the clash is over")
+        assert said().count("a is not moved") == 1, said()
+        put(home, "e", b"2")
+        put(home, "f", b"3")
+        until(lambda: "e is not moved: f goes to dst:one as well" in said(), "another one")
+        process.send_signal(signal.SIGTERM)
+        assert ended(process, said) == 0
+
+
+def test_a_daemon(home: Path) -> None:
+    configure(home)
+    with (home / "log").open("w+b") as log:
+        daemon = subprocess.Popen([PROGRAM, "run", "--json"], cwd=home, stdout=subprocess.PIPE, stderr=log)
+        try:
+            put(home, "a", b"1")
+            until((home / "out/a").exists, "the first file")
+            said = (home / "log").read_text
+            (home / "crossdock.yaml").write_text("flows: {move: {sorce: x}}\n")
+            daemon.send_signal(signal.SIGHUP)
+            until(lambda: "the configuration stays as it was" in said(), "a wrong configuration is refused")
+            put(home, "b", b"2")
+            until((home / "out/b").exists, "the old configuration still works")
+            configure(home, to="new/")
+            daemon.send_signal(signal.SIGHUP)
+            until(lambda: "the configuration was read again" in said(), "a new configuration is taken")
+            put(home, "c", b"3")
+            until((home / "out/new/c").exists, "by the new rules")
+            daemon.send_signal(signal.SIGTERM)
+            out, _ = daemon.communicate(timeout=30)
+        finally:
+            if daemon.poll() is None:
+                daemon.kill()
+                daemon.wait()
+    assert daemon.returncode == 0, said()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(row["what"], row["target"]) for row in rows] == [
+        ("delivered", "dst:a"), ("delivered", "dst:b"), ("delivered", "dst:new/c"),
+    ]  # fmt: skip
+    assert not list((home / "out").rglob(".crossdock-*"))
+
+
+def ended(process: subprocess.Popen[bytes], said: Callable[[], str]) -> int:
+    code = process.wait(timeout=30)
+    assert "Traceback" not in said()
+    return code
+
+
+@pytest.mark.parametrize("wrong", ["tests", "ledger", "removed"])
+def test_a_reload_that_fails_late_keeps_the_old_configuration(home: Path, wrong: str) -> None:
+    """Rules that fail their tests, and a ledger that cannot be opened, are found only when it is tried."""
+    configure(home)
+    with daemon(home) as (process, said):
+        text = (home / "crossdock.yaml").read_text()
+        match wrong:
+            case "tests":
+                configure(home, more='trigger: {every: 1s}\n    tests: [{file: a, to: "dst:b"}]')
+            case "ledger":
+                (home / "crossdock.yaml").write_text(f"ledger: nowhere/l.db\n{text}")
+            case "removed":
+                (home / "crossdock.yaml").unlink()
+        process.send_signal(signal.SIGHUP)
+        until(lambda: "the configuration stays as it was" in said(), "it is refused")
+        put(home, "a", b"1")
+        until((home / "out/a").exists, "the old one still works")
+        process.send_signal(signal.SIGTERM)
+        assert ended(process, said) == 0
+
+
+def test_a_second_ctrl_c_breaks_off(home: Path) -> None:
+    configure(home)
+    (home / "in/big").touch()
+    os.truncate(home / "in/big", 8 << 30)
+    with daemon(home) as (process, said):
+        until(lambda: any((home / "out").glob(".crossdock-*")), "it is under way")
+        process.send_signal(signal.SIGINT)
+        until(lambda: "stopping" in said(), "the first is heard")
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert ended(process, said) == 130
+    assert not any((home / "out").iterdir())
+
+
+def test_what_a_daemon_did_is_told(home: Path) -> None:
+    configure(home)
+    with daemon(home) as (process, said):
+        for name in "abc":
+            put(home, name, b"12")
+        until(lambda: len(list((home / "out").glob("[abc]"))) == 3, "they come")
+        process.send_signal(signal.SIGTERM)
+        assert ended(process, said) == 0
+        assert "Z move: 3 transfers delivered, 6 B\n" in said()
+        assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ \S", line) for line in said().splitlines()), said()
+
+
+def test_a_terminal_that_is_closed_ends_a_daemon(home: Path) -> None:
+    """What is under way ends first, though nobody reads what is said of it."""
+    configure(home)
+    (home / "in/big").touch()
+    os.truncate(home / "in/big", 1 << 30)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(home)
+        os.execv(PROGRAM, [PROGRAM, "run"])
+    try:
+        until(lambda: any((home / "out").glob(".crossdock-*")), "it is under way")
+        os.close(terminal)
+        deadline = time.monotonic() + 30
+        while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+            assert time.monotonic() < deadline, "it ends"
+            time.sleep(0.02)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    assert os.waitstatus_to_exitcode(ended[1]) == 0
+    assert [path.name for path in (home / "out").iterdir()] == ["big"]
+    assert (home / "out/big").stat().st_size == 1 << 30
+
+
+_COUNTING = """\
+from crossdock.cli import run
+from crossdock.cli.main import main
+
+bad = run._Daemon._bad
+
+def counted(*arguments):
+    with open("failures", "a") as file:
+        file.write("x")
+    bad(*arguments)
+
+run._Daemon._bad = counted
+run._AGAIN = 0.05
+main()
+"""
+"""A daemon that counts what fails in the file `failures`, told or not, and that asks again for a ledger at once."""
+
+
+def fails_again(home: Path) -> None:
+    """Waits until it has failed twice more."""
+    count = (home / "failures").stat().st_size
+    until(lambda: (home / "failures").stat().st_size >= count + 2, "it fails again and again")
+
+
+def test_what_ends_a_daemon_has_its_time(home: Path) -> None:
+    configure(home)
+    with daemon(home) as (process, said):
+        put(home, "a", b"1")
+        until((home / "out/a").exists, "it works")
+        (home / "crossdock.db").rename(home / "elsewhere")
+        put(home, "b", b"1")
+        assert ended(process, said) == 7
+        *_, error, next_step = said().splitlines()
+        assert re.match(r"[-0-9]{10} [:0-9]{8}Z crossdock: ledger .* was removed, moved or replaced", error), said()
+        assert re.match(r"[-0-9]{10} [:0-9]{8}Z Next: put it back", next_step), said()
+
+
+def test_a_flow_without_a_trigger_is_told(home: Path) -> None:
+    configure(home, more="")
+    with daemon(home) as (process, said):
+        until(lambda: "move has no trigger" in said() and "run move --once\n" in said(), "what would look")
+        process.send_signal(signal.SIGTERM)
+        assert ended(process, said) == 0
+
+
+def test_an_error_that_goes_on_is_told_once(home: Path) -> None:
+    """A source that is away does not end the daemon, whether it is watched or not, and does not fill its log."""
+    configure(home, more="trigger: {every: 1s, watch: true}")
+    (home / "in").rename(home / "away")
+    with daemon(home, program=(sys.executable, "-c", _COUNTING)) as (process, said):
+        until(lambda: "is not a folder" in said(), "it is told")
+        fails_again(home)
+        assert said().count("is not a folder") == 1, said()
+        (home / "away").rename(home / "in")
+        until(lambda: "can be listed again" in said(), "so is its return")
+        put(home, "a", b"1")
+        until((home / "out/a").exists, "and its files come")
+        process.send_signal(signal.SIGTERM)
+        assert ended(process, said) == 0
+
+
+def test_a_ledger_without_room_is_told_once(home: Path) -> None:
+    """It can be opened and read all the same, which is not yet good news."""
+    configure(home)
+    with daemon(home, program=(sys.executable, "-c", _COUNTING)) as (process, said):
+        put(home, "a", b"1")
+        until(lambda: (home / "out/a").exists() and not (home / "crossdock.db-journal").exists(), "it works")
+        # Of every file that it writes; SQLite takes it for a full disk.
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, ((home / "crossdock.db").stat().st_size, -1))
+        for number in range(300):
+            put(home, f"file number {number}", b"1")
+        until(lambda: "Next: " in said(), "no room")
+        fails_again(home)
+        assert (said().count("Next: "), said().count("again"), said().count("running")) == (1, 0, 1), said()
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (-1, -1))
+        until(lambda: "the ledger can be used again" in said(), "it goes on")
+        until(lambda: len(list((home / "out").glob("file*"))) == 300, "everything comes")
+        process.send_signal(signal.SIGTERM)
+        assert ended(process, said) == 0
+
+
+@pytest.mark.usefixtures("postgres")
+def test_a_ledger_that_is_gone_for_a_while(home: Path) -> None:
+    """The database's server crashes, and comes back, under a daemon."""
+    configure(home)
+    with Postgres() as server, daemon(home, "--ledger", server.dsn) as (process, said):
+        put(home, "a", b"1")
+        until((home / "out/a").exists, "it works")
+        server.crash()
+        until(lambda: "Next: see that the database server runs" in said(), "the ledger is away")
+        put(home, "b", b"2")
+        server.start_again()
+        until((home / "out/b").exists, "it goes on")
+        assert "the ledger can be used again" in said()
+        process.send_signal(signal.SIGTERM)
+        assert ended(process, said) == 0
