@@ -18,6 +18,7 @@ from crossdock.errors import (
     ConnectionFailed,
     IntegrityError,
     InvalidPath,
+    LeaseLost,
     NoSpace,
     NotFound,
     SourceChanged,
@@ -28,7 +29,7 @@ from crossdock.storage.layers import Layer, LayeredReader
 from crossdock.storage.local import LocalSettings
 from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.storage import Storage
-from crossdock.transfer.copy import CopyOptions, copy
+from crossdock.transfer.copy import CopyOptions, Staged, copy
 from tests.transfer.transforms.running import everything
 
 CONTENT = hashlib.shake_256(b"content").digest(3_000_001)
@@ -324,6 +325,28 @@ async def test_cancelled_at_every_await() -> None:
             assert await everything(target) == ["f"]
             outcomes.add(type(result).__name__)
     assert "CancelledError" in outcomes
+
+
+async def test_cancelled_while_the_lease_turns_out_to_be_lost(tmp_path: Path) -> None:
+    """Whoever has the lease by then has cleaned up before the file was made: who made it removes it."""
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def refuse(staged: Staged) -> None:
+        asked.set()
+        await answered.wait()
+        raise LeaseLost("it is another's")
+
+    async with Storage(LocalSettings(root=str(tmp_path)).backend("disk")) as disk, pair() as (source, _):  # type: ignore[arg-type]
+        task = asyncio.create_task(copy(source, "in/file.bin", disk, "f", on_staged=refuse))
+        await asked.wait()
+        assert len(list(tmp_path.iterdir())) == 1
+        for _ in range(2):
+            task.cancel()
+            await asyncio.sleep(0)
+        answered.set()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert list(tmp_path.iterdir()) == []
 
 
 async def test_missing_source_leaves_the_target_alone(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ import re
 import secrets
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from crossdock.errors import AlreadyExists, IntegrityError, NotFound, StorageError
 from crossdock.storage.base import Backend, Entry, Expect, WriteOptions, Writer
+from crossdock.storage.waiting import to_its_end
 
 __all__ = [
     "TEMPORARY_MARK",
@@ -192,15 +192,7 @@ async def publish_by_swap(
             raise
         await remove(aside)
 
-    under_way = asyncio.ensure_future(swap())
-    try:
-        await asyncio.shield(under_way)
-    except asyncio.CancelledError:
-        while not under_way.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([under_way])
-        under_way.exception()
-        raise
+    await to_its_end(asyncio.ensure_future(swap()))
 
 
 async def undo_swap(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ from crossdock.errors import (
 )
 from crossdock.storage.base import Entry, Expect, Reader, WriteOptions, Writer
 from crossdock.storage.storage import Storage
+from crossdock.storage.waiting import to_its_end
 from crossdock.transfer.chain import Chain
 from crossdock.transfer.itself import is_itself
 from crossdock.transfer.pipe import DEPTH, Tally, pipe
@@ -297,17 +299,16 @@ class _Attempt:
             self.on_checkpoint(token)
 
     async def _announce(self, staged: Staged) -> None:
+        """Cancelled: what became of it is waited for. Who has lost the lease must not leave what nobody knows of."""
         if self.on_staged is None:
             return
+        telling = asyncio.ensure_future(self.on_staged(staged))
         try:
-            await self.on_staged(staged)
-        except LeaseLost:
-            raise
-        except BaseException:
-            # Unavailable, or cancelled: it may have been recorded all the same.
-            self.announced = staged.token is not None
-            raise
-        self.announced = staged.token is not None
+            await to_its_end(telling)
+        finally:
+            # Where the ledger failed, it may have been recorded all the same.
+            refused = not telling.cancelled() and isinstance(telling.exception(), LeaseLost)
+            self.announced = staged.token is not None and not refused
 
     async def _withdraw(self, writer: Writer) -> None:
         """Abort; but while a record says that publishing is next, what is staged is not removed before that is changed.
