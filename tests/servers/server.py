@@ -11,7 +11,8 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -141,6 +142,22 @@ def free_ports(count: int) -> list[int]:
         if port not in found:
             found.append(port)
     return found
+
+
+@contextmanager
+def closed_ports(count: int) -> Iterator[range]:
+    """Consecutive loopback ports that refuse who connects: held without listening, so that nobody else can listen."""
+    with ExitStack() as held:
+        while True:
+            first = 10_000 + secrets.randbelow(22_000)
+            try:
+                for port in range(first, first + count):
+                    held.enter_context(socket.socket()).bind((LOOPBACK, port))
+            except OSError:
+                held.close()
+                continue
+            yield range(first, first + count)
+            return
 
 
 def tail(log: Path, lines: int = 20) -> str:

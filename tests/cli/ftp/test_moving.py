@@ -16,6 +16,7 @@ from tests.cli.ftp.doctor import ALL, Doctor, denied
 from tests.conftest import running
 from tests.servers import FtpServer, Proftpd, PureFtpd, Vsftpd
 from tests.servers.ftp import Tls
+from tests.servers.server import closed_ports
 
 
 @contextmanager
@@ -35,6 +36,17 @@ def forwarded(server: FtpServer) -> Iterator[int]:
         loop.close()
 
 
+def passive(kind: type[FtpServer], ports: range) -> tuple[str, ...]:
+    """The option that has the server use these ports alone."""
+    first, last = str(ports[0]), str(ports[-1])
+    options: dict[type[FtpServer], tuple[str, ...]] = {
+        Vsftpd: (f"pasv_min_port={first}", f"pasv_max_port={last}"),
+        Proftpd: (f"PassivePorts {first} {last}",),
+        PureFtpd: ("-p", f"{first}:{last}"),
+    }
+    return options[kind]
+
+
 @ALL
 @pytest.mark.parametrize("tls", ["none", "explicit"])
 def test_passive_ports_that_a_gateway_does_not_forward(
@@ -42,11 +54,15 @@ def test_passive_ports_that_a_gateway_does_not_forward(
 ) -> None:
     """The server names its inner address, which is not followed, and ports that lead nowhere."""
     trust: dict[str, Any] = {} if tls == "none" else {"ca_file": None}
-    with running(request.config, kind(tls, host="127.0.0.2")) as server, forwarded(server) as port:
+    with (
+        closed_ports(8) as ports,
+        running(request.config, kind(tls, config=passive(kind, ports), host="127.0.0.2")) as server,
+        forwarded(server) as port,
+    ):
         if tls != "none":
             trust["certificate"] = server.fingerprint
         options = "firewall.*pasv_min_port.*PassivePorts.*-p"
-        found = "data connection to 127.0.0.1 port [0-9]+ fails: Connection refused"
+        found = f"data connection to 127.0.0.1 port ({'|'.join(map(str, ports))}) fails: Connection refused"
         result = doctor.finds(
             server, ("list", found, options), ("write", found, options), host="127.0.0.1", port=port, **trust
         )
