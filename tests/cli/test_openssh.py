@@ -187,6 +187,16 @@ def test_doctor_finds_the_setting_that_works(
         assert list(server.folder.iterdir()) == []
 
 
+def test_check_of_a_drop_box(cli: Cli, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    with running(pytestconfig, OpenSSH(config=("ForceCommand internal-sftp -P opendir,stat,lstat,fstat",))) as server:
+        write_config(server, tmp_path, server.folder, host_key=server.fingerprint)
+        result = cli("check", "--connect")
+        assert (result.code, "partner: cannot be used" in result.out) == (1, True)
+        write_config(server, tmp_path, server.folder, host_key=server.fingerprint, verify="none")
+        result = cli("check", "--connect")
+        assert (result.code, "partner: answers" in result.out) == (0, True)
+
+
 @pytest.mark.parametrize("command", ["echo Welcome; exit 1", "/bin/false"])
 def test_an_account_without_sftp(cli: Cli, tmp_path: Path, pytestconfig: pytest.Config, command: str) -> None:
     """What the program says may come too late to be told."""

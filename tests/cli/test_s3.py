@@ -57,6 +57,17 @@ def test_a_name_that_s3_cannot_have_fails_by_itself(cli: Cli, lake: str, tree: P
     assert "4 files copied" in result.err
 
 
+def test_check_tells_an_empty_folder_from_a_bucket_that_is_not_there(cli: Cli, lake: str, tmp_path: Path) -> None:
+    config = tmp_path / "crossdock.yaml"
+    config.write_text(config.read_text() + "flows:\n  f: {source: lake:in, to: lake:out/}\n")
+    result = cli("check", "--connect")
+    assert (result.code, "lake: answers" in result.out) == (0, True)
+    config.write_text(config.read_text().replace("bucket: cli-", "bucket: typo-"))
+    result = cli("check", "--connect")
+    assert (result.code, "lake: cannot be used" in result.out) == (1, True)
+    assert "there is no bucket 'typo-" in result.err
+
+
 @pytest.mark.parametrize("how", [[], ["-n"], ["--delete"], ["--processes", "2"]])
 def test_a_bucket_that_is_not_there_is_told_once(
     cli: Cli, lake: str, tree: Path, tmp_path: Path, how: list[str]

@@ -17,7 +17,7 @@ from crossdock.cli import exits
 from crossdock.cli.main import complain
 from crossdock.cli.output import count, emit, human_time
 from crossdock.cli.session import Session, common, opened
-from crossdock.errors import ConfigError, CrossdockError, NotFound, shown
+from crossdock.errors import ConfigError, CrossdockError, NotFound, PermissionDenied, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from crossdock.config import Config
     from crossdock.flows.flow import Flow, Rule
     from crossdock.flows.plan import Planner
+    from crossdock.storage.storage import Storage
 
 __all__ = ["check", "route", "schema"]
 
@@ -187,22 +188,31 @@ async def _connect(config: Config, report: _Report) -> int:
     async def one(name: str) -> bool:
         started = time.monotonic()
         error: CrossdockError | None = None
+        sources = {flow.source.path for flow in config.flows.values() if flow.source.endpoint == name}
         try:
             async with opened(config.locate(f"{name}:"), looking=True) as (storage,):
-                paths = {flow.source.path for flow in config.flows.values() if flow.source.endpoint == name}
-                for path in sorted(paths or {""}):
-                    async with aclosing(storage.scan(path)) as listing:
-                        async for _ in listing:
-                            break
+                for path in sorted(sources or {""}):
+                    await _listed(storage, path)
         except CrossdockError as found:
-            # An object store has no empty folders.
-            whole = isinstance(found, NotFound) and config.endpoints[name].type == "s3" and found.path
-            error = None if whole else found
+            # A drop box is written to, and shows nothing.
+            drop_box = not sources and getattr(config.endpoints[name], "verify", None) == "none"
+            error = None if drop_box and isinstance(found, PermissionDenied) else found
         report.reached(name, time.monotonic() - started, error)
         return error is None
 
     found = await asyncio.gather(*(one(name) for name in config.endpoints))
     return found.count(False)
+
+
+async def _listed(storage: Storage, path: str) -> None:
+    try:
+        async with aclosing(storage.scan(path)) as listing:
+            await anext(listing, None)
+    except NotFound:
+        # A store without folders cannot tell an empty one from one that never was.
+        if storage.capabilities.directories or not path:
+            raise
+        await storage.check_store()
 
 
 @click.command()
