@@ -17,7 +17,7 @@ from tests.engine.bench import DAY, Bench, Killed, everywhere
 
 @everywhere
 async def test_archive_keep_and_send_again(bench: Bench) -> None:
-    """The structure is kept; days later the file goes; moved back before that, it is new."""
+    """The structure is kept; days later the file goes; moved back before that, it is new, and so is its time."""
     after = After(archive=".done", keep=30 * DAY)
     entry = await bench.write()
     (lease,) = await bench.delivered(entry)
@@ -31,8 +31,10 @@ async def test_archive_keep_and_send_again(bench: Bench) -> None:
     bench.clock.move(29 * DAY)
     assert await bench.actions(after).sweep() == 0
     assert (await bench.follow(lease, after))[1]
+    bench.clock.move(29 * DAY)
+    assert await bench.actions(after).sweep() == 0
     assert await bench.names() == {"outbox/.done/a/b.csv"}
-    bench.clock.move(30 * DAY + 1)
+    bench.clock.move(DAY + 1)
     assert await bench.actions(after).sweep() == 1
     assert await bench.names() == set()
     assert await bench.ledger.marks("statements", ARCHIVED) == []

@@ -59,7 +59,11 @@ class Archive:
         if keep is not None:
             value = {"endpoint": transfer.source, "size": archived.size, "fingerprint": archived.fingerprint}
             due = self._clock() + timedelta(seconds=keep)
-            await self.ledger.mark(self.flow.name, ARCHIVED, archived.path, due=due, value=value)
+            place = self.flow.name, ARCHIVED
+            if not await self.ledger.mark(*place, archived.path, due=due, value=value):
+                # Of a file that lay here before, and was taken out: its time is not this one's.
+                await self.ledger.unmark(*place, [archived.path])
+                await self.ledger.mark(*place, archived.path, due=due, value=value)
 
     async def expire(self) -> int:
         """Remove what is due. An endpoint that fails is left for the next time. Raises `LedgerError`."""
