@@ -14,6 +14,7 @@ from crossdock.errors import (
     ConnectionFailed,
     CrossdockError,
     InvalidPath,
+    PermissionDenied,
     ProtocolViolation,
     Throttled,
     TimedOut,
@@ -127,6 +128,15 @@ async def test_replies_that_are_none(server: FaultyFtpServer, reply: str) -> Non
             await storage.stat("name")
         del server.faults.replies["MLST"]
         assert not await storage.exists("name")
+
+
+async def test_a_message_quotes_the_beginning_of_a_long_reply(server: FaultyFtpServer) -> None:
+    async with faulty(server) as storage:
+        server.faults.replies["DELE"] = "550 Permission denied: " + "x" * 60_000
+        (server.folder / "name").touch()
+        with pytest.raises(PermissionDenied, match="DELE: 550 Permission denied: xxx") as caught:
+            await storage.delete("name")
+        assert len(str(caught.value)) < 1000
 
 
 async def test_what_is_served_is_what_was_asked_for(tmp_path: Path) -> None:

@@ -75,6 +75,34 @@ async def test_facts_that_are_odd_are_unknown(server: FaultyFtpServer) -> None:
     assert found["d e "].modified == datetime(2026, 2, 3, 4, 5, 6, 123000, tzinfo=UTC)
 
 
+ENDLESS = b"9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("features", "line"),
+    [
+        (FACTS, b"type=file;size=" + ENDLESS + b"; a"),
+        (("SIZE",), b"-rw-r--r-- 1 a b " + ENDLESS + b" Jan  1  2020 a"),
+        (("SIZE",), b"11-21-26  03:57PM " + ENDLESS + b" a"),
+    ],
+    ids=["MLSD", "Unix", "DOS"],
+)
+async def test_a_size_that_no_file_has_is_unknown(
+    server: FaultyFtpServer, features: tuple[str, ...], line: bytes
+) -> None:
+    (server.folder / "a").write_bytes(b"x")
+    server.features = features
+    server.faults.listing = line + b"\r\n"
+    server.faults.replies = {
+        "SIZE": f"213 {ENDLESS.decode()}",
+        "MLST": f"250-Facts\r\n type=file;size={ENDLESS.decode()}; a\r\n250 End",
+    }
+    async with faulty(server) as storage:
+        (entry,) = [entry async for entry in storage.scan("")]
+        assert (entry.path, entry.kind, entry.size) == ("a", "file", None)
+        assert (await storage.stat("a")).size is None
+
+
 LISTED = {
     b"-rw-r--r--   1 root     root           12 Nov 21 03:57 a -> b": ("a -> b", "file", 12),
     b"-rw-r--r--+  1 4294967295 users  5368709120 Jan  1  2020  lead": (" lead", "file", 5368709120),

@@ -10,7 +10,7 @@ from crossdock.errors import NotFound, PermissionDenied
 from crossdock.storage.base import Entry, Kind
 from crossdock.storage.ftp import data
 from crossdock.storage.ftp.connection import Connection
-from crossdock.storage.ftp.dialects import Listing, facts_of, parse_time
+from crossdock.storage.ftp.dialects import Listing, facts_of, parse_size, parse_time
 from crossdock.storage.ftp.faults import kind_of_refusal
 from crossdock.storage.ftp.wire import IsFile, IsFolder, Lost, Missing, Refused, Reply, Violation
 
@@ -62,10 +62,10 @@ def understood(connection: Connection, name: bytes, replies: Sequence[Reply]) ->
     elif any(entered.good for entered in replies[2:]):
         return Entry(path="", kind="dir")
     elif reply.code == 213:
-        value, modified = reply.lines[0].strip(), replies[1]
+        size, modified = parse_size(reply.lines[0].strip()), replies[1]
         when = parse_time(modified.lines[0].strip()) if modified.code == 213 else None
-        if value.isdigit():
-            return Entry(path="", size=int(value), modified=when)
+        if size is not None:
+            return Entry(path="", size=size, modified=when)
         # ftp-srv says "213 File status" of an empty file.
         listed = _listed(connection, name)
         return replace(listed or Entry(path=""), modified=when)
@@ -85,7 +85,7 @@ def understood(connection: Connection, name: bytes, replies: Sequence[Reply]) ->
 def _measured(connection: Connection, name: bytes, found: Entry, size: Reply) -> Entry:
     """What MLST told, unless SIZE tells twice that this is about a link. A file that grows has MLST follow."""
     said = size.lines[0].strip()
-    if found.kind != "file" or size.code != 213 or not said.isdigit() or int(said) == found.size:
+    if found.kind != "file" or size.code != 213 or parse_size(said) in (None, found.size):
         return found
     replies = connection.wire.ask(*questions(connection, name))
     again = _described(replies[0]) if replies[0].good else None

@@ -14,12 +14,13 @@ from tempfile import SpooledTemporaryFile
 from crossdock.storage.base import Entry, Kind
 from crossdock.storage.ftp.wire import Violation
 
-__all__ = ["Listing", "facts_of", "parse_time"]
+__all__ = ["Listing", "facts_of", "parse_size", "parse_time"]
 
 _MOST_LINE = 64 * 1024
 _IN_MEMORY = 8 * 1024 * 1024
 """Bytes of a listing before it goes to a temporary file: no connection is held while its pages are used."""
 _PAGE = 1000
+_MOST_DIGITS = 18
 
 _TIME = re.compile(rb"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(?:\.(\d{1,6})\d*)?")
 _KINDS: dict[bytes, Kind] = {b"file": "file", b"dir": "dir", b"os.unix=slink": "link", b"os.unix=symlink": "link"}
@@ -54,6 +55,11 @@ def parse_time(value: bytes) -> datetime | None:
         return None
 
 
+def parse_size(value: bytes) -> int | None:
+    """Bytes; None for what is no size, or more than any file has."""
+    return int(value) if value.isdigit() and len(value) <= _MOST_DIGITS else None
+
+
 def facts_of(line: bytes) -> tuple[Entry, bytes] | None:
     """`fact=value;…; name` as an entry without a path, and the name. None: the folder itself, or the one above."""
     facts, space, name = line.partition(b" ")
@@ -71,7 +77,7 @@ def facts_of(line: bytes) -> tuple[Entry, bytes] | None:
                 return None
             kind = _KINDS.get(lowered) or ("link" if lowered.startswith(b"os.unix=slink") else "other")
         elif key == b"size":
-            size = int(value) if value.isdigit() else None
+            size = parse_size(value)
         elif key == b"modify":
             modified = parse_time(value)
     kind = kind or "file"
@@ -84,11 +90,11 @@ def _unix_or_dos(line: bytes) -> tuple[Entry, bytes] | None:
         kind = _UNIX_KINDS.get(letter, "other")
         if kind == "link":
             name = name.partition(b" -> ")[0]
-        return Entry(path="", kind=kind, size=int(size) if kind == "file" else None), name
+        return Entry(path="", kind=kind, size=parse_size(size) if kind == "file" else None), name
     if match := _DOS.fullmatch(line):
         mark, size, name = match.groups()
         if mark is None:
-            return Entry(path="", size=int(size)), name
+            return Entry(path="", size=parse_size(size)), name
         return Entry(path="", kind="dir" if mark == b"<DIR>" else "link"), name
     if not line.strip() or _TOTAL.fullmatch(line.strip()):
         return None

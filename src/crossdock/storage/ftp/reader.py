@@ -13,6 +13,7 @@ from crossdock.storage.ftp import data, together
 from crossdock.storage.ftp.asking import questions, understood
 from crossdock.storage.ftp.calls import Calls
 from crossdock.storage.ftp.connection import Connection
+from crossdock.storage.ftp.dialects import parse_size
 from crossdock.storage.ftp.faults import Translate
 from crossdock.storage.ftp.tls import SessionRefused
 from crossdock.storage.ftp.wire import IsFolder, Lost, Missing, Refused, Violation
@@ -86,8 +87,7 @@ class FtpReader(Reader):
             raise self._calls.backend.error(NotAFile, "read", self._path, "it is no regular file")
         if found.kind == "link":
             reply = connection.wire.ask(b"SIZE " + self._name)[0]
-            size = reply.lines[0].strip()
-            found = replace(found, size=int(size) if reply.code == 213 and size.isdigit() else None)
+            found = replace(found, size=parse_size(reply.lines[0].strip()) if reply.code == 213 else None)
         self.entry = replace(found, path=self._path)
         if pin is not None and pin.fingerprint != self.entry.fingerprint:
             reason = "the file is no longer the one that was listed"

@@ -25,6 +25,8 @@ __all__ = [
 
 _MOST_LINE = 64 * 1024
 _MOST_REPLY = 1024 * 1024
+_MOST_SHOWN = 500
+"""Characters of a reply that messages quote."""
 _BLOCK = 64 * 1024
 _QUICK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _CODE = re.compile(rb"([1-6][0-9][0-9])([ -]?)(.*)", re.DOTALL)
@@ -72,7 +74,7 @@ class Reply:
         return 200 <= self.code < 300
 
     def __str__(self) -> str:
-        return f"{self.code} {self.text}"
+        return f"{self.code} {self.text[:_MOST_SHOWN]}"
 
 
 class Refused(Exception):

@@ -113,7 +113,7 @@ def _number(element: ElementTree.Element, name: str) -> int | None:
     text = element.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit()) or len(text) > 19:
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
         raise ValueError(f"{name}={text[:40]!r} is not a number")
     return int(text)
 
