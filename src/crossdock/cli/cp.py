@@ -14,7 +14,7 @@ from crossdock.cli.options import SIZE
 from crossdock.cli.progress import on_a_terminal
 from crossdock.cli.reporter import Reporter
 from crossdock.cli.session import Session, common, opened
-from crossdock.errors import CrossdockError, NotADirectory, NotAFile, NotFound
+from crossdock.errors import CrossdockError, NotADirectory, NotAFile, NotFound, PermissionDenied
 
 if TYPE_CHECKING:
     from crossdock.config import Location
@@ -77,7 +77,7 @@ def cp(
             async with opened(*places, there, bandwidth=bwlimit, retries=retries) as storages:
                 target_storage = storages[-1]
                 jobs = await _plan(places, storages[:-1], there, target_storage, recursive)
-                mover = _Mover(target_storage, options, policy, reporter)
+                mover = _Mover(target_storage, options, policy, reporter, blind=there.drop_box)
                 await mover.run(jobs)
         if _is_alone(jobs) and reporter.failures:
             raise reporter.failures[0]
@@ -115,7 +115,8 @@ async def _is_folder(storage: Storage, path: str) -> bool:
         return True
     try:
         return (await storage.stat(path)).kind == "dir"
-    except (NotFound, NotADirectory):
+    except (NotFound, NotADirectory, PermissionDenied):
+        # Where nothing may be looked at, files may still be written to, or read from, a name that is known.
         return False
 
 
@@ -127,8 +128,12 @@ def _is_alone(jobs: Sequence[_Job]) -> bool:
 class _Mover:
     """Moves the jobs, a few single files at once, trees one after the other."""
 
-    def __init__(self, target: Storage, options: CopyOptions, policy: RetryPolicy, reporter: Reporter) -> None:
+    def __init__(
+        self, target: Storage, options: CopyOptions, policy: RetryPolicy, reporter: Reporter, *, blind: bool
+    ) -> None:
         self.target, self.options, self.policy, self.reporter = target, options, policy, reporter
+        self.blind = blind
+        """What is at the target cannot be listed."""
         self.alone = False
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
@@ -182,6 +187,8 @@ class _Mover:
     async def _tree(self, job: _Job) -> None:
         from crossdock.engine.attempts import deliver
         from crossdock.engine.sync import SyncOptions, sync
+        from crossdock.storage.memory import MemoryBackend
+        from crossdock.storage.storage import Storage
 
         def full(path: str) -> str:
             return f"{job.place.path}/{path}" if job.place.path else path
@@ -197,7 +204,7 @@ class _Mover:
         await sync(
             job.source,
             job.place.path,
-            self.target,
+            Storage(MemoryBackend()) if self.blind else self.target,
             job.to,
             SyncOptions(policy=self.policy),
             report=report,

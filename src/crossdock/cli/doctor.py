@@ -91,13 +91,12 @@ async def _findings(visit: _Visit) -> AsyncGenerator[Finding]:
             yield Finding("list", f"{entries:,} names in {place.shown()}")
         except CrossdockError as error:
             there, listed = not isinstance(error, NotFound), False
-            drop_box = getattr(place.settings, "verify", None) == "none"
             mend = error.hint
             if not there and storage.capabilities.directories:
                 # A root that is not there is more often written wrong than missing.
                 make = f"crossdock mkdir '{place.shown()}'"
                 mend = make if place.path or not error.hint else f"{error.hint}; or make it: {make}"
-            yield Finding("list", error.message, good=there and drop_box, mend=None if drop_box else mend)
+            yield Finding("list", error.message, good=there and place.drop_box, mend=None if place.drop_box else mend)
         if not there:
             return
         if not visit.look_only:

@@ -54,8 +54,8 @@ async def probe(storage: Storage, scratch: str, place: Location) -> AsyncGenerat
     probes = _Probes(
         storage,
         scratch,
-        blind=_says(place, "verify"),
-        renames=not _says(place, "staging"),
+        blind=place.drop_box,
+        renames=getattr(place.settings, "staging", None) != "none",
         encoding=getattr(place.settings, "encoding", "utf-8"),
     )
     try:
@@ -78,11 +78,6 @@ async def probe(storage: Storage, scratch: str, place: Location) -> AsyncGenerat
         yield Finding("delete", left.message, good=False, mend=mend)
     else:
         yield Finding("delete", left.message, good=False, mend=f"crossdock rm -r '{place.shown(scratch)}'")
-
-
-def _says(place: Location, key: str) -> bool:
-    """The endpoint is set to do without: `verify: none` or `staging: none`."""
-    return getattr(place.settings, key, None) == "none"
 
 
 _VARIANTS: tuple[dict[str, str], ...] = (
@@ -153,7 +148,7 @@ class _Probes:
         entry = await self.storage.write_bytes(self.file, self.data)
         capabilities = self.storage.capabilities
         how = "NOT in one step: a partial file can be seen"
-        if capabilities.rename:
+        if capabilities.rename and self.renames:
             how = "by a swap: an old file is absent for a moment when it is replaced"
         if capabilities.atomic_write:
             how = "in one step"

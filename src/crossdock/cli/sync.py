@@ -11,7 +11,7 @@ import click
 from crossdock.cli.options import DURATION, MAX_DELETE, SIZE, OrderedGlobs, rules_of
 from crossdock.cli.reporter import Reporter
 from crossdock.cli.session import Session, common, opened, run_in_child, storage_of
-from crossdock.errors import NotADirectory
+from crossdock.errors import NotADirectory, PermissionDenied
 
 if TYPE_CHECKING:
     from crossdock.config import Location
@@ -120,6 +120,10 @@ def sync(context: click.Context, /, source: str, target: str, **options: Any) ->
             except NotADirectory as error:
                 if error.hint in (None, error.next_step):
                     error.hint = "sync takes folders; a single file is moved by: crossdock cp"
+                raise
+            except PermissionDenied as error:
+                if theirs.drop_box and error.endpoint == theirs.name:
+                    error.hint = "sync has to see what is there; to send everything without looking: crossdock cp -r"
                 raise
         return reporter.finish()
 

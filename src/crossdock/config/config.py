@@ -51,6 +51,11 @@ class Location:
     folder: bool
     """A folder was meant: the path was written with a trailing slash, or is the root."""
 
+    @property
+    def drop_box(self) -> bool:
+        """Nothing there can be looked at, as its endpoint says (`verify: none`)."""
+        return getattr(self.settings, "verify", None) == "none"
+
     def shown(self, path: str | None = None) -> str:
         """How to write this location, or another path at its endpoint, on a command line."""
         path = self.path if path is None else path

@@ -322,7 +322,7 @@ class FtpWriter(StagedWriter):
             with Translate("write", self.endpoint, self.path):
                 await self._rename(self._connection)
         self._release()
-        return stored.entry or Entry(path=self.path, size=self.size)
+        return stored.entry or Entry(path=self.path)
 
     async def _rename(self, connection: Connection) -> None:
         calls = self._calls

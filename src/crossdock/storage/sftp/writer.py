@@ -345,7 +345,7 @@ class SftpWriter(StagedWriter):
                         + (f", or {error.hint}" if error.hint else ""),
                     ) from error
         self._release()
-        return stored.entry or Entry(path=self.path, size=self.size)
+        return stored.entry or Entry(path=self.path)
 
     # -- giving up ------------------------------------------------------------------------------------------------
 
