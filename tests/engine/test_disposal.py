@@ -255,6 +255,17 @@ async def test_an_archived_file_that_is_no_longer_ours_stays(bench: Bench) -> No
     assert await bench.ledger.marks("statements", ARCHIVED) == []
 
 
+async def test_an_archive_that_is_kept_for_longer_by_now(bench: Bench) -> None:
+    (lease,) = await bench.delivered(await bench.write())
+    await bench.follow(lease, After(archive=".done", keep=DAY))
+    bench.clock.move(2 * DAY)
+    for after in (After(), After(archive=".done"), After(archive=".done", keep=3 * DAY)):
+        assert await bench.actions(after).sweep() == 0
+    assert await bench.names() == {"outbox/.done/a/b.csv"}
+    bench.clock.move(DAY + 1)
+    assert await bench.actions(after).sweep() == 1
+
+
 async def test_a_sweep_goes_on_after_an_endpoint_that_fails(bench: Bench) -> None:
     after = After(archive=".done", keep=DAY)
     for number in range(5):

@@ -66,9 +66,14 @@ class Archive:
                 await self.ledger.mark(*place, archived.path, due=due, value=value)
 
     async def expire(self) -> int:
-        """Remove what is due. An endpoint that fails is left for the next time. Raises `LedgerError`."""
+        """Remove what is due. An endpoint that fails is left for the next time. Raises `LedgerError`.
+
+        A file that the flow keeps for longer by now, or for good, stays.
+        """
         removed, after, down = 0, "", set[str]()
-        now = self._clock()
+        now, keep = self._clock(), self.flow.after.keep
+        if keep is None:
+            return 0
         while page := await self.ledger.marks(
             self.flow.name, ARCHIVED, due_before=now, limit=_PAGE, after=after or None
         ):
@@ -76,7 +81,8 @@ class Archive:
             ended = []
             for mark in page:
                 endpoint = str(mark.value.get("endpoint", ""))
-                if endpoint in down or self._endpoints.pause(endpoint)[0]:
+                longer = now - mark.at < timedelta(seconds=keep)
+                if longer or endpoint in down or self._endpoints.pause(endpoint)[0]:
                     continue
                 try:
                     removed += await self._remove(mark, endpoint)
