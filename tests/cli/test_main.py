@@ -100,10 +100,23 @@ def test_mistakes_in_the_configuration_count_where_it_is_needed(cli: Cli, tmp_pa
     assert cli("cp", "f", "./g:h").code == 0
     assert cli("ls", f"file://{tmp_path}/").out.splitlines() == ["crossdock.yaml", "f", "g:h"]
     assert cli("doctor", "--look-only", ".").code == 0
+    assert cli("cp", "f", "new").code == 0, "a name without a colon is hardly an endpoint's"
     for argv in (["ls", "a:"], ["cp", "f", "a:f"], ["trust", "a:"], ["--config", "crossdock.yaml", "ls", "."]):
         result = cli(*argv)
         assert result.code == 3
         assert result.err.startswith("crossdock: crossdock.yaml:1: ")
+
+
+def test_a_forgotten_colon(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "crossdock.yaml").write_text("endpoints: {lake: {type: local, root: .}}")
+    (tmp_path / "f").write_bytes(b"1")
+    for argv in (["ls", "lake"], ["doctor", "lake"], ["cp", "f", "lake"], ["cp", "f", "lake/in/"]):
+        result = cli(*argv)
+        assert result.code == 3
+        assert result.err.startswith("crossdock: 'lake' is an endpoint, and there is nothing of that name here\nNext: ")
+    assert "write lake:in/ for the endpoint" in result.err
+    assert cli("cp", "f", "./lake").code == 0
+    assert cli("cat", "lake").out == "1", "what is there is meant"
 
 
 def test_check(cli: Cli, tmp_path: Path) -> None:

@@ -245,6 +245,9 @@ def test_local_paths(config: Config, tmp_path: Path) -> None:
     assert at("nope/deep/x") == (root, "nope/deep/x", False)
     assert at("a:b") == (root, "a:b", False), "a file that exists needs no ./"
     assert at("./no:file") == (root, "no:file", False)
+    assert at("./lake") == (root, "lake", False), "though an endpoint has that name"
+    (tmp_path / "lake").mkdir()
+    assert at("lake/x") == (f"{root}/lake", "x", False), "what is there is meant"
     assert at("/") == ("/", "", True)
     assert at("nope/../link/in") == (f"{root}/real", "in", False)
     assert at("./a:b/x") == (root, "a:b/x", False), "below a file; the endpoint says so"
@@ -257,6 +260,8 @@ def test_local_paths(config: Config, tmp_path: Path) -> None:
     [
         ("partnr:x", r"no endpoint is called 'partnr' \(crossdock.yaml\). Next: did you mean partner\?"),
         ("qqq:x", "Next: write one of here, lake, partner"),
+        ("lake", "'lake' is an endpoint, and there is nothing of that name here. Next: write lake: for the endpoint"),
+        ("lake/in/x", r"Next: write lake:in/x for the endpoint, or \./lake/in/x for a local path"),
         ("gopher://host/x", "gopher://host/x: unknown endpoint type 'gopher'. Next: begin it with one of: file, ftp, "),
         ("s3://b/x", "s3://b/x: bucket: .*. Next: "),
         ("sftp://me:hunter2@host/x", "a password in a URL is seen by every process"),

@@ -68,7 +68,7 @@ class Session:
         try:
             config = self.config
         except ConfigError:
-            if self.config_file is not None or not is_url(text):
+            if self.config_file is not None or (":" in text and not is_url(text)):
                 raise
             config = nothing
         return config.locate(text)

@@ -129,6 +129,10 @@ class Config:
             return _location(str(settings.root) if settings.type == "local" else _url_name(text), settings, path)
         if colon and _NAME.fullmatch(name) and not os.path.lexists(text):
             raise self._unknown(name)
+        first, _, path = text.partition("/")
+        if (first in self.endpoints or first in self.unusable) and not os.path.lexists(first):
+            hint = f"write {first}:{path} for the endpoint, or ./{text} for a local path"
+            raise ConfigError(f"{first!r} is an endpoint, and there is nothing of that name here", hint=hint)
         return _local(text)
 
     def _unknown(self, name: str) -> ConfigError:
@@ -146,9 +150,11 @@ class Config:
 
 
 def may_name_endpoint(text: str) -> bool:
-    """Whether a location may begin with an endpoint's name; that of a URL is its scheme."""
+    """Whether a location may begin with an endpoint's name, its colon perhaps forgotten; a URL's is its scheme."""
     name, colon, _ = text.partition(":")
-    return bool(colon) and _NAME.fullmatch(name) is not None
+    if not colon:
+        name = text.partition("/")[0]
+    return _NAME.fullmatch(name) is not None and (bool(colon) or not os.path.lexists(name))
 
 
 def is_url(text: str) -> bool:
