@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import botocore.config
@@ -19,7 +21,7 @@ from tests.conftest import POOL
 from tests.servers import Ceph, Moto, OpenSSH
 from tests.servers.packages import TRIPLET, Missing, fetch
 from tests.servers.pool import parse_required
-from tests.servers.server import running
+from tests.servers.server import LOOPBACK, closed_ports, own_ports, running
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -131,9 +133,26 @@ def test_ceph_is_one_for_the_whole_run(ceph: Ceph, pytestconfig: pytest.Config) 
 
 def test_ceph_keeps_its_files_in_its_folder(ceph: Ceph) -> None:
     for pid in ceph.pids:
-        files = [link.readlink() for link in Path(f"/proc/{pid}/fd").iterdir()]
+        files = []
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            # Other workers' connections come and go.
+            with suppress(FileNotFoundError):
+                files.append(link.readlink())
         paths = [path for path in files if path.is_absolute() and path != Path("/dev/null")]
         assert [path for path in paths if not path.is_relative_to(ceph.base)] == []
+
+
+def test_a_port_is_of_one_server_alone() -> None:
+    with own_ports(2) as (one, two), closed_ports(1) as (closed,):
+        for port in (one, two, closed):
+            with socket.socket() as other, pytest.raises(OSError, match="in use"):
+                other.bind((LOOPBACK, port))
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((LOOPBACK, port))
+        with pytest.raises(OSError, match="in use"):
+            socket.create_server((LOOPBACK, closed))
+        with socket.create_server((LOOPBACK, one)):
+            socket.create_connection((LOOPBACK, one)).close()
 
 
 def test_a_server_ends_with_a_killed_owner(openssh: OpenSSH) -> None:

@@ -21,7 +21,7 @@ from crossdock.errors import ConfigError
 from crossdock.flows.flow import Mail
 from crossdock.storage.settings import Secret
 from tests.engine.certificates import self_signed
-from tests.servers.server import free_ports
+from tests.servers.server import closed_ports, own_ports
 
 NOTICE = Notice(
     id="0123456789abcdef-17-failed-3",
@@ -71,11 +71,11 @@ def server(inbox: Inbox) -> Iterator[Controller]:
 
 
 def running(inbox: Inbox, **options: Any) -> Iterator[Controller]:
-    (port,) = free_ports(1)
-    controller = Controller(inbox, hostname="127.0.0.1", port=port, **options)
-    controller.start()
-    yield controller
-    controller.stop()
+    with own_ports(1) as (port,):
+        controller = Controller(inbox, hostname="127.0.0.1", port=port, ready_timeout=60, **options)
+        controller.start()
+        yield controller
+        controller.stop()
     assert not any(thread.name == "aiosmtpd" for thread in threading.enumerate())
 
 
@@ -159,10 +159,10 @@ def test_a_refused_mail(server: Controller, inbox: Inbox, answer: str, retryable
 
 
 def test_nobody_listens() -> None:
-    (port,) = free_ports(1)
-    to = Mail(to=("ops@example.com",), sender="a@example.com", host="127.0.0.1", port=port, tls="none")
-    with pytest.raises(NotificationFailed, match=f"127.0.0.1:{port}") as caught:
-        send_mail(to, NOTICE)
+    with closed_ports(1) as (port,):
+        to = Mail(to=("ops@example.com",), sender="a@example.com", host="127.0.0.1", port=port, tls="none")
+        with pytest.raises(NotificationFailed, match=f"127.0.0.1:{port}") as caught:
+            send_mail(to, NOTICE)
     assert caught.value.retryable
     assert caught.value.hint
 

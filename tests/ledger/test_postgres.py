@@ -16,7 +16,7 @@ from crossdock.ledger.postgres import PostgresLedger
 from crossdock.ledger.queries import migrations
 from crossdock.testing.ledger.base import RECEIPT, add, claim_one, entry, got, planned
 from tests.servers import Postgres
-from tests.servers.server import LOOPBACK, free_ports
+from tests.servers.server import LOOPBACK, closed_ports
 
 
 @pytest.fixture
@@ -172,8 +172,7 @@ async def test_the_longest_paths(postgres: Postgres, schema: str) -> None:
 
 
 async def test_no_server(schema: str) -> None:
-    (port,) = free_ports(1)
-    with pytest.raises(LedgerUnavailable, match="open") as caught:
+    with closed_ports(1) as (port,), pytest.raises(LedgerUnavailable, match="open") as caught:
         await PostgresLedger(f"postgresql://tester:hunter2@{LOOPBACK}:{port}/x").open()
     assert caught.value.hint
     assert "hunter2" not in str(caught.value)

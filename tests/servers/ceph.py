@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.servers.packages import Tree
-from tests.servers.server import LOOPBACK, Server, StartFailed, free_ports, running, tail
+from tests.servers.server import LOOPBACK, Server, StartFailed, running, tail
 
 _FOLDERS = ("mon", "osd", "rgw", "run", "log", "crash")
 _PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph-authtool", "monmaptool", "osdmaptool")
@@ -64,7 +64,7 @@ class Ceph(Server):
         self._environment = self._tree.environment()
         for name in _FOLDERS:
             (self.base / name).mkdir()
-        port, *mon_ports = free_ports(3)
+        port, *mon_ports = self._ports(3)
         fsid = str(uuid.uuid4())
         addresses = f"[v2:{LOOPBACK}:{mon_ports[0]},v1:{LOOPBACK}:{mon_ports[1]}]"
         (self.base / "ceph.conf").write_text(self._config(fsid, addresses, port))

@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 
 from tests.servers.account import AccountServer
 from tests.servers.packages import Missing, Tree
-from tests.servers.server import LOOPBACK, free_ports, running
+from tests.servers.server import LOOPBACK, running
 
 Tls = Literal["none", "explicit", "implicit"]
 TYPES: dict[Tls, str] = {"none": "ftp", "explicit": "ftpes", "implicit": "ftps"}
@@ -89,7 +89,7 @@ class FtpServer(AccountServer):
         self._make_home(self.folder)
         self.certificate = self.base / "certificate.pem"
         self._certify()
-        (self.port,) = free_ports(1)
+        (self.port,) = self._ports(1)
         self._run(tree)
         self.version = self._greeting()
 

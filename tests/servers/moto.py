@@ -7,7 +7,7 @@ import importlib.util
 import sys
 
 from tests.servers.packages import Missing, Tree
-from tests.servers.server import LOOPBACK, Server, free_ports
+from tests.servers.server import LOOPBACK, Server
 
 
 class Moto(Server):
@@ -31,7 +31,7 @@ class Moto(Server):
     def _start(self) -> None:
         self.fetch()
         self.version = f"moto {importlib.metadata.version('moto')}"
-        (port,) = free_ports(1)
+        (port,) = self._ports(1)
         log = self.base / "moto.log"
         command = [sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(port)]
         child = self._spawn(command, log, {"PYTHONWARNINGS": "ignore"})

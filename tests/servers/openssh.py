@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from tests.servers.account import AccountServer
 from tests.servers.packages import Tree
-from tests.servers.server import LOOPBACK, free_ports
+from tests.servers.server import LOOPBACK
 
 
 class OpenSSH(AccountServer):
@@ -87,7 +87,7 @@ class OpenSSH(AccountServer):
         tree = self._files()
         self.folder = self.base / "home"
         self._make_home(self.folder)
-        (self.port,) = free_ports(1)
+        (self.port,) = self._ports(1)
         config = self._write_config(tree)
         child = self._spawn(
             [str(tree.path("usr/sbin/sshd")), "-D", "-e", "-f", str(config)],

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.servers.account import AccountServer
-from tests.servers.server import LOOPBACK, StartFailed, free_ports, guard, stop, tail
+from tests.servers.server import LOOPBACK, StartFailed, guard, stop, tail
 
 _PROGRAMS = "usr/lib/postgresql/15/bin"
 
@@ -49,7 +49,7 @@ class Postgres(AccountServer):
         log = self.base / "postgres.log"
         programs, environment = tree.path(_PROGRAMS), tree.environment()
         self._run([str(programs / "initdb"), *self._initdb()], log, environment, uid)
-        (self.port,) = free_ports(1)
+        (self.port,) = self._ports(1)
         settings = {
             "listen_addresses": LOOPBACK,
             "port": self.port,

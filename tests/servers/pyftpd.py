@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.servers.packages import Missing
-from tests.servers.server import LOOPBACK, Server, free_ports
+from tests.servers.server import LOOPBACK, Server
 
 
 class Pyftpd(Server):
@@ -35,7 +35,7 @@ class Pyftpd(Server):
             raise Missing("pyftpdlib is not installed")
         self.folder = self.base / "home"
         self.folder.mkdir()
-        (self.port,) = free_ports(1)
+        (self.port,) = self._ports(1)
         log = self.base / "server.log"
         command = [sys.executable, "-W", "ignore", "-m", "pyftpdlib", "-i", self.host, "-p", str(self.port), "-w"]
         command += ["-d", str(self.folder), "-u", self.user, "-P", self.secret]

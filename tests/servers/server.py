@@ -47,6 +47,7 @@ class Server(ABC):
         self.pids: list[int] = []
         self._children: list[subprocess.Popen[bytes]] = []
         self._guard: int | None = None
+        self._held = ExitStack()
 
     @classmethod
     def fetch(cls) -> Tree:
@@ -74,6 +75,7 @@ class Server(ABC):
         self._children.clear()
         self.pids.clear()
         self._guard = None
+        self._held.close()
         if self.base != Path():
             shutil.rmtree(self.base, ignore_errors=True)
 
@@ -87,6 +89,10 @@ class Server(ABC):
     def _parent(self) -> Path | None:
         """Where the server's folder is made; None is the system's temporary folder."""
         return None
+
+    def _ports(self, count: int) -> list[int]:
+        """Ports of the server's own until `stop`."""
+        return self._held.enter_context(own_ports(count))
 
     def _spawn(
         self, command: list[str], log: Path, environment: Mapping[str, str], *, uid: int | None = None
@@ -126,22 +132,26 @@ class Server(ABC):
             time.sleep(0.02)
 
 
-def free_ports(count: int) -> list[int]:
-    """Distinct loopback ports that nothing listens on.
+@contextmanager
+def own_ports(count: int) -> Iterator[list[int]]:
+    """Loopback ports for servers of the caller's: held, so that no other worker's server is given one of them.
 
-    Below those that the system gives to connections going out: else one may take it before the server does.
+    Below those that the system gives to connections going out: else one may take it before the server does. A server
+    may listen on them, as every one here sets SO_REUSEADDR.
     """
-    found: list[int] = []
-    while len(found) < count:
-        port = 10_000 + secrets.randbelow(22_000)
-        with socket.socket() as candidate:
+    with ExitStack() as stack:
+        held: list[socket.socket] = []
+        while len(held) < count:
+            candidate = socket.socket()
             try:
-                candidate.bind((LOOPBACK, port))
+                candidate.bind((LOOPBACK, 10_000 + secrets.randbelow(22_000)))
             except OSError:
+                candidate.close()
                 continue
-        if port not in found:
-            found.append(port)
-    return found
+            # Not before it is bound: else two could hold the same.
+            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.append(stack.enter_context(candidate))
+        yield [each.getsockname()[1] for each in held]
 
 
 @contextmanager

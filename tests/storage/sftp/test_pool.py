@@ -25,6 +25,7 @@ from crossdock.storage.base import Expect
 from crossdock.storage.sftp import SftpSettings
 from crossdock.storage.sftp.pool import Pool
 from crossdock.storage.storage import Storage
+from tests.servers.server import closed_ports
 from tests.storage.sftp.fake_server import FakeServer, FakeSession, FakeSftp, serving
 
 
@@ -238,8 +239,8 @@ async def test_a_server_that_speaks_something_else(noise: bytes) -> None:
 async def test_nobody_listens() -> None:
     async with serving() as peer:
         settings = peer.settings()
-    with pytest.raises(ConnectionFailed, match="cannot connect to"):
-        await opened(settings)
+    with closed_ports(1) as (port,), pytest.raises(ConnectionFailed, match="cannot connect to"):
+        await opened(settings.model_copy(update={"port": port}))
 
 
 async def test_no_such_host() -> None:
