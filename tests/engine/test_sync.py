@@ -23,7 +23,8 @@ from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.sftp import SftpSettings
 from crossdock.storage.storage import Storage
 from tests.engine.trees import TREE, content, filled, run
-from tests.servers import OpenSSH
+from tests.servers import Moto, OpenSSH
+from tests.storage.s3.places import backend, bucket
 
 
 async def test_moves_the_tree_and_then_nothing() -> None:
@@ -164,6 +165,18 @@ async def test_overlap_of_two_endpoints_on_one_server(openssh: OpenSSH) -> None:
     async with Storage(ends[0]) as source, Storage(ends[1]) as target:
         with pytest.raises(Conflict, match="overlap"):
             await run(source, target)
+
+
+async def test_a_whole_bucket_into_another(moto: Moto, monkeypatch: pytest.MonkeyPatch) -> None:
+    with bucket(moto) as one, bucket(moto) as other:
+        ends = [backend(moto, each.bucket, monkeypatch) for each in (one, other)]
+        async with Storage(ends[0]) as source, Storage(ends[1]) as target:
+            for path, data in TREE.items():
+                await source.write_bytes(path, data)
+            await run(source, target)
+            assert await content(target) == TREE
+            with pytest.raises(Conflict, match="overlap"):
+                await run(source, source, "", "b")
 
 
 async def test_neighbours_with_a_common_prefix_do_not_overlap() -> None:

@@ -106,7 +106,8 @@ class S3Backend(Backend):
         await self.calls.delete(path, self.calls.key(path, "delete"))
 
     def address(self, path: str) -> str:
-        return f"/{self.settings.bucket}/{quoted(self.calls.key(path, 'copy'))}"
+        key = self.calls.key(path, "copy") if path else self.calls.prefix.removesuffix("/")
+        return f"/{self.settings.bucket}/{quoted(key)}" if key else f"/{self.settings.bucket}"
 
     async def server_copy(self, address: str, path: str, options: WriteOptions, *, pin: Entry | None = None) -> Entry:
         if not options.overwrite and not self.capabilities.create_new:

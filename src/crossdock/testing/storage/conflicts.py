@@ -164,6 +164,15 @@ class ConflictCases(SuiteBase):
 
 
 class CopyCases(SuiteBase):
+    async def test_addresses(self, storage: Storage) -> None:
+        """The root has one, too, with which those of all that is below begin: whether two folders overlap is told so."""
+        if storage.backend.store is None:
+            with pytest.raises(Unsupported):
+                storage.backend.address("a")
+            return
+        root, below = (f"{storage.backend.address(path)}/".lstrip("/") for path in ("", "a/b"))
+        assert below.startswith(root) and below.endswith("a/b/")
+
     async def test_server_copy(self, storage: Storage, peer: Peer | None) -> None:
         """A copy within the store has the bytes; the source stays. Without the capability: Unsupported, and no copy."""
         await storage.write_bytes("from", NEW)
