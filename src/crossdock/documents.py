@@ -168,7 +168,7 @@ def _explained(error: yaml.MarkedYAMLError) -> tuple[str, int | None, str]:
         return f"the quote{start} is not closed", begun.line + 1 if begun else line, "close it"
     if found := re.match(r"expected ',' or '([]}])'", problem):
         bracket = {"]": "[", "}": "{"}[found[1]]
-        hint = f"close it with {found[1]}, or put a value that has brackets in it in quotes"
+        hint = f"close it with {found[1]}, or put a value that has brackets in it, or a colon at its end, in quotes"
         return f"the {bracket}{start} is not closed before this", line, hint
     if "'<stream end>'" in problem:
         return "the file ends where a value must be", line, "close what was opened by [ or {"

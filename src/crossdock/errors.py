@@ -101,7 +101,7 @@ class CrossdockError(Exception):
         return _rebuilt, (type(self), self.args, self.__dict__)
 
     def __str__(self) -> str:
-        return f"{self.message}. Next: {self.hint}" if self.hint else self.message
+        return f"{self.message.removesuffix('.')}. Next: {self.hint}" if self.hint else self.message
 
 
 def _rebuilt(kind: type[CrossdockError], args: tuple[object, ...], state: dict[str, object]) -> CrossdockError:

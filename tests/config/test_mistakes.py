@@ -61,6 +61,9 @@ CASES = [
      "Next: write 'a/b'"),
     (FLOW + "    source: /srv/in\n    to: 'lake:'\n", "7: flows.a.source: not a location: '/srv/in'. Next: add "
      "an endpoint for it to 'endpoints:' and write its name and a path, name:path"),
+    (FLOW + "    source: bank/out\n    to: 'lake:'\n", "7: flows.a.source: not a location: 'bank/out'. Next: write "
+     "'bank:out'"),
+    (FLOW + "    source: bank:out\n    to: lake\n", "8: flows.a.to: not a location: 'lake'. Next: write 'lake:'"),
     (FLOW + "    source: s3://lake/x\n    to: 'lake:'\n", "7: flows.a.source: not a location: 's3://lake/x'. "
      "Next: add an endpoint for it to 'endpoints:' and write its name and a path, name:path"),
     (FLOW + "    source: bank:../x\n    to: 'lake:'\n", "7: flows.a.source: '.' and '..' are not names. Next: "
@@ -227,6 +230,12 @@ CASES = [
      "write postgresql://user@host/database?password=env:NAME and export it"),
     (ENDPOINTS + "ledger: postgresql://u@h/d?password=p\n", "5: ledger: a secret may not be written into this "
      "file. Next: write postgresql://user@host/database?password=env:NAME and export it"),
+    ("endpoints: {a: {type: sftp, host: 'sftp://bank.example/in'}}", "1: endpoints.a.host: cannot be read. Next: write "
+     "the host alone, such as sftp.bank.example; the rest goes to user, port and root"),
+    ("endpoints: {a: {type: ftp, host: 'bank.example:2121'}, b: {type: ftp, host: '::1'}}", "1: endpoints.a.host: "
+     "cannot be read. Next: write the host alone, such as sftp.bank.example; the rest goes to user, port and root"),
+    ("endpoints: {a: {type: s3, bucket: 's3://lake/in'}}", "1: endpoints.a.bucket: cannot be read. Next: write the "
+     "bucket's name alone, such as acme-landing; a folder in it goes to root"),
     (ENDPOINTS + "ledger: [x]\n", "5: ledger: must be a path or a postgresql:// URL. Next: write ledger: "
      "crossdock.db"),
 ]  # fmt: skip

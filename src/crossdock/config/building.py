@@ -92,8 +92,10 @@ class Builder:
         """`name:path`; the slash after the colon may be there or not."""
         name, colon, path = text.partition(":")
         if not colon or path.startswith("//"):
-            hint = "write name:path, with a name from 'endpoints:'"
-            if path.startswith("//") or text.startswith(("/", ".", "~")):
+            hint, (first, _, rest) = "write name:path, with a name from 'endpoints:'", text.partition("/")
+            if first in self._types:
+                hint = f"write {brief(f'{first}:{rest}')}"
+            elif path.startswith("//") or text.startswith(("/", ".", "~")):
                 hint = "add an endpoint for it to 'endpoints:' and write its name and a path, name:path"
             self._report.mistake(key, f"not a location: {brief(text)}", hint)
             return None

@@ -22,6 +22,7 @@ __all__ = [
     "Encoding",
     "EndpointSettings",
     "FilePath",
+    "Host",
     "Seconds",
     "Secret",
     "query_of",
@@ -79,10 +80,18 @@ def _encoding(value: str) -> str:
     return value
 
 
+def _host(value: str) -> str:
+    # An address of IPv6 has two colons or more.
+    if re.search(r"[/@\s]", value) or value.count(":") == 1:
+        raise ValueError("write the host alone, such as sftp.bank.example; the rest goes to user, port and root")
+    return value
+
+
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 ByteSize = Annotated[int, BeforeValidator(_bytes)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
 Encoding = Annotated[str, AfterValidator(_encoding)]
+Host = Annotated[str, AfterValidator(_host)]
 
 
 class Secret:

@@ -8,7 +8,7 @@ from urllib.parse import SplitResult
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from crossdock.storage.settings import Encoding, EndpointSettings, FilePath, Seconds, Secret, server_of, several
+from crossdock.storage.settings import Encoding, EndpointSettings, FilePath, Host, Seconds, Secret, server_of, several
 
 __all__ = ["FtpSettings", "Tls"]
 
@@ -22,7 +22,7 @@ class FtpSettings(EndpointSettings):
     backend_class = "crossdock.storage.ftp.backend:FtpBackend"
     type: Literal["ftp", "ftpes", "ftps"]
     """ftpes: TLS from AUTH TLS on, port 21. ftps: TLS from the first byte, port 990. ftp: all in clear text."""
-    host: str = Field(min_length=1)
+    host: Host = Field(min_length=1)
     port: int | None = Field(default=None, ge=1, le=65535)
     """21; 990 for implicit TLS."""
     user: str = "anonymous"

@@ -31,6 +31,8 @@ _SUFFIXES = {
 
 
 def _bucket(value: str) -> str:
+    if "/" in value:
+        raise ValueError("write the bucket's name alone, such as acme-landing; a folder in it goes to root")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{1,254}", value):
         raise ValueError("a bucket's name has letters, digits, dots and hyphens only, and two or more")
     return value

@@ -13,6 +13,7 @@ from crossdock.storage.settings import (
     Encoding,
     EndpointSettings,
     FilePath,
+    Host,
     Seconds,
     Secret,
     server_of,
@@ -27,7 +28,7 @@ class SftpSettings(EndpointSettings):
 
     backend_class = "crossdock.storage.sftp.backend:SftpBackend"
     type: Literal["sftp"] = "sftp"
-    host: str = Field(min_length=1)
+    host: Host = Field(min_length=1)
     port: int | None = Field(default=None, ge=1, le=65535)
     """22 unless the ssh_config says otherwise."""
     user: str | None = None
