@@ -165,7 +165,7 @@ class ConflictCases(SuiteBase):
 
 class CopyCases(SuiteBase):
     async def test_addresses(self, storage: Storage) -> None:
-        """The root has one, too, with which those of all that is below begin: whether two folders overlap is told so."""
+        """The root has one, too, with which those of all below begin: so it is told whether two folders overlap."""
         if storage.backend.store is None:
             with pytest.raises(Unsupported):
                 storage.backend.address("a")
