@@ -183,9 +183,15 @@ async def test_a_server_that_tells_the_size_of_folders(server: FaultyFtpServer) 
         assert [entry.path async for entry in storage.walk("a")] == ["a/b/x"]
 
 
-async def test_a_folder_made_between_two_questions(server: FaultyFtpServer) -> None:
+VSFTPD = ("EPRT", "EPSV", "MDTM", "PASV", "REST STREAM", "SIZE", "TVFS")
+
+
+@pytest.mark.parametrize("features", [(), VSFTPD], ids=["RFC 959", "vsftpd"])
+async def test_a_folder_made_between_two_questions(server: FaultyFtpServer, features: tuple[str, ...]) -> None:
     """Whoever asks about a name in it is told that it is not there, not that nothing can be asked."""
-    server.faults.replies = dict.fromkeys(("FEAT", "SIZE", "MDTM", "MLST", "MLSD"), "500 what?")
+    server.features = features
+    if not features:
+        server.faults.replies = dict.fromkeys(("FEAT", "SIZE", "MDTM", "MLST", "MLSD"), "500 what?")
     (server.folder / "x").write_bytes(b"1")
     async with faulty(server) as storage:
         server.then = [("CWD /done", (server.folder / "done").mkdir)]

@@ -139,7 +139,9 @@ def _must_be_missing(connection: Connection, name: bytes, reply: Reply) -> None:
     found = look(connection, above)
     if found is None or found.kind == "file":
         return
-    raise Refused(b"MLST", reply)
+    # It may have been made meanwhile.
+    if not _is_folder(connection, above):
+        raise Refused(b"MLST", reply)
 
 
 def _is_folder(connection: Connection, name: bytes) -> bool:
