@@ -80,6 +80,21 @@ def test_filters_that_are_wrong(three: Cli) -> None:
         assert three("transfers", "list", *wrong).code == 2
 
 
+def test_a_name_that_nobody_knows(three: Cli, tmp_path: Path) -> None:
+    """Else a flow that is written wrong looks like one of which nothing failed."""
+    for command, wrong, near in (("list", "--flow=pul", "pull"), ("retry", "--flow=pul", "pull"),
+                                 ("cancel", "--target=lak:x", "lake")):  # fmt: skip
+        result = three("transfers", command, wrong)
+        assert (result.code, f"did you mean {near}?" in result.err) == (3, True), result.err
+    assert three("transfers", "list", "--flow", "pull", "--state", "running").code == 0
+    (tmp_path / "crossdock.yaml").unlink()
+    assert three("transfers", "list", "--flow", "pul").code == 0, "who has the ledger alone knows no names"
+    configure(tmp_path)
+    text = (tmp_path / "crossdock.yaml").read_text()
+    (tmp_path / "crossdock.yaml").write_text(text.replace("pull", "renamed"))
+    assert len(three("transfers", "list", "--flow", "pull", "--json").rows) == 3, "the ledger still knows it"
+
+
 def test_pages(three: Cli) -> None:
     first = three("transfers", "list", "--json", "--limit", "2")
     assert [row["id"] for row in first.rows] == [3, 2]

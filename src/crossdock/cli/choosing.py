@@ -13,6 +13,7 @@ from crossdock.cli.options import DURATION
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
 
+    from crossdock.config import Config
     from crossdock.ledger.base import Ledger, Query, State, Transfer
 
 __all__ = ["ID", "Filters", "filtered", "filters_of"]
@@ -78,6 +79,13 @@ class Filters:
         from crossdock.engine.lookup import matching
 
         return matching(ledger, self.query, path=self.path, target_path=self.target_path)
+
+    def nothing_found(self, config: Config) -> None:
+        """Raises `ConfigError` for a flow or target that the configuration, if there is one, lacks as well."""
+        if config.file is not None and self.query.flow is not None:
+            config.flow(self.query.flow)
+        if config.file is not None and self.query.target is not None and self.query.target not in config.unusable:
+            config.endpoint(self.query.target)
 
 
 def filtered(function: F) -> F:

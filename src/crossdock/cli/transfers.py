@@ -74,6 +74,8 @@ def list_(session: Session, /, limit: int, below: int | None, as_json: bool, **o
                 found.append(transfer)
                 if len(found) > limit:
                     break
+        if not found:
+            filters.nothing_found(session.config)
         more = len(found) > limit
         _print(found[:limit], as_json)
         if more:
@@ -256,6 +258,8 @@ class _Change:
             else:
                 async with aclosing(self.filters.find(ledger)) as rows:
                     found = [transfer async for transfer in rows]
+                if not found:
+                    self.filters.nothing_found(self.session.config)
                 found = sorted((each for each in found if self.possible(each)), key=lambda each: each.id)
             wanted = [each.id for each in found if self.possible(each)]
             changed = set(wanted) if options["dry_run"] else set()
