@@ -83,6 +83,9 @@ def test_a_common_path_is_common(one: str, other: str) -> None:
         (r"a*+b", "aab", True),
         (r"[^\W\d]+", "ab", True),
         (r"a{1,600}", "a" * 600, True),
+        (r"(x)?(?(1)a+|b)c", "xaac", True),
+        (r"(x)?(?(1)a+|b)c", "bc", True),
+        (r"(x)?(?(1)a+)c", "c", True),
     ],
 )
 def test_flags_and_forms(regex: str, path: str, matches: bool) -> None:
@@ -99,7 +102,8 @@ def test_what_an_automaton_cannot_say_is_left_open(regex: str) -> None:
 
 SLOW = [
     r"(a+)+b", r"(a*)*b", r"(?:a|a)*b", r"(\w+\s?)*b", r"(.*)*b", r"(?:.+/)*b", r"(x+x+)+y", r"(?:a|b|ab)*c",
-    r"(?:a{1,100}){1,100}b", r"([a-z]+.)+[A-Z]",
+    r"(?:a{1,100}){1,100}b", r"([a-z]+.)+[A-Z]", r"(?!(a+)+b).*", r"(?=(\w+\s?)*b).*", r"(x)?(?(1)(a+)+b|c)",
+    r"([a-z]{1,12}){11}b", r"(?:a{0,5}_?){12}b",
 ]  # fmt: skip
 
 
@@ -129,6 +133,8 @@ print(took(24) / short)
     [
         r"(?P<feed>\w+)_(?P<day>\d{8})\.csv\.pgp", r"(?:[^/]+/)*[^/]+\.csv", r"(\d+\.)+csv", r"(a?)*", r".+_.+_.+\.csv",
         r"[^_]+_[^_]+_[^_]+_[^_]+\.csv", r"(?i)inv_\d+\.(csv|xml)(\.gz)?", r"[a-f0-9]{64}\.bin", r"(?:.+/)?x", r".*",
+        r"(?!.*\.(?:tmp|part)$)(?:[^/]+/)*[^/]+_.+\.csv", r"(?:(?!--).)*\.csv", r"(\d{1,3}\.){3}\d{1,3}",
+        r"(?:\d{1,3}){1,12}", r"(?:[a-z0-9]{1,20}_){5}[a-z]{2,8}", r"(x)?(?(1)a+|b+)c",
         r"(?:EU|US|APAC)/\d{4}/\d{2}/\d{2}/[\w.-]+\.(?:json|ndjson)", r"(?:(?:a|b)*c)*", "a" * 500,
     ],
 )  # fmt: skip

@@ -7,6 +7,7 @@ says so (`exact` is False).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -125,12 +126,14 @@ class Machine:
         return self._numbers[key]
 
 
-def compiled(*patterns: str, unroll: int = 1000) -> Automaton:
+def compiled(*patterns: str, unroll: int = 1000, ways: float = math.inf, ahead: bool = False) -> Automaton:
     """The automaton of whatever matches one of the patterns.
 
-    `unroll`: bounded repeats with more copies than this are taken as unbounded. Raises `re.error`, `TooLarge`.
+    `unroll`: bounded repeats with more copies than this are taken as unbounded, and so are those that could share a
+    text out in more than so many `ways`. `ahead`: what a lookahead reads is in it, though it leads nowhere. Raises
+    `re.error`, `TooLarge`.
     """
-    builder = _Builder(unroll)
+    builder = _Builder(unroll, ways, ahead)
     automaton = builder.automaton
     automaton.start, automaton.end = builder.state(), builder.state()
     for pattern in patterns:
@@ -143,8 +146,8 @@ def compiled(*patterns: str, unroll: int = 1000) -> Automaton:
 
 
 class _Builder:
-    def __init__(self, unroll: int) -> None:
-        self.automaton, self._unroll = Automaton(), unroll
+    def __init__(self, unroll: int, ways: float, ahead: bool) -> None:
+        self.automaton, self._unroll, self._ways, self._ahead = Automaton(), unroll, ways, ahead
         self._known: dict[tuple[str, int], Test] = {}
 
     def state(self) -> int:
@@ -194,7 +197,9 @@ class _Builder:
         return self._zero_width(operation, argument, start, flags)
 
     def _repeat(self, low: int, high: int, inner: Any, start: int, flags: int) -> int:
-        if high is not code.MAXREPEAT and high > self._unroll:
+        least, most = inner.getwidth()
+        shared_out = most < code.MAXREPEAT and (most - least + 1) ** min(high, 100) > self._ways
+        if high is not code.MAXREPEAT and (high > self._unroll or shared_out):
             low, high = min(low, 1), code.MAXREPEAT
         at = start
         for _ in range(low):
@@ -225,8 +230,13 @@ class _Builder:
         self._empty(start, end, guard)
         if guard is None:
             self.automaton.exact = False
-            if operation in (code.GROUPREF, code.GROUPREF_EXISTS, code.GROUPREF_IGNORE):
+            if operation is code.GROUPREF_EXISTS:
+                for branch in argument[1:]:
+                    self._empty(self.sequence(branch or (), self._after(start), flags), end)
+            elif operation in (code.GROUPREF, code.GROUPREF_IGNORE):
                 self._empty(self._read(end, lambda _: True), end)
+            elif self._ahead and operation in (code.ASSERT, code.ASSERT_NOT):
+                self.sequence(argument[1], self._after(start), flags)
         return end
 
     def _guard(self, operation: Any, argument: Any, flags: int) -> Guard | None:

@@ -17,7 +17,7 @@ _PATH = r"[^/\n]+(?:/[^/\n]+)*"
 _PRODUCT = 3000
 """Combined states that are looked at before the answer is 'not known'."""
 _PAIRS = 200_000
-_UNROLL = 12
+_UNROLL, _WAYS = 12, 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def cost(regex: str) -> str | None:
     power for each pair of loops that can hand text on to the other.
     """
     try:
-        graph = _Graph(compiled(regex, unroll=_UNROLL))
+        graph = _Graph(compiled(regex, unroll=_UNROLL, ways=_WAYS, ahead=True))
         if graph.exponential():
             return "two repeats, one inside the other, can share the same text out in endless ways"
         powers = graph.powers()
