@@ -7,11 +7,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from crossdock.cli import exits, leftovers
+from crossdock.cli.engine import ledger_option
 from crossdock.cli.output import as_json as json_line
 from crossdock.cli.output import count, human_time
 from crossdock.cli.probes import Finding, probe, scratch_name
@@ -32,6 +34,7 @@ class _Visit:
     as_json: bool
     clean: bool
     look_only: bool
+    ledger: str | None
 
 
 @click.command()
@@ -39,14 +42,15 @@ class _Visit:
 @click.option("--look-only", is_flag=True, help="Write nothing; without it, probes write to a scratch folder there.")
 @click.option("--clean", is_flag=True, help="Remove what unfinished writes left behind more than a day ago.")
 @click.option("--json", "as_json", is_flag=True, help="One finding per line.")
+@ledger_option
 @common
 @click.pass_obj
-def doctor(session: Session, location: str, look_only: bool, clean: bool, as_json: bool) -> int:
+def doctor(session: Session, location: str, look_only: bool, clean: bool, as_json: bool, ledger: str | None) -> int:
     """Connect to an endpoint, name its server, try what it can do, and print the line that mends each problem.
 
     The probes write, read, rename and delete in a new folder of their own below LOCATION, and remove it again.
     """
-    visit = _Visit(session, session.locate(location), as_json, clean, look_only)
+    visit = _Visit(session, session.locate(location), as_json, clean, look_only, ledger)
 
     async def work() -> int:
         problems = 0
@@ -106,8 +110,9 @@ async def _findings(visit: _Visit) -> AsyncGenerator[Finding]:
                     yield finding
         if not listed:
             return
+        undecided = partial(leftovers.undecided, visit.session, visit.ledger, place)
         try:
-            async with aclosing(leftovers.found(storage, place, clean=visit.clean)) as findings:
+            async with aclosing(leftovers.found(storage, place, clean=visit.clean, undecided=undecided)) as findings:
                 async for finding in findings:
                     yield finding
         except CrossdockError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -12,21 +12,33 @@ from crossdock.cli.probes import Finding
 from crossdock.errors import shown
 
 if TYPE_CHECKING:
+    from crossdock.cli.session import Session
     from crossdock.config import Location
     from crossdock.storage.base import Entry, Leftover
     from crossdock.storage.storage import Storage
 
-__all__ = ["found"]
+__all__ = ["found", "undecided"]
 
 _AGE = timedelta(days=1)
 """No transfer is believed to take longer; anything younger may be under way."""
 
 
-async def found(storage: Storage, place: Location, *, clean: bool) -> AsyncGenerator[Finding]:
-    """Findings about leftovers in the folder itself (not below it) and about all uploads; `clean` removes them."""
+async def found(
+    storage: Storage, place: Location, *, clean: bool, undecided: Callable[[], Awaitable[Mapping[str, int]]]
+) -> AsyncGenerator[Finding]:
+    """Findings about leftovers in the folder itself (not below it) and about all uploads; `clean` removes them.
+
+    `undecided`: by the path at the endpoint, the transfers that look for what they staged: it is spared.
+    """
     border = datetime.now(UTC) - _AGE
     old = await _temporaries(storage, place.path, border)
     uploads = await _uploads(storage, place.path, border)
+    if old:
+        needed = {_without_attempt(to): id for to, id in (await undecided()).items()}
+        for path, id in [(path, needed[_stem(path)]) for path in old if _stem(path) in needed]:
+            old.remove(path)
+            words = f"{place.shown(path)} is spared: transfer {id} looks for it, to know whether it had published"
+            yield Finding("leftovers", f"{words} (crossdock run; if it failed, crossdock transfers retry {id})")
     for path in old:
         if clean:
             await storage.delete(path)
@@ -40,6 +52,42 @@ async def found(storage: Storage, place: Location, *, clean: bool) -> AsyncGener
         yield Finding("leftovers", "none older than a day")
     elif clean:
         yield Finding("leftovers", f"{count(len(old) + len(uploads), 'leftover')} removed")
+
+
+async def undecided(session: Session, ledger: str | None, place: Location) -> dict[str, int]:
+    """Transfers to this endpoint that ended, or were ended, in the moment of publishing, by their paths there.
+
+    If what they staged were removed, they would take it for published (`engine.recovery`).
+    """
+    from crossdock.cli.engine import opened_ledger
+    from crossdock.cli.rows import absent
+    from crossdock.engine.lookup import matching
+    from crossdock.engine.recovery import Record
+    from crossdock.ledger.base import Query, State
+
+    if not session.config.flows or absent(session.config.new_ledger(ledger)):
+        return {}
+    states = frozenset(State) - {State.DELIVERED, State.DONE}
+    found = {}
+    async with (
+        opened_ledger(session, ledger) as opened,
+        aclosing(matching(opened, Query(target=place.name, states=states))) as transfers,
+    ):
+        async for transfer in transfers:
+            record = Record.load(transfer.checkpoint)
+            if record is not None and record.sha256 is not None:
+                found[record.to] = transfer.id
+    return found
+
+
+def _without_attempt(to: str) -> str:
+    from crossdock.storage.staging import temporary_path
+
+    return _stem(temporary_path(to, ""))
+
+
+def _stem(temporary: str) -> str:
+    return temporary.rpartition("-")[0]
 
 
 def _finding(detail: str, place: Location, clean: bool) -> Finding:

@@ -1,0 +1,68 @@
+"""What doctor removes, and must not: what a run that was killed while it published left, its next run looks for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from crossdock.engine.recovery import Record
+from crossdock.ledger.base import Ledger, Planned
+from crossdock.storage.local import LocalSettings
+from crossdock.storage.staging import temporary_path, token_of
+from crossdock.storage.storage import Storage
+from tests.cli.conftest import Cli
+from tests.cli.flow_files import configure, in_ledger, put
+
+CONTENT = "the only copy"
+ATTEMPT = "0123456789ab"
+
+
+async def killed(home: Path, ledger: Ledger) -> int:
+    """As by a worker that ended between announcing a.csv and publishing it."""
+    async with Storage(LocalSettings(root=home / "partner").backend("partner")) as partner:
+        entry = await partner.stat("out/a.csv")
+    planned = Planned(flow="pull", source="partner", entry=entry, target="lake", target_path="in/a.csv")
+    (added,) = await ledger.add([planned], who="dead")
+    (lease,) = await ledger.claim("dead", lease=0.0)
+    digest = hashlib.sha256(CONTENT.encode()).hexdigest()
+    token = token_of("in/a.csv", ATTEMPT, len(CONTENT))
+    await ledger.staged(lease, Record(to="in/a.csv", token=token, size=len(CONTENT), sha256=digest).dump())
+    return added.id
+
+
+async def cancelled(home: Path, ledger: Ledger) -> int:
+    id = await killed(home, ledger)
+    assert await ledger.cancel([id], who="me", why="enough")
+    return id
+
+
+@pytest.mark.parametrize("ended", [killed, cancelled])
+def test_what_a_transfer_looks_for_is_spared(
+    cli: Cli, home: Path, ended: Callable[[Path, Ledger], Awaitable[int]]
+) -> None:
+    configure(home, after={"delete": True})
+    put(home, {"a.csv": CONTENT})
+    (home / "lake/in").mkdir()
+    staged, left = (home / "lake" / temporary_path(f"in/{name}.csv", ATTEMPT) for name in "ab")
+    for path in (staged, left):
+        path.write_text(CONTENT)
+        # As old as the source says, not as the attempt is.
+        ago = (datetime.now(UTC) - timedelta(days=2)).timestamp()
+        os.utime(path, (ago, ago))
+    id = in_ledger(home, partial(ended, home))
+    for options in ([], ["--clean"]):
+        result = cli("doctor", "--look-only", *options, "lake:in")
+        assert f"{staged.name} is spared: transfer {id} looks for it" in result.out
+        assert f"crossdock transfers retry {id}" in result.out
+    assert (staged.exists(), left.exists()) == (True, False)
+    cli("transfers", "retry", str(id))
+    assert cli("run", "--once").code == 0
+    assert sorted(path.name for path in (home / "lake/in").iterdir()) == ["a.csv"]
+    assert (home / "lake/in/a.csv").read_text() == CONTENT
+    assert not (home / "partner/out/a.csv").exists()
