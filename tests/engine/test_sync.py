@@ -135,6 +135,15 @@ async def test_upload_times_are_settled_by_content_or_by_the_files_own_time(tmp_
             assert outcomes["f"].reason == "modification time differs"
 
 
+@pytest.mark.parametrize("etag", ["0" * 32, "0-2"])
+async def test_one_md5_at_two_stores_settles_it(etag: str) -> None:
+    """Whoever copied it there, and whenever; the etag of an upload in parts is no digest, and may be another's."""
+    ends = [Uploads((await filled(name, {"f": b"content"})).backend, {"f": etag}) for name in ("one", "other")]
+    _, outcomes = await run(Storage(ends[0]), Storage(ends[1]))
+    assert outcomes["f"].reason == ("unchanged" if etag == "0" * 32 else "modification time differs")
+    assert [end.asked for end in ends] == ([0, 0] if etag == "0" * 32 else [1, 1])
+
+
 @pytest.mark.parametrize(("folder", "to"), [("", ""), ("b", "b"), ("b", "b/d"), ("b/d", "b"), ("", "b")])
 async def test_into_its_own_source_is_refused(folder: str, to: str) -> None:
     storage = await filled("a", TREE)
@@ -169,12 +178,14 @@ async def test_overlap_of_two_endpoints_on_one_server(openssh: OpenSSH) -> None:
 
 async def test_a_whole_bucket_into_another(moto: Moto, monkeypatch: pytest.MonkeyPatch) -> None:
     with bucket(moto) as one, bucket(moto) as other:
+        for path, data in TREE.items():
+            one.write(path, data)
         ends = [backend(moto, each.bucket, monkeypatch) for each in (one, other)]
         async with Storage(ends[0]) as source, Storage(ends[1]) as target:
-            for path, data in TREE.items():
-                await source.write_bytes(path, data)
             await run(source, target)
             assert await content(target) == TREE
+            summary, _ = await run(source, target)
+            assert (summary.copied, summary.skipped) == (0, len(TREE))
             with pytest.raises(Conflict, match="overlap"):
                 await run(source, source, "", "b")
 

@@ -230,13 +230,15 @@ class _Run:
         self._report(outcome)
 
     async def _not_same_by_etag(self, unsure: list[_Unsure]) -> list[_Unsure]:
-        """Settles without a request where an etag is the MD5 of a small file at hand; any other etag says nothing."""
+        """Settles without a request what has one MD5 as its etag at both, or at one is that of a small file at hand."""
         left: list[_Unsure] = []
         at_target: list[tuple[_Unsure, str, Entry]] = []
         at_source: list[tuple[_Unsure, str, Entry]] = []
         for one in unsure:
             _, entry, there = one
-            if _is_md5(entry.etag) and _may_hash(self.target, there):
+            if _is_md5(entry.etag) and entry.etag == there.etag:
+                self._skip(one[0], "unchanged", entry.size)
+            elif _is_md5(entry.etag) and _may_hash(self.target, there):
                 at_target.append((one, entry.etag, there))
             elif _is_md5(there.etag) and _may_hash(self.source, entry):
                 at_source.append((one, there.etag, entry))

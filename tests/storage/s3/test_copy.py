@@ -69,6 +69,21 @@ async def test_everything_goes_along(storage: Storage, peer: BotoPeer, size: int
     assert peer.uploads() == []
 
 
+@pytest.mark.parametrize("size", [0, 10, len(DATA)], ids=["empty", "small", "in parts"])
+@pytest.mark.parametrize("told", [{}, {"mtime": "yesterday"}], ids=["untold", "senseless"])
+async def test_the_time_of_an_upload_goes_along(
+    storage: Storage, peer: BotoPeer, size: int, told: dict[str, str]
+) -> None:
+    """Where nobody wrote down another one."""
+    peer.client.put_object(Bucket=peer.bucket, Key="from", Body=DATA[:size], Metadata=told, ContentType="text/csv")
+    uploaded = peer.client.head_object(Bucket=peer.bucket, Key="from")["LastModified"]
+    await storage.server_copy(storage, "from", "to")
+    head = peer.client.head_object(Bucket=peer.bucket, Key="to")
+    assert head["Metadata"]["mtime"] == str(int(uploaded.timestamp()))
+    assert head["ContentType"] == "text/csv"
+    assert (await storage.stat("to")).modified == uploaded == (await storage.stat("from")).modified
+
+
 async def test_parts_whose_answer_has_another_name(
     server: Server, peer: BotoPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from crossdock.storage.s3.wire import (
     attribute_headers,
     etag_of,
     format_mtime,
+    parse_mtime,
     quoted,
     texts,
 )
@@ -51,7 +52,7 @@ class Copy:
             for name, old, new in (("size", pin.size, source.size), ("ETag", pin.etag, source.etag)):
                 if old is not None and old != new:
                     raise changed(self._calls.client.place(request), f"its {name} is {new}, it was listed with {old}")
-        headers = self._metadata(answer.headers)
+        headers = self._metadata(source, answer.headers)
         size = source.size or 0
         # If-None-Match on CopyObject is honoured by few stores; publication of parts has been probed.
         in_parts = size > self._calls.settings.copy_threshold or not self._options.overwrite
@@ -67,14 +68,19 @@ class Copy:
         request = self._calls.request(method, "copy", self._path, action, key=self._source, query={**version, **query})
         return replace(request, bucket=self._bucket)
 
-    def _metadata(self, source: Mapping[str, str]) -> dict[str, str]:
-        """What the copy is to carry: the source's own, with what the options say instead."""
-        found = {name: source[name] for name in _KEPT if name in source}
-        for name, value in source.items():
+    def _metadata(self, source: Entry, original: Mapping[str, str]) -> dict[str, str]:
+        """What the copy is to carry: the source's own, with what the options say instead.
+
+        And its time: else that of the copy would count, and differ whenever the two are compared.
+        """
+        found = {name: original[name] for name in _KEPT if name in original}
+        for name, value in original.items():
             if name.lower().startswith("x-amz-meta-") and name.lower() != ATTEMPT:
                 found[name.lower()] = value
-        if self._options.modified is not None:
-            found[MTIME] = format_mtime(self._options.modified)
+        told = parse_mtime(found.get(MTIME)) is not None
+        moment = self._options.modified or (None if told else source.modified)
+        if moment is not None:
+            found[MTIME] = format_mtime(moment)
         return found | attribute_headers(self._options.attributes)
 
     async def _tagging(self, source: Mapping[str, str]) -> dict[str, str]:
