@@ -46,7 +46,7 @@ def test_a_good_file(cli: Cli, config: Path) -> None:
     assert result.out.splitlines() == [
         "here: local",
         "lake: s3",
-        "statements: here:in → lake (2 rules, 1 test passed; every 5:00)",
+        "statements: here:in → lake (2 rules, 1 test passed; every 5m)",
     ]
     assert cli("check", "--json").rows == [
         {"kind": "endpoint", "name": "here", "type": "local"},

@@ -176,10 +176,17 @@ def _start(flow: Flow) -> str:
     trigger = flow.trigger
     if trigger.on_demand:
         return "on demand"
-    parts = [f"every {human_time(trigger.every)}"] if trigger.every else []
+    parts = [f"every {_written(trigger.every)}"] if trigger.every else []
     parts += [f"cron {trigger.cron} {trigger.timezone}"] if trigger.cron else []
     parts += ["watched"] if trigger.watch else []
     return ", ".join(parts)
+
+
+def _written(seconds: float) -> str:
+    """A duration as the file has it: 5m."""
+    units = {"d": 86400, "h": 3600, "m": 60}
+    unit = next((unit for unit, size in units.items() if seconds % size == 0), "s")
+    return f"{seconds / units.get(unit, 1):g}{unit}"
 
 
 async def _connect(config: Config, report: _Report) -> int:

@@ -92,7 +92,7 @@ async def _findings(visit: _Visit) -> AsyncGenerator[Finding]:
             async with aclosing(storage.scan(place.path)) as listing:
                 async for _ in listing:
                     entries += 1
-            yield Finding("list", f"{entries:,} names in {place.shown()}")
+            yield Finding("list", f"{count(entries, 'name')} in {place.shown()}")
         except CrossdockError as error:
             there, listed = not isinstance(error, NotFound), False
             mend = error.hint
@@ -128,7 +128,8 @@ def _capabilities(storage: Storage) -> list[Finding]:
         if isinstance(value, bool):
             (able if value else unable).append(field.name)
         elif isinstance(value, timedelta):
-            numbers.append(f"modification times kept to {value.total_seconds():g} s")
+            kept = f"{value.total_seconds():g} s" if value.seconds else f"{value.microseconds} µs"
+            numbers.append(f"modification times kept to {kept}")
         elif isinstance(value, int):
             numbers.append(f"{field.name} {value}")
         elif isinstance(value, frozenset) and value:
