@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import unicodedata
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import asyncssh
+
+from crossdock.storage.sftp.login import know_account
 
 __all__ = ["Partner", "fill", "partner"]
 
@@ -82,6 +85,7 @@ async def partner(folder: Path, keys: Path) -> AsyncIterator[Partner]:
         def __init__(self, channel: asyncssh.SSHServerChannel[bytes]) -> None:
             super().__init__(channel, chroot=os.fsencode(folder))
 
+    await asyncio.to_thread(know_account)
     server = await asyncssh.listen(
         "127.0.0.1",
         0,

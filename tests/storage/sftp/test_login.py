@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import pwd
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import asyncssh
 import pytest
@@ -13,6 +14,7 @@ from asyncssh.rsa import RSAKey
 
 from crossdock.errors import AuthenticationFailed, ConfigError, Unsupported
 from crossdock.storage.sftp import SftpSettings
+from crossdock.storage.sftp.trust import offered_keys
 from tests.servers import OpenSSH
 from tests.storage.sftp.fake_server import FakeServer, only, serving, write_key
 from tests.storage.sftp.places import connects
@@ -30,6 +32,38 @@ async def test_a_wrong_password_is_sent_once(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(AuthenticationFailed, match="does not let 'tester' in with a password"):
             await connects(peer.settings())
         assert peer.passwords == ["wrong"]
+
+
+def forget_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under a number which nobody has."""
+
+    def unknown(number: int) -> NoReturn:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
+        # Set first: what the code under test sets is taken back as well.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+async def test_an_account_that_the_machine_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving() as peer:
+        forget_account(monkeypatch)
+        keys = await offered_keys("127.0.0.1", peer.port)
+        assert [key.algorithm for key in keys] == ["ssh-ed25519"]
+        await connects(peer.settings())
+        with pytest.raises(ConfigError, match=f"this machine has no name for account #{os.getuid()}") as caught:
+            await connects(peer.settings(user=None))
+        assert caught.value.key == "user"
+
+
+async def test_an_account_that_only_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving() as peer:
+        forget_account(monkeypatch)
+        monkeypatch.setenv("USER", "tester")
+        await connects(peer.settings(user=None))
+        assert peer.sign_ins == ["tester"]
 
 
 class Interactive(FakeServer):

@@ -26,7 +26,7 @@ from crossdock.storage.sftp.hostkeys import Trust, load_trust
 if TYPE_CHECKING:
     from crossdock.storage.sftp.settings import SftpSettings
 
-__all__ = ["Guard", "Plan", "Target", "algorithms", "make_plan"]
+__all__ = ["Guard", "Plan", "Target", "algorithms", "know_account", "make_plan"]
 
 log = logging.getLogger("crossdock.storage.sftp")
 
@@ -227,10 +227,30 @@ def _key_pairs(settings: SftpSettings, identities: Sequence[str]) -> list[asyncs
     return list(asyncssh.load_keypairs([(keys[0], certificate), *keys[1:]]))
 
 
+def know_account() -> str:
+    """This process's account, with a name and a home where the machine knows none: a container may run any number.
+
+    asyncssh asks for both, whatever it is told, and fails without.
+    """
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = os.environ["LOGNAME"] = f"#{os.getuid()}"
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/"
+    return user
+
+
 def _resolve(settings: SftpSettings) -> Plan:
     """Reads files and decrypts keys: not for the event loop."""
-    user = getpass.getuser() if settings.user is None or settings.ssh_config else settings.user
+    account = know_account()
+    user = account if settings.user is None or settings.ssh_config else settings.user
     config = _config_of(settings, user)
+    user = settings.user or config.get("User", user)
+    if user.startswith("#"):
+        raise ConfigError(f"this machine has no name for account {user}", key="user", hint="set user at this endpoint")
     # known_hosts files and certificates write it in lower case, revocations included.
     host = str(config.get("Hostname", settings.host)).lower()
     port = settings.port or config.get("Port", 22)
@@ -238,7 +258,7 @@ def _resolve(settings: SftpSettings) -> Plan:
     target = Target(
         host=host,
         port=port,
-        user=settings.user or config.get("User", user),
+        user=user,
         trust=load_trust(host, port, settings.host_key, settings.known_hosts, legacy=settings.legacy),
         keys=keys,
         password=settings.password.reveal() if settings.password else None,

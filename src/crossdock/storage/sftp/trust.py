@@ -12,6 +12,7 @@ from asyncssh.mac import get_mac_algs
 
 from crossdock.errors import ConnectionFailed, TimedOut
 from crossdock.storage.sftp.hostkeys import FAMILIES, family
+from crossdock.storage.sftp.login import know_account
 
 __all__ = ["HostKey", "offered_keys"]
 
@@ -37,6 +38,7 @@ async def offered_keys(host: str, port: int = 22, *, timeout: float = 15) -> lis
     place = f"sftp://[{host}]:{port}" if ":" in host else f"sftp://{host}:{port}"
     # Outdated ones as well: nothing is sent under them, and a key's fingerprint is the same.
     exchanges = [name.decode() for name in get_kex_algs() if not name.startswith(b"gss-")]
+    await asyncio.to_thread(know_account)
     options = asyncssh.SSHClientConnectionOptions(
         config=None,
         client_keys=None,
