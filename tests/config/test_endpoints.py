@@ -150,7 +150,7 @@ def test_a_key_given_twice(write: Write) -> None:
         ('a: "\\d"', "1: found unknown escape character 'd'. Next: put it in single quotes"),
         ("a: 'b\nc: d\n", "1: the quote of line 1 is not closed. Next: close it"),
         ("a: [b\nc: d\n", "2: the [ of line 1 is not closed before this. Next: close it with ]"),
-        ("a: {source: bank:, to: x}", "close it with }, or put a value that has brackets in it, or a colon at its end, "),
+        ("a: {source: bank:, to: x}", "or put a value that has brackets in it, or a colon at its end, in quotes"),
         ("a: {b: (?P<c>d{2,3})}", "1: the { of line 1 is not closed before this. Next: close it with }, or"),
         ("a: [b-c]+", "1: text after the end of a value. Next: put the whole value in quotes"),
         ("a:\n  b: c\n d: e\n", "3: this does not line up with what it belongs to from line 1. Next: indent it alike"),
