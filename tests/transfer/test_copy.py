@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,10 +25,12 @@ from crossdock.errors import (
     Truncated,
 )
 from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader, WriteOptions, Writer
-from crossdock.storage.layers import Layer, LayeredReader
+from crossdock.storage.layers import Layer, LayeredReader, LayeredWriter
+from crossdock.storage.limits import Limit
 from crossdock.storage.local import LocalSettings
 from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.storage import Storage
+from crossdock.testing.storage.base import cancelled_at
 from crossdock.transfer.copy import CopyOptions, Staged, copy
 from tests.transfer.transforms.running import everything
 
@@ -325,6 +327,45 @@ async def test_cancelled_at_every_await() -> None:
             assert await everything(target) == ["f"]
             outcomes.add(type(result).__name__)
     assert "CancelledError" in outcomes
+
+
+class _Refusing(LayeredWriter):
+    """Has not stored what was sent, and is slow to remove it."""
+
+    async def commit(self, expect: Expect) -> Entry:
+        raise IntegrityError("other bytes are stored")
+
+    async def abort(self) -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await self.inner.abort()
+
+
+class _Refuses(Layer):
+    def _writer(self, writer: Writer, path: str) -> Writer:
+        return _Refusing(writer)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_cancelled_while_it_cleans_up(announced: bool) -> None:
+    """At any wait after a failure: nobody would clean up again, nor give the writer's slot back."""
+
+    async def recorded(staged: Staged) -> None:
+        await asyncio.sleep(0)
+
+    async with pair() as (source, memory), asyncio.timeout(30):
+        target = Storage(Limit(_Refuses(memory.backend), 3))
+
+        async def action() -> None:
+            with suppress(IntegrityError):
+                await copy(source, "in/file.bin", target, "f", on_staged=recorded if announced else None)
+
+        for wait in range(1, 200):
+            ended = not await cancelled_at(action(), wait)
+            assert await everything(memory) == [], f"cancelled at wait {wait}"
+            if ended:
+                break
+        assert ended
 
 
 async def test_cancelled_while_the_lease_turns_out_to_be_lost(tmp_path: Path) -> None:

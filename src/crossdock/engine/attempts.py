@@ -9,6 +9,7 @@ from crossdock.errors import CrossdockError, SourceChanged
 from crossdock.storage.base import Entry
 from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.storage import Storage
+from crossdock.storage.waiting import to_its_end
 from crossdock.transfer.copy import CopyOptions, copy
 from crossdock.transfer.receipt import Receipt
 
@@ -72,7 +73,7 @@ async def deliver(
         nonlocal token
         if token is not None:
             staged, token = token, None
-            await target.discard(staged)
+            await to_its_end(target.discard(staged))
 
     try:
         receipt = await (policy or RetryPolicy()).run(attempt)

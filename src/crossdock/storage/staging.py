@@ -7,7 +7,6 @@ carries a digest of the final name and the attempt's own random id, so that no a
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import re
@@ -113,8 +112,9 @@ class StagedWriter(Writer):
         return entry
 
     async def abort(self) -> None:
+        """If the caller is cancelled, that is heard once it is done: nobody else would remove the temporary."""
         if not self._ended:
-            await self._remove()
+            await to_its_end(self._remove())
             self._ended = True
 
     def checkpoint(self) -> bytes | None:
@@ -192,7 +192,7 @@ async def publish_by_swap(
             raise
         await remove(aside)
 
-    await to_its_end(asyncio.ensure_future(swap()))
+    await to_its_end(swap())
 
 
 async def undo_swap(

@@ -153,17 +153,17 @@ class _Attempt:
             self.publishing = True
             stored = await writer.commit(Expect(size=tally.size, digests={"sha256": digest}))
         except AlreadyExists as error:
-            await self._withdraw(writer)
+            await to_its_end(self._withdraw(writer))
             return await self._present(entry, tally, error)
         except CrossdockError as error:
-            await self._give_up(writer, error)
+            await to_its_end(self._give_up(writer, error))
             raise
         except BaseException:
             if self.publishing and self.on_staged is not None:
                 # Cancelled: whether it was published is for the next attempt to find out, as after a crash.
-                await writer.leave()
+                await to_its_end(writer.leave())
             else:
-                await self._withdraw(writer)
+                await to_its_end(self._withdraw(writer))
             raise
         return await self._receipt(entry, stored, tally.size, digest, "stream")
 

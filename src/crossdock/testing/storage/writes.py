@@ -125,6 +125,17 @@ class WriteCases(SuiteBase):
                 await storage.delete("name")
         await self.holds(storage, peer, "name", data)
 
+    async def test_cancelling_an_abort_leaves_nothing(self, storage: Storage, peer: Peer | None) -> None:
+        """Whoever gives a write up and is cancelled meanwhile does not come back to remove the rest."""
+        for wait in growing():
+            writer = await storage.begin_write("name", WriteOptions())
+            for part in chunks(NEW, 256 * KIB):
+                await writer.write(part)
+            ended = not await cancelled_at(writer.abort(), wait)
+            assert await self.names(storage, peer) == set(), f"cancelled at wait {wait}"
+            if ended:
+                break
+
     @pytest.mark.parametrize("size", [1000, 2 * MIB], ids=["small", "large"])
     async def test_cancelling_an_overwrite_leaves_one_file(
         self, storage: Storage, peer: Peer | None, size: int
