@@ -87,7 +87,7 @@ class SettleModel(_Model):
     marker: str | None = Field(default=None, min_length=1)
     """Template of a name beside the file that says it is finished: `{name}.done`, `{stem}.ok`."""
     manifest: str | None = Field(default=None, min_length=1)
-    """Template of a file that lists finished names, one a line, with or without a SHA-256."""
+    """Template of a file that lists finished names, one a line; a SHA-256 before one is not compared."""
     temporary: OneOrMore[str] | None = None
     """Globs of the names that senders use while they write; they are never taken. Default: `*.part`, `*.tmp`, …"""
 
