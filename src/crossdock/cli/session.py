@@ -82,8 +82,11 @@ class Session:
         """Run to the end. The first Ctrl-C or SIGTERM cancels and waits for the clean-up, the second ends at once."""
         import asyncio
         import signal
+        import warnings
 
         self._log()
+        # cryptography's, in two lines of Python, about what the server's operator alone can change.
+        warnings.filterwarnings("ignore", "Diffie-Hellman over finite fields", module="asyncssh")
 
         ending = (signal.SIGINT, signal.SIGTERM)
 

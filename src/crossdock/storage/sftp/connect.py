@@ -26,6 +26,7 @@ from crossdock.errors import (
 from crossdock.storage.sftp.faults import Translate
 from crossdock.storage.sftp.hostkeys import family
 from crossdock.storage.sftp.login import Guard, Plan, Target, algorithms, make_plan
+from crossdock.storage.sftp.negotiating import lacking, remedy
 from crossdock.storage.sftp.transport import speed_up
 from crossdock.storage.sftp.wire import Session
 
@@ -46,6 +47,8 @@ _CHANNEL_WINDOW = 4 * 1024 * 1024
 _KEEPALIVES = 3
 _TOO_MANY_CONNECTIONS, _NO_MORE_METHODS = 12, 14
 _LONGEST_WAIT_TO_CLOSE = 2.0
+_MOST_TOLD = 400
+"""Characters of a server's list."""
 
 
 class Connection:
@@ -238,16 +241,9 @@ class Connector:
             return await asyncssh.connect(target.host, target.port, **options)
         except asyncssh.HostKeyNotVerifiable as error:
             raise _Untrusted(guard.offered, guard.reason or error.reason, certificate=guard.certificate) from error
-        except asyncssh.KeyExchangeFailed as error:
-            if "host key" in error.reason:
-                raise _NoSuchKey(error.reason) from error
-            raise self._error(
-                Unsupported,
-                f"no common algorithm with {target.trust.name}: {error.reason}",
-                "the server's operator must offer one of these; or, where the server knows outdated ones alone, name "
-                "its algorithm under 'legacy' at this endpoint",
-            ) from error
         except (asyncssh.Error, OSError) as error:
+            if disagreed := lacking(guard.connection, host_algorithms, legacy):
+                raise self._disagreed(target, disagreed, host_algorithms) from error
             raise self._refused(target, error, guard) from error
         except (ValueError, TypeError, LookupError, ArithmeticError) as error:
             # What a hostile key exchange makes of the libraries below.
@@ -306,6 +302,16 @@ class Connector:
                 "check 'proxy' at this endpoint",
             ) from error
         return found
+
+    def _disagreed(self, target: Target, found: dict[str, list[str]], host_algorithms: list[str]) -> Exception:
+        """OpenSSH's server just hangs up then."""
+        line = remedy(found, host_algorithms, self._settings.legacy)
+        offers = "; ".join(f"no {what} but {', '.join(names)[:_MOST_TOLD]}" for what, names in found.items())
+        if line is None and "host key" in found:
+            return _NoSuchKey(f"it has {offers}")
+        hint = "the server's operator must offer what is sound today, as OpenSSH does"
+        hint += f"; until then write '{line}' at this endpoint" if line else ""
+        return self._error(Unsupported, f"no common algorithm with {target.trust.name}: it knows {offers}", hint)
 
     def _refused(self, target: Target, error: asyncssh.Error | OSError, guard: Guard | None = None) -> CrossdockError:
         """Everything else that ends an attempt, in one table."""
