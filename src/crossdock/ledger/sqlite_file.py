@@ -104,7 +104,8 @@ def connect(
         raise translated(error, str(path)) from error
     except OSError as error:
         raise LedgerUnavailable(
-            f"open ledger {path}: {error.strerror}", hint="see that the folder is there and may be written to"
+            f"open ledger {path}: {error.strerror}",
+            hint="see that the folder is there and may be written to, or name another file by ledger: or --ledger",
         ) from error
 
 
