@@ -87,6 +87,16 @@ def test_an_error_is_a_line_and_a_next_step(cli: Cli) -> None:
     assert cli("run", "--once").err.startswith("crossdock: there is no crossdock.yaml here\nNext: ")
 
 
+def test_a_pattern_is_no_location(cli: Cli, tmp_path: Path) -> None:
+    for argv in (["ls", "*.csv"], ["cp", "in/*.csv", "./out/"]):
+        result = cli(*argv)
+        assert (result.code, result.err.splitlines()[1]) == (
+            4, "Next: a location is one file or folder; patterns are for: crossdock sync SRC DST --include '*.csv'",
+        )  # fmt: skip
+    (tmp_path / "*.csv").write_bytes(b"1")
+    assert cli("cat", "*.csv").out == "1"
+
+
 def test_global_options_stand_anywhere(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("endpoints: {here: {type: local, root: .}}")
     for argv in (["--config", "c.yaml", "ls", "here:"], ["ls", "--config", "c.yaml", "here:"]):
@@ -162,7 +172,13 @@ def test_output_to_a_pipe_has_no_progress(tree: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == contents(tree)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+# Whoever runs the tests by nohup hands on that it is ignored.
+_HEARS_HANGUP = (
+    "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); from crossdock.__main__ import main; main()"
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_stopping_leaves_nothing_and_says_what_is_done(tmp_path: Path, number: signal.Signals, processes: str) -> None:
     source, target = tmp_path / "in", tmp_path / "out"
@@ -171,7 +187,10 @@ def test_stopping_leaves_nothing_and_says_what_is_done(tmp_path: Path, number: s
     for name in ("big1", "big2"):
         (source / name).write_bytes(os.urandom(40_000_000))
     running = subprocess.Popen(
-        [PROGRAM, "sync", "in", "out", "--bwlimit", "4M", "--processes", processes, "--report", "done"],
+        [
+            *(sys.executable, "-c", _HEARS_HANGUP),
+            *("sync", "in", "out", "--bwlimit", "4M", "--processes", processes, "--report", "done"),
+        ],
         cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 30
@@ -180,16 +199,28 @@ def test_stopping_leaves_nothing_and_says_what_is_done(tmp_path: Path, number: s
         assert time.monotonic() < deadline, "nothing was begun"
         assert running.poll() is None
         time.sleep(0.01)
-    if number == signal.SIGINT:
-        # As a terminal does: the processes of --processes get it as well.
+    # As a terminal and systemd do: the processes of --processes get it as well; a terminal that is closed sends two.
+    for _ in range(2 if number == signal.SIGHUP else 1):
         os.killpg(running.pid, number)
-    else:
-        running.send_signal(number)
     _, err = running.communicate(timeout=30)
     assert running.returncode == 130
     assert contents(target) == {"a small one": b"x"}
     assert err.startswith("stopped: 1 file copied (1 B), 0 skipped; 2 files under way stopped"), err
     assert err.count("\n") == 1
+
+
+def test_nohup(tmp_path: Path) -> None:
+    code = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "from crossdock.cli.session import Session\n"
+        "async def work():\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    return 'done'\n"
+        "print(Session().run(work))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "done\n"
 
 
 def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:

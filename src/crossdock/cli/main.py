@@ -7,6 +7,7 @@ import gc
 import importlib
 import io
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ import click
 from crossdock.cli import exits, memory
 from crossdock.cli.session import Interrupted, Session, common
 from crossdock.cli.table import COMMANDS
-from crossdock.errors import ConfigError, CrossdockError, shown
+from crossdock.errors import ConfigError, CrossdockError, NotFound, shown
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -128,6 +129,9 @@ def run(argv: Sequence[str] | None = None) -> int:
             import traceback
 
             traceback.print_exception(error)
+        if isinstance(error, NotFound) and not {"*", "?"}.isdisjoint(error.path):
+            include = f"--include {shlex.quote(error.path.rpartition('/')[2])}"
+            error.hint = f"a location is one file or folder; patterns are for: crossdock sync SRC DST {include}"
         complain(error)
         return exits.code_of(error)
     return result if isinstance(result, int) else exits.OK
