@@ -78,6 +78,24 @@ async def test_jump_host(tmp_path: Path) -> None:
         assert near.sign_ins == ["tester"] and far.sign_ins == ["tester"]
 
 
+async def test_a_jump_host_of_the_ssh_config_is_looked_up_there_as_well(tmp_path: Path) -> None:
+    keys = {name: write_key(tmp_path / name) for name in ("far", "near")}
+    folder = Path(os.environ["HOME"]) / ".ssh"
+    folder.mkdir()
+    async with serving(server=only(keys["far"])) as far, serving(server=only(keys["near"])) as near:
+        hosts = "".join(
+            f"Host {name}\n  HostName 127.0.0.1\n  Port {peer.port}\n  User {name}\n  IdentityFile {tmp_path}/{name}\n"
+            for name, peer in (("Bastion", near), ("partner", far))
+        ).replace("/Bastion", "/near")
+        (folder / "config").write_text(f"{hosts}  ProxyJump Bastion\n")
+        given = {"host": "partner", "port": None, "user": None, "password": None, "ssh_config": True}
+        await connects(far.settings(**given, jump_host_key=near.fingerprints))
+        assert (near.sign_ins, far.sign_ins) == (["Bastion"], ["partner"])
+        (folder / "config").write_text(f"{hosts}  ProxyJump Bastion\nHost Bastion\n  ProxyJump other\n")
+        with pytest.raises(ConfigError, match="ProxyJump of its own"):
+            await connects(far.settings(**given, jump_host_key=near.fingerprints))
+
+
 @asynccontextmanager
 async def proxy(*, refuse: bool = False) -> AsyncGenerator[tuple[int, list[str]]]:
     """SOCKS5 with sign-in (RFC 1928, 1929), and HTTP CONNECT, on one port."""

@@ -163,11 +163,8 @@ def algorithms(legacy: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def _config_of(settings: SftpSettings, user: str) -> dict[str, Any]:
-    """What ~/.ssh/config says of the host."""
-    if settings.ssh_config is False:
-        return {}
-    alias = settings.host if settings.ssh_config is True else settings.ssh_config
+def _config_of(alias: str, user: str) -> dict[str, Any]:
+    """What ~/.ssh/config says of a host."""
     path = Path("~/.ssh/config").expanduser()
     if not path.is_file():
         raise ConfigError(f"there is no {path}", key="ssh_config", hint="remove ssh_config from this endpoint")
@@ -227,6 +224,10 @@ def _key_pairs(settings: SftpSettings, identities: Sequence[str]) -> list[asyncs
     return list(asyncssh.load_keypairs([(keys[0], certificate), *keys[1:]]))
 
 
+def _keys(settings: SftpSettings, config: dict[str, Any]) -> tuple[asyncssh.SSHKeyPair, ...]:
+    return tuple(_sound(pair, settings.legacy) for pair in _key_pairs(settings, config.get("IdentityFile", ())))
+
+
 def know_account() -> str:
     """This process's account, with a name and a home where the machine knows none: a container may run any number.
 
@@ -247,14 +248,15 @@ def _resolve(settings: SftpSettings) -> Plan:
     """Reads files and decrypts keys: not for the event loop."""
     account = know_account()
     user = account if settings.user is None or settings.ssh_config else settings.user
-    config = _config_of(settings, user)
+    alias = settings.host if settings.ssh_config is True else settings.ssh_config
+    config = _config_of(alias, user) if alias else {}
     user = settings.user or config.get("User", user)
     if user.startswith("#"):
         raise ConfigError(f"this machine has no name for account {user}", key="user", hint="set user at this endpoint")
     # known_hosts files and certificates write it in lower case, revocations included.
     host = str(config.get("Hostname", settings.host)).lower()
     port = settings.port or config.get("Port", 22)
-    keys = tuple(_sound(pair, settings.legacy) for pair in _key_pairs(settings, config.get("IdentityFile", ())))
+    keys = _keys(settings, config)
     target = Target(
         host=host,
         port=port,
@@ -269,9 +271,17 @@ def _resolve(settings: SftpSettings) -> Plan:
     parts = urlsplit(f"//{through}")
     if "," in through or not parts.hostname:
         raise ConfigError(f"cannot go through {through!r}", key="jump", hint="write one user@host:port")
-    jump_port = parts.port or 22
-    trust = load_trust(parts.hostname, jump_port, settings.jump_host_key, settings.known_hosts, legacy=settings.legacy)
-    return Plan(target, Target(parts.hostname, jump_port, parts.username or target.user, trust, keys))
+    hop: dict[str, Any] = {}
+    if not settings.jump:
+        hop = _config_of(parts.netloc.rpartition("@")[2].removesuffix(f":{parts.port}"), user)
+        if hop.get("ProxyJump", "none") != "none":
+            raise ConfigError(
+                f"{through!r} has a ProxyJump of its own", key="ssh_config", hint="only one is gone through"
+            )
+    host, port = str(hop.get("Hostname", parts.hostname)).lower(), parts.port or hop.get("Port", 22)
+    trust = load_trust(host, port, settings.jump_host_key, settings.known_hosts, legacy=settings.legacy)
+    user = parts.username or hop.get("User", user)
+    return Plan(target, Target(host, port, user, trust, _keys(settings, hop) if hop.get("IdentityFile") else keys))
 
 
 async def make_plan(settings: SftpSettings) -> Plan:
