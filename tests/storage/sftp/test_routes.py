@@ -84,9 +84,9 @@ async def test_a_jump_host_of_the_ssh_config_is_looked_up_there_as_well(tmp_path
     folder.mkdir()
     async with serving(server=only(keys["far"])) as far, serving(server=only(keys["near"])) as near:
         hosts = "".join(
-            f"Host {name}\n  HostName 127.0.0.1\n  Port {peer.port}\n  User {name}\n  IdentityFile {tmp_path}/{name}\n"
-            for name, peer in (("Bastion", near), ("partner", far))
-        ).replace("/Bastion", "/near")
+            f"Host {host}\n  HostName 127.0.0.1\n  Port {peer.port}\n  User {host}\n  IdentityFile {tmp_path}/{key}\n"
+            for host, peer, key in (("Bastion", near, "near"), ("partner", far, "far"))
+        )
         (folder / "config").write_text(f"{hosts}  ProxyJump Bastion\n")
         given = {"host": "partner", "port": None, "user": None, "password": None, "ssh_config": True}
         await connects(far.settings(**given, jump_host_key=near.fingerprints))
