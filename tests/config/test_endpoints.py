@@ -259,7 +259,7 @@ def test_local_paths(config: Config, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("partnr:x", r"no endpoint is called 'partnr' \(crossdock.yaml\). Next: did you mean partner\?"),
+        ("partnr:x", r"no endpoint is called 'partnr' \(crossdock.yaml\). Next: did you mean partner\? write \./partnr:…"),
         ("qqq:x", "Next: write one of here, lake, partner"),
         ("lake", "'lake' is an endpoint, and there is nothing of that name here. Next: write lake: for the endpoint"),
         ("lake/in/x", r"Next: write lake:in/x for the endpoint, or \./lake/in/x for a local path"),
@@ -273,6 +273,11 @@ def test_locations_that_cannot_be(config: Config, text: str, message: str) -> No
     with pytest.raises(ConfigError, match=message) as caught:
         config.locate(text)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_name_alone_is_no_local_file(config: Config) -> None:
+    with pytest.raises(ConfigError, match=r"Next: did you mean partner\?$"):
+        config.endpoint("partnr")
 
 
 def test_a_missing_extra_only_matters_to_who_needs_it(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

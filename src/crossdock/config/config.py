@@ -128,25 +128,24 @@ class Config:
             settings, path = parse_url(text)
             return _location(str(settings.root) if settings.type == "local" else _url_name(text), settings, path)
         if colon and _NAME.fullmatch(name) and not os.path.lexists(text):
-            raise self._unknown(name)
+            raise self._unknown(name, f"write ./{name}:… for a local file of that name")
         first, _, path = text.partition("/")
         if (first in self.endpoints or first in self.unusable) and not os.path.lexists(first):
             hint = f"write {first}:{path} for the endpoint, or ./{text} for a local path"
             raise ConfigError(f"{first!r} is an endpoint, and there is nothing of that name here", hint=hint)
         return _local(text)
 
-    def _unknown(self, name: str) -> ConfigError:
+    def _unknown(self, name: str, *other: str) -> ConfigError:
         known = [*self.endpoints, *self.unusable]
         where = self.file.name if self.file else f"no {DEFAULT_FILE} here"
         near = difflib.get_close_matches(name, known, 1)
-        hint = f"write ./{name}:… for a local file of that name"
         if near:
-            hint = f"did you mean {near[0]}? " + hint[0].upper() + hint[1:]
+            hint = f"did you mean {near[0]}?"
         elif known:
-            hint = f"write one of {', '.join(sorted(known))}; {hint}"
+            hint = f"write one of {', '.join(sorted(known))}"
         else:
-            hint = f"add {name} to 'endpoints:' in {DEFAULT_FILE}, or pass --config FILE; {hint}"
-        return ConfigError(f"no endpoint is called {name!r} ({where})", hint=hint)
+            hint = f"add {name} to 'endpoints:' in {DEFAULT_FILE}, or pass --config FILE"
+        return ConfigError(f"no endpoint is called {name!r} ({where})", hint="; ".join([hint, *other]).replace("?;", "?"))
 
 
 def may_name_endpoint(text: str) -> bool:
