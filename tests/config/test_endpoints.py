@@ -259,7 +259,7 @@ def test_local_paths(config: Config, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("partnr:x", r"no endpoint is called 'partnr' \(crossdock.yaml\). Next: did you mean partner\? write \./partnr:…"),
+        ("partnr:x", r"no endpoint is called 'partnr' \(crossdock.yaml\). Next: did you mean partner\? write \./"),
         ("qqq:x", "Next: write one of here, lake, partner"),
         ("lake", "'lake' is an endpoint, and there is nothing of that name here. Next: write lake: for the endpoint"),
         ("lake/in/x", r"Next: write lake:in/x for the endpoint, or \./lake/in/x for a local path"),

@@ -145,7 +145,8 @@ class Config:
             hint = f"write one of {', '.join(sorted(known))}"
         else:
             hint = f"add {name} to 'endpoints:' in {DEFAULT_FILE}, or pass --config FILE"
-        return ConfigError(f"no endpoint is called {name!r} ({where})", hint="; ".join([hint, *other]).replace("?;", "?"))
+        hint = "; ".join([hint, *other]).replace("?;", "?")
+        return ConfigError(f"no endpoint is called {name!r} ({where})", hint=hint)
 
 
 def may_name_endpoint(text: str) -> bool:
