@@ -199,9 +199,8 @@ def test_stopping_leaves_nothing_and_says_what_is_done(tmp_path: Path, number: s
         assert time.monotonic() < deadline, "nothing was begun"
         assert running.poll() is None
         time.sleep(0.01)
-    # As a terminal and systemd do: the processes of --processes get it as well; a terminal that is closed sends two.
-    for _ in range(2 if number == signal.SIGHUP else 1):
-        os.killpg(running.pid, number)
+    # As a terminal and systemd do: the processes of --processes get it as well.
+    os.killpg(running.pid, number)
     _, err = running.communicate(timeout=30)
     assert running.returncode == 130
     assert contents(target) == {"a small one": b"x"}
@@ -209,18 +208,32 @@ def test_stopping_leaves_nothing_and_says_what_is_done(tmp_path: Path, number: s
     assert err.count("\n") == 1
 
 
-def test_nohup(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("nohup", "said"), [(False, "cleaned\n130\n"), (True, "done\n0\n")])
+def test_a_terminal_that_is_closed(nohup: bool, said: str) -> None:
+    """It may say so twice: the clean-up goes on."""
     code = (
-        "import os, signal\n"
-        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "from crossdock.cli.session import Session\n"
+        "import asyncio, os, signal\n"
+        f"signal.signal(signal.SIGHUP, signal.{'SIG_IGN' if nohup else 'SIG_DFL'})\n"
+        "from crossdock.cli.session import Interrupted, Session\n"
+        "class Hears(Session):\n"
+        "    heard = asyncio.Event()\n"
+        "    def interrupt(self, *given):\n"
+        "        super().interrupt(*given); self.heard.set()\n"
         "async def work():\n"
         "    os.kill(os.getpid(), signal.SIGHUP)\n"
-        "    return 'done'\n"
-        "print(Session().run(work))\n"
+        f"    if {nohup}:\n"
+        "        print('done'); return 0\n"
+        "    try:\n"
+        "        await asyncio.sleep(60)\n"
+        "    finally:\n"
+        "        Hears.heard.clear(); os.kill(os.getpid(), signal.SIGHUP); await Hears.heard.wait(); print('cleaned')\n"
+        "try:\n"
+        "    print(Hears().run(work))\n"
+        "except Interrupted:\n"
+        "    print(130)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == "done\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (said, "")
 
 
 def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:

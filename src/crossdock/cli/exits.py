@@ -28,7 +28,7 @@ CODES = {
     NOT_FOUND: "there is no such file, folder or bucket at the endpoint",
     TEMPORARY: "it failed for a reason that may pass: run it again later",
     PERMANENT: "it failed for a reason that will not pass by itself",
-    INTERRUPTED: "stopped by Ctrl-C or SIGTERM, after cleaning up",
+    INTERRUPTED: "stopped by Ctrl-C, SIGTERM or SIGHUP, after cleaning up",
     PIPE: "whoever read the output has closed it",
 }
 

@@ -228,12 +228,13 @@ class _Daemon(_Command):
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, end)
-        terminal = _has_terminal()
+        terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
 
         def hang_up() -> None:
-            # Sent by hand, or by the system because the terminal is closed, which ends what runs in it.
+            # Sent by hand, or by the system because the terminal is closed, which ends what runs in it but nohup's.
             if terminal and not _has_terminal():
-                end()
+                if not over:
+                    end()
             else:
                 stop.set()
 

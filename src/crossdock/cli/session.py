@@ -79,7 +79,10 @@ class Session:
             click.echo(text, err=True)
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run to the end. The first Ctrl-C or SIGTERM cancels and waits for the clean-up, the second ends at once."""
+        """Run to the end. The first Ctrl-C, SIGTERM or SIGHUP cancels and waits for the clean-up, the second ends it.
+
+        A second SIGHUP does not: a terminal that is closed may send two.
+        """
         import asyncio
         import signal
         import warnings
@@ -88,13 +91,16 @@ class Session:
         # cryptography's, in two lines of Python, about what the server's operator alone can change.
         warnings.filterwarnings("ignore", "Diffie-Hellman over finite fields", module="asyncssh")
 
-        ending = (signal.SIGINT, signal.SIGTERM)
+        ending = [signal.SIGINT, signal.SIGTERM]
+        # Else nohup asked to go on without the terminal.
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+            ending.append(signal.SIGHUP)
 
         async def whole() -> T:
             loop, task = asyncio.get_running_loop(), asyncio.current_task()
             assert task is not None
             for number in ending:
-                loop.add_signal_handler(number, self.interrupt, task)
+                loop.add_signal_handler(number, self.interrupt, task, number != signal.SIGHUP)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
             return await work()
 
@@ -109,9 +115,11 @@ class Session:
                     raise Interrupted from None
                 raise
 
-    def interrupt(self, task: asyncio.Task[Any]) -> None:
-        """Break off what `run` was given, whose task this is; it cleans up. Asked once more: end at once."""
+    def interrupt(self, task: asyncio.Task[Any], insist: bool = True) -> None:
+        """Break off what `run` was given, whose task this is; it cleans up. If somebody insists, end at once."""
         if self._interrupted:
+            if not insist:
+                return
             os.write(2, b"\ncrossdock: stopped without cleaning up; 'crossdock doctor' finds what is left\n")
             os._exit(exits.INTERRUPTED)
         self._interrupted = True

@@ -174,9 +174,9 @@ def _run_child(
     run: Callable[[Awaitable[None]], None],
 ) -> None:
     """Never returns: a forked child must not run the parent's clean-up."""
-    # The terminal's Ctrl-C reaches every process; the parent decides, and the child follows its socket.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A terminal and systemd tell all processes to stop; the parent decides, and the child follows its socket.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     code = 1
     try:
         run(_serve(sock, source, target, policy))
