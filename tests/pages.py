@@ -28,7 +28,7 @@ def run_commands(text: str, folder: Path) -> int:
         command, _, expected = example.partition("\n")
         done = subprocess.run(
             ["bash", "-c", command],
-            cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
+            cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300,
         )  # fmt: skip
         assert re.fullmatch(_pattern(expected), done.stdout), f"$ {command}\n{done.stdout}\n-- expected\n{expected}"
     return len(examples)

@@ -83,6 +83,7 @@ def netstorage() -> Iterator[FakeNetStorage]:
         loop.close()
 
 
+@pytest.mark.timeout(900)  # every command is a process of its own
 def test_the_guide_runs_as_it_is_written(
     openssh: OpenSSH,
     vsftpd: Vsftpd,

@@ -12,6 +12,7 @@ import pytest
 from tests.pages import blocks, run_commands
 
 
+@pytest.mark.timeout(900)  # every command is a process of its own
 def test_the_guide_runs_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     # The deadline on the page is one of a time of day; here it does not pass while the test runs.
