@@ -32,6 +32,8 @@ __all__ = [
 
 _UNITS_OF_TIME = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _UNITS_OF_SIZE = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+_SLASHES = rb"/+AC8-\x2f\u002f"
+"""One slash, but several in utf-7 and in the escapes of Python."""
 
 
 def _seconds(value: object) -> object:
@@ -71,8 +73,8 @@ def _path(value: object, info: ValidationInfo) -> object:
 
 def _encoding(value: str) -> str:
     try:
-        # Not one of bytes (base64), nor one in which a slash is another byte (utf-16, EBCDIC).
-        known = "/a".encode(value, "surrogateescape") == b"/a"
+        # Not one of bytes (base64), nor one in which a slash is another byte (utf-16, EBCDIC), or other bytes as well.
+        known = "/a".encode(value, "surrogateescape") == b"/a" and _SLASHES.decode(value).count("/") == 1
     except (LookupError, UnicodeError):
         known = False
     if not known:

@@ -10,6 +10,7 @@ import pytest
 
 from crossdock.errors import (
     ConnectionFailed,
+    InvalidPath,
     NotFound,
     ProtocolViolation,
     StorageError,
@@ -162,3 +163,19 @@ async def test_what_may_not_be_asked_is_not_missing(request: pytest.FixtureReque
             assert (await storage.stat("name")).size == len(DATA)
             assert not await storage.exists("nothing")
             await round_trip(storage)
+
+
+@pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
+async def test_names_in_a_declared_charset(request: pytest.FixtureRequest, kind: type[FtpServer]) -> None:
+    with running(request.config, kind("none")) as server:
+        theirs, ours = (server.folder / os.fsdecode(name.encode("cp1252")) for name in ("Grün", "Zoë €"))
+        theirs.write_bytes(b"1")
+        async with opened(server, encoding="cp1252") as storage:
+            assert [entry.path async for entry in storage.scan("")] == ["Grün"]
+            assert await storage.read_bytes("Grün") == b"1"
+            await storage.write_bytes("Zoë €/Grün", b"2")
+            await storage.rename("Zoë €/Grün", "Zoë €/Zoë")
+            with pytest.raises(InvalidPath, match="cannot be written in cp1252"):
+                await storage.write_bytes("Зоя", b"3")
+        assert [path.read_bytes() for path in ours.iterdir()] == [b"2"]
+        assert [os.fsencode(path.name) for path in ours.iterdir()] == ["Zoë".encode("cp1252")]

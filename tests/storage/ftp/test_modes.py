@@ -249,6 +249,10 @@ async def test_passive_ports_behind_a_firewall(tmp_path: Path) -> None:
         ({"type": "ftpes", "host": "h", "client_key": "x"}, "client_certificate"),
         ({"type": "ftp", "host": "h", "user": "a\r\nDELE x"}, "line break"),
         ({"type": "ftp", "host": "h", "encoding": "klingon"}, "unknown encoding"),
+        # In which "../" can be written without a slash.
+        ({"type": "ftp", "host": "h", "encoding": "utf-7"}, "unknown encoding"),
+        ({"type": "ftp", "host": "h", "encoding": "unicode_escape"}, "unknown encoding"),
+        ({"type": "ftp", "host": "h", "encoding": "raw_unicode_escape"}, "unknown encoding"),
     ],
 )
 def test_settings_that_contradict_themselves(settings: dict[str, str], words: str) -> None:

@@ -71,7 +71,7 @@ async def test_doctor_hears_what_may_fail_tomorrow(server: FakeNetStorage, place
     server.clock_offset = 45
     server.actions.store = "file-store"
     _, clock, store = await place.remarks()
-    assert (clock[0], store) == ("clock", ("store", "Apache is a file-store", "set 'store: file-store'"))
+    assert (clock[0], store) == ("clock", ("store", "Apache is of kind file-store", "set 'store: file-store'"))
     assert "of 60 allowed seconds" in clock[1]
 
 

@@ -105,7 +105,7 @@ class NetStorageBackend(Backend):
             found.append(("clock", detail, "set this machine's clock, and keep it set: 'timedatectl set-ntp true'"))
         kind = _STORES.get(name.partition("/")[0])
         if kind is not None and kind != self.settings.store:
-            found.append(("store", f"{shown(name)} is a {kind}", f"set 'store: {kind}'"))
+            found.append(("store", f"{shown(name)} is of kind {kind}", f"set 'store: {kind}'"))
         return found
 
     async def _greeting(self) -> tuple[str, float]:
