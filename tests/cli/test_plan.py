@@ -35,10 +35,10 @@ def test_a_plan_changes_nothing_and_says_all(planned: Cli, tmp_path: Path) -> No
         ("out/sub/b.csv", "lake", "sub/b.csv"),
         ("out/sub/b.csv", "staging", "copy/b.csv"),
     }
-    assert all(row["reason"] == "rule to takes every file" for row in rows)
+    assert all(row["reason"] == "'to' takes every file" for row in rows)
     assert all(row["fingerprint"].startswith(f":{row['size']}:{row['modified']}") for row in rows)
     text = planned("plan")
-    assert "partner:out/sub/b.csv → staging:copy/b.csv (rule to takes every file)" in text.out
+    assert "partner:out/sub/b.csv → staging:copy/b.csv ('to' takes every file)" in text.out
     assert text.err.startswith("4 transfers to add, 14 B")
     assert planned("transfers", "list", "--json").rows == []
     assert contents(tmp_path / "lake") == {}

@@ -178,7 +178,7 @@ def test_what_the_ledger_does_not_know(cli: Cli, tmp_path: Path) -> None:
     result = cli("where", "a.csv")
     assert result.code == 4
     assert result.out.startswith("the ledger knows no file a.csv\n")
-    assert "pull: partner:out/sub/a.csv is at the source; rule to takes every file, to lake:in/sub/a.csv" in result.out
+    assert "pull: partner:out/sub/a.csv is at the source; 'to' takes every file, to lake:in/sub/a.csv" in result.out
     assert "more: crossdock explain pull sub/a.csv" in result.out
     assert "other: staging:a.csv is at the source; it is left out: no include rule matches" in result.out
     rows = cli("where", "--json", "a.csv").rows

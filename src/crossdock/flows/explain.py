@@ -50,7 +50,7 @@ def rules_said(flow: Flow, entry: Entry, now: datetime) -> list[RuleSaid]:
         elif decides:
             try:
                 routed = Routes(replace(flow, rules=(rule,))).route(entry, now)
-                places, why = routed.places, routed.reason.removeprefix(f"rule {rule.name} ")
+                places, why = routed.places, routed.reason.removeprefix("'to' ").removeprefix(f"rule {rule.name} ")
             except ConfigError as error:
                 why = error.message.removeprefix(f"rule {rule.name}: ")
             decided = rule.name

@@ -202,7 +202,9 @@ class Routes:
             if pattern is not None and match is None:
                 continue
             how = "takes every file" if pattern is None else f"matches {rule.regex if rule.regex else rule.glob}"
-            reason = f"rule {rule.name} {how}"
+            # A flow may do without rules: its `to` is the only one.
+            whose = "'to'" if rule.name == "to" else f"rule {rule.name}"
+            reason = f"{whose} {how}"
             if rule.call is not None:
                 places = self._called(rule, entry)
             else:
