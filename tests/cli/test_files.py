@@ -83,6 +83,10 @@ def test_cp_refuses_what_cannot_be_meant(cli: Cli, tree: Path, tmp_path: Path) -
     result = cli("cp", "in/sub", "out")
     assert result.code == 7
     assert "Next: add -r" in result.err
+    os.mkfifo("in/pipe")
+    result = cli("cp", "in/pipe", "out")
+    assert (result.code, "fifo" in result.err, "add -r" in result.err) == (7, True, False)
+    (tree / "pipe").unlink()
     assert cli("cp", "in/a.txt", "in/a.txt").code == 7
     assert cli("cp", "-r", "in", "in/sub").code == 7
     assert not (tmp_path / "out").exists()

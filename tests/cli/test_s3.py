@@ -43,6 +43,8 @@ def test_there_and_back(cli: Cli, lake: str, tree: Path, tmp_path: Path) -> None
     assert cli("cat", f"s3://{bucket}/landing/new/a.txt").out == "one\n"
     assert cli("cp", "lake:new/a.txt", "lake:new/sub/b.csv", "lake:two/").code == 0
     assert cli("ls", "lake:two").out == "a.txt\nb.csv\n"
+    result = cli("cp", "lake:two", "two")
+    assert (result.code, result.err.splitlines()[-1]) == (4, "Next: add -r to copy a folder with all that is in it")
     assert cli("cp", "-r", "lake:new", "lake:three").code == 0
     assert len(cli("ls", "-R", "lake:three").out.splitlines()) == 4
     assert cli("rm", "-ry", "lake:new").err == "4 files removed\n"

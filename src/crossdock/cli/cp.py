@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -169,8 +170,11 @@ class _Mover:
                     progress=lambda added: self.reporter.progress(path, added, size),
                 )
             except CrossdockError as error:
-                if isinstance(error, NotAFile) and error.endpoint == job.source.endpoint and error.path == path:
-                    error.hint = "add -r to copy a folder with all that is in it"
+                ours = (job.source.endpoint, path)
+                if isinstance(error, (NotAFile, NotFound)) and (error.endpoint, error.path) == ours:
+                    with suppress(CrossdockError):
+                        if await _is_folder(job.source, path):
+                            error.hint = "add -r to copy a folder with all that is in it"
                 seconds = time.monotonic() - started
                 failed = Outcome(path=path, action="fail", reason="asked for", seconds=seconds, error=error)
                 self.reporter.report(failed, tell=not self.alone)
