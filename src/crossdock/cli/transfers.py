@@ -166,7 +166,7 @@ def _described(transfer: Transfer, history: Sequence[Event]) -> list[str]:
     lines = [f"{key:<12} {value}" for key, value in rows]
     if transfer.receipt:
         lines.append("receipt")
-        lines += [f"  {key:<10} {shown(_plain(value))}" for key, value in transfer.receipt.items()]
+        lines += [f"  {key:<12} {shown(_plain(value))}" for key, value in transfer.receipt.items()]
     lines.append("history")
     table = [
         [moment(each.at), f"{each.was or '(new)'} → {each.now}", shown(each.who), shown(each.why)] for each in history
