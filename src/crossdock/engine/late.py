@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 
 from crossdock.engine.notice import Notice
@@ -68,7 +68,7 @@ async def missing(flow: Flow, ledger: Ledger, now: datetime, missed: frozenset[s
     if missed is None:
         missed = await _keys(flow, ledger, LATE, now)
     since = min(one.since(missed) for one in deadlines)
-    return late(flow, now, [arrival async for arrival in _arrivals(flow, ledger, since)], missed)
+    return late(flow, now, await _arrivals(flow, ledger, since), missed)
 
 
 async def _undecided(flow: Flow, ledger: Ledger, now: datetime) -> tuple[list[Due], frozenset[str]]:
@@ -93,17 +93,17 @@ async def _keys(flow: Flow, ledger: Ledger, kind: str, now: datetime) -> frozens
     return frozenset(found)
 
 
-async def _arrivals(flow: Flow, ledger: Ledger, since: datetime) -> AsyncIterator[Arrival]:
-    """Each file once, however many destinations it has."""
+async def _arrivals(flow: Flow, ledger: Ledger, since: datetime) -> Collection[Arrival]:
+    """Each file once, however many destinations it has, when it came first: it may have been moved back since."""
     root = f"{flow.source.path}/" if flow.source.path else ""
-    seen: set[tuple[str, str]] = set()
+    found: dict[tuple[str, str], Arrival] = {}
     before: int | None = None
     while page := await ledger.find(Query(flow=flow.name, added_after=since, limit=_PAGE, before=before)):
         before = page[-1].id
-        for transfer in page:
-            if (identity := (transfer.entry.path, transfer.fingerprint)) not in seen:
-                seen.add(identity)
-                yield Arrival(transfer.entry.path.removeprefix(root), transfer.entry.size, transfer.added)
+        for each in page:
+            arrival = Arrival(each.entry.path.removeprefix(root), each.entry.size, each.added)
+            found[each.entry.path, each.fingerprint] = arrival
+    return found.values()
 
 
 def _notice(flow: Flow, ledger: Ledger, one: Late) -> Notice:
