@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from crossdock.engine import worker as workers
-from crossdock.errors import LedgerUnavailable
+from crossdock.errors import LeaseLost, LedgerUnavailable
 from crossdock.ledger.base import Lease
-from tests.engine.places import House, flow
+from crossdock.storage.base import WriteOptions, Writer
+from tests.engine.places import House, flow, lost
 
 
 async def test_a_lost_lease_ends_its_attempt(home: House) -> None:
@@ -156,6 +157,71 @@ async def test_a_clock_that_jumps_ahead_is_no_second_publication(home: House, mo
             await running
     published = home.dst.calls["publish"]
     assert (published, {*home.dst._files}) == (2, {"a", "b"})
+
+
+async def test_what_is_kept_to_be_resumed_goes_with_the_lease(home: House) -> None:
+    """Whoever has it by then has swept up already, and found nothing yet."""
+    await home.put("a", b"x" * 600_000)
+    begin = home.dst.begin_write
+
+    async def begin_write(path: str, options: WriteOptions) -> Writer:
+        writer = await begin(path, options)
+        write = writer.write
+
+        async def breaks(data: bytes) -> None:
+            await write(data)
+            await home.ledger.cancel([1], who="me", why="not wanted")
+            raise lost()
+
+        writer.write = breaks  # type: ignore[method-assign]
+        return writer
+
+    home.dst.begin_write = begin_write  # type: ignore[method-assign]
+    assert (await home.run(flow())).lost == 1
+    assert (home.dst.calls["write"], home.dst.staged) == (1, [])
+
+
+async def test_a_lost_lease_does_not_hide_a_stop(home: House) -> None:
+    """Both at the same moment: nothing more is begun."""
+    await home.put("a")
+    home.dst.gates["commit"] = asyncio.Event()
+
+    async def beat(lease: Lease, seconds: float) -> Lease:
+        asyncio.get_running_loop().call_soon(running.cancel)
+        raise LeaseLost("it is another's")
+
+    home.ledger.heartbeat = beat  # type: ignore[method-assign, assignment]
+    async with home.engine(flow(), lease=0.2) as engine:
+        await engine.discover("f")
+        running = asyncio.create_task(engine.worker(["f"]).run())
+        ended, _ = await asyncio.wait([running], timeout=30)
+        running.cancel()
+        assert ended
+    assert running.cancelled()
+    assert home.dst.hold("a") is None
+
+
+async def test_a_claim_under_way_is_given_back(home: House) -> None:
+    await home.put("a")
+    claim, asked, answered = home.ledger.claim, asyncio.Event(), asyncio.Event()
+
+    async def slow(*owner: Any, **more: Any) -> list[Lease]:
+        found = await claim(*owner, **more)
+        asked.set()
+        await answered.wait()
+        return found
+
+    async with home.engine(flow()) as engine:
+        await engine.discover("f")
+        home.ledger.claim = slow  # type: ignore[method-assign]
+        running = asyncio.create_task(engine.worker(["f"]).run())
+        await asked.wait()
+        running.cancel()
+        await asyncio.sleep(0)
+        answered.set()
+        await asyncio.wait([running])
+    assert running.cancelled()
+    assert await home.state("a") == "pending"
 
 
 async def test_suspects_run_alone(home: House) -> None:

@@ -7,6 +7,7 @@ dealt with, R12 the end is recorded. (R0 to R2 are the discovery's, R3 is the cl
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections import Counter
@@ -22,12 +23,13 @@ from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.recovery import Record, attempt_id, copied, recovered, sweep, version_of
 from crossdock.engine.taken import Taken, taken_by
 from crossdock.engine.verdicts import backoff, judge
-from crossdock.errors import Conflict, CrossdockError, LedgerError, NotFound, StorageError
+from crossdock.errors import Conflict, CrossdockError, LeaseLost, LedgerError, NotFound, StorageError
 from crossdock.flows.flow import Flow
 from crossdock.flows.plan import Planner
 from crossdock.ledger.base import LEASE, Lease, Ledger, State, Transfer
 from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
+from crossdock.storage.waiting import to_its_end
 from crossdock.transfer.copy import CopyOptions, Staged, copy
 
 if TYPE_CHECKING:
@@ -131,11 +133,15 @@ class Courier:
             return Delivery(transfer=lease.transfer, what="retry", reason=why, again_in=wait)
         if running:
             try:
-                receipt = await attempt.deliver()
-            except LedgerError:
+                try:
+                    receipt = await attempt.deliver()
+                except LedgerError:
+                    raise
+                except CrossdockError as error:
+                    return await attempt.failed(error, time.monotonic() - started)
+            except (LeaseLost, asyncio.CancelledError) as stopped:
+                await to_its_end(attempt.take_back(stopped))
                 raise
-            except CrossdockError as error:
-                return await attempt.failed(error, time.monotonic() - started)
             what = "delivered"
             self._step("R10:before")
             await self._ledger.delivered(lease, receipt, owed=owed)
@@ -178,6 +184,12 @@ class _Attempt:
         self._ledger, self._endpoints, self._step = courier._ledger, courier._endpoints, courier._step
         self._record = Record.load(lease.transfer.checkpoint)
         self._moved = 0
+        self._kept: bytes | None = None  # staged by this very attempt, and left for the next one to go on with
+
+    async def take_back(self, stopped: BaseException) -> None:
+        """Whoever has the lease by now has cleaned up already: what was kept since then, nobody would find."""
+        if self._kept is not None:
+            await self._discard(self._kept, stopped)
 
     async def deliver(self) -> Mapping[str, Any]:
         transfer, flow = self.transfer, self._planner.flow
@@ -290,6 +302,7 @@ class _Attempt:
         def keep(token: bytes) -> None:
             if self._record is None or self._record.sha256 is None:
                 self._record = Record(to=to, token=token, resumable=True)
+                self._kept = token if options.resume is None else None
             # Else it failed while it was being published, and may have been: the next attempt looks.
 
         def count(size: int) -> None:
@@ -375,7 +388,7 @@ class _Attempt:
             again_in=verdict.seconds if what == "retry" else None,
         )
 
-    async def _discard(self, token: bytes, error: CrossdockError) -> None:
+    async def _discard(self, token: bytes, error: BaseException) -> None:
         try:
             target = await self._endpoints.storage(self.transfer.target)
             await target.discard(token)

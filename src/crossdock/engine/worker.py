@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from crossdock.engine.delivery import Courier, Delivery
 from crossdock.errors import LeaseLost, LedgerUnavailable
 from crossdock.ledger.base import LEASE, Lease, Ledger
+from crossdock.storage.waiting import to_its_end
 
 __all__ = ["Worker"]
 
@@ -113,12 +114,13 @@ class Worker:
                     with suppress(LeaseLost, LedgerUnavailable):
                         await asyncio.shield(self._ledger.released(lease, "the worker was stopped"))
                     raise
-                self._lost.discard(lease.id)
-                task.uncancel()
                 delivery = Delivery(transfer=lease.transfer, what="lost", reason="its lease ended")
             finally:
                 del self._at_work[lease.id]
                 at_work.over.set()
+                if lease.id in self._lost:
+                    self._lost.discard(lease.id)
+                    task.uncancel()
             if isinstance(delivery.error, LedgerUnavailable):
                 try:
                     await self._ledger.released(lease, "the ledger failed", seconds=_LOOK_AGAIN)
@@ -128,6 +130,9 @@ class Worker:
                     pass
             self._report(delivery)
             self._change.set()
+            if task.cancelling():
+                # Stopped as well, which the loss of its lease, or how it ended, has hidden.
+                raise asyncio.CancelledError
 
     async def _next(self, until_idle: bool) -> Lease | None:
         while not self._stopping:
@@ -154,13 +159,20 @@ class Worker:
         return None
 
     async def _claim(self, flows: Iterable[str]) -> list[Lease]:
+        asked = self._ledger.claim(self._owner, limit=self._transfers, lease=self._lease, flows=flows)
+        claiming = asyncio.ensure_future(asked)
         try:
-            return await self._ledger.claim(self._owner, limit=self._transfers, lease=self._lease, flows=flows)
+            return await to_its_end(claiming)
         except LedgerUnavailable:
             # What is under way may outlast that; once it has ended, or its leases have, there is nothing to wait for.
             if not self._at_work:
                 raise
             return []
+        except asyncio.CancelledError:
+            if not claiming.cancelled() and claiming.exception() is None:
+                # To be given back: else nobody could have them before their leases end.
+                self._claimed.extend(claiming.result())
+            raise
 
     def _has_suspect(self) -> bool:
         return any(_is_suspect(each.lease) for each in self._at_work.values())
