@@ -19,6 +19,7 @@ from crossdock.errors import (
     IntegrityError,
     InvalidPath,
     LeaseLost,
+    LedgerUnavailable,
     NoSpace,
     NotFound,
     SourceChanged,
@@ -388,6 +389,23 @@ async def test_cancelled_while_the_lease_turns_out_to_be_lost(tmp_path: Path) ->
         await asyncio.wait([task])
         assert task.cancelled()
         assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_clean_up_that_fails_hides_no_cancelling() -> None:
+    """Whoever is to stop would take it for the failure of one file, and go on to the next."""
+    told = 0
+
+    async def recorded(staged: Staged) -> None:
+        nonlocal told
+        told += 1
+        if told > 1:
+            raise LedgerUnavailable("its disk is full")
+        task.cancel()
+
+    async with pair() as (source, target):
+        task = asyncio.create_task(copy(source, "in/file.bin", target, "f", on_staged=recorded))
+        await asyncio.wait([task])
+        assert (task.cancelled(), told) == (True, 2)
 
 
 async def test_missing_source_leaves_the_target_alone(tmp_path: Path) -> None:

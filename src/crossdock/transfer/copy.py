@@ -158,12 +158,16 @@ class _Attempt:
         except CrossdockError as error:
             await to_its_end(self._give_up(writer, error))
             raise
-        except BaseException:
-            if self.publishing and self.on_staged is not None:
-                # Cancelled: whether it was published is for the next attempt to find out, as after a crash.
-                await to_its_end(writer.leave())
-            else:
-                await to_its_end(self._withdraw(writer))
+        except BaseException as stopped:
+            try:
+                if self.publishing and self.on_staged is not None:
+                    # Cancelled: whether it was published is for the next attempt to find out, as after a crash.
+                    await to_its_end(writer.leave())
+                else:
+                    await to_its_end(self._withdraw(writer))
+            except CrossdockError as failed:
+                # Raised, it would look like the failure of one file to whoever is to stop.
+                stopped.add_note(f"cleaning up failed as well: {failed}")
             raise
         return await self._receipt(entry, stored, tally.size, digest, "stream")
 
