@@ -243,7 +243,9 @@ class _View(Reader):
     async def close(self) -> None:
         stream = self._stream
         stream.views.discard(self)
-        async with stream.news:
-            stream.news.notify_all()
-        if self._own is not None:
-            await self._own.close()
+        try:
+            async with stream.news:
+                stream.news.notify_all()
+        finally:
+            if self._own is not None:
+                await self._own.close()
