@@ -184,18 +184,29 @@ class _MemoryWriter(StagedWriter):
         super().__init__(backend.endpoint, path, options)
         self._backend = backend
         if len(backend._staged.get(self.temporary, b"")) < self.offset:
-            raise backend.error(NotFound, "resume", path, "the staged bytes are gone", hint="start it again")
+            raise self._gone("resume")
         del backend._staged.setdefault(self.temporary, bytearray())[self.offset :]
 
+    def _gone(self, operation: str) -> NotFound:
+        """Whoever has taken the transfer over sweeps up what earlier attempts have staged."""
+        reason = "the staged bytes are gone"
+        return NotFound(reason, operation=operation, endpoint=self.endpoint, path=self.path, hint="start it again")
+
+    def _bytes(self) -> bytearray:
+        if self.temporary not in self._backend._staged:
+            raise self._gone("write")
+        return self._backend._staged[self.temporary]
+
     async def _append(self, data: bytes) -> None:
-        self._backend._staged[self.temporary] += data
+        self._bytes().extend(data)
 
     async def _seal(self) -> Stored:
-        return Stored(len(self._backend._staged[self.temporary]))
+        return Stored(len(self._bytes()))
 
     async def _publish(self, stored: Stored) -> Entry:
         self._backend._check_target(self.path, "write", self.options.overwrite)
-        node = _Node(bytes(self._backend._staged.pop(self.temporary)))
+        node = _Node(bytes(self._bytes()))
+        del self._backend._staged[self.temporary]
         if self.options.modified is not None:
             node.modified = self.options.modified
         self._backend._files[self.path] = node
