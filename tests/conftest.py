@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.servers import Ceph, Gpg, Missing, Moto, OpenSSH, Postgres, Proftpd, PureFtpd, Vsftpd
 from tests.servers.pool import REQUIRE, Pool, parse_required
@@ -21,6 +22,10 @@ from tests.servers.server import Server
 S = TypeVar("S", bound=Server)
 POOL = pytest.StashKey[Pool]()
 _STRIPPED = ("AWS_", "CROSSDOCK_")
+
+# A busy machine fails nobody, and every run has the same examples; others: pytest --hypothesis-profile=default.
+settings.register_profile("crossdock", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("crossdock")
 
 
 def _worker_input(config: pytest.Config) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossdock.config import Config, Mistakes, load
@@ -72,7 +72,7 @@ def test_it_is_good_to_begin_with(tmp_path: Path) -> None:
     assert rehearse(load(path)) == []
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(st.lists(st.tuples(st.sampled_from(PLACES), _JUNK), min_size=1, max_size=3))
 def test_junk(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
     data = deepcopy(GOOD)

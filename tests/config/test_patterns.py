@@ -36,7 +36,7 @@ def accepts(pattern: str, path: str) -> bool:
     return state >= 0 and machine.accepts(state)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(_patterns, _paths)
 def test_an_automaton_matches_what_the_pattern_matches(pattern: str, path: str) -> None:
     try:
@@ -47,7 +47,7 @@ def test_an_automaton_matches_what_the_pattern_matches(pattern: str, path: str) 
         assume(False)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text("ab*?/[]!{,}.x", min_size=1, max_size=8), _paths)
 def test_globs_too(glob: str, path: str) -> None:
     try:
@@ -57,7 +57,7 @@ def test_globs_too(glob: str, path: str) -> None:
     assert accepts(pattern.pattern, path) == (pattern.fullmatch(path) is not None)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(_patterns, _patterns)
 def test_a_common_path_is_common(one: str, other: str) -> None:
     try:
