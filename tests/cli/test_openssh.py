@@ -110,13 +110,13 @@ def test_stopping_leaves_nothing_at_the_server(outbox: Path, tmp_path: Path) -> 
     running = subprocess.Popen(
         [PROGRAM, "cp", "big", "partner:", "--bwlimit", "4M"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not list(outbox.iterdir()):
         assert time.monotonic() < deadline, "nothing was begun"
         assert running.poll() is None
         time.sleep(0.01)
     running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=30)
+    _, err = running.communicate(timeout=60)
     assert running.returncode == 130
     assert err.startswith("stopped: 0 files copied (0 B), 0 skipped; 1 file under way stopped")
     assert list(outbox.iterdir()) == []

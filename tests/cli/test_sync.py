@@ -133,7 +133,7 @@ def test_a_process_that_is_killed(tmp_path: Path) -> None:
         (tmp_path / "in" / f"{number:03}").write_bytes(b"x" * 20_000)
     command = [PROGRAM, "sync", "in", "out", "--processes", "3", "--transfers", "6", "--bwlimit", "3M", "--json"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not (tmp_path / "out").is_dir() or len(list((tmp_path / "out").iterdir())) < 10:
             assert time.monotonic() < deadline
             time.sleep(0.02)

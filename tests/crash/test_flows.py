@@ -83,7 +83,7 @@ def test_stopped_past_its_lease(rig: Rig, job: str) -> None:
     assert len(stopped) > len(HANDOVER) // 2, stopped
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("job", ["fan-in", "mirror"])
 def test_two_workers_on_one_ledger(rig: Rig, job: str) -> None:
     contents = {f"{number:03}.dat": f"{number}".encode() * number for number in range(60)}
@@ -110,7 +110,7 @@ def test_two_workers_on_one_ledger(rig: Rig, job: str) -> None:
     in_parallel(rig, 2, scenario, at_once=1)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_file_that_kills_its_workers(rig: Rig) -> None:
     """It fails after so many rescues, and keeps nobody from the others."""
     poison = "small.csv"
@@ -135,7 +135,7 @@ def test_a_file_that_kills_its_workers(rig: Rig) -> None:
     in_parallel(rig, 1, scenario)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("hours", [2, -2])
 @pytest.mark.parametrize("job", ["pull-delete", "push"])
 def test_clocks_jump(rig: Rig, job: str, hours: int) -> None:

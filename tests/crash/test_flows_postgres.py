@@ -18,14 +18,14 @@ STOPS = ["R1:before", "R1:after", "R3:after", "R4:before", "R5:chunk", "R7:befor
 STOPS += ["R10:before", "R10:after", "R11:after", "R12:before", "R12:after"]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("job", ["pull"])
 def test_killed_anywhere(rig: Rig, postgres: Postgres, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leftovers, "_AGE", timedelta(days=-1))
     killed_anywhere(rig, job, 0, dsn=postgres.dsn)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("postgres")
 @pytest.mark.parametrize("job", ["pull"])
 def test_the_server_crashes(rig: Rig, job: str) -> None:

@@ -196,7 +196,7 @@ async def test_a_target_is_opened_while_what_is_new_is_recorded(home: House, mon
 
     async def add(*planned: Any, **more: Any) -> Any:
         home.dst.gates["open"].set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not home.dst.calls["open"]:
                 await asyncio.sleep(0.001)
         return await recorded(*planned, **more)

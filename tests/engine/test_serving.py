@@ -72,7 +72,7 @@ async def test_serve_works_and_stops(home: House) -> None:
     every = flow(trigger=Trigger(every=3600.0))
     async with home.engine(every) as engine:
         serving = asyncio.create_task(serve(engine, stop, sources=[Queue(FileEvent("src", "b", heard.set))]))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await heard.wait()
             while not {"a", "b"} <= {*home.dst._files}:
                 await asyncio.sleep(0.01)
@@ -86,7 +86,7 @@ async def test_serve_breaks_off_after_its_grace(home: House) -> None:
     stop = asyncio.Event()
     async with home.engine(flow(trigger=Trigger(every=3600.0))) as engine:
         serving = asyncio.create_task(serve(engine, stop, grace=0.05))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not home.dst.calls["commit"]:
                 await asyncio.sleep(0.01)
             stop.set()
@@ -119,7 +119,7 @@ async def test_what_is_under_way_outlasts_a_ledger_that_fails(
     stop = asyncio.Event()
     async with home.engine(flow(trigger=Trigger(every=3600.0)), lease=60.0 if comes_back else 0.4) as engine:
         serving = asyncio.create_task(serve(engine, stop))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not home.dst.calls["commit"]:
                 await asyncio.sleep(0.01)
             home.ledger._ask = away  # type: ignore[method-assign]
@@ -155,7 +155,7 @@ async def test_a_source_that_is_down_at_its_time_is_looked_at_again(
     stop = asyncio.Event()
     async with home.engine(flow(trigger=Trigger(every=3600.0))) as engine:
         serving = asyncio.create_task(serve(engine, stop, looked=lambda name, found: said.append(found)))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while home.dst.hold("a") is None:
                 await asyncio.sleep(0.01)
             stop.set()
@@ -172,7 +172,7 @@ async def test_what_waiting_does_not_mend_waits_for_the_next_time(home: House, m
     wrong = flow(name="wrong", source=Place("nowhere"), trigger=Trigger(every=3600.0, watch=True))
     async with home.engine(wrong, flow(trigger=Trigger(every=3600.0))) as engine:
         serving = asyncio.create_task(serve(engine, stop, looked=lambda name, found: said.append(name)))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while home.dst.hold("a") is None:
                 await asyncio.sleep(0.01)
             stop.set()

@@ -251,7 +251,7 @@ class Broken(MemoryBackend):
 pool = Pool(2, lambda: Storage(Broken("a")), lambda: Storage(MemoryBackend("b")))
 
 async def main():
-    async with pool, asyncio.timeout(20):
+    async with pool, asyncio.timeout(40):
         for _ in range(3):
             try:
                 await pool("a", "a", Entry(path="a", size=1), lambda size: None)

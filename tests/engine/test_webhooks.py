@@ -29,6 +29,7 @@ from crossdock.flows.flow import Webhook
 from crossdock.flows.schedule import Schedule, schedule_of
 from crossdock.storage.settings import Secret
 from tests.engine.certificates import self_signed
+from tests.servers.server import closed_ports
 
 NOTICE = Notice(
     id="0123456789abcdef-17",
@@ -199,27 +200,28 @@ async def test_an_endless_answer_is_not_read(receiver: Receiver) -> None:
             return writer
 
     receiver.answer = lambda: Endless(status=200)
-    await asyncio.wait_for(post(receiver.hook(), NOTICE), 10)
+    await asyncio.wait_for(post(receiver.hook(), NOTICE), 60)
 
 
 async def test_silence_and_a_closed_port(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks, "_TIMEOUT", ClientTimeout(total=0.2))
-
     async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
 
     server = await asyncio.start_server(never, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    url = f"http://127.0.0.1:{port}/"
-    with pytest.raises(NotificationFailed, match=r"no answer in time|imeout") as caught:
-        await post(Webhook(url=url, allow_private=True), NOTICE)
+    silent = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    with (
+        monkeypatch.context() as hurried,
+        pytest.raises(NotificationFailed, match=r"no answer in time|imeout") as caught,
+    ):
+        hurried.setattr(webhooks, "_TIMEOUT", ClientTimeout(total=0.2))
+        await post(Webhook(url=silent, allow_private=True), NOTICE)
     assert caught.value.retryable
     assert caught.value.hint
     server.close()
     await server.wait_closed()
-    with pytest.raises(NotificationFailed, match="onnect") as caught:
-        await post(Webhook(url=url, allow_private=True), NOTICE)
+    with closed_ports(1) as (port,), pytest.raises(NotificationFailed, match="onnect") as caught:
+        await post(Webhook(url=f"http://127.0.0.1:{port}/", allow_private=True), NOTICE)
     assert caught.value.retryable
     assert caught.value.hint
 

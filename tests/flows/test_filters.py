@@ -87,10 +87,10 @@ def test_any_pattern_compiles_or_says_why(pattern: str, path: str) -> None:
 @pytest.mark.parametrize("pattern", ["a*" * 40 + "b", "**/a/" * 20 + "b", "*a*a*a*a*a*a*a*b/**/*a*a*a*a*c"])
 def test_hostile_names_take_no_time(pattern: str) -> None:
     path = "/".join(["a" * 200] * 15)
-    started = time.perf_counter()
+    started = time.process_time()
     matches(pattern, path)
     matches(pattern, "a/" * 1500 + "a")
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("pattern", ["", "/", "a//b", "[a", "{a", "a\\", "{a,b}" * 12, "[z-a]"])

@@ -99,9 +99,9 @@ async def test_a_long_step_of_the_schema_is_waited_for(
     postgres: Postgres, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A large ledger could never be brought up to date else."""
-    longer = {**migrations("postgres"), 1000: "SELECT pg_sleep(1)"}
+    longer = {**migrations("postgres"), 1000: "SELECT pg_sleep(3)"}
     monkeypatch.setattr("crossdock.ledger.postgres.migrations", lambda dialect: longer)
-    async with PostgresLedger(postgres.dsn, schema=schema, timeout=0.5) as ledger:
+    async with PostgresLedger(postgres.dsn, schema=schema, timeout=2) as ledger:
         await add(ledger)
 
 
@@ -197,10 +197,10 @@ async def test_a_server_that_falls_silent_is_given_up_in_time(postgres: Postgres
     async with await asyncio.start_server(relay, LOOPBACK, 0) as server:
         port = server.sockets[0].getsockname()[1]
         dsn = f"postgresql://{postgres.user}@{LOOPBACK}:{port}/postgres"
-        async with PostgresLedger(dsn, schema=schema, connections=1, timeout=0.5) as ledger:
+        async with PostgresLedger(dsn, schema=schema, connections=1, timeout=2) as ledger:
             await add(ledger)
             open_.clear()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 told = await asyncio.gather(*(add(ledger, f"f{n}") for n in range(5)), return_exceptions=True)
                 assert [type(each) for each in told] == [LedgerUnavailable] * 5
                 assert "no answer in time" in str(told[0])

@@ -151,7 +151,7 @@ async def test_who_asks_from_another_loop_is_answered_there(path: Path) -> None:
         theirs = asyncio.create_task(asyncio.to_thread(asyncio.run, ask()))
         await asyncio.to_thread(asked.wait, 20)
         go.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await asyncio.gather(holding, ours, theirs)
         assert len(await ledger.find(Query())) == 2
 

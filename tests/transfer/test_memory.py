@@ -46,7 +46,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_two_gibibytes_under_a_fixed_ceiling(openssh: OpenSSH, ceph: Ceph, tmp_path: Path) -> None:
     """2 GiB from SFTP to S3 and back, the whole process within 256 MiB, every byte the same."""
     original, back = openssh.folder / "memory.bin", openssh.folder / "memory.back"

@@ -178,7 +178,7 @@ def test_a_mistake_in_the_servers_own_settings(request: pytest.FixtureRequest, d
 @contextmanager
 def greeted(server: FtpServer, code: bytes) -> Iterator[None]:
     """A connection that was answered by `code`; servers count those that have just ended a little longer."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         with socket.create_connection((server.host, server.port)) as one:
             if one.recv(1000).startswith(code):

@@ -20,7 +20,7 @@ FACTS = ("MLST type*;size*;modify*;", "MDTM", "MFMT", "SIZE", "REST STREAM", "UT
 
 @asynccontextmanager
 async def opened(server: FtpServer, **more: Any) -> AsyncGenerator[Storage]:
-    settings = FtpSettings.model_validate(server.settings(timeout=5, connect_timeout=5) | more)
+    settings = FtpSettings.model_validate(server.settings(timeout=30, connect_timeout=30) | more)
     async with Storage(settings.backend("server")) as storage:
         yield storage
 
@@ -44,7 +44,7 @@ async def faulty(server: FaultyFtpServer, **more: Any) -> AsyncGenerator[Storage
     if not secret.read_text():
         secret.write_text(server.password)
     settings = {"type": "ftp", "host": server.host, "port": server.port, "user": server.user}
-    found = FtpSettings.model_validate(settings | {"password": f"file:{secret}", "timeout": 2} | more)
+    found = FtpSettings.model_validate(settings | {"password": f"file:{secret}", "timeout": 30} | more)
     async with Storage(found.backend("faulty")) as storage:
         yield storage
 

@@ -47,7 +47,7 @@ async def test_too_many_connections_lower_the_cap_and_it_is_remembered(server: F
 async def test_all_connections_taken_by_those_who_wait_is_an_error(server: FaultyFtpServer) -> None:
     """A copy within an account that has one connection cannot go on; it says so instead of waiting for ever."""
     (server.folder / "name").write_bytes(DATA * 4)
-    async with faulty(server, max_connections=1, timeout=0.3) as storage:
+    async with faulty(server, max_connections=1, timeout=2) as storage:
         async with storage.read("name") as reader:
             await reader.read()
             with pytest.raises(Throttled, match="max_connections"):

@@ -170,7 +170,7 @@ async def test_a_server_that_sees_one_command_in_a_packet(server: FaultyFtpServe
     """uftpd and the servers of many devices; found out once, by the first question that has more than one part."""
     server.features = features
     server.faults.one_at_a_time = True
-    async with faulty(server, timeout=0.3, max_connections=1) as storage:
+    async with faulty(server, timeout=2, max_connections=1) as storage:
         with pytest.raises(ConnectionFailed, match="commands together fails: no answer"):
             await storage.write_bytes("folder/name", b"old")
         accepted = server.accepted
@@ -186,7 +186,7 @@ async def test_a_server_that_sees_one_command_in_a_packet(server: FaultyFtpServe
 
 async def test_a_server_that_falls_silent_is_not_taken_for_one_of_those(server: FaultyFtpServer) -> None:
     """Of what was sent together, all has been answered before."""
-    async with faulty(server, timeout=0.3) as storage:
+    async with faulty(server, timeout=2) as storage:
         await storage.write_bytes("name", b"x")
         learned = backend_of(storage).calls.pool.account.learned
         assert learned.batches

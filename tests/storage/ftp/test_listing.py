@@ -41,7 +41,7 @@ async def test_a_listing_that_is_cut_is_an_error(server: FaultyFtpServer, cut: i
     for number in range(5):
         (server.folder / f"name{number}").write_bytes(b"x")
     server.faults.cut_download, server.faults.how = cut, how
-    async with faulty(server, timeout=0.3) as storage:
+    async with faulty(server, timeout=2) as storage:
         with pytest.raises(CrossdockError):
             [entry async for entry in storage.scan("")]
 

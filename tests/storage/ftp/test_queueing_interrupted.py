@@ -102,7 +102,7 @@ async def test_given_up_between_the_invitation_and_the_connection(
         with pytest.raises(asyncio.CancelledError):
             await committing
         await writer.abort()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not any(command.startswith("STOR") for command in queuing.commands[sent:]):
                 await asyncio.sleep(0.01)
         holds(queuing, b"1")

@@ -32,7 +32,7 @@ async def test_an_agreement_that_is_missing_late_or_repeated(
     writing: type[CrossdockError] | None,
     reading: type[CrossdockError] | None,
 ) -> None:
-    async with faulty(queuing, max_connections=1, timeout=0.3) as storage:
+    async with faulty(queuing, max_connections=1, timeout=2) as storage:
         await prove(storage)
         queuing.faults.agreement = agreement
         with pytest.raises(writing) if writing else contextlib.nullcontext():
@@ -51,7 +51,7 @@ async def test_a_server_that_only_calls_itself_vsftpd(
 ) -> None:
     """The first attempt fails; then it is known, on all connections, and for good."""
     queuing.faults.during = during
-    async with faulty(queuing, max_connections=1, timeout=1) as storage:
+    async with faulty(queuing, max_connections=1, timeout=2) as storage:
         await storage.write_bytes("one", b"first")
         with pytest.raises((ConnectionFailed, TimedOut)):
             await storage.write_bytes("one", b"12345")
@@ -70,7 +70,7 @@ async def test_a_server_that_only_calls_itself_vsftpd_and_is_read(
 ) -> None:
     (queuing.folder / "one").write_bytes(b"1")
     queuing.faults.during = during
-    async with faulty(queuing, max_connections=1, timeout=1) as storage:
+    async with faulty(queuing, max_connections=1, timeout=2) as storage:
         with pytest.raises((ConnectionFailed, TimedOut)):
             await storage.read_bytes("one")
         assert await storage.read_bytes("one") == b"1"

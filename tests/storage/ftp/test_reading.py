@@ -37,7 +37,7 @@ async def test_a_download_that_is_cut_is_an_error(
 ) -> None:
     (server.folder / "name").write_bytes(DATA)
     server.faults.cut_download, server.faults.how = cut, how
-    async with faulty(server, timeout=0.3) as storage:
+    async with faulty(server, timeout=2) as storage:
         with pytest.raises(errors):
             await storage.read_bytes("name", limit=len(DATA))
         server.faults.cut_download = None

@@ -185,7 +185,7 @@ async def test_a_file_is_begun_anew_at_a_server_that_was_found_not_to_resume(
 async def test_a_last_word_that_was_heard_is_not_waited_for_again(server: FaultyFtpServer) -> None:
     """What was sent is kept, and the next attempt begins at once."""
     server.faults.disk = 1_000_000
-    async with faulty(server, timeout=20) as storage, asyncio.timeout(10):
+    async with faulty(server, timeout=120) as storage, asyncio.timeout(60):
         writer = await storage.begin_write("name", WriteOptions())
         with pytest.raises(NoSpace):
             while True:

@@ -86,7 +86,7 @@ async def test_a_listing_holds_no_connection_between_entries() -> None:
 async def test_copying_within_an_account_cannot_block_itself() -> None:
     async with serving(FakeSftp(x=bytes(300_000))) as peer:
         settings = peer.settings(max_connections=1, streams_per_connection=2)
-        async with Storage(settings.backend("fake")) as storage, asyncio.timeout(20):
+        async with Storage(settings.backend("fake")) as storage, asyncio.timeout(60):
 
             async def copy(number: int) -> None:
                 async with storage.read("x") as reader, storage.write(f"y{number}") as writer:
@@ -174,7 +174,9 @@ async def test_a_wrong_host_key_trips_it_as_well() -> None:
 
 
 @asynccontextmanager
-async def port(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]) -> AsyncGenerator[SftpSettings]:
+async def port(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any], *, connect_timeout: float = 30
+) -> AsyncGenerator[SftpSettings]:
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         yield SftpSettings.model_validate(
             {
@@ -183,7 +185,7 @@ async def port(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any
                 "user": "tester",
                 "password": "env:FAKE_PASSWORD",
                 "host_key": "SHA256:" + "A" * 43,
-                "connect_timeout": 0.5,
+                "connect_timeout": connect_timeout,
             }
         )
 
@@ -215,7 +217,7 @@ async def test_a_server_that_stalls(banner: bytes) -> None:
         await release.wait()
         writer.close()
 
-    async with port(stall) as settings:
+    async with port(stall, connect_timeout=0.5) as settings:
         with pytest.raises(TimedOut, match=r"did not complete a connection in 0\.5 seconds"):
             await opened(settings)
         release.set()
@@ -230,7 +232,7 @@ async def test_a_server_that_speaks_something_else(noise: bytes) -> None:
         await release.wait()
         writer.close()
 
-    async with port(babble) as settings:
+    async with port(babble, connect_timeout=0.5) as settings:
         with pytest.raises((ProtocolViolation, Throttled, TimedOut, Unsupported)):
             await opened(settings)
         release.set()
@@ -331,7 +333,6 @@ async def test_a_cancelled_connect_leaves_nothing_stuck() -> None:
         await backend.close()
 
 
-@pytest.mark.timeout(30)
 async def test_who_asks_in_the_moment_a_connection_is_made_does_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Pool._make
     asking: list[asyncio.Task[bytes]] = []

@@ -272,8 +272,8 @@ async def test_a_cancelled_open_is_closed() -> None:
 async def test_silence_is_timed_out() -> None:
     sftp = FakeSftp(x=DATA)
     sftp.hook = lambda kind, body: b"" if kind == c.READ else None
-    async with served(sftp, timeout=0.3) as (storage, peer):
-        with pytest.raises(TimedOut, match=r"no answer for 0\.3 seconds"):
+    async with served(sftp, timeout=1) as (storage, peer):
+        with pytest.raises(TimedOut, match=r"no answer for 1 seconds"):
             await whole(storage)
         sftp.hook = None
         assert await whole(storage) == DATA
@@ -348,5 +348,5 @@ async def test_a_name_that_cannot_be_sent_keeps_no_connection(operation: str) ->
         for _ in range(3):
             with pytest.raises(InvalidPath, match="cannot be written in latin-1"):
                 await getattr(storage, operation)(*arguments)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert await storage.read_bytes("x") == b"1"

@@ -130,20 +130,31 @@ class _Line:
 
 
 @pytest.mark.parametrize("room", [10, 1 << 20])
-async def test_who_takes_what_we_send_is_not_silent(room: int) -> None:
+async def test_who_takes_what_we_send_is_not_silent(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when all of it is on its way, and takes longer than the timeout; what we go on sending proves nothing."""
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now)
+
+    async def a_moment() -> None:
+        nonlocal now
+        now += 0.05
+        # Once for what is due then, and once for what that sets going.
+        for _ in range(2):
+            await asyncio.sleep(0)
+
     session = Session(timeout=0.2)
     channel = _Line(room)
     session.connection_made(channel)
-    loop = asyncio.get_running_loop()
-    reply, began = session.request(c.STAT, text(b"x" * 100)), loop.time()
-    while loop.time() < began + 0.8:
+    reply = session.request(c.STAT, text(b"x" * 100))
+    for _ in range(16):
         channel.grant(1)
-        await asyncio.sleep(0.05)
+        await a_moment()
     assert session.alive
-    while not reply.done() and loop.time() < began + 10:
+    for _ in range(16):
         session.request(c.STAT, text(b"y"))
-        await asyncio.sleep(0.05)
+        await a_moment()
+    assert reply.done()
     with pytest.raises(Silent):
         await reply
 
@@ -253,17 +264,17 @@ async def test_silence_in_the_middle_of_data() -> None:
     future = session.request(c.READ, b"")
     session.data_received(U32.pack(9 + 100) + bytes((c.DATA,)) + U32.pack(1) + U32.pack(100) + bytes(50), None)
     with pytest.raises(Silent):
-        await asyncio.wait_for(future, 5)
+        await asyncio.wait_for(future, 60)
 
 
 def test_100_000_names_are_parsed_fast() -> None:
     attrs = c._FULL.pack(15, 5, 0, 0, 0o100644, 0, 0)
     longname = b"-rw-r--r--    1 tester   users           5 Nov 21 00:11 name"
     packet = U32.pack(100) + b"".join(text(b"name-%d" % n) + text(longname) + attrs for n in range(100))
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(1000):
         found = c.names(packet)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert found[99][0] == b"name-99" and found[0][2].size == 5
 
 
