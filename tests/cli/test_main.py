@@ -77,14 +77,17 @@ def test_usage(cli: Cli) -> None:
     assert cli("sync", "a").code == 2
 
 
-def test_an_error_is_a_line_and_a_next_step(cli: Cli) -> None:
+def test_an_error_is_a_line_and_a_next_step(cli: Cli, tmp_path: Path) -> None:
     result = cli("ls", "nope:x")
     assert result.code == 3
     first, second = result.err.splitlines()
     assert first == "crossdock: no endpoint is called 'nope' (no crossdock.yaml here)"
     assert second.startswith("Next: add nope to 'endpoints:'")
     assert "Traceback" in cli("-vv", "ls", "nope:x").err
-    assert cli("run", "--once").err.startswith("crossdock: there is no crossdock.yaml here\nNext: ")
+    assert cli("run", "--once").err.startswith("crossdock: there is no crossdock.yaml here\nNext: write one, or ")
+    (tmp_path / "crossdock.yml").touch()
+    for argv in (["check"], ["run"], ["late"]):
+        assert cli(*argv).err.endswith("Next: write one, or pass --config crossdock.yml\n")
 
 
 def test_a_pattern_is_no_location(cli: Cli, tmp_path: Path) -> None:

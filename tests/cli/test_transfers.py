@@ -127,7 +127,7 @@ def test_show(three: Cli) -> None:
         (None, "pending"), ("pending", "running"), ("running", "done"),
     ]  # fmt: skip
     text = three("transfers", "show", str(done), str(failed)).out
-    assert f"sha256     {hashlib.sha256(b'note').hexdigest()}" in text
+    assert f"sha256       {hashlib.sha256(b'note').hexdigest()}" in text
     assert "running → failed" in text
     assert f"next         nothing, until: crossdock transfers retry {failed}" in text
     missing = three("transfers", "show", str(done), "99")

@@ -57,8 +57,7 @@ def check(session: Session, file: str | None, connect: bool, as_json: bool) -> i
     except ConfigError as error:
         report.mistakes([error])
         return exits.CONFIG
-    if config.file is None:
-        raise ConfigError("there is no crossdock.yaml here", hint="write one, or pass --config FILE")
+    config.require_file()
     report.endpoints(config)
     wrong = rehearse(config)
     report.mistakes(wrong)
@@ -126,11 +125,10 @@ class _Report:
     def end(self, config: Config, unreached: int) -> None:
         if self.as_json:
             return
-        assert config.file is not None
         parts = [count(len(config.endpoints) + len(config.unusable), "endpoint")]
         parts += [count(len(config.flows), "flow")] if config.flows else []
         failed = f"; {count(unreached, 'endpoint')} cannot be used" if unreached else ""
-        self.session.say(f"{config.file.name}: {', '.join(parts)}, no mistakes{failed}")
+        self.session.say(f"{config.require_file().name}: {', '.join(parts)}, no mistakes{failed}")
 
 
 _LIBRARIES = {"sftp": "asyncssh", "s3": "botocore", "netstorage": "aiohttp"}

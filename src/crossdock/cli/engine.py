@@ -33,9 +33,8 @@ def flows_of(config: Config, names: Iterable[str]) -> list[str]:
     """The flows that were named, each checked; all of them if none was. Raises `ConfigError`."""
     found = [config.flow(name).name for name in names]
     if not found and not config.flows:
-        if config.file is None:
-            raise ConfigError("there is no crossdock.yaml here", hint="write one, or pass --config FILE")
-        raise ConfigError(f"{config.file.name} has no flows", hint="add one below 'flows:', or pass --config FILE")
+        file = config.require_file()
+        raise ConfigError(f"{file.name} has no flows", hint="add one below 'flows:', or pass --config FILE")
     return found or list(config.flows)
 
 

@@ -83,6 +83,14 @@ class Config:
         """What relative paths start from: the folder of the file, else the working folder."""
         return self.file.parent if self.file else Path()
 
+    def require_file(self) -> Path:
+        """`file`. Raises `ConfigError` if there is none."""
+        if self.file is None:
+            others = map(Path(DEFAULT_FILE).with_suffix, (".yml", ".json", ".toml"))
+            other = next((path.name for path in others if path.exists()), "FILE")
+            raise ConfigError(f"there is no {DEFAULT_FILE} here", hint=f"write one, or pass --config {other}")
+        return self.file
+
     def new_ledger(self, written: str | None = None) -> Ledger:
         """The ledger, not yet opened: `written` (as for `--ledger`, relative to the working folder), else the file's,
         else `crossdock.db` beside the file. Raises `ConfigError`."""
