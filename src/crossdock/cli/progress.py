@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crossdock.cli.output import human_size, human_time
+from crossdock.cli.output import count, human_size, human_time
 from crossdock.errors import shown
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Progress:
         speed = self.speed()
         left = max(0, self.known_bytes - self.moved_bytes)
         table.add_row(
-            Text(f"{self.ended_files:,} files done{more}", style="bold"),
+            Text(f"{count(self.ended_files, 'file')} done{more}", style="bold"),
             ProgressBar(total=self.known_bytes or 1, completed=self.moved_bytes, width=20),
             f"{human_size(self.moved_bytes)} of {human_size(self.known_bytes)}",
             f"{human_size(speed)}/s",
