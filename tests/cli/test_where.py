@@ -130,6 +130,10 @@ def test_what_was_unpacked(cli: Cli, tmp_path: Path) -> None:
     for name, data in {"a.csv": b"one", "sub/b.csv": b"two!"}.items():
         assert (tmp_path / "lake/un/day" / name).read_bytes() == data
         assert f"lake:un/day/{name}, {len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}\n" in text
+    for asked in ("b.csv", "sub/b.csv", "lake:un/day/sub/b.csv", "un/**/b.*"):
+        assert cli("where", "--flow", "pull", "--", asked).out == text
+    for asked in ("c.csv", "partner:b.csv"):
+        assert cli("where", asked).code == 4
 
 
 def test_why_it_was_given_up_and_not_only_what_failed_before(cli: Cli, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from crossdock.errors import CrossdockError, NotFound, shown
 
 if TYPE_CHECKING:
     from crossdock.engine.lookup import Found
+    from crossdock.flows.flow import Rule
     from crossdock.ledger.base import Transfer
 
 __all__ = ["where"]
@@ -34,6 +35,7 @@ def where(session: Session, name: str, flow: str | None, limit: int, ledger: str
     """Tell whether a file came, and where it is now.
 
     NAME is a file's name, a path (or its end) or a glob, at the source or at the target; ENDPOINT:PATH will do too.
+    Of a file out of an archive it tells the archive.
     The ledger answers. If it does not know the file, the sources of the flows are looked at, and the exit code is 4.
     """
     from crossdock.engine.lookup import files_of
@@ -70,16 +72,27 @@ def _parted(session: Session, name: str) -> tuple[str | None, str]:
 async def _known(
     session: Session, text: str, endpoint: str | None, flow: str | None, ledger: str | None
 ) -> list[Transfer]:
-    from crossdock.engine.lookup import by_name
+    from crossdock.engine.lookup import by_member, by_name
 
+    unpacking = [
+        each.name
+        for each in session.config.flows.values()
+        if flow in (None, each.name) and any(_unpacks(rule) for rule in each.rules)
+    ]
     try:
         async with existing_ledger(session, ledger) as opened:
-            return await by_name(opened, text, endpoint=endpoint, flow=flow)
+            found = await by_name(opened, text, endpoint=endpoint, flow=flow)
+            return found or await by_member(opened, text, unpacking, endpoint=endpoint)
     except NotFound as error:
         if ledger is not None:
             raise
         session.say(error.message)
         return []
+
+
+def _unpacks(rule: Rule) -> bool:
+    """One of its steps makes many files of one, or may."""
+    return any(step.name == "unzip" or ":" in step.name for step in rule.transforms)
 
 
 def _unknown(session: Session, text: str, endpoint: str | None, flow: str | None, as_json: bool) -> int:

@@ -17,7 +17,7 @@ from crossdock.ledger.base import Ledger, Query, Transfer
 from crossdock.storage.base import Entry
 from crossdock.storage.storage import Storage
 
-__all__ = ["Found", "arrived_path", "at_source", "by_name", "files_of", "matching"]
+__all__ = ["Found", "arrived_path", "at_source", "by_member", "by_name", "files_of", "matching"]
 
 _PAGE = 500
 
@@ -82,6 +82,29 @@ async def by_name(
             if each.entry.path == one.entry.path and (each.fingerprint, each.gone) in files:
                 found[each.id] = each
     return [found[id] for id in sorted(found, reverse=True)]
+
+
+async def by_member(
+    ledger: Ledger, text: str, flows: Sequence[str], *, endpoint: str | None = None, limit: int = 1000
+) -> list[Transfer]:
+    """The newest transfers of archives that were unpacked to a file that a person calls `text` (at `endpoint`).
+
+    What a member is called stands in the receipts alone: those of all transfers of these flows are read.
+    """
+    text = text.strip("/")
+    glob, found = _compiled(text), list[Transfer]()
+    for flow in flows:
+        async with aclosing(matching(ledger, Query(flow=flow))) as rows:
+            async for each in rows:
+                for member in (each.receipt or {}).get("members", ()):
+                    place, _, path = member["target"].partition(":")
+                    called = path == text or path.endswith(f"/{text}") or (glob is not None and glob.match(path))
+                    if called and endpoint in (None, place):
+                        found.append(each)
+                        break
+                if len(found) == limit:
+                    return found
+    return found
 
 
 async def _collect(
