@@ -78,6 +78,17 @@ def test_names_that_are_none(moved: Cli, name: str) -> None:
     assert f"the ledger knows no file {name.removeprefix('lake:')}" in result.out
 
 
+def test_by_its_name_in_the_archive(cli: Cli, tmp_path: Path) -> None:
+    configure(tmp_path, after={"archive": ".done"})
+    for content in ("first", "second!"):
+        put(tmp_path, {"a/b.csv": content})
+        assert cli("run", "--once").code == 0
+    for asked, size in {"b~1.csv": 7, "partner:out/.done/a/b~1.csv": 7, ".done/a/b.csv": 5}.items():
+        (row,) = cli("where", "--json", asked).rows
+        assert (row["known"], row["path"], row["size"]) == (True, "out/a/b.csv", size)
+    assert cli("where", "lake:.done/a/b.csv").code == 4
+
+
 def test_a_number_that_a_version_got(cli: Cli, tmp_path: Path) -> None:
     configure(tmp_path, on_conflict="version")
     put(tmp_path, {"a.csv": "first"})

@@ -34,8 +34,9 @@ __all__ = ["where"]
 def where(session: Session, name: str, flow: str | None, limit: int, ledger: str | None, as_json: bool) -> int:
     """Tell whether a file came, and where it is now.
 
-    NAME is a file's name, a path (or its end) or a glob, at the source or at the target; ENDPOINT:PATH will do too.
-    Of a file out of an archive it tells the archive.
+    NAME is a file's name, a path (or its end) or a glob, at the source, in its archive or at the target;
+    ENDPOINT:PATH will do too.
+    Of a file out of a zip archive it tells that archive.
     The ledger answers. If it does not know the file, the sources of the flows are looked at, and the exit code is 4.
     """
     from crossdock.engine.lookup import files_of

@@ -11,6 +11,7 @@ from typing import Any
 
 from crossdock.engine.discovery import walked
 from crossdock.errors import ConfigError
+from crossdock.flows.explain import archived_as
 from crossdock.flows.filters import compile_glob
 from crossdock.flows.plan import Planner
 from crossdock.ledger.base import Ledger, Query, Transfer
@@ -60,9 +61,9 @@ async def by_name(
     if not text:
         return []
     name = text.rpartition("/")[2]
-    # A number that on_conflict: version gave a file is not in the path that was planned.
-    planned = {name, re.sub(r"~\d+(?=(?:\.[^.]*)?$)", "", name)}
-    queries = [Query(flow=flow, name=name)]
+    # A number that on_conflict: version or the archive gave a file is in no path of the ledger.
+    planned = {name, re.sub(r"~t?\d+(?=(?:\.[^.]*)?$)", "", name)}
+    queries = [Query(flow=flow, name=each) for each in sorted(planned)]
     queries += [Query(flow=flow, target_path="*" + each.replace("?", "*")) for each in sorted(planned)]
     found: dict[int, Transfer] = {}
     for query in queries:
@@ -117,7 +118,7 @@ async def _collect(
     count = 0
     async with aclosing(rows):
         async for each in rows:
-            paths = [each.entry.path] if endpoint in (None, each.source) else []
+            paths = [each.entry.path, archived_as([each]) or ""] if endpoint in (None, each.source) else []
             if endpoint in (None, each.target):
                 paths += [each.target_path, arrived_path(each)]
             if any(wanted(path) for path in paths):
