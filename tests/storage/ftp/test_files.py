@@ -179,3 +179,19 @@ async def test_names_in_a_declared_charset(request: pytest.FixtureRequest, kind:
                 await storage.write_bytes("Зоя", b"3")
         assert [path.read_bytes() for path in ours.iterdir()] == [b"2"]
         assert [os.fsencode(path.name) for path in ours.iterdir()] == ["Zoë".encode("cp1252")]
+
+
+@pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
+async def test_a_folder_that_may_not_be_entered(request: pytest.FixtureRequest, kind: type[FtpServer]) -> None:
+    """Of such a one vsftpd says what it says of one that is not there."""
+    with running(request.config, kind("none")) as server:
+        locked = server.folder / "locked"
+        locked.mkdir()
+        (locked / "name").touch()
+        locked.chmod(0)
+        try:
+            async with opened(server) as storage:
+                with pytest.raises(StorageError, match=r"Permission denied|that the account may enter"):
+                    [entry async for entry in storage.walk("")]
+        finally:
+            locked.chmod(0o700)

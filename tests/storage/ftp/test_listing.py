@@ -140,11 +140,20 @@ async def test_the_dialects_of_list(server: FaultyFtpServer, line: bytes) -> Non
     assert entry.modified is None
 
 
-async def test_a_line_that_is_understood_as_nothing_ends_the_listing(server: FaultyFtpServer) -> None:
+@pytest.mark.parametrize("total", ["total 12", "Total: 12", "insgesamt 12", "итого 12", "总用量 12"])
+async def test_how_much_it_is_in_all_is_no_name(server: FaultyFtpServer, total: str) -> None:
     server.features = ("SIZE",)
-    server.faults.listing = b"-rw-r--r-- 1 a b 7 Nov 21 03:57 good\r\nwhatever this is\r\n"
+    server.faults.listing = f"{total}\r\n-rw-r--r-- 1 a b 7 Nov 21 03:57 name\r\n".encode()
     async with faulty(server) as storage:
-        with pytest.raises(ProtocolViolation, match="whatever"):
+        assert [entry.path async for entry in storage.scan("")] == ["name"]
+
+
+@pytest.mark.parametrize("line", ["whatever this is", "-rw-r--r-- 1", "name 1.csv"])
+async def test_a_line_that_is_understood_as_nothing_ends_the_listing(server: FaultyFtpServer, line: str) -> None:
+    server.features = ("SIZE",)
+    server.faults.listing = f"-rw-r--r-- 1 a b 7 Nov 21 03:57 good\r\n{line}\r\n".encode()
+    async with faulty(server) as storage:
+        with pytest.raises(ProtocolViolation, match=line):
             [entry async for entry in storage.scan("")]
 
 

@@ -192,7 +192,7 @@ def list_folder(connection: Connection, folder: bytes, listing: Listing) -> None
             raise IsFile(folder)
         # The root is always there: what is refused is to look at it.
         if found is None and folder != b"/":
-            raise Missing("no such folder")
+            raise Missing("no such folder, or none that the account may enter")
         # It may have been made meanwhile.
         connection.wire.must(command)
     if "MLSD" in connection.features or "MLST" in connection.features:

@@ -39,7 +39,8 @@ _DOS = re.compile(
 )
 _UNIX_KINDS: dict[bytes, Kind] = {b"-": "file", b"d": "dir", b"l": "link"}
 _ITSELF = re.compile(rb" \.\r?\n")
-_TOTAL = re.compile(rb"total:? \d+", re.IGNORECASE)
+_TOTAL = re.compile(rb"[^\s\d+,./:;?=-]{2,40}:? \d+")
+"""The line with which ls begins, in any language: "total 12", "insgesamt 12"."""
 
 
 def parse_time(value: bytes) -> datetime | None:
