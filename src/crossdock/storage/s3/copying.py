@@ -14,7 +14,7 @@ from crossdock.storage.s3.calls import Calls, entry_of, stored_of, with_etag
 from crossdock.storage.s3.client import Body, Request
 from crossdock.storage.s3.faults import changed
 from crossdock.storage.s3.plan import part_size_for
-from crossdock.storage.s3.upload import Upload, to_the_end
+from crossdock.storage.s3.upload import Upload
 from crossdock.storage.s3.wire import (
     ATTEMPT,
     MTIME,
@@ -26,6 +26,7 @@ from crossdock.storage.s3.wire import (
     quoted,
     texts,
 )
+from crossdock.storage.waiting import to_its_end
 
 __all__ = ["Copy"]
 
@@ -204,7 +205,7 @@ class Copy:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await to_the_end(upload.abort())
+            await to_its_end(upload.abort())
             if isinstance(error, AlreadyExists) and len(upload.parts) < len(tasks):
                 # A refused part is the source's condition; only the publication has the target's.
                 if await self._misjudged(source):

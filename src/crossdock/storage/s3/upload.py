@@ -5,30 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from crossdock.errors import AlreadyExists, ConnectionFailed, CrossdockError, IntegrityError, Throttled
 from crossdock.storage.base import Entry
 from crossdock.storage.s3.calls import Calls, Part, entry_of, stored_of
 from crossdock.storage.s3.wire import ATTEMPT, VERSION
 
-__all__ = ["Upload", "to_the_end", "token_of"]
+__all__ = ["Upload", "token_of"]
 
 log = logging.getLogger("crossdock.storage.s3")
 
 _UNSEEN = ("NotFound", "Forbidden", "AccessDenied", "MethodNotAllowed")
-
-
-async def to_the_end(action: Coroutine[Any, Any, None]) -> None:
-    """Run something that a cancellation must not tear: it ends first, then the cancellation goes on."""
-    task = asyncio.ensure_future(action)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise
 
 
 def token_of(calls: Calls, path: str, key: str, upload: str | None) -> bytes:

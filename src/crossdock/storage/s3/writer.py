@@ -13,7 +13,8 @@ from crossdock.storage.base import Entry, Expect, WriteOptions, Writer
 from crossdock.storage.s3.calls import Calls, Part, stored_of
 from crossdock.storage.s3.client import Answer, Body
 from crossdock.storage.s3.plan import PartPlan
-from crossdock.storage.s3.upload import Upload, to_the_end
+from crossdock.storage.s3.upload import Upload
+from crossdock.storage.waiting import to_its_end
 
 __all__ = ["S3Writer"]
 
@@ -199,7 +200,7 @@ class S3Writer(Writer):
     async def abort(self) -> None:
         if not self._ended:
             self._ended = True
-            await to_the_end(self._abort())
+            await to_its_end(self._abort())
 
     async def _abort(self) -> None:
         self._buffer = _Buffer()
