@@ -12,7 +12,7 @@ from typing import Protocol
 import aiohttp
 
 from crossdock.errors import AuthenticationFailed, ConfigError, ConnectionFailed, ProtocolViolation, TimedOut
-from crossdock.storage.sockets import TlsSocket
+from crossdock.storage.sockets import TlsSocket, system_words
 
 __all__ = ["FAILURES", "NotHttp", "TooLong", "Unreachable", "http_date", "no_answer", "retry_after", "trusted", "whole"]
 
@@ -113,5 +113,5 @@ def _words(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        return system_words(error)
     return type(error).__name__

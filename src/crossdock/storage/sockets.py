@@ -1,12 +1,13 @@
-"""TLS on a socket that its peer may have reset meanwhile."""
+"""Sockets: TLS on one that its peer may have reset meanwhile, and what failures are called."""
 
 from __future__ import annotations
 
 import errno
+import os
 import ssl
 from typing import Any
 
-__all__ = ["TlsSocket"]
+__all__ = ["TlsSocket", "system_words"]
 
 
 class TlsSocket(ssl.SSLSocket):
@@ -26,3 +27,9 @@ class TlsSocket(ssl.SSLSocket):
             if error.errno == errno.ENOTCONN:
                 raise ConnectionResetError(errno.ECONNRESET, "the peer has reset the connection") from error
             raise
+
+
+def system_words(error: OSError) -> str:
+    """What the system calls it. asyncio says "Connect call failed" and the address, which the message names anyway."""
+    told = error.strerror or str(error)
+    return os.strerror(error.errno) if error.errno and told.startswith("Connect call failed") else told

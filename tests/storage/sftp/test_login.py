@@ -148,7 +148,7 @@ async def test_only_configured_keys_are_offered(tmp_path: Path, monkeypatch: pyt
     async with serving(server=only(second)) as peer:
         await connects(peer.settings(password=None, private_key=[f"file:{tmp_path}/one", "env:KEY_TEXT"]))
         assert set(peer.passwords) == {first.get_fingerprint(), second.get_fingerprint()}
-        with pytest.raises(AuthenticationFailed, match="no credentials at all"):
+        with pytest.raises(AuthenticationFailed, match=r"no credentials at all\. Next: set private_key"):
             await connects(peer.settings(password=None))
         assert len(set(peer.passwords)) == 2
 

@@ -29,6 +29,7 @@ from crossdock.storage.sftp.login import Guard, Plan, Target, algorithms, make_p
 from crossdock.storage.sftp.negotiating import lacking, remedy
 from crossdock.storage.sftp.transport import speed_up
 from crossdock.storage.sftp.wire import Session
+from crossdock.storage.sockets import system_words
 
 if TYPE_CHECKING:
     from crossdock.storage.sftp.settings import SftpSettings
@@ -323,6 +324,8 @@ class Connector:
             used = [f"{len(target.keys)} key(s)"] if target.keys else []
             used += ["a password"] if target.password is not None else []
             hint = "check user, private_key and password with the server's operator"
+            if not used:
+                hint = "set private_key, password or 'agent: true' at this endpoint"
             if guard and guard.expired:
                 hint = "its password has expired: have the server's operator set a new one"
             elif guard and guard.silent and any(key.key_algorithm == b"ssh-rsa" for key in target.keys):
@@ -347,7 +350,7 @@ class Connector:
         if isinstance(error, asyncssh.Error):
             reason = getattr(error, "reason", None) or str(error)
             return self._error(ProtocolViolation, f"{name}: {reason}", "check that this is an SSH server")
-        reason = error.strerror or str(error) or "no answer"
+        reason = system_words(error) or "no answer"
         return self._error(ConnectionFailed, f"cannot connect to {name}: {reason}", "check host, port and firewall")
 
     def _error(self, kind: type[StorageError], reason: str, hint: str) -> StorageError:
