@@ -181,6 +181,38 @@ async def test_what_is_kept_to_be_resumed_goes_with_the_lease(home: House) -> No
     assert (home.dst.calls["write"], home.dst.staged) == (1, [])
 
 
+async def test_what_may_be_announced_is_not_taken_back(home: House) -> None:
+    """The ledger has taken it in, and fails: were it removed, that would look as if it had been published."""
+    await home.put("a")
+    staged, begin = home.ledger.staged, home.dst.begin_write
+
+    async def fails(lease: Lease, checkpoint: bytes | None) -> None:
+        await staged(lease, checkpoint)
+        raise LedgerUnavailable("full", hint="free some space")
+
+    async def begin_write(path: str, options: WriteOptions) -> Writer:
+        writer = await begin(path, options)
+        suspend = writer.suspend
+
+        async def stopped_meanwhile() -> None:
+            running.cancel()
+            for _ in range(20):
+                await asyncio.sleep(0)
+            await suspend()
+
+        writer.suspend = stopped_meanwhile  # type: ignore[method-assign]
+        return writer
+
+    home.ledger.staged = fails  # type: ignore[method-assign]
+    home.dst.begin_write = begin_write  # type: ignore[method-assign]
+    running = asyncio.create_task(home.run(flow()))
+    await asyncio.wait([running])
+    assert running.cancelled()
+    home.ledger.staged, home.dst.begin_write = staged, begin  # type: ignore[method-assign]
+    assert (await home.run(flow())).delivered == 1
+    assert (home.dst.hold("a"), home.dst.staged) == (b"data", [])
+
+
 async def test_a_lost_lease_does_not_hide_a_stop(home: House) -> None:
     """Both at the same moment: nothing more is begun."""
     await home.put("a")

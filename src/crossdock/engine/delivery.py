@@ -187,7 +187,10 @@ class _Attempt:
         self._kept: bytes | None = None  # staged by this very attempt, and left for the next one to go on with
 
     async def take_back(self, stopped: BaseException) -> None:
-        """Whoever has the lease by now has cleaned up already: what was kept since then, nobody would find."""
+        """Whoever has the lease by now has cleaned up already: what was kept since then, nobody would find.
+
+        Not what is announced in the ledger, or may be: its being gone would look as if it had been published.
+        """
         if self._kept is not None:
             await self._discard(self._kept, stopped)
 
@@ -200,9 +203,7 @@ class _Attempt:
         known = await self._look_back(source, target)
         if known is not None:
             return known
-        resume = None
-        if self._record is not None and self._record.resumable:
-            resume = self._record.token
+        resume = self._record.token if self._record is not None and self._record.resumable else None
         transforms = self._courier._transforms(self._planner, transfer)
         self._step("R4:before")
         if source.backend.store is not None and target.can_server_copy(source):
@@ -291,9 +292,8 @@ class _Attempt:
                 token = self._record.token
             record = Record(to=to, token=token, size=found.size, sha256=None if unpacks else found.sha256)
             self._step("R7:before")
-            asked = time.monotonic()
+            asked, self._record = time.monotonic(), record  # which a ledger that fails may have taken in all the same
             await self._ledger.staged(self._lease, record.dump())
-            self._record = record
             self._step("R7:after")
             if time.monotonic() - asked > self._courier.lease / 4:
                 # A machine that slept, a process that was stopped: somebody else may have it by now.
@@ -317,8 +317,7 @@ class _Attempt:
             receipts = await unpack(
                 source, path, target, to, options=options, pin=pin, progress=count, on_staged=staged
             )
-            names = f"{self.transfer.source}:{path}", f"{self.transfer.target}:{to}"
-            return as_one(receipts, *names)
+            return as_one(receipts, f"{self.transfer.source}:{path}", f"{self.transfer.target}:{to}")
         receipt = await copy(
             source,
             path,
