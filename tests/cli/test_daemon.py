@@ -25,18 +25,20 @@ def test_what_no_rule_can_move_is_named_by_a_daemon(home: Path) -> None:
     """Once, until it is something else."""
     configure(home)
     to_one_place(home)
-    for name in "abcd":
-        put(home, name, b"1")
+    # In folders, which come and go whole: it may look at any moment.
+    for folder, names in (("in/z", "bcd"), ("later", "ef")):
+        (home / folder).mkdir()
+        for name in names:
+            (home / folder / name).write_bytes(b"1")
+    put(home, "a", b"1")
     with daemon(home) as (process, said):
         until(lambda: "Next: crossdock explain move a\n" in said(), "the files are named")
         assert "move: 1 more file not moved because of a rule\n" in said()
-        for name in "bcd":
-            (home / "in" / name).unlink()
+        (home / "in/z").rename(home / "gone")
         until((home / "out/one").exists, "the clash is over")
         assert said().count("a is not moved") == 1, said()
-        put(home, "e", b"2")
-        put(home, "f", b"3")
-        until(lambda: "e is not moved: f goes to dst:one as well" in said(), "another one")
+        (home / "later").rename(home / "in/y")
+        until(lambda: "y/e is not moved: y/f goes to dst:one as well" in said(), "another one")
         process.send_signal(signal.SIGTERM)
         assert ended(process, said) == 0
 

@@ -323,7 +323,7 @@ def _is_left(path: Path) -> bool:
     return is_temporary(path.name)
 
 
-def quiet(port: int, seconds: float = 10.0) -> None:
+def quiet(port: int, seconds: float = 60.0) -> None:
     """Wait until the server at this port is done with what it had received from processes that are dead.
 
     A request that was on its way when its sender died may still be carried out; in earnest a lease outlasts that.
