@@ -70,6 +70,20 @@ async def test_unmatched_and_clash(home: House) -> None:
     assert strict.refused == 1
 
 
+@pytest.mark.parametrize("marker", ["{name}.done", "{stem}.done", "x.done", "{folder}/x.done"])
+async def test_what_a_marker_would_empty_is_not_moved(home: House, marker: str) -> None:
+    """Neither in this run nor in one after it."""
+    await home.put("in/x.done", b"content")
+    await home.put("in/x.csv")
+    marking = flow(after=After(delete=True, marker=marker))
+    for delivered in (1, 0):
+        summary = await home.run(marking)
+        assert (summary.delivered, summary.clashes, summary.good) == (delivered, 1, False)
+        assert "may be another file's marker" in summary.stuck[0][2]
+    assert await Storage(home.src).read_bytes("in/x.done") == b"content"
+    assert not await Storage(home.src).exists("in/x.csv")
+
+
 async def test_a_folder_that_may_not_be_listed(home: House) -> None:
     await home.put("in/a")
     await home.put("in/lost+found/b")

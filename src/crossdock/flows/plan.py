@@ -69,6 +69,8 @@ class Planner:
         settle = flow.settle
         self._marker = _named("settle.marker", settle.marker)
         self._manifest = _named("settle.manifest", settle.manifest)
+        marks = None if flow.after.marker is None else Template(flow.after.marker)
+        self._marks = None if marks is None else _pattern_of(marks)
         archive = archive_pattern(flow.after.archive)
         self.never: list[tuple[re.Pattern[str], str]] = [
             *([(archive, "it lies in the flow's own archive")] if archive else ()),
@@ -155,6 +157,10 @@ class Planner:
         if not routed.places:
             verdict: Verdict = "skip" if routed.rule is not None else "unmatched"
             return Decision(entry, verdict, routed.reason, (), routed.rule)
+        for place in routed.places:
+            if self._marks is not None and self._marks.fullmatch(place.path):
+                reason = f"{place} may be another file's marker (after.marker); exclude it, or call markers otherwise"
+                return Decision(entry, "clash", reason, routed.places, routed.rule)
         if waits is not None:
             return Decision(entry, "settle", waits[0], routed.places, routed.rule, waits[1])
         return Decision(entry, "move", routed.reason, routed.places, routed.rule)
@@ -248,8 +254,12 @@ def _named(key: str, text: str | None) -> tuple[Template, re.Pattern[str]] | Non
         raise ValueError(
             f"{key}: {{{min(unknown)}}} means nothing in {text!r}; write one of {', '.join(words_of('x'))}"
         )
+    return template, _pattern_of(template)
+
+
+def _pattern_of(template: Template) -> re.Pattern[str]:
     whole = template.names & {"path", "folder"}
-    return template, re.compile(template.pattern(".*") if whole else rf"(?:.*/)?{template.pattern('[^/]*')}", re.DOTALL)
+    return re.compile(template.pattern(".*") if whole else rf"(?:.*/)?{template.pattern('[^/]*')}", re.DOTALL)
 
 
 def _beside(template: Template, path: str) -> str:
