@@ -125,11 +125,14 @@ async def test_the_end_of_an_attempt_is_no_lost_lease(home: House, caplog: pytes
         finally:
             answered.set()
 
-    home.ledger.heartbeat = late  # type: ignore[method-assign, assignment]
     async with home.engine(flow(), lease=0.2) as engine, asyncio.timeout(60):
         await engine.discover("f")
         worker = engine.worker(["f"], report=lambda delivery: told.append(delivery.what))
         running = asyncio.create_task(worker.run())
+        while home.dst.calls["commit"] < 4:
+            await asyncio.sleep(0.01)
+        # Not before: on a slow machine an attempt that records what it staged asks for its own lease, and would wait.
+        home.ledger.heartbeat = late  # type: ignore[method-assign, assignment]
         await asked.wait()
         home.dst.gates.pop("commit").set()
         await answered.wait()
