@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,17 @@ def test_rm(cli: Cli, tree: Path, tmp_path: Path) -> None:
     assert (result.code, result.err) == (0, "5 files removed\n")
     assert not (tree / "sub").exists()
     assert tree.exists()
+
+
+def test_rm_of_a_tree_deeper_than_pythons_stack(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "deep"
+    for _ in range(sys.getrecursionlimit() + 100):
+        folder /= "d"
+    subprocess.run(["mkdir", "-p", folder], check=True)
+    (folder / "file").touch()
+    result = cli("rm", "-ry", "deep")
+    assert (result.code, result.err) == (0, "1 file removed\n")
+    assert not (tmp_path / "deep").exists()
 
 
 def test_rm_never_empties_a_root_by_itself(cli: Cli, tree: Path, tmp_path: Path) -> None:

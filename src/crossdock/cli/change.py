@@ -111,18 +111,25 @@ async def _remove_tree(storage: Storage, path: str) -> int:
                         group.create_task(delete(entry.path))
         return folders
 
-    async def tree(folder: str) -> None:
-        for below in await files_of(folder):
-            try:
-                await tree(below)
-            except* NotFound:
-                # Gone since it was listed, as a prefix is with its last key.
-                pass
-        if folder and storage.capabilities.directories:
-            await storage.remove_dir(folder)
-
     try:
-        await tree(path)
+        # Not by recursion: trees may be deeper than Python's stack.
+        open_folders = [(path, iter(await files_of(path)))]
+        while open_folders:
+            folder, below = open_folders[-1]
+            # What is gone since it was listed, as a prefix is with its last key, is as it should be.
+            if (name := next(below, None)) is not None:
+                try:
+                    open_folders.append((name, iter(await files_of(name))))
+                except* NotFound:
+                    pass
+                continue
+            open_folders.pop()
+            if folder and storage.capabilities.directories:
+                try:
+                    await storage.remove_dir(folder)
+                except NotFound:
+                    if not open_folders:
+                        raise
     except BaseExceptionGroup as group:
         # Of deletions that failed side by side, the first one is told.
         first: BaseException = group
