@@ -195,7 +195,11 @@ def _address(webhook: Webhook) -> tuple[URL, str]:
         # The client does not resolve what is an address already.
         literal = str(ipaddress.ip_address(host))
     except ValueError:
-        return url, where
+        try:
+            # "127.1", "2130706433", "0177.0.0.1": older aiohttp takes these for addresses as well.
+            literal = socket.inet_ntoa(socket.inet_aton(host))
+        except OSError:
+            return url, where
     if forbidden(literal):
         raise _private(where, literal)
     return url, where
