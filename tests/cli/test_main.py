@@ -211,9 +211,16 @@ def test_stopping_leaves_nothing_and_says_what_is_done(tmp_path: Path, number: s
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("nohup", "said"), [(False, "cleaned\n130\n"), (True, "done\n0\n")])
-def test_a_terminal_that_is_closed(nohup: bool, said: str) -> None:
-    """It may say so twice: the clean-up goes on."""
+@pytest.mark.parametrize(
+    ("number", "nohup", "said"),
+    [
+        ("SIGHUP", False, "cleaned\n130\n"),
+        ("SIGHUP", True, "done\n0\n"),
+        ("SIGTERM", False, "cleaned\n130\n"),
+    ],
+)
+def test_what_is_told_twice(number: str, nohup: bool, said: str) -> None:
+    """A terminal that is closed, and timeout(1), may do so: the clean-up goes on."""
     code = (
         "import asyncio, os, signal\n"
         f"signal.signal(signal.SIGHUP, signal.{'SIG_IGN' if nohup else 'SIG_DFL'})\n"
@@ -223,13 +230,14 @@ def test_a_terminal_that_is_closed(nohup: bool, said: str) -> None:
         "    def interrupt(self, *given):\n"
         "        super().interrupt(*given); self.heard.set()\n"
         "async def work():\n"
-        "    os.kill(os.getpid(), signal.SIGHUP)\n"
+        f"    os.kill(os.getpid(), signal.{number})\n"
         f"    if {nohup}:\n"
         "        print('done'); return 0\n"
         "    try:\n"
         "        await asyncio.sleep(60)\n"
         "    finally:\n"
-        "        Hears.heard.clear(); os.kill(os.getpid(), signal.SIGHUP); await Hears.heard.wait(); print('cleaned')\n"
+        f"        Hears.heard.clear(); os.kill(os.getpid(), signal.{number})\n"
+        "        await Hears.heard.wait(); print('cleaned')\n"
         "try:\n"
         "    print(Hears().run(work))\n"
         "except Interrupted:\n"

@@ -217,24 +217,24 @@ class _Daemon(_Command):
         assert task is not None
         stop, over = asyncio.Event(), False
 
-        def end() -> None:
+        def end(insist: bool = False) -> None:
             nonlocal over
             if over:
-                self.session.interrupt(task)
+                if insist:
+                    self.session.interrupt(task)
                 return
             over = True
-            self.say("stopping; once more to break off what is under way")
+            self.say("stopping; Ctrl-C breaks off what is under way")
             stop.set()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, end)
+        loop.add_signal_handler(signal.SIGINT, end, True)
+        loop.add_signal_handler(signal.SIGTERM, end)
         terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
 
         def hang_up() -> None:
             # Sent by hand, or by the system because the terminal is closed, which ends what runs in it but nohup's.
             if terminal and not _has_terminal():
-                if not over:
-                    end()
+                end()
             else:
                 stop.set()
 

@@ -79,9 +79,9 @@ class Session:
             click.echo(text, err=True)
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run to the end. The first Ctrl-C, SIGTERM or SIGHUP cancels and waits for the clean-up, the second ends it.
+        """Run to the end. Ctrl-C, SIGTERM or SIGHUP cancels and waits for the clean-up, Ctrl-C after that ends at once.
 
-        A second SIGHUP does not: a terminal that is closed may send two.
+        The other two may come twice of one cause: timeout(1) and a terminal that is closed do so.
         """
         import asyncio
         import signal
@@ -100,7 +100,7 @@ class Session:
             loop, task = asyncio.get_running_loop(), asyncio.current_task()
             assert task is not None
             for number in ending:
-                loop.add_signal_handler(number, self.interrupt, task, number != signal.SIGHUP)
+                loop.add_signal_handler(number, self.interrupt, task, number == signal.SIGINT)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
             return await work()
 
