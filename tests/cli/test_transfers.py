@@ -13,7 +13,7 @@ import pytest
 from crossdock.cli.transfers import transfers
 from crossdock.ledger.base import Ledger
 from tests.cli.conftest import Cli
-from tests.cli.flow_files import configure, in_ledger
+from tests.cli.flow_files import configure, in_ledger, put
 
 
 @pytest.fixture
@@ -246,6 +246,28 @@ def test_without_a_ledger(cli: Cli, tmp_path: Path) -> None:
         assert "there is no ledger yet" in result.err
     assert not (tmp_path / "crossdock.db").exists(), "looking makes nothing"
     assert cli("transfers", "list", "--ledger", "elsewhere.db").code == 4
+
+
+def test_a_root_that_is_missing_is_no_file_that_is_gone(cli: Cli, tmp_path: Path) -> None:
+    """A mount that comes late, when the machine starts: what waits for it waits on, and loses no attempt."""
+    configure(tmp_path)
+    put(tmp_path, {"a": "1"})
+
+    def run() -> tuple[str, int]:
+        cli("transfers", "retry", "--flow", "pull")
+        cli("run", "--once")
+        (row,) = cli("transfers", "list", "--json").rows
+        return row["state"], row["attempts"]
+
+    (tmp_path / "lake").rename(tmp_path / "unmounted")
+    assert cli("run", "--once").code == 1
+    assert run() == ("pending", 0), "its target is missing"
+    (tmp_path / "unmounted").rename(tmp_path / "lake")
+    (tmp_path / "partner").rename(tmp_path / "unmounted")
+    assert run() == ("pending", 0), "its source is missing"
+    (tmp_path / "unmounted").rename(tmp_path / "partner")
+    assert run()[0] == "done"
+    assert (tmp_path / "lake/in/a").read_text() == "1"
 
 
 def test_a_lease_that_is_held(three: Cli, tmp_path: Path) -> None:

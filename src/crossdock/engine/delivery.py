@@ -196,8 +196,8 @@ class _Attempt:
 
     async def deliver(self) -> Mapping[str, Any]:
         transfer, flow = self.transfer, self._planner.flow
-        source = await self._endpoints.storage(transfer.source)
-        target = await self._endpoints.storage(transfer.target)
+        source = await self._endpoints.for_file(transfer.source)
+        target = await self._endpoints.for_file(transfer.target)
         if transfer.entry.version is not None:
             await self._ledger.supersede(transfer.id, who=self._lease.transfer.owner or "")
         known = await self._look_back(source, target)

@@ -8,7 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-from crossdock.errors import AuthenticationFailed, ConnectionFailed, CrossdockError, SecretUnavailable
+from crossdock.errors import (
+    AuthenticationFailed,
+    ConnectionFailed,
+    CrossdockError,
+    NotADirectory,
+    NotFound,
+    PermissionDenied,
+    SecretUnavailable,
+)
 from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
 
@@ -64,6 +72,15 @@ class Endpoints:
         new = await asyncio.to_thread(self._new, name)
         storage = Storage(SharedReads(new.backend))
         self._open[name] = await storage.__aenter__()
+
+    async def for_file(self, name: str) -> Storage:
+        """`storage`, for one file: of which a root that is missing, a mount perhaps, says nothing."""
+        try:
+            return await self.storage(name)
+        except (NotFound, NotADirectory, PermissionDenied) as error:
+            raise ConnectionFailed(
+                error.reason, operation=error.operation, endpoint=name, path=error.path, hint=error.hint
+            ) from error
 
     async def storage(self, name: str) -> Storage:
         """The open storage. Raises what opening it raises; asking again tries again."""
