@@ -239,7 +239,7 @@ def run_pytest(folder: Path, required: str, *arguments: str) -> tuple[int, str]:
         env={**kept, **made_up, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -164,7 +164,7 @@ asyncio.run(main(sys.argv[1]))
 def test_a_disk_that_refuses_writes(tmp_path: Path) -> None:
     """The operating system's error (a file size limit) in the middle of pages and journals, at many places."""
     path = tmp_path / "crossdock.db"
-    done = subprocess.run([sys.executable, "-c", LIMITED, str(path)], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(path)], capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT count(*) FROM transfers").fetchone()[0] == int(done.stdout)

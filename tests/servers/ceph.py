@@ -96,10 +96,10 @@ class Ceph(Server):
         pid_file = self.base / f"{name}.pid"
         self._run(*command, "--pid-file", str(pid_file))
         # On a busy machine the command returns before its daemon has written the file.
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not (pid_file.exists() and pid_file.read_text().strip()):
             if time.monotonic() > deadline:
-                raise StartFailed(f"{name} wrote no pid file within 30 s; see {self.base / 'log'}")
+                raise StartFailed(f"{name} wrote no pid file within 60 s; see {self.base / 'log'}")
             time.sleep(0.02)
         self.pids.append(int(pid_file.read_text()))
 
@@ -119,10 +119,10 @@ class Ceph(Server):
                     env={**os.environ, **self._environment},
                     cwd=self.base,
                     start_new_session=True,
-                    timeout=60,
+                    timeout=200,
                 )
             except subprocess.TimeoutExpired as error:
-                raise StartFailed(f"{program} took over 60 s; it said:\n{tail(log)}") from error
+                raise StartFailed(f"{program} took over 200 s; it said:\n{tail(log)}") from error
         if done.returncode:
             raise StartFailed(f"{program} ended with {done.returncode}; it said:\n{tail(log)}")
         return log.read_text(errors="replace")

@@ -107,10 +107,10 @@ class FtpServer(AccountServer):
 
     def _launch(self, command: list[str], environment: dict[str, str]) -> None:
         child = self._spawn(command, self.log, environment)
-        self._wait_for_port(self.port, self.log, alive=lambda: running(child.pid), seconds=30, host=self.host)
+        self._wait_for_port(self.port, self.log, alive=lambda: running(child.pid), seconds=60, host=self.host)
 
     def _greeting(self) -> str:
-        connected: socket.socket = socket.create_connection((self.host, self.port), timeout=10)
+        connected: socket.socket = socket.create_connection((self.host, self.port), timeout=60)
         try:
             if self.tls == "implicit":
                 context = ssl.create_default_context(cafile=os.fspath(self.certificate))

@@ -95,8 +95,8 @@ class OpenSSH(AccountServer):
             {**tree.environment(), **self._accounts(tree, self.folder)},
             uid=self.uid if self._drops else None,
         )
-        self._wait_for_port(self.port, self.log, alive=lambda: child.poll() is None, seconds=30)
-        with socket.create_connection((self.host, self.port), timeout=10) as connection, connection.makefile() as lines:
+        self._wait_for_port(self.port, self.log, alive=lambda: child.poll() is None, seconds=60)
+        with socket.create_connection((self.host, self.port), timeout=60) as connection, connection.makefile() as lines:
             self.version = lines.readline().strip().removeprefix("SSH-2.0-")
 
     def _write_config(self, tree: Tree) -> Path:

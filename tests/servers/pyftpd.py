@@ -40,4 +40,4 @@ class Pyftpd(Server):
         command = [sys.executable, "-W", "ignore", "-m", "pyftpdlib", "-i", self.host, "-p", str(self.port), "-w"]
         command += ["-d", str(self.folder), "-u", self.user, "-P", self.secret]
         child = self._spawn(command, log, {})
-        self._wait_for_port(self.port, log, alive=lambda: child.poll() is None, seconds=30)
+        self._wait_for_port(self.port, log, alive=lambda: child.poll() is None, seconds=60)
