@@ -189,6 +189,10 @@ CASES = [
     (SHORT + "    after: {archive: '{folder}/{stem}_{now:%Y}{suffix}'}\n", "9: flows.a.after.archive: nothing tells "
      "'{folder}/{stem}_{now:%Y}{suffix}' from a file that is still to be sent. Next: write .done/{path}, or put "
      "another word into it that is in no other name"),
+    (SHORT + "    after: {marker: '../{name}.ok'}\n", "9: flows.a.after.marker: no file can have the name "
+     "'../{name}.ok'. Next: write {name}.done, or folder/{name}.done"),
+    (SHORT + "    settle: {manifest: 'lists//SUMS'}\n", "9: flows.a.settle.manifest: no file can have the name "
+     "'lists//SUMS'. Next: write {name}.done, or folder/{name}.done"),
     (SHORT + "    after: {marker: '{name}.{what}'}\n", "9: flows.a.after.marker: {what} means nothing here. Next: "
      "write one of folder, name, path, stem, suffix"),
     # Whom to tell, what to expect.

@@ -115,6 +115,9 @@ def _beside(report: Report, key: Key, text: str | None, words: tuple[str, ...]) 
     if text is None:
         return
     template = _template(report, key, text, set(words))
+    if key[-1] != "archive" and not {"", ".", ".."}.isdisjoint(text.lstrip("/").split("/")):
+        report.mistake(key, f"no file can have the name {text!r}", "write {name}.done, or folder/{name}.done")
+        return
     if template is None or not template.names:
         return
     if key[-1] == "archive":
