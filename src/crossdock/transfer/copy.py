@@ -254,7 +254,7 @@ class _Attempt:
                 raise self._source_changed() from error
             raise
         finally:
-            await chain.close()
+            await to_its_end(chain.close())
 
     async def _check_source(self, reader: Reader, size: int) -> None:
         opened = reader.entry
