@@ -130,7 +130,7 @@ def _print(session: Session, made: Making) -> None:
         click.echo(f"not now: {flow}: {count(number, 'file')} more than max_files or max_bytes allow")
     size = human_size(sum(row.entry.size or 0 for row in made.rows))
     costs = _costs(made.rows)
-    requests = f"; about {costs.total():,} requests at object stores ({_words(costs)})" if costs else ""
+    requests = f"; about {count(costs.total(), 'request')} at object stores ({_words(costs)})" if costs else ""
     session.say(f"{count(len(made.rows), 'transfer')} to add, {size}{requests}")
 
 
