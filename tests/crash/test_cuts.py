@@ -32,7 +32,7 @@ from tests.servers import Ceph, OpenSSH
 from tests.storage.s3 import places as s3_places
 
 SEED = int(os.environ.get("CROSSDOCK_SEED", "20261121"))
-CUTS = int(os.environ.get("CROSSDOCK_CUTS", "56"))
+CUTS = int(os.environ.get("CROSSDOCK_CUTS", "60"))
 KILLS = max(1, CUTS // 3)
 NEW = hashlib.shake_256(b"new").digest(1_500_007)
 OLD = hashlib.shake_256(b"old").digest(300_001)
