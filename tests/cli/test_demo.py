@@ -6,10 +6,16 @@ import os
 import pty
 import subprocess
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from crossdock.cli.output import human_size, human_time
 from crossdock.cli.progress import Progress
+from crossdock.demo.partner import Partner, partner
 from tests.cli.conftest import PROGRAM, Cli, contents
 
 
@@ -104,3 +110,16 @@ def test_numbers() -> None:
         "0 B", "999 B", "1 KiB", "121 KiB", "5 GiB",
     ]  # fmt: skip
     assert [human_time(seconds) for seconds in (0.44, 12.3, 185, 3603)] == ["0.4 s", "12 s", "3:05", "1:00:03"]
+
+
+def test_a_partner_that_is_not_reached(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is told."""
+
+    @asynccontextmanager
+    async def another(folder: Path, keys: Path) -> AsyncGenerator[Partner]:
+        async with partner(folder, keys) as server:
+            yield replace(server, fingerprint=f"SHA256:{'A' * 43}")
+
+    monkeypatch.setattr("crossdock.demo.command.partner", another)
+    result = cli("demo")
+    assert (result.code, "presents" in result.err) == (7, True), result.err

@@ -142,7 +142,10 @@ async def _run(session: Session) -> Summary:
 
     async with opened_engine(session, None, report=ended, progress=moved) as engine:
         with display(progress, wanted=not session.quiet):
-            return await engine.run_once()
+            summary = await engine.run_once()
+    for error in summary.errors.values():
+        raise error
+    return summary
 
 
 def _name(transfer: Transfer) -> str:
