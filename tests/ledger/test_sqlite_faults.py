@@ -174,6 +174,7 @@ def test_a_disk_that_refuses_writes(tmp_path: Path) -> None:
 
 KILLED = """
 import asyncio, sys
+from crossdock.ledger.base import State
 from crossdock.ledger.sqlite import SqliteLedger
 from crossdock.testing.ledger.base import RECEIPT, planned
 
@@ -190,8 +191,10 @@ async def worker(ledger, turn, name):
         if lease is None:
             continue
         told("running", lease.id, lease.fence)
-        await ledger.delivered(lease, RECEIPT)
-        told("delivered", lease.id)
+        # On a slow machine the leases of those who were killed end meanwhile.
+        if lease.transfer.state is State.RUNNING:
+            await ledger.delivered(lease, RECEIPT)
+            told("delivered", lease.id)
         await ledger.done(lease)
         told("done", lease.id)
 
