@@ -266,6 +266,9 @@ def test_a_root_that_is_missing_is_no_file_that_is_gone(cli: Cli, tmp_path: Path
     (tmp_path / "partner").rename(tmp_path / "unmounted")
     assert run() == ("pending", 0), "its source is missing"
     (tmp_path / "unmounted").rename(tmp_path / "partner")
+    (tmp_path / "partner/out").rename(tmp_path / "partner/unmounted")
+    assert run() == ("pending", 0), "the folder at its source is missing"
+    (tmp_path / "partner/unmounted").rename(tmp_path / "partner/out")
     assert run()[0] == "done"
     assert (tmp_path / "lake/in/a").read_text() == "1"
 

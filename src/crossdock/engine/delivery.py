@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from crossdock.engine.actions import Actions
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.recovery import Record, attempt_id, copied, recovered, sweep, version_of
-from crossdock.engine.taken import Taken, taken_by
+from crossdock.engine.taken import Taken, is_there, taken_by
 from crossdock.engine.verdicts import backoff, judge
 from crossdock.errors import Conflict, CrossdockError, LeaseLost, LedgerError, NotFound, StorageError
 from crossdock.flows.flow import Flow
@@ -354,10 +354,11 @@ class _Attempt:
             pause=pause,
         )
         if verdict.what == "skip" and isinstance(error, NotFound):
-            earlier = await taken_by(transfer, self._ledger)
-            if earlier is not None:
+            if (earlier := await taken_by(transfer, self._ledger)) is not None:
                 reason = f"transfer {earlier} had delivered it and taken it away; it was listed just before"
                 verdict = replace(verdict, reason=reason)
+            elif not await is_there(flow.source, self._endpoints):
+                verdict = replace(verdict, what="pause", reason=str(error), seconds=_PAUSE)
         kept = self._record if verdict.what in ("retry", "pause") else None
         if kept is None and self._record is not None and self._record.token is not None:
             if self._record.sha256 is not None:

@@ -1,4 +1,4 @@
-"""What our own actions take away from a source while somebody looks at it, or has just looked.
+"""What is gone from a source, and what our own actions take away while somebody looks at it, or has just looked.
 
 A look may have listed a file before that, and asks the ledger afterwards: to it, the file is one that came back.
 """
@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from crossdock.engine.endpoints import Endpoints
+from crossdock.errors import CrossdockError
+from crossdock.flows.flow import Place
 from crossdock.ledger.base import Ledger, Query, Transfer
 
-__all__ = ["File", "Taken", "taken_by"]
+__all__ = ["File", "Taken", "is_there", "taken_by"]
 
 _LAST = 100
 """Transfers of files of one name that are looked through."""
@@ -41,6 +44,16 @@ class Taken:
             yield taken
         finally:
             del self._looks[number]
+
+
+async def is_there(source: Place, endpoints: Endpoints) -> bool:
+    """Whether a flow's source is. Where it is not, a mount is missing perhaps, and no file is known to be gone."""
+    try:
+        storage = await endpoints.storage(source.endpoint)
+        await (storage.stat(source.path) if storage.capabilities.directories else storage.check_store())
+    except CrossdockError:
+        return False
+    return True
 
 
 async def taken_by(transfer: Transfer, ledger: Ledger) -> int | None:
