@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import select
 import socket
 import ssl
 import time
@@ -41,6 +42,8 @@ _SESSION = re.compile(r"reus|resum|session|\b(?:ssl|tls)\b", re.IGNORECASE)
 _CANNOT_BUILD = re.compile(r"operation not permitted", re.IGNORECASE)
 _UNASKED = 32 * 1024
 """Bytes that every kernel takes off our hands at once: a server that does not want them does not hold us up."""
+_LOOK = 0.5
+"""Seconds between two looks at how much is still to be sent."""
 LAST_WORD = 120.0
 """Seconds that a server may take to put a whole file on its disk."""
 
@@ -175,8 +178,11 @@ def _send_nothing(connection: Connection, invited: Reply) -> None:
 def finish(connection: Connection, data: Data, *, patience: float = 0, behind: bool = False) -> Reply:
     """The server's last word on a transfer, which decides it. Raises `Refused`, `SessionRefused`, `Lost`, `Violation`.
 
-    `patience`: seconds that it may take at least. `behind`: questions were sent along; see `together`.
+    `patience`: after an upload, seconds that it may take at least. `behind`: questions were sent along; see `together`.
     """
+    if patience:
+        data.end_quietly()
+        _drain(connection, data)
     # vsftpd says nothing before it has heard the goodbye, not even when it was the sender.
     if connection.tls is None:
         connection.data = None
@@ -197,6 +203,21 @@ def finish(connection: Connection, data: Data, *, patience: float = 0, behind: b
     if about_session(connection, reply):
         raise SessionRefused(str(reply))
     raise Refused(b"transfer", reply)
+
+
+def _drain(connection: Connection, data: Data) -> None:
+    """Until the server has taken all, takes no more, or answers: on a slow line that is longer than any answer takes.
+
+    The kernel holds some MiB.
+    """
+    left = data.unsent
+    answer = select.poll()
+    answer.register(connection.wire.socket, select.POLLIN)
+    connection.used = moved = time.monotonic()
+    while left and time.monotonic() - moved < connection.settings.timeout and not answer.poll(_LOOK * 1000):
+        before, left = left, data.unsent
+        if left < before:
+            connection.used = moved = time.monotonic()
 
 
 def about_session(connection: Connection, reply: Reply) -> bool:

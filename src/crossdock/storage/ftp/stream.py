@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import select
 import socket
 import ssl
 import struct
+import termios
+from contextlib import suppress
 
 from crossdock.storage.ftp.wire import Lost, Silent, shut
 
@@ -83,15 +86,25 @@ class Data:
             raise self._lost(error) from error
 
     def end(self) -> None:
-        """Say that this was all: under TLS its goodbye, then FIN, which `finish` sends in clear text by closing."""
+        """Say that this was all: under TLS its goodbye, then FIN."""
         self._ended = True
         if not isinstance(self.socket, ssl.SSLSocket):
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)
             return
         try:
             self._say_goodbye(self.socket)
             self.socket.shutdown(socket.SHUT_WR)
         except OSError as error:
             raise self._lost(error) from error
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the peer's kernel has not yet confirmed (tcp(7), SIOCOUTQ)."""
+        try:
+            return int(struct.unpack("i", fcntl.ioctl(self.socket, termios.TIOCOUTQ, bytes(4)))[0])
+        except (OSError, ValueError):  # the latter where it is closed
+            return 0
 
     def end_quietly(self) -> None:
         """`end`, if that has not been done; whether it arrives no longer matters."""

@@ -1,0 +1,94 @@
+"""What the kernel has taken of an upload is still to be sent: as long as it goes on, nobody is silent."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from crossdock.errors import TimedOut
+from crossdock.storage.ftp import data
+from crossdock.storage.ftp.stream import Data
+from crossdock.testing import fault_ftp
+from crossdock.testing.fault_ftp import FaultyFtpServer
+from tests.storage.ftp.places import DATA, faulty
+
+
+@pytest.fixture
+def answers_when_told(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """The server has its last word on an upload once this is set; it has half a minute from when all is sent."""
+    told, last = asyncio.Event(), fault_ftp._Session._last
+
+    async def when_told(self: Any, reply: str) -> None:
+        await told.wait()
+        await last(self, reply)
+
+    monkeypatch.setattr(fault_ftp._Session, "_last", when_told)
+    monkeypatch.setattr(data, "LAST_WORD", 30.0)
+    monkeypatch.setattr(data, "_LOOK", 0.01)
+    return told
+
+
+async def test_a_slow_line_is_no_silence(
+    server: FaultyFtpServer, monkeypatch: pytest.MonkeyPatch, answers_when_told: asyncio.Event
+) -> None:
+    """It is not asked how long the line takes, but whether it stands still."""
+    loop, left, looks = asyncio.get_running_loop(), iter(range(50, 0, -1)), 0
+
+    def unsent(self: Data) -> int:
+        nonlocal looks
+        looks += 1
+        if found := next(left, 0):
+            return found
+        loop.call_soon_threadsafe(answers_when_told.set)
+        return 0
+
+    monkeypatch.setattr(Data, "unsent", property(unsent))
+    async with faulty(server, timeout=30) as storage:
+        await storage.write_bytes("name", DATA)
+    assert looks == 51
+    assert (server.folder / "name").read_bytes() == DATA
+
+
+async def test_a_line_that_stands_still_is_given_up(
+    server: FaultyFtpServer, monkeypatch: pytest.MonkeyPatch, answers_when_told: asyncio.Event
+) -> None:
+    monkeypatch.setattr(Data, "unsent", 7)
+    monkeypatch.setattr(data, "LAST_WORD", 0.1)
+    async with faulty(server, timeout=0.3) as storage:
+        with pytest.raises(TimedOut):
+            await storage.write_bytes("name", DATA)
+    answers_when_told.set()
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname(), timeout=10)
+        theirs, _ = listener.accept()
+    with ours, theirs:
+        theirs.settimeout(10)
+        yield ours, theirs
+
+
+def test_what_the_peer_does_not_take_is_unsent(ends: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = ends
+    ours.setblocking(False)
+    sent = 0
+    while select.select([], [ours], [], 1)[1]:
+        sent += ours.send(bytes(1 << 20))
+    stream = Data(ours, 10)
+    assert 0 < stream.unsent <= sent
+    while sent:
+        sent -= len(theirs.recv(1 << 20))
+    for _ in range(1000):
+        if not stream.unsent:
+            break
+        select.select([], [], [], 0.01)
+    assert stream.unsent == 0
+    ours.close()
+    assert stream.unsent == 0
