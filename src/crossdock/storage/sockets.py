@@ -1,13 +1,18 @@
-"""Sockets: TLS on one that its peer may have reset meanwhile, and what failures are called."""
+"""Sockets: TLS on one that its peer may have reset meanwhile, what the kernel holds, and what failures are called."""
 
 from __future__ import annotations
 
 import errno
 import os
+import socket
 import ssl
+from contextlib import suppress
 from typing import Any
 
-__all__ = ["TlsSocket", "system_words"]
+__all__ = ["TlsSocket", "keep_pace", "system_words"]
+
+_UNSENT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+_MOST_UNSENT = 512 * 1024
 
 
 class TlsSocket(ssl.SSLSocket):
@@ -27,6 +32,13 @@ class TlsSocket(ssl.SSLSocket):
             if error.errno == errno.ENOTCONN:
                 raise ConnectionResetError(errno.ECONNRESET, "the peer has reset the connection") from error
             raise
+
+
+def keep_pace(connection: socket.socket, most: int = _MOST_UNSENT) -> None:
+    """Have the kernel take `most` bytes more than it can send: on a slow line, what it holds would count as silence."""
+    if _UNSENT is not None:
+        with suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, _UNSENT, most)
 
 
 def system_words(error: OSError) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import socket
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from aiohttp.http import StreamWriter
 
 from crossdock.errors import (
     ConnectionFailed,
@@ -46,6 +48,27 @@ async def test_a_streams_digest_is_a_signed_trailer(server: FakeNetStorage, stor
     assert [action for _, action in server.log if "upload" in action] == ["version=1&action=upload&sha256=atend"]
     assert server.trailers == 1
     assert server.peer().read("name") == BIG
+
+
+@pytest.mark.parametrize("buffer", ["4M", "0"], ids=["held", "streamed"])
+async def test_a_slow_line_is_no_silence(server: FakeNetStorage, monkeypatch: pytest.MonkeyPatch, buffer: str) -> None:
+    """The kernel holds little that is still to be sent when the answer is due; each piece has all of `timeout`."""
+    held: list[int] = []
+    pieces: list[int] = []
+    write = StreamWriter.write
+
+    async def watched(self: StreamWriter, chunk: Any, *more: Any, **named: Any) -> None:
+        connection = self.transport.get_extra_info("socket") if self.transport is not None else None
+        held.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT))
+        pieces.append(len(chunk))
+        await write(self, chunk, *more, **named)
+
+    monkeypatch.setattr(StreamWriter, "write", watched)
+    async with Storage(backend(server, monkeypatch, buffer=buffer)) as storage:
+        await storage.write_bytes("name", BIG[: 3 * MIB])
+    assert server.peer().read("name") == BIG[: 3 * MIB]
+    assert set(held) == {512 * 1024}
+    assert max(pieces) == 256 * 1024
 
 
 @pytest.mark.parametrize("wrong", [{"size": 3}, {"sha256": "0" * 64}, {"md5": "0" * 32}, {"sha1": "0" * 40}])

@@ -11,12 +11,26 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 
 from crossdock.storage.netstorage.client import Answer, Client, Request
+from crossdock.storage.sockets import keep_pace
 
 __all__ = ["Held", "Upload"]
 
 _PIECE = 256 * 1024
 _AHEAD = 1024 * 1024
 """Bytes that wait to be sent; more hold up whoever writes."""
+
+
+def _keep_pace(writer: AbstractStreamWriter) -> None:
+    transport = getattr(writer, "transport", None)
+    if transport is not None and (connection := transport.get_extra_info("socket")) is not None:
+        keep_pace(connection)
+
+
+async def _send(writer: AbstractStreamWriter, chunk: bytes, timeout: float) -> None:
+    """In pieces, each of which may take `timeout` seconds."""
+    for start in range(0, len(chunk), _PIECE):
+        async with asyncio.timeout(timeout):
+            await writer.write(chunk if len(chunk) <= _PIECE else memoryview(chunk)[start : start + _PIECE])
 
 
 class Held(aiohttp.payload.Payload):
@@ -37,10 +51,9 @@ class Held(aiohttp.payload.Payload):
         if self._begun:
             raise RuntimeError("a body is sent once")
         self._begun = True
+        _keep_pace(writer)
         for chunk in self._chunks:
-            for start in range(0, len(chunk), _PIECE):
-                async with asyncio.timeout(self._timeout):
-                    await writer.write(chunk if len(chunk) <= _PIECE else memoryview(chunk)[start : start + _PIECE])
+            await _send(writer, chunk, self._timeout)
 
 
 class _Streamed(aiohttp.payload.Payload):
@@ -58,9 +71,9 @@ class _Streamed(aiohttp.payload.Payload):
         if self._begun or not isinstance(writer, StreamWriter):
             raise RuntimeError("a stream is sent once, by aiohttp's own writer")
         self._begun = True
+        _keep_pace(writer)
         while (chunk := await upload.taken()) is not None:
-            async with asyncio.timeout(upload.timeout):
-                await writer.write(chunk)
+            await _send(writer, chunk, upload.timeout)
         trailers = "".join(f"{name}: {value}\r\n" for name, value in upload.trailers().items())
         # From here on the bytes are ours: aiohttp would end the body without a trailer.
         writer.chunked = False

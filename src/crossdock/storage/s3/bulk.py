@@ -27,24 +27,16 @@ from urllib.parse import urlsplit
 from multidict import CIMultiDict
 
 from crossdock.storage.http import NotHttp, Unreachable
+from crossdock.storage.sockets import keep_pace
 
-__all__ = ["Bulk", "BulkResponse", "keep_pace"]
+__all__ = ["Bulk", "BulkResponse"]
 
 T = TypeVar("T")
 _CHUNK = 1024 * 1024
 _IDLE = 15.0
 """Seconds after which an unused connection is not trusted any more; aiohttp's own figure."""
-_UNSENT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
-_MOST_UNSENT = 512 * 1024
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _WAIT_ALL: int | None = getattr(socket, "MSG_WAITALL", None)
-
-
-def keep_pace(connection: socket.socket, most: int = _MOST_UNSENT) -> None:
-    """Have the kernel take `most` bytes more than it can send: on a slow line, what it holds would count as silence."""
-    if _UNSENT is not None:
-        with suppress(OSError):
-            connection.setsockopt(socket.IPPROTO_TCP, _UNSENT, most)
 
 
 class Bulk:

@@ -24,11 +24,12 @@ from crossdock.errors import ProtocolViolation
 from crossdock.storage.base import Backend
 from crossdock.storage.http import FAILURES, TooLong, trusted, whole
 from crossdock.storage.retry import RetryPolicy
-from crossdock.storage.s3.bulk import Bulk, BulkResponse, keep_pace
+from crossdock.storage.s3.bulk import Bulk, BulkResponse
 from crossdock.storage.s3.credentials import CredentialSource, Keys
 from crossdock.storage.s3.faults import Place, failure, refusal_of, refused
 from crossdock.storage.s3.settings import S3Settings, amazon_url
 from crossdock.storage.s3.wire import parse_xml, quoted
+from crossdock.storage.sockets import keep_pace
 
 __all__ = ["Answer", "Body", "Client", "Request", "Response"]
 
