@@ -167,7 +167,7 @@ def test_a_server_ends_with_a_killed_owner(openssh: OpenSSH) -> None:
         pid, base = owner.stdout.readline().split()
         assert running(int(pid))
         owner.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while (running(int(pid)) or Path(base).exists()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not running(int(pid))

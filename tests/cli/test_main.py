@@ -196,7 +196,7 @@ def test_stopping_leaves_nothing_and_says_what_is_done(tmp_path: Path, number: s
         ],
         cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     report = tmp_path / "done"
     while not report.exists() or not report.read_text() or len(list(target.iterdir())) < 3:
         assert time.monotonic() < deadline, "nothing was begun"
@@ -204,7 +204,7 @@ def test_stopping_leaves_nothing_and_says_what_is_done(tmp_path: Path, number: s
         time.sleep(0.01)
     # As a terminal and systemd do: the processes of --processes get it as well.
     os.killpg(running.pid, number)
-    _, err = running.communicate(timeout=30)
+    _, err = running.communicate(timeout=60)
     assert running.returncode == 130
     assert contents(target) == {"a small one": b"x"}
     assert err.startswith("stopped: 1 file copied (1 B), 0 skipped; 2 files under way stopped"), err
@@ -264,7 +264,7 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     running.send_signal(signal.SIGINT)
     assert running.stdout.readline() == "cleaning\n"
     running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=30)
+    _, err = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "stopped without cleaning up" in err
 

@@ -25,7 +25,7 @@ class Doctor:
     folder: Path
 
     def __call__(self, server: FtpServer, *, location: str = "partner:", **changes: Any) -> Result:
-        settings = server.settings(timeout=15, connect_timeout=15) | changes
+        settings = server.settings(timeout=30, connect_timeout=30) | changes
         settings = {key: value for key, value in settings.items() if value is not None}
         (self.folder / "crossdock.yaml").write_text(json.dumps({"endpoints": {"partner": settings}}))
         return self.cli("doctor", location)

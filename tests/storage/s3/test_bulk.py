@@ -210,7 +210,7 @@ async def test_no_http_and_no_server() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        bulk = Bulk(url, None, limit=1, timeout=5, connect_timeout=5)
+        bulk = Bulk(url, None, limit=1, timeout=30, connect_timeout=30)
         with pytest.raises(Unreachable) as caught:
             await bulk.request("GET", url + "/x", {})
         assert isinstance(caught.value.os_error, ConnectionRefusedError)
@@ -263,7 +263,7 @@ async def test_tls(tmp_path: Path) -> None:
         writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
 
     async with serving(echo, echo, echo, tls=contexts[0], service="https://localhost") as (peer, _):
-        bulk = Bulk(peer.url, contexts[1], limit=1, timeout=5, connect_timeout=5)
+        bulk = Bulk(peer.url, contexts[1], limit=1, timeout=30, connect_timeout=30)
         for _ in range(2):
             assert await whole(await bulk.request("PUT", peer.url + "/x", {}, [DATA])) == DATA
         assert peer.connections == 1
@@ -271,7 +271,7 @@ async def test_tls(tmp_path: Path) -> None:
             (peer.url.replace("localhost", "127.0.0.1"), contexts[1]),
             (peer.url, ssl.create_default_context()),
         ):
-            suspicious = Bulk(url, context, limit=1, timeout=5, connect_timeout=5)
+            suspicious = Bulk(url, context, limit=1, timeout=30, connect_timeout=30)
             with pytest.raises(ssl.SSLCertVerificationError):
                 await suspicious.request("GET", url + "/x", {})
             suspicious.close()
