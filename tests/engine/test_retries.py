@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import zipfile
 from typing import Any
 
 import pytest
@@ -11,10 +13,11 @@ from crossdock.engine.engine import LeftAlone
 from crossdock.engine.recovery import Record, attempt_id
 from crossdock.errors import (
     AuthenticationFailed,
+    LedgerUnavailable,
     PermissionDenied,
 )
-from crossdock.flows.flow import After, Destination, Place, Retry, Rule
-from crossdock.ledger.base import State
+from crossdock.flows.flow import After, Destination, Place, Retry, Rule, TransformSpec
+from crossdock.ledger.base import Lease, State
 from crossdock.storage.base import WriteOptions
 from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
@@ -151,6 +154,32 @@ async def test_who_cleans_up_may_fail_as_well(home: House) -> None:
     home.clock.move(60)
     assert (await home.run(flow())).delivered == 1
     assert (home.dst.hold("a"), home.dst.staged) == (b"1", [])
+
+
+async def test_what_was_staged_of_an_archives_members_is_swept(home: House) -> None:
+    """Their names are in no record."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in ("one", "two"):
+            archive.writestr(f"in/{name}", name)
+    await home.put("a", packed.getvalue())
+    staged, asked = home.ledger.staged, 0
+
+    async def fails(lease: Lease, checkpoint: bytes | None) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            raise LedgerUnavailable("full", hint="free some space")
+        await staged(lease, checkpoint)
+
+    home.ledger.staged = fails  # type: ignore[method-assign]
+    unzips = flow(rules=(Rule(name="all", to=(Destination(endpoint="dst"),), transforms=(TransformSpec("unzip"),)),))
+    assert (await home.run(unzips)).delivered == 0
+    assert [name.rpartition("/")[0] for name in home.dst.staged] == ["a/in"]
+    home.ledger.staged = staged  # type: ignore[method-assign]
+    home.clock.move(60)
+    assert (await home.run(unzips)).delivered == 1
+    assert (home.dst.hold("a/in/two"), home.dst.staged) == (b"two", [])
 
 
 async def test_a_lost_wire_is_resumed(home: House) -> None:

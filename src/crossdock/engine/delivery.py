@@ -15,12 +15,13 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from crossdock.engine.actions import Actions
 from crossdock.engine.endpoints import Endpoints
-from crossdock.engine.recovery import Record, attempt_id, copied, recovered, sweep, version_of
+from crossdock.engine.recovery import Record, attempt_id, copied, recovered, sweep, sweep_members, version_of
 from crossdock.engine.taken import Taken, is_there, taken_by
 from crossdock.engine.verdicts import backoff, judge
 from crossdock.errors import Conflict, CrossdockError, LeaseLost, LedgerError, NotFound, StorageError
@@ -187,10 +188,8 @@ class _Attempt:
         self._kept: bytes | None = None  # staged by this very attempt, and left for the next one to go on with
 
     async def take_back(self, stopped: BaseException) -> None:
-        """Whoever has the lease by now has cleaned up already: what was kept since then, nobody would find.
-
-        Not what is announced in the ledger, or may be: its being gone would look as if it had been published.
-        """
+        """Whoever has the lease by now has cleaned up already: what was kept since then, nobody would find."""
+        # Not what is announced in the ledger, or may be: its being gone would look as if it had been published.
         if self._kept is not None:
             await self._discard(self._kept, stopped)
 
@@ -314,8 +313,9 @@ class _Attempt:
         if unpacks:
             from crossdock.transfer.unpack import as_one, unpack
 
+            swept = partial(sweep_members, self._lease, target, self._ledger.id)
             receipts = await unpack(
-                source, path, target, to, options=options, pin=pin, progress=count, on_staged=staged
+                source, path, target, to, options=options, pin=pin, progress=count, on_members=swept, on_staged=staged
             )
             return as_one(receipts, f"{self.transfer.source}:{path}", f"{self.transfer.target}:{to}")
         receipt = await copy(

@@ -14,18 +14,21 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
-from crossdock.errors import NotFound, PermissionDenied, Unsupported
+from crossdock.errors import NotADirectory, NotFound, PermissionDenied, Unsupported
 from crossdock.ledger.base import Lease, Transfer
 from crossdock.storage.base import Entry
+from crossdock.storage.staging import is_temporary, temporary_path
 from crossdock.storage.storage import Storage
 from crossdock.transfer.pipe import Tally, pipe
 
-__all__ = ["Record", "attempt_id", "copied", "recovered", "sweep", "version_of"]
+__all__ = ["Record", "attempt_id", "copied", "recovered", "sweep", "sweep_members", "version_of"]
 
 
 _FENCES = 8
@@ -126,6 +129,31 @@ async def sweep(lease: Lease, record: Record | None, target: Storage, ledger: st
                 tokens.append(token)
     for token in tokens:
         await target.discard(token)
+
+
+async def sweep_members(lease: Lease, target: Storage, ledger: str, paths: Sequence[str]) -> None:
+    """Remove what earlier attempts have staged of an archive's members, whose names they have not recorded.
+
+    One listing of each folder, where `sweep` would ask for each member. Where nothing may be listed, it stays.
+    """
+    attempts = [attempt_id(ledger, lease.id, fence) for fence in range(max(1, lease.fence - _FENCES), lease.fence)]
+    if not attempts or target.leftover(paths[0], attempts[0]) is None:
+        return
+    folders: dict[str, list[str]] = {}
+    for path in paths:
+        folders.setdefault(path.rpartition("/")[0], []).append(path)
+    for folder, members in folders.items():
+        try:
+            async with aclosing(target.scan(folder, temporaries=True)) as entries:
+                there = {entry.path async for entry in entries if is_temporary(entry.path)}
+        except (NotADirectory, NotFound, PermissionDenied):
+            continue
+        left = [attempt for attempt in attempts if any(f"-{attempt}." in name for name in there)]
+        for path, attempt in product(members, left):
+            if not there.isdisjoint(temporary_path(path, attempt, suffix) for suffix in ("part", "old")):
+                token = target.leftover(path, attempt)
+                assert token is not None
+                await target.discard(token)
 
 
 async def _sha256(storage: Storage, entry: Entry) -> str | None:
