@@ -58,7 +58,8 @@ async def test_a_slow_line_is_no_silence(server: FakeNetStorage, monkeypatch: py
     write = StreamWriter.write
 
     async def watched(self: StreamWriter, chunk: Any, *more: Any, **named: Any) -> None:
-        connection = self.transport.get_extra_info("socket") if self.transport is not None else None
+        assert self.transport is not None
+        connection: Any = self.transport.get_extra_info("socket")
         held.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT))
         pieces.append(len(chunk))
         await write(self, chunk, *more, **named)
