@@ -15,6 +15,7 @@ import pytest
 
 from crossdock.errors import ConfigError, ConnectionFailed, HostKeyMismatch
 from crossdock.storage.sftp.connect import Connector
+from crossdock.storage.sftp.trust import offered_keys
 from tests.storage.sftp.fake_server import only, serving, write_key
 from tests.storage.sftp.places import connects
 
@@ -39,6 +40,7 @@ async def test_ssh_config(tmp_path: Path) -> None:
 async def test_an_address_that_says_nothing_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
     asked: list[Any] = []
+    dead: list[str] = []
     with socket.socket() as silent, ExitStack() as fillers:
         silent.bind(("127.0.0.2", 0))
         silent.listen(0)
@@ -57,6 +59,8 @@ async def test_an_address_that_says_nothing_leaves_time_for_the_next(monkeypatch
 
             async def noting(sock: socket.socket, address: Any) -> None:
                 asked.append(address[0])
+                if address[0] in dead:
+                    raise TimeoutError
                 await connect(sock, address)
 
             monkeypatch.setattr(loop, "getaddrinfo", resolve)
@@ -64,7 +68,12 @@ async def test_an_address_that_says_nothing_leaves_time_for_the_next(monkeypatch
             connector = Connector(peer.settings(connect_timeout=3), "fake")
             for _ in range(2):
                 await (await connector.make()).close()
-    assert asked == ["127.0.0.2", "127.0.0.1", "127.0.0.1"]
+            assert asked == ["127.0.0.2", "127.0.0.1", "127.0.0.1"]
+            asked.clear()
+            dead.append("127.0.0.2")
+            found = await offered_keys("127.0.0.1", peer.port, timeout=60)
+    assert [key.fingerprint for key in found] == peer.fingerprints
+    assert asked[:2] == ["127.0.0.2", "127.0.0.1"] and set(asked[2:]) == {"127.0.0.1"}
 
 
 async def test_jump_host(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from crossdock.errors import (
     TimedOut,
     Unsupported,
 )
+from crossdock.storage.sftp.addresses import reached
 from crossdock.storage.sftp.faults import Translate
 from crossdock.storage.sftp.hostkeys import family
 from crossdock.storage.sftp.login import Guard, Plan, Target, algorithms, make_plan
@@ -256,28 +257,11 @@ class Connector:
                 options["sock"].close()
 
     async def _reached(self, target: Target) -> socket.socket:
-        """Connected to the first of the host's addresses that answers. Raises `OSError`.
-
-        One that says nothing, as beyond a broken IPv6, leaves time for the others.
-        """
-        loop, name = asyncio.get_running_loop(), target.trust.name
-        found = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
-        found.sort(key=lambda one: one[4] != self._addresses.get(name))
-        share = self._settings.connect_timeout / (len(found) + 1) if len(found) > 1 else None
-        while True:
-            family, kind, protocol, _, address = found.pop(0)
-            sock = socket.socket(family, kind, protocol)
-            sock.setblocking(False)
-            try:
-                async with asyncio.timeout(share):
-                    await loop.sock_connect(sock, address)
-            except BaseException as error:
-                sock.close()
-                if not found or not isinstance(error, OSError):
-                    raise
-            else:
-                self._addresses[name] = address
-                return sock
+        name = target.trust.name
+        sock, self._addresses[name] = await reached(
+            target.host, target.port, self._settings.connect_timeout, self._addresses.get(name)
+        )
+        return sock
 
     async def _through_proxy(self, target: Target) -> socket.socket:
         from python_socks import ProxyError, ProxyType

@@ -11,8 +11,10 @@ from asyncssh.kex import get_kex_algs
 from asyncssh.mac import get_mac_algs
 
 from crossdock.errors import ConnectionFailed, TimedOut
+from crossdock.storage.sftp.addresses import reached
 from crossdock.storage.sftp.hostkeys import FAMILIES, family
 from crossdock.storage.sftp.login import know_account
+from crossdock.storage.sockets import system_words
 
 __all__ = ["HostKey", "offered_keys"]
 
@@ -47,14 +49,23 @@ async def offered_keys(host: str, port: int = 22, *, timeout: float = 15) -> lis
         mac_algs=[name.decode() for name in get_mac_algs()],
     )
     found: list[HostKey] = []
+    address: object = None
     kinds = list(FAMILIES)
     while kinds:
         names = [algorithm for kind in kinds for algorithm in FAMILIES[kind]] + ["ssh-rsa"] * ("ssh-rsa" in kinds)
         try:
             async with asyncio.timeout(timeout):
-                key = await asyncssh.get_server_host_key(
-                    host, port, config=None, kex_algs=exchanges, server_host_key_algs=names, options=options
-                )
+                sock, address = await reached(host, port, timeout, address)
+                with sock:
+                    key = await asyncssh.get_server_host_key(
+                        host,
+                        port,
+                        sock=sock,
+                        config=None,
+                        kex_algs=exchanges,
+                        server_host_key_algs=names,
+                        options=options,
+                    )
         except TimeoutError as error:
             raise TimedOut(
                 f"no answer for {timeout:g} seconds", operation="trust", endpoint=place, hint="check host and port"
@@ -63,7 +74,7 @@ async def offered_keys(host: str, port: int = 22, *, timeout: float = 15) -> lis
             # A server without any further kind of key may just hang up.
             if found:
                 break
-            reason = getattr(error, "strerror", None) or str(error)
+            reason = system_words(error) if isinstance(error, OSError) else str(error)
             raise ConnectionFailed(reason, operation="trust", endpoint=place, hint="check host and port") from error
         if key is None or family(key) not in kinds:
             break
