@@ -122,6 +122,20 @@ async def test_a_newer_object_that_comes_between_copy_and_delete_stays(bench: Be
     assert await bench.names() == {"outbox/a/b.csv"}
 
 
+@pytest.mark.parametrize("place", ["ceph", "moto"], indirect=True)
+async def test_another_worker_between_copy_and_delete_makes_no_second_copy(bench: Bench) -> None:
+    one, other = await bench.delivered(await bench.write(), "lake", "sea")
+    said: list[tuple[str, bool]] = []
+
+    async def be_the_last_too() -> None:
+        said.append(await bench.follow(other, After(archive=".done")))
+
+    bench.fragile.intrude[("copy", "after")] = be_the_last_too
+    said.append(await bench.follow(one, After(archive=".done")))
+    assert said == [("archived as outbox/.done/a/b.csv", True)] * 2
+    assert await bench.names() == {"outbox/.done/a/b.csv"}
+
+
 @everywhere
 @pytest.mark.parametrize("after", [After(archive=".done", keep=DAY), After(delete=True)], ids=["archive", "delete"])
 async def test_killed_anywhere_it_is_done_again(bench: Bench, after: After) -> None:

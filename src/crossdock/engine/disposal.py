@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -183,10 +184,16 @@ class _Work:
         there = None
         if again or not self._storage.capabilities.create_new:
             there = await self._at_name(path)
-            if there is not None and not (again and self._was_moved(there)):
+            if there is not None and not (again and self._was_moved(there)) and not _is_copy(there, now):
                 raise self._taken(path)
         if there is None:
-            await self._copy(self._path, path, now)
+            try:
+                await self._copy(self._path, path, now)
+            except AlreadyExists:
+                # By the worker of another destination, in this very moment?
+                there = await self._at_name(path)
+                if there is None or not _is_copy(there, now):
+                    raise
         words = f"archived as {shown(path)}"
         try:
             await self._remove_copied(self._path, now)
@@ -317,6 +324,15 @@ def is_still(meant: Entry, now: Entry, storage: Storage) -> bool:
         told.append((meant.modified, now.modified))
     known = [(old, new) for old, new in told if old is not None and new is not None]
     return bool(known) and all(old == new for old, new in known)
+
+
+def _is_copy(there: Entry, now: Entry) -> bool:
+    """A copy within a store keeps the time, and the etag if that is an MD5: as it is, or as that of a single part."""
+    if now.etag is None or not re.fullmatch("[0-9a-f]{32}", now.etag):
+        return False
+    one_part = f"{hashlib.md5(bytes.fromhex(now.etag), usedforsecurity=False).hexdigest()}-1"
+    same = (there.kind, there.size, there.modified) == (now.kind, now.size, now.modified)
+    return same and now.modified is not None and there.etag in (now.etag, one_part)
 
 
 def _read_entry(receipt: Mapping[str, Any]) -> Entry | None:
