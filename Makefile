@@ -20,8 +20,9 @@ test: $(VENV)/.test
 
 # Engines killed at every step, so many times in all: make crash RUNS=10000. CROSSDOCK_SEED repeats a run.
 RUNS ?= 1000
+CROSSDOCK_SEED ?= $(shell date +%s)
 crash: $(VENV)/.test
-	CROSSDOCK_KILLS=$(RUNS) $(BIN)/python -m pytest -n $(WORKERS) -s tests/crash/test_flows.py $(ARGS)
+	CROSSDOCK_SEED=$(CROSSDOCK_SEED) CROSSDOCK_KILLS=$(RUNS) $(BIN)/python -m pytest -n $(WORKERS) -s tests/crash/test_flows.py $(ARGS)
 
 check: $(VENV)/.check $(VENV)/.test
 	$(BIN)/ruff check

@@ -5,7 +5,7 @@ fails; then others finish the work, and the invariants are looked at from outsid
 (I1) every file ends in exactly one state, (I2) content is the source's, (I3) no reader saw anything else under a final
 name, (I4) one visible publication, (I5) no temporary and no upload is left, (I6) no source is touched too early.
 
-Seeded: `CROSSDOCK_SEED` repeats a run, `CROSSDOCK_KILLS` is how many there are in all (`make crash RUNS=…`).
+Seeded: `CROSSDOCK_SEED` throws anew, as `make crash` does each time; `CROSSDOCK_KILLS` is how many there are in all.
 """
 
 from __future__ import annotations
