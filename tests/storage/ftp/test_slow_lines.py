@@ -13,6 +13,7 @@ import pytest
 from crossdock.errors import TimedOut
 from crossdock.storage.ftp import data
 from crossdock.storage.ftp.stream import Data
+from crossdock.storage.ftp.wire import Silent
 from crossdock.testing import fault_ftp
 from crossdock.testing.fault_ftp import FaultyFtpServer
 from tests.storage.ftp.places import DATA, faulty
@@ -92,3 +93,32 @@ def test_what_the_peer_does_not_take_is_unsent(ends: tuple[socket.socket, socket
     assert stream.unsent == 0
     ours.close()
     assert stream.unsent == 0
+
+
+class Crowded:
+    """A socket that takes seven bytes, and then for two timeouts none."""
+
+    def __init__(self) -> None:
+        self.taken, self.waits = b"", 0
+
+    def send(self, view: memoryview) -> int:
+        if self.taken and self.waits < 2:
+            self.waits += 1
+            raise TimeoutError
+        self.waits = 0
+        self.taken += bytes(view[:7])
+        return min(7, len(view))
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_full_buffer_is_no_silence_while_it_is_emptied(monkeypatch: pytest.MonkeyPatch, moves: bool) -> None:
+    crowded: Any = Crowded()
+    monkeypatch.setattr(Data, "unsent", property(lambda self: 1000 - (crowded.waits if moves else 0)))
+    stream = Data(crowded, 10)
+    if moves:
+        stream.write(b"0123456789")
+        assert crowded.taken == b"0123456789"
+        return
+    with pytest.raises(Silent):
+        stream.write(b"01234567")
+        stream.write(b"89")

@@ -78,12 +78,20 @@ class Data:
         return None
 
     def write(self, data: bytes | memoryview) -> None:
-        try:
-            self.socket.sendall(data)
-        except BlockingIOError as error:
-            raise self._lost(TimeoutError()) from error
-        except OSError as error:
-            raise self._lost(error) from error
+        """Raises `Lost`, and `Silent` if the peer takes nothing at all for the timeout."""
+        view, sent, held = memoryview(data), 0, self.unsent
+        while sent < len(view):
+            try:
+                taken = self.socket.send(view[sent:])
+            except (BlockingIOError, TimeoutError) as error:
+                # Of room in its buffer, some MiB, the kernel tells only when a third is free: a slow line takes longer.
+                if (now := self.unsent) >= held:
+                    raise self._lost(TimeoutError()) from error
+                held = now
+            except OSError as error:
+                raise self._lost(error) from error
+            else:
+                sent, held = sent + taken, held + taken
 
     def end(self) -> None:
         """Say that this was all: under TLS its goodbye, then FIN."""
