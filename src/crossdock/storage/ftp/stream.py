@@ -126,6 +126,7 @@ class Data:
         # It may have to wait for room in the send buffer: without it FileZilla Server, for one, refuses the upload. Its
         # answer is not waited for: some never send one.
         secured.settimeout(0)
+        held = self.unsent
         try:
             while True:
                 try:
@@ -134,7 +135,9 @@ class Data:
                     room = select.poll()
                     room.register(secured, select.POLLOUT)
                     if not room.poll(self._timeout * 1000):
-                        raise TimeoutError from None
+                        if (now := self.unsent) >= held:
+                            raise TimeoutError from None
+                        held = now
                 else:
                     return
         except (ssl.SSLWantReadError, ssl.SSLEOFError):
