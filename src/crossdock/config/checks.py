@@ -57,6 +57,8 @@ def check_flow(report: Report, flow: Flow) -> None:
             reason, _, hint = str(error).partition("; ")
             report.mistake(key, reason, hint or "correct the rule, or what 'settle' and 'after' say")
     if all(report.sound((*key, name)) for name in ("include", "exclude")):
+        if flow.on_conflict == "overwrite" and sound_rules(report, flow):
+            _flattened(report, flow)
         _reached(report, flow, never if all(report.sound((*key, name)) for name in ("settle", "after")) else [])
 
 
@@ -102,6 +104,37 @@ def _several(rule: Rule) -> bool:
     return first is None or common_path([language], none_of=[Language.of(regex=re.escape(first))]) != (None, True)
 
 
+def _flattened(report: Report, flow: Flow) -> None:
+    """Of files in several folders, nothing but the name is left at the target."""
+    included, excluded = _filters(flow)
+    for at, rule in enumerate(flow.rules[:_JUDGED]):
+        named = [number for number, to in enumerate(rule.to) if _is_name(Template(to.template))]
+        taken = [Language.of(regex=rule.regex, glob=rule.glob), *included]
+        first = common_path([*taken, Language.of(regex=".*/.*")], none_of=excluded)[0] if named else None
+        if first is None:
+            continue
+        beside = Language.of(regex=f"{re.escape(first.rpartition('/')[0])}/[^/]*")
+        if common_path(taken, none_of=[*excluded, beside])[0] is None:
+            continue
+        for number in named:
+            message = (
+                f"of files that have one name in several folders, the later replaces the other at {rule.to[number]}"
+            )
+            hint = "write {path}, or {folder} beside the name, or 'on_conflict: version' or 'fail'"
+            report.warning((*rule_key(report, flow, at), "to", number), message, hint)
+
+
+def _is_name(template: Template) -> bool:
+    return bool(template.names & {"name", "stem"}) and not template.names - {"name", "stem", "suffix", "now"}
+
+
+def _filters(flow: Flow) -> tuple[list[Language], list[Language]]:
+    """What the flow's filters let through is in all of the first, and in none of the second."""
+    globs = [rule.pattern for rule in flow.filters.rules if rule.include]
+    included = [Language.union(pattern_of(glob=glob) for glob in globs)] if globs else []
+    return included, [Language.of(glob=rule.pattern) for rule in flow.filters.rules if not rule.include]
+
+
 def _template(report: Report, key: Key, text: str, words: set[str]) -> Template | None:
     wrong = list(mistakes_in(text, words))
     for message in wrong:
@@ -133,9 +166,7 @@ def _beside(report: Report, key: Key, text: str | None, words: tuple[str, ...]) 
 def _reached(report: Report, flow: Flow, never: list[str]) -> None:
     """Each rule must be able to decide about some path. `never`: patterns of those that are not taken at all."""
     languages = [Language.of(regex=rule.regex, glob=rule.glob) for rule in flow.rules[:_JUDGED]]
-    globs = [rule.pattern for rule in flow.filters.rules if rule.include]
-    included = [Language.union(pattern_of(glob=glob) for glob in globs)] if globs else []
-    excluded = [Language.of(glob=rule.pattern) for rule in flow.filters.rules if not rule.include]
+    included, excluded = _filters(flow)
     aside = [Language.of(regex=pattern) for pattern in never]
     for at, (rule, language) in enumerate(zip(flow.rules[:_JUDGED], languages, strict=True)):
         key = rule_key(report, flow, at)
