@@ -11,6 +11,7 @@ from crossdock.errors import (
     NotAFile,
     NotFound,
     PermissionDenied,
+    StorageError,
     Unsupported,
 )
 from crossdock.storage.base import WriteOptions
@@ -138,6 +139,23 @@ async def test_a_server_that_refuses_names_with_a_dot() -> None:
     async with served(sftp, staging="none") as (storage, _):
         await storage.write_bytes("x", b"1")
     assert sftp.files == {b"/x": b"1"}
+
+
+async def test_a_folder_that_another_made_in_a_drop_box() -> None:
+    """Of several files for a new folder, one makes it; that it is there cannot be seen."""
+    sftp = FakeSftp()
+
+    def raced(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        if kind == c.MKDIR:
+            sftp.folders.add(c.take(body, 0)[0])
+        return status(3) if kind in (c.STAT, c.LSTAT, c.FSTAT) else None
+
+    sftp.hook = raced
+    async with served(sftp, verify="none") as (storage, _):
+        await storage.write_bytes("sub/x", b"1")
+        with pytest.raises(StorageError):
+            await storage.make_dir("sub")
+    assert sftp.files == {b"/sub/x": b"1"}
 
 
 async def test_extensions_announced_and_refused_are_not_used() -> None:

@@ -112,7 +112,10 @@ async def _must_be_folder(
     """Made by somebody else meanwhile is as good as made."""
     try:
         attrs = await session.attrs(codec.STAT, text(folder))
-    except Status:
+    except Status as unseen:
+        if (error.code, unseen.code) == (codec.FAILURE, codec.PERMISSION_DENIED) and operation != "mkdir":
+            # A drop box shows nothing: whether the folder is there, what is done in it tells.
+            return
         above = await below_file(calls, session, folder)
         if above:
             raise calls.backend.error(NotADirectory, operation, path, f"{above!r} is a file") from error
