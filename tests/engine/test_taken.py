@@ -8,12 +8,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from crossdock.flows.flow import After
+from crossdock.errors import NotFound
+from crossdock.flows.flow import After, Destination, Rule
 from crossdock.ledger.base import State
 from crossdock.storage.base import Entry
 from tests.engine.places import House, flow
 
 GONE = flow(after=After(delete=True))
+BOTH = Rule(name="all", to=(Destination(endpoint="dst"), Destination(endpoint="dst2")))
 
 
 @asynccontextmanager
@@ -71,7 +73,7 @@ async def test_a_look_of_another_process(home: House, monkeypatch: pytest.Monkey
         assert found is not None
         assert (found.state, found.why) == (
             State.SKIPPED,
-            f"transfer {first} had delivered it and taken it away; it was listed just before",
+            f"the source is gone: transfer {first} had delivered it and taken it away; it was listed just before",
         )
         assert home.dst.calls["commit"] == 1
 
@@ -85,3 +87,33 @@ async def test_a_file_that_its_owner_took_back(home: House) -> None:
         found = await home.ledger.get(id)
         assert found is not None
         assert (found.state, found.why) == (State.SKIPPED, "the source is gone: its owner took it back")
+
+
+@pytest.mark.parametrize("minutes", [1, 60 * 24 * 20])
+async def test_a_file_that_is_put_back_as_it_was(home: House, minutes: int) -> None:
+    """It was put aside, or its mount was missing, just when its turn came: after a minute, or after days of retries."""
+    await home.put("a", b"1")
+    async with home.engine(flow(rules=(BOTH,))) as engine:
+        await engine.discover("f")
+        home.clock.move(60 * minutes)
+        file = home.src._files.pop("a")
+        await engine.run_once()
+        assert {each.state for each in (await home.transfers()).values()} == {State.SKIPPED}
+        home.clock.move(3600)
+        assert not (await engine.discover("f")).back, "it is not there"
+        home.src._files["a"] = file
+        assert (await engine.run_once()).delivered == 2
+        assert (home.dst.hold("a"), home.dst2.hold("a")) == (b"1", b"1")
+        assert not (await engine.discover("f")).back
+
+
+async def test_a_file_that_is_listed_and_never_there(home: House) -> None:
+    """It is asked for less and less often, and once an hour in the end."""
+    await home.put("a")
+    home.src.faults["read"] = [NotFound("no", operation="read", endpoint="src", path="a") for _ in range(1000)]
+    async with home.engine(flow()) as engine:
+        for _ in range(60 * 10):
+            await engine.run_once()
+            home.clock.move(60)
+    assert 10 < home.src.calls["read"] < 20
+    assert await home.state("a") == "skipped"

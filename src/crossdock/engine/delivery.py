@@ -23,7 +23,7 @@ from crossdock.engine.actions import Actions
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.recovery import Record, attempt_id, copied, recovered, sweep, sweep_members, version_of
 from crossdock.engine.taken import Taken, is_there, taken_by
-from crossdock.engine.verdicts import backoff, judge
+from crossdock.engine.verdicts import GONE, backoff, judge
 from crossdock.errors import Conflict, CrossdockError, LeaseLost, LedgerError, NotFound, StorageError
 from crossdock.flows.flow import Flow
 from crossdock.flows.plan import Planner
@@ -355,7 +355,7 @@ class _Attempt:
         )
         if verdict.what == "skip" and isinstance(error, NotFound):
             if (earlier := await taken_by(transfer, self._ledger)) is not None:
-                reason = f"transfer {earlier} had delivered it and taken it away; it was listed just before"
+                reason = f"{GONE}: transfer {earlier} had delivered it and taken it away; it was listed just before"
                 verdict = replace(verdict, reason=reason)
             elif not await is_there(flow.source, self._endpoints):
                 verdict = replace(verdict, what="pause", reason=str(error), seconds=_PAUSE)

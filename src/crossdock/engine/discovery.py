@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import compress
 
-from crossdock.engine.taken import File
+from crossdock.engine.taken import File, back_again
 from crossdock.errors import NotFound
 from crossdock.flows.flow import Flow
 from crossdock.flows.plan import Beside, Decision, Planner, ordered, without_clashes
@@ -40,6 +40,8 @@ class Discovery:
     """Files to move that the flow's caps leave for another run."""
     added: list[int] = field(default_factory=list)
     """Ids of the transfers that were added."""
+    back: list[int] = field(default_factory=list)
+    """Ids of transfers that were skipped, as their files were gone, which are there again."""
 
     @property
     def moves(self) -> list[Decision]:
@@ -76,6 +78,7 @@ async def look(
     beside = Beside()
     manifests: list[Entry] = []
     flow = planner.flow
+    gone = await back_again(flow.name, ledger, now)
 
     async def candidates() -> AsyncGenerator[Entry]:
         def without(folder: str) -> bool:
@@ -93,6 +96,8 @@ async def look(
                     elif planner.is_manifest(below.path):
                         manifests.append(entry)
                 if planner.skipped(below, now) is None:
+                    if gone:
+                        found.back += gone.pop((flow.source.endpoint, entry.path, entry.fingerprint), [])
                     yield entry
                 else:
                     found.skipped += 1
@@ -151,6 +156,8 @@ async def add(
             added = await ledger.add(batch, who=who)
             found.added += [each.id for each in added if each.new]
             batch = []
+    if found.back:
+        await ledger.requeue(found.back, who=who, why="its source is there again")
     if _watches(flow) and moves:
         await ledger.forget(flow.name, flow.source.endpoint, [planner.above(each.entry).path for each in moves])
     return found.added

@@ -28,6 +28,10 @@ _MISSING = 300.0
 """Seconds before a secret that is not there is looked for again: one that is being replaced, or was never given."""
 
 
+GONE = "the source is gone"
+"""How the reason begins for which such a transfer is skipped; see `taken.back_again`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """retry: after `seconds`, and the attempt counts; pause: the same, but it was not the file's fault and does not."""
@@ -66,9 +70,9 @@ def judge(
     """
     reason = str(error)
     if isinstance(error, NotFound) and at_source:
-        return Verdict("skip", "the source is gone: its owner took it back")
+        return Verdict("skip", f"{GONE}: its owner took it back")
     if isinstance(error, NotAFile) and at_source:
-        return Verdict("skip", "the source is gone: what has its name now is no file")
+        return Verdict("skip", f"{GONE}: what has its name now is no file")
     if isinstance(error, SourceChanged):
         return Verdict("skip", "the source changed: what is there now is a file of its own, and settles anew")
     if isinstance(error, Conflict) and on_conflict == "skip":
