@@ -19,7 +19,7 @@ from crossdock.errors import (
 )
 from crossdock.flows.flow import OnConflict, Retry
 
-__all__ = ["Verdict", "backoff", "judge", "may_pass"]
+__all__ = ["GONE", "Verdict", "backoff", "judge", "may_pass"]
 
 _SLOWLY = 60.0
 """Seconds at least before a full disk or quota is tried again; then half of what it has lasted, up to the longest."""
