@@ -135,6 +135,8 @@ def test_a_terminal_that_is_closed_ends_a_daemon(home: Path) -> None:
     os.truncate(home / "in/big", 1 << 28)
     pid, terminal = pty.fork()
     if pid == 0:
+        # The tests themselves may run under nohup(1).
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         os.chdir(home)
         os.execv(PROGRAM, [PROGRAM, "run"])
     try:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from crossdock.engine.archive import ARCHIVED
-from crossdock.errors import ConnectionFailed, PermissionDenied
-from crossdock.flows.flow import After, Settle
+from crossdock.errors import ConnectionFailed, NotFound, PermissionDenied
+from crossdock.flows.flow import After, Place, Settle
 from crossdock.flows.plan import Planner
 from crossdock.ledger.base import Planned
 from tests.engine.bench import DAY, Bench, Killed, everywhere
@@ -72,6 +72,21 @@ async def test_delete(bench: Bench) -> None:
     (lease,) = await bench.delivered(await bench.write())
     assert await bench.follow(lease, After(delete=True)) == ("removed the source", True)
     assert await bench.names() == set()
+
+
+@pytest.mark.parametrize("place", ["local", "openssh"], indirect=True)
+@pytest.mark.parametrize("after", [After(archive=".done"), After(delete=True)], ids=["archive", "delete"])
+async def test_a_source_that_is_missing_is_waited_for(bench: Bench, after: After) -> None:
+    """Its mount, perhaps. If the file were taken for gone, it would be sent again once the mount is back."""
+    source = Place("bank", "outbox/a")
+    (lease,) = await bench.delivered(await bench.write())
+    await bench.plain.rename("outbox/a/b.csv", "unmounted/b.csv")
+    await bench.plain.remove_dir("outbox/a")
+    with pytest.raises(NotFound):
+        await bench.follow(lease, after, source=source)
+    await bench.plain.rename("unmounted/b.csv", "outbox/a/b.csv")
+    words, gone = await bench.follow(lease, after, source=source)
+    assert ("outbox/a/b.csv" in await bench.names(), gone) == (False, True), words
 
 
 @everywhere

@@ -178,6 +178,18 @@ async def test_no_server(schema: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+async def test_nobody_to_sign_in_as(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container, say, that runs under a user id without a name."""
+    monkeypatch.delenv("PGUSER", raising=False)
+
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    with pytest.raises(LedgerError, match=r"has no name.*PGUSER"):
+        await PostgresLedger("postgresql://127.0.0.1/ledger").open()
+
+
 async def test_a_server_that_falls_silent_is_given_up_in_time(postgres: Postgres, schema: str) -> None:
     """Its machine, or the way to it, is gone without a word; also by those who wait for a connection of their own."""
     open_ = asyncio.Event()

@@ -19,6 +19,7 @@ from typing import Any
 
 from crossdock.engine.archive import Archive
 from crossdock.engine.endpoints import Endpoints
+from crossdock.engine.taken import is_there
 from crossdock.errors import (
     AlreadyExists,
     CrossdockError,
@@ -69,7 +70,10 @@ class Disposal:
         try:
             now = await storage.stat(transfer.entry.path)
         except NotFound:
-            return await work.taken() or "the source was gone", after.takes_source
+            taken = await work.taken()
+            if not taken and not await is_there(self.archive.flow.source, self._endpoints):
+                raise  # With it, the file may come back, and would be sent again.
+            return taken or "the source was gone", after.takes_source
         if now.kind != "file" or not is_still(meant, now, storage):
             taken = await work.taken()
             return (f"{taken}; {_NEWER}", True) if taken else (_NEWER, False)

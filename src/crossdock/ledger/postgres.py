@@ -91,6 +91,11 @@ class PostgresLedger(SqlLedger):
             try:
                 async with pool.acquire() as connection:
                     self.id = await self._migrate(connection)
+            except KeyError as error:  # from getpass.getuser(); an OSError since Python 3.13
+                await pool.close()
+                reason = "it names no user, and the account that this process runs as has no name"
+                hint = "write postgresql://USER@HOST/DATABASE, or set PGUSER"
+                raise LedgerError(f"open ledger {self.where}: {reason}", hint=hint) from error
             except BaseException:
                 await pool.close()
                 raise

@@ -97,6 +97,9 @@ def no_answer(service: str, setting: str, error: Exception) -> tuple[_Kind, str,
         return TimedOut, f"no connection to {service} in time", f"check '{setting}', the proxy and the firewall"
     if isinstance(error, TimeoutError):
         return TimedOut, f"{service} went silent", None
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        reason = f"cannot connect to the proxy {error.host}:{error.port} on the way to {service}: {_words(error)}"
+        return ConnectionFailed, reason, "check the environment's http_proxy, https_proxy and no_proxy"
     if isinstance(error, (aiohttp.ClientConnectorError, Unreachable)):
         return ConnectionFailed, f"cannot connect to {service}: {_words(error)}", f"check '{setting}' and the network"
     if isinstance(error, (aiohttp.ClientResponseError, aiohttp.InvalidURL, NotHttp)):

@@ -9,8 +9,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from crossdock.errors import ConnectionFailed
+from crossdock.storage.s3 import S3Settings
 from crossdock.storage.storage import Storage
 from tests.storage.s3.places import LARGE, SMALL, BotoPeer, Server, backend
+from tests.servers.server import closed_ports
 
 
 @asynccontextmanager
@@ -66,3 +69,17 @@ async def test_requests_go_through_it_unless_excepted(
     assert {path: peer.read(path) for path in ("small", "large")} == {"small": SMALL, "large": LARGE}
     assert bool(asked) is through
     assert all(moto.endpoint_url.encode() in line for line in asked)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_one_that_is_not_there_is_named(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store itself may be fine."""
+    with closed_ports(1) as ports:
+        (port,) = ports
+        for name, value in ((f"{scheme}_proxy", f"http://127.0.0.1:{port}"), ("no_proxy", "")):
+            monkeypatch.delenv(name.upper(), raising=False)
+            monkeypatch.setenv(name, value)
+        settings = S3Settings(bucket="lake", endpoint_url=f"{scheme}://s3.example", anonymous=True)
+        async with Storage(settings.backend("lake")) as storage:
+            with pytest.raises(ConnectionFailed, match=rf"proxy 127\.0\.0\.1:{port}.*{scheme}_proxy"):
+                await storage.stat("a")

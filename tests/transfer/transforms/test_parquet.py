@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from crossdock.errors import ConfigError
 from crossdock.transfer.transforms import Refused, parquet, step
-from crossdock.transfer.transforms.parquet import _complete_rows
+from crossdock.transfer.transforms.parquet import _rows_end
 from tests.transfer.transforms.running import run, whole
 
 ROWS = [(f"{number:05}", f'na"me, {number}\nsecond line', f"{number}.50", "2026-01-31") for number in range(2000)]
@@ -80,8 +80,8 @@ def test_rows_end_where_the_csv_module_says(rows: list[tuple[str, ...]], quoting
         ends.append(len(text.getvalue().encode()))
     data = text.getvalue().encode()
     for cut in range(len(data) + 1):
-        found = _complete_rows(",").match(data[:cut])
-        assert (found.end() if found else 0) == max(end for end in ends if end <= cut)
+        assert _rows_end(data[:cut], ",") == max(end for end in ends if end <= cut)
+    assert _rows_end(data, ",", first=True) == ends[1 if rows else 0]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ _BLOCK = 4 * 1024 * 1024
 """Bytes of CSV that pyarrow parses at once."""
 _LONGEST = 4 * _BLOCK
 """Bytes that one row may have."""
+_AT_ONCE = 1000
+"""Fields that are matched in one go: the matcher keeps some 100 bytes for each."""
 _HINT = "correct the options types and delimiter, or have the file sent again"
 _TYPES = {
     "string": pa.string(),
@@ -88,7 +90,6 @@ class CsvToParquet(Transform):
 
     def __init__(self, options: CsvToParquetOptions | None = None) -> None:
         super().__init__(options)
-        self._rows = _complete_rows(self.options.delimiter)
         self._output = _Output()
         self._waiting: list[bytes] = []
         self._waiting_size = 0
@@ -126,8 +127,7 @@ class CsvToParquet(Transform):
 
     def _take(self, data: bytes) -> None:
         """Every row in the data that is complete; what is left waits for more."""
-        found = self._rows.match(data)
-        end = found.end() if found else 0
+        end = _rows_end(data, self.options.delimiter)
         if not end and len(data) >= _LONGEST:
             raise Refused(
                 f"a row of over {_LONGEST} bytes, or a quote that is never closed",
@@ -144,10 +144,9 @@ class CsvToParquet(Transform):
 
     def _head(self, data: bytes) -> int:
         """Read the first row, and start the file; returns where the second begins."""
-        found = _complete_rows(self.options.delimiter, "").match(data)
-        assert found is not None
+        end = _rows_end(data, self.options.delimiter, first=True)
         try:
-            text = found[0].decode("utf-8-sig")
+            text = data[:end].decode("utf-8-sig")
             names = next(csv.reader(io.StringIO(text, newline=""), delimiter=self.options.delimiter))
         except (UnicodeDecodeError, StopIteration, csv.Error) as error:
             raise Refused(f"the first row does not name the columns: {error}", hint=_HINT) from error
@@ -164,7 +163,7 @@ class CsvToParquet(Transform):
         self._columns = {name: _type(self.options.types.get(name, "string")) for name in names}
         schema = pa.schema(list(self._columns.items()))
         self._writer = pa_parquet.ParquetWriter(self._output, schema, compression=self.options.compression.upper())
-        return found.end()
+        return end
 
     def _add(self, rows: memoryview) -> None:
         try:
@@ -193,17 +192,33 @@ class CsvToParquet(Transform):
             self._writer.write_table(table, row_group_size=table.num_rows)
 
 
-@cache
-def _complete_rows(delimiter: str, more: str = "*+") -> re.Pattern[bytes]:
-    """Matches all complete rows from the start of a block (with `more=""`, one row), each with its LF, CR LF or CR.
+def _rows_end(data: bytes, delimiter: str, *, first: bool = False) -> int:
+    """Where the last complete row of a block ends, or the first; 0: none is complete. The block begins with a row.
 
-    Those are the line ends of pyarrow; a CR that ends the block may be half of one. A quote opens a field only as its
-    first character, as for pyarrow; one that is not closed ends the match before its row. Nothing is tried twice
-    (possessive), so that the time is linear.
+    Rows end with LF, CR LF or CR, as for pyarrow; a CR that ends the block may be half of one. A quote opens a field only
+    as its first character, as for pyarrow. The time is linear.
+    """
+    fields = _fields(delimiter, 1 if first else _AT_ONCE)
+    at = end = 0
+    while (found := fields.match(data, at)) and found.end() > at:
+        at = found.end()
+        if found[1] is not None:
+            end = found.end(1)
+            if first:
+                break
+    return end
+
+
+@cache
+def _fields(delimiter: str, most: int) -> re.Pattern[bytes]:
+    """Matches fields, each with what ends it; the group is the last line end among these.
+
+    What is quoted goes up to the next quote; where a quote follows that at once, the field goes on. Only single
+    characters are repeated without a way back (possessive): for groups that is wrong before Python 3.11.5 (gh-106052).
     """
     mark = re.escape(delimiter)
-    field = f'(?:"(?:[^"]++|"")*+"[^{mark}\\r\\n]*+|(?!")[^{mark}\\r\\n]*+)'
-    return re.compile(f"(?:(?:{field}{mark})*+{field}(?:\\r?\\n|\\r(?=[^\\n]))){more}".encode())
+    end = f"[^{mark}\\r\\n]*+(?:{mark}|(\\r?\\n|\\r(?=[^\\n])))"
+    return re.compile(f'(?:"[^"]*+"(?=")|(?:"[^"]*+"|(?!")){end}){{0,{most}}}'.encode())
 
 
 class _Output:
