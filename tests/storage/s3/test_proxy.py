@@ -12,8 +12,8 @@ import pytest
 from crossdock.errors import ConnectionFailed
 from crossdock.storage.s3 import S3Settings
 from crossdock.storage.storage import Storage
-from tests.storage.s3.places import LARGE, SMALL, BotoPeer, Server, backend
 from tests.servers.server import closed_ports
+from tests.storage.s3.places import LARGE, SMALL, BotoPeer, Server, backend
 
 
 @asynccontextmanager

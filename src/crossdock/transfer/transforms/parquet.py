@@ -195,8 +195,8 @@ class CsvToParquet(Transform):
 def _rows_end(data: bytes, delimiter: str, *, first: bool = False) -> int:
     """Where the last complete row of a block ends, or the first; 0: none is complete. The block begins with a row.
 
-    Rows end with LF, CR LF or CR, as for pyarrow; a CR that ends the block may be half of one. A quote opens a field only
-    as its first character, as for pyarrow. The time is linear.
+    Rows end with LF, CR LF or CR, as for pyarrow; a CR that ends the block may be half of one. A quote opens a field
+    only as its first character, as for pyarrow. The time is linear.
     """
     fields = _fields(delimiter, 1 if first else _AT_ONCE)
     at = end = 0
