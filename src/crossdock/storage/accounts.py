@@ -40,6 +40,9 @@ class Breaker:
         self._shown = ""
 
     def trip(self, error: AuthenticationFailed) -> None:
+        """What `check` raised is no new failure: it ends when the first one does."""
+        if self._error is not None and error.__cause__ is self._error:
+            return
         self._error, self._until = error, self._clock() + LOCKED_OUT
         self._shown = f"{datetime.now(UTC) + timedelta(seconds=LOCKED_OUT):%H:%M:%S} UTC"
 
@@ -52,7 +55,7 @@ class Breaker:
             self._error = None
             return
         raise type(self._error)(
-            f"{self._error.reason}; no new attempt before {self._shown}, so that the account is not locked",
+            f"{self._error.reason.rstrip('.')}; no new attempt before {self._shown}, so that the account is not locked",
             operation="connect",
             endpoint=endpoint,
             hint=self._error.hint,

@@ -19,7 +19,9 @@ from crossdock.errors import (
     Throttled,
     TimedOut,
 )
+from crossdock.storage.accounts import LOCKED_OUT
 from crossdock.storage.ftp import FtpSettings, data
+from crossdock.storage.ftp.pool import Account, Pool
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
 from crossdock.testing.ftp_faults import FtpFaults
@@ -67,6 +69,25 @@ async def test_a_wrong_password_is_tried_once(server: FaultyFtpServer) -> None:
         with pytest.raises(AuthenticationFailed):
             await attempt()
     assert server.accepted == 1
+
+
+async def test_refusals_of_our_own_do_not_make_the_wait_longer(server: FaultyFtpServer) -> None:
+    now, secret = 1000.0, server.folder.parent / "secret"
+    secret.touch(0o600)
+    secret.write_text(server.password)
+    settings = {"type": "ftp", "host": server.host, "port": server.port, "user": server.user, "timeout": 30}
+    found = FtpSettings.model_validate(settings | {"password": f"file:{secret}"})
+    pool, right = Pool(found, "faulty", account=Account(lambda: now)), server.password
+    server.password = "another"
+    for _ in range(4):
+        with pytest.raises(AuthenticationFailed) as refused:
+            await pool.acquire()
+        now += LOCKED_OUT / 4
+    assert (server.accepted, str(refused.value).count("no new attempt before")) == (1, 1)
+    server.password = right
+    pool.release(await pool.acquire())
+    assert server.accepted == 2
+    await pool.close()
 
 
 async def test_a_passive_address_is_not_followed(server: FaultyFtpServer) -> None:
