@@ -211,3 +211,23 @@ def test_a_secret_that_is_missing(server: Controller, inbox: Inbox) -> None:
     with pytest.raises(ConfigError, match="MAIL_PASSWORD"):
         send_mail(mail(server, user="robot", password=Secret("env:MAIL_PASSWORD")), NOTICE)
     assert inbox.mails == []
+
+
+@pytest.mark.parametrize("wrong", ["user", "password"])
+def test_a_login_beyond_ascii(server: Controller, inbox: Inbox, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    """The library raises what is no error of mail, and names the letter; whoever does not expect it ends the run."""
+    given = {"user": "robot", "password": "s3cret"} | {wrong: "geh\xe9im"}
+    monkeypatch.setenv("MAIL_PASSWORD", given["password"])
+    with pytest.raises(NotificationFailed, match="beyond ASCII") as caught:
+        send_mail(mail(server, user=given["user"], password=Secret("env:MAIL_PASSWORD")), NOTICE)
+    assert not caught.value.retryable
+    assert "\xe9" not in str(caught.value)
+    assert inbox.mails == []
+
+
+@pytest.mark.parametrize("host", ["mail..example.com", f"{'a' * 64}.example.com"])
+def test_a_host_that_no_server_can_have(host: str) -> None:
+    to = Mail(to=("ops@example.com",), sender="a@example.com", host=host, port=25, tls="none")
+    with pytest.raises(NotificationFailed, match="no server can have this name") as caught:
+        send_mail(to, NOTICE)
+    assert not caught.value.retryable

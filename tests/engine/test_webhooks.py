@@ -314,6 +314,7 @@ async def test_no_proxy_is_asked(receiver: Receiver, monkeypatch: pytest.MonkeyP
         ("https:///path", "not an address"),
         ("https://me:word@hooks.example/", "user name"),
         ("https://hooks.example:99999/", "cannot be read|not an address"),
+        ("https://hooks..example/", "no receiver can have this name"),
     ],
 )
 async def test_addresses_that_cannot_be(url: str, reason: str) -> None:

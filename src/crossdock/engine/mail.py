@@ -26,6 +26,13 @@ def send_mail(mail: Mail, notice: Notice) -> None:
     message = _message(mail, notice)
     place = f"mail through {mail.host}:{mail.port}"
     password = mail.password.reveal() if mail.user is not None and mail.password is not None else ""
+    if not f"{mail.user or ''}{password}".isascii():
+        # Python's SMTP client encodes them so, and its error would show the letter.
+        raise NotificationFailed(
+            f"{place}: user or password has a character beyond ASCII, which cannot be sent",
+            retryable=False,
+            hint="give the account a password of plain letters, digits and signs",
+        )
     try:
         context = ssl.create_default_context()
         if mail.tls == "implicit":
@@ -57,6 +64,10 @@ def send_mail(mail: Mail, notice: Notice) -> None:
             hint="check the user and password"
             if isinstance(error, smtplib.SMTPAuthenticationError)
             else "ask who runs the mail server",
+        ) from error
+    except UnicodeError as error:
+        raise NotificationFailed(
+            f"{place}: no server can have this name", retryable=False, hint="write the host as mail.example.com"
         ) from error
     except (smtplib.SMTPException, OSError) as error:
         raise NotificationFailed(

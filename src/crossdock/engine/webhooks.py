@@ -152,6 +152,8 @@ async def post(
         ) from error
     except aiohttp.InvalidURL as error:
         raise ConfigError(f"{where}: {error.description or error}", hint="write https://host/path") from error
+    except UnicodeError as error:
+        raise ConfigError(f"{where}: no receiver can have this name", hint="write https://host/path") from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise NotificationFailed(
             f"{where}: {str(error) or 'no answer in time'}",
