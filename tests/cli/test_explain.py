@@ -248,6 +248,6 @@ def test_over_openssh(cli: Cli, openssh: OpenSSH, tmp_path: Path) -> None:
     assert cli("apply", "p.json").code == 0
     assert contents(tmp_path / "lake") == {"in/a.csv": b"over ssh"}
     row = cli("explain", "--json", "pull", "a.csv").rows[0]
-    assert row["next"] == ["nothing: the source does not hold it; it is archived as out/.done/a.csv"]
+    assert row["next"] == ["nothing: the source does not hold it; it was archived as out/.done/a.csv"]
     assert cli("where", "--json", "a.csv").rows[0]["archived"] == "out/.done/a.csv"
     assert (root / "out/.done/a.csv").read_text() == "over ssh"

@@ -6,6 +6,7 @@ import hashlib
 import os
 import socket
 import zipfile
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def test_everything_about_a_file(moved: Cli) -> None:
     assert (row["known"], row["flow"], row["source"], row["path"], row["size"]) == (
         True, "pull", "partner", "out/a/report.csv", 6,
     )  # fmt: skip
-    assert (row["archived"], row["gone"]) == ("out/.done/a/report.csv", True)
+    assert (row["archived"], row["kept_until"], row["gone"]) == ("out/.done/a/report.csv", None, True)
     lake, staging = row["destinations"]
     for there, path in ((lake, "a/report.csv"), (staging, "copy/report.csv")):
         assert (there["state"], there["target_path"], there["attempts"]) == ("done", path, 1)
@@ -46,6 +47,17 @@ def test_everything_about_a_file(moved: Cli) -> None:
     assert text.startswith("out/a/report.csv, from partner by flow pull\n  came      ")
     assert f"bytes, sha256 {hashlib.sha256(b'report').hexdigest()}, 1 attempt" in text
     assert "  archived  partner:out/.done/a/report.csv\n" in text
+
+
+def test_how_long_the_archive_keeps_it(moved: Cli, tmp_path: Path) -> None:
+    """It was there once; whether it still is, the ledger cannot say."""
+    places = moved("where", "--json", "a/report.csv").rows[0]["destinations"]
+    changed = datetime.fromisoformat(next(each["changed"] for each in places if "archived as" in each["why"]))
+    configure(tmp_path, **TWO | {"after": {"archive": ".done", "keep": "30d"}})
+    kept = changed + timedelta(days=30)
+    assert moved("where", "--json", "a/report.csv").rows[0]["kept_until"] == kept.isoformat()
+    said = f"  archived  partner:out/.done/a/report.csv, to be kept until {kept:%Y-%m-%d %H:%M:%SZ}\n"
+    assert said in moved("where", "a/report.csv").out
 
 
 @pytest.mark.parametrize(

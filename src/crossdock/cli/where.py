@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +17,7 @@ from crossdock.errors import CrossdockError, NotFound, shown
 
 if TYPE_CHECKING:
     from crossdock.engine.lookup import Found
-    from crossdock.flows.flow import Rule
+    from crossdock.flows.flow import Flow, Rule
     from crossdock.ledger.base import Transfer
 
 __all__ = ["where"]
@@ -164,7 +164,7 @@ def _next(transfer: Transfer, now: datetime, flows: Collection[str]) -> str:
     return what_next(transfer, now)
 
 
-def _lines(file: Sequence[Transfer], now: datetime, flows: Collection[str]) -> Iterator[str]:
+def _lines(file: Sequence[Transfer], now: datetime, flows: Mapping[str, Flow]) -> Iterator[str]:
     from crossdock.flows.explain import archived_as, last_said
 
     first = file[0]
@@ -187,10 +187,22 @@ def _lines(file: Sequence[Transfer], now: datetime, flows: Collection[str]) -> I
             rows.append(["", f"next: {shown(_next(each, now, flows))}"])
     archived = archived_as(file)
     if archived:
-        rows.append(["archived", f"{first.source}:{archived}"])
+        kept = _kept_until(file, flows)
+        rows.append(["archived", f"{first.source}:{archived}{f', to be kept until {moment(kept)}' if kept else ''}"])
     elif any(each.gone for each in file):
         rows.append(["source", "taken away after delivery"])
     yield from (f"  {line}" for line in aligned(rows))
+
+
+def _kept_until(file: Sequence[Transfer], flows: Mapping[str, Flow]) -> datetime | None:
+    """When an archived file may go, by the flow as it is now; None: never, as far as that says."""
+    from crossdock.flows.explain import archived_as
+
+    flow = flows.get(file[0].flow)
+    moved = [each.changed for each in file if archived_as([each])]
+    if flow is None or flow.after.keep is None or not moved:
+        return None
+    return moved[0] + timedelta(seconds=flow.after.keep)
 
 
 def _proof(transfer: Transfer) -> str:
@@ -207,10 +219,11 @@ def _proof(transfer: Transfer) -> str:
     return ", ".join(parts)
 
 
-def _json(file: Sequence[Transfer], now: datetime, flows: Collection[str]) -> dict[str, Any]:
+def _json(file: Sequence[Transfer], now: datetime, flows: Mapping[str, Flow]) -> dict[str, Any]:
     from crossdock.flows.explain import archived_as
 
     first = file[0]
+    kept = _kept_until(file, flows)
     found: dict[str, Any] = {
         "known": True,
         "flow": first.flow,
@@ -220,6 +233,7 @@ def _json(file: Sequence[Transfer], now: datetime, flows: Collection[str]) -> di
         "modified": first.entry.modified.isoformat() if first.entry.modified else None,
         "came": min(each.added for each in file).isoformat(),
         "archived": archived_as(file),
+        "kept_until": kept.isoformat() if kept else None,
         "gone": any(each.gone for each in file),
         "destinations": [transfer_json(each) | {"next": _next(each, now, flows)} for each in file],
     }

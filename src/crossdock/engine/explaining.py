@@ -88,7 +88,7 @@ class Explanation:
             return [f"nothing, unless the source can be listed: {self.error.message}"]
         if self.entry is None:
             archived = archived_as(self.rows)
-            gone = f"; it is archived as {archived}" if archived else ""
+            gone = f"; it was archived as {archived}" if archived else ""
             return [f"nothing: the source does not hold it{gone}", *self._open_rows()]
         if self.left_out is not None:
             return [f"leaves it alone: {self.left_out}", *self._open_rows()]
