@@ -132,6 +132,12 @@ def test_a_host_key_that_cannot(write: Write, pin: str) -> None:
         assert "Next: write what 'crossdock trust " in found
 
 
+def test_whom_to_ask_for_a_host_key(write: Write) -> None:
+    for host, told in (("h.example, port: 2222", "h.example:2222"), ("'::1', port: 2222", "[::1]:2222"), ("h", "h")):
+        (found,) = mistakes(write(f"endpoints: {{a: {{type: sftp, host: {host}, host_key: '{PIN[:-1]}'}}}}"))
+        assert f"Next: write what 'crossdock trust {told}' shows" in found
+
+
 def test_a_key_given_twice(write: Write) -> None:
     found = mistakes(write("endpoints:\n  a: {type: memory}\n  a: {type: memory}\n"))
     assert found == ["3: endpoints.a: the key is there twice, first on line 2. Next: remove one of them"]

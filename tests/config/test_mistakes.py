@@ -230,10 +230,10 @@ CASES = [
     # The ledger.
     (ENDPOINTS + "ledger: mysql://x/y\n", "5: ledger: no ledger is of the kind mysql://. Next: write a path for "
      "SQLite, or postgresql://user@host/database"),
-    (ENDPOINTS + "ledger: postgresql://u:p@h/d\n", "5: ledger: a secret may not be written into this file. Next: "
+    (ENDPOINTS + "ledger: postgresql://u:p@h/d\n", "5: ledger: a secret may not be written here. Next: "
      "write postgresql://user@host/database?password=env:NAME and export it"),
-    (ENDPOINTS + "ledger: postgresql://u@h/d?password=p\n", "5: ledger: a secret may not be written into this "
-     "file. Next: write postgresql://user@host/database?password=env:NAME and export it"),
+    (ENDPOINTS + "ledger: postgresql://u@h/d?password=p\n", "5: ledger: a secret may not be written here. "
+     "Next: write postgresql://user@host/database?password=env:NAME and export it"),
     ("endpoints: {a: {type: sftp, host: 'sftp://bank.example/in'}}", "1: endpoints.a.host: cannot be read. Next: write "
      "the host alone, such as sftp.bank.example; the rest goes to user, port and root"),
     ("endpoints: {a: {type: ftp, host: 'bank.example:2121'}, b: {type: ftp, host: '::1'}}", "1: endpoints.a.host: "

@@ -52,7 +52,7 @@ def _checked(value: str, folder: Path) -> str:
     password = dict(parse_qsl(parts.query)).get("password", "")
     if parts.password is not None or (password and not password.startswith(("env:", "file:"))):
         raise ConfigError(
-            "a secret may not be written into this file",
+            "a secret may not be written here",
             hint="write postgresql://user@host/database?password=env:NAME and export it",
         )
     return value
