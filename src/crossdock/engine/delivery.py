@@ -17,11 +17,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from crossdock.engine.actions import Actions
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.recovery import Record, attempt_id, copied, recovered, sweep, sweep_members, version_of
+from crossdock.engine.steps import Steps
 from crossdock.engine.taken import Taken, is_there, taken_by
 from crossdock.engine.verdicts import GONE, backoff, judge
 from crossdock.errors import Conflict, CrossdockError, LeaseLost, LedgerError, NotFound, StorageError
@@ -32,9 +33,6 @@ from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
 from crossdock.storage.waiting import to_its_end
 from crossdock.transfer.copy import CopyOptions, Staged, copy
-
-if TYPE_CHECKING:
-    from crossdock.transfer.transforms.base import Step as TransformStep
 
 __all__ = ["Courier", "Delivery", "Step", "owes"]
 
@@ -88,7 +86,7 @@ class Courier:
         self._progress = progress or (lambda transfer, size: None)
         self._step = step or (lambda name: None)
         self._clock = clock
-        self._folder = folder
+        self._steps = Steps(ledger, clock, folder)
         self._owing = {name for name, planner in flows.items() if owes(planner.flow)}
         self._together: dict[tuple[str, str, str], int] = {}
         self.taken = Taken()
@@ -105,18 +103,6 @@ class Courier:
         if number > 1:
             self._together[file] = number - 1
         return number
-
-    def _transforms(self, planner: Planner, transfer: Transfer) -> tuple[TransformStep, ...]:
-        """Of the rule that takes the file now. Raises `ConfigError`."""
-        if not planner.transforms:
-            return ()
-        routed = planner.routes.route(planner.below(transfer.entry), self._clock())
-        specs = () if routed.rule is None else routed.rule.transforms
-        if not specs:
-            return ()
-        from crossdock.transfer.transforms.registry import steps
-
-        return steps(specs, folder=self._folder)
 
     async def attempt(self, lease: Lease) -> Delivery:
         """Whatever becomes of the file is recorded, and told. Raises what the ledger raises, `LeaseLost` above all."""
@@ -203,7 +189,7 @@ class _Attempt:
         if known is not None:
             return known
         resume = self._record.token if self._record is not None and self._record.resumable else None
-        transforms = self._courier._transforms(self._planner, transfer)
+        transforms = await self._courier._steps.of(self._planner, transfer)
         self._step("R4:before")
         if source.backend.store is not None and target.can_server_copy(source):
             # No step lies between the store's copy and its being visible: the lease is looked at before.
@@ -250,7 +236,7 @@ class _Attempt:
         if self._lease.fence == 1 or (record is not None and record.resumable and not transfer.rescues):
             return None
         receipt = await recovered(transfer, record, target)
-        transforms = self._courier._transforms(self._planner, transfer)
+        transforms = () if receipt is not None else await self._courier._steps.of(self._planner, transfer)
         if receipt is None and not transforms and target.can_server_copy(source):
             versions = _VERSIONS if self._planner.flow.on_conflict == "version" else 1
             names = [version_of(transfer.target_path, number) for number in range(versions)]

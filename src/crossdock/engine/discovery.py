@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import compress
 
+from crossdock.engine.steps import why
 from crossdock.engine.taken import File, back_again
 from crossdock.errors import NotFound
 from crossdock.flows.flow import Flow
@@ -146,7 +147,7 @@ async def add(
                 entry=planner.above(decision.entry),
                 target=place.endpoint,
                 target_path=place.path,
-                why=decision.reason,
+                why=why(decision),
             )
             for place in decision.places
             if not taken
