@@ -12,7 +12,7 @@ from crossdock.errors import NotFound
 from crossdock.flows.flow import After, Destination, Rule
 from crossdock.ledger.base import State
 from crossdock.storage.base import Entry
-from tests.engine.places import House, flow
+from tests.engine.places import House, flow, lost
 
 GONE = flow(after=After(delete=True))
 BOTH = Rule(name="all", to=(Destination(endpoint="dst"), Destination(endpoint="dst2")))
@@ -105,6 +105,40 @@ async def test_a_file_that_is_put_back_as_it_was(home: House, minutes: int) -> N
         assert (await engine.run_once()).delivered == 2
         assert (home.dst.hold("a"), home.dst2.hold("a")) == (b"1", b"1")
         assert not (await engine.discover("f")).back
+
+
+async def test_a_file_that_is_replaced_for_a_while(home: House) -> None:
+    """Just when its turn came."""
+    await home.put("a", b"1")
+    async with home.engine(GONE) as engine:
+        await engine.discover("f")
+        file = home.src._files["a"]
+        await home.put("a", b"two")
+        await engine.worker(["f"]).run(until_idle=True)
+        assert await home.state("a") == "skipped"
+        home.src._files["a"] = file
+        assert (await engine.run_once()).delivered == 1
+    assert (home.dst.hold("a"), home.src.hold("a")) == (b"1", None)
+
+
+@pytest.mark.parametrize("meanwhile", [None, b"two"], ids=["put aside", "replaced"])
+async def test_a_source_waits_for_the_destination_that_missed_it(home: House, meanwhile: bytes | None) -> None:
+    """The file was away for a moment. It is not taken away for good as soon as the other destination has it."""
+    await home.put("a", b"1")
+    home.dst2.faults["open"] = [lost("dst2")]
+    async with home.engine(flow(rules=(BOTH,), after=After(delete=True))) as engine:
+        await engine.discover("f")
+        file = home.src._files.pop("a")
+        if meanwhile is not None:
+            await home.put("a", meanwhile)
+        await engine.worker(["f"]).run(until_idle=True)
+        assert (await home.state("a", "dst"), await home.state("a", "dst2")) == ("skipped", "pending")
+        home.src._files["a"] = file
+        home.clock.move(60)
+        await engine.worker(["f"]).run(until_idle=True)
+        assert (home.dst.hold("a"), home.dst2.hold("a"), home.src.hold("a")) == (None, b"1", b"1")
+        assert (await engine.run_once()).delivered == 1
+    assert (home.dst.hold("a"), home.dst2.hold("a"), home.src.hold("a")) == (b"1", b"1", None)
 
 
 async def test_a_file_that_is_listed_and_never_there(home: House) -> None:

@@ -17,6 +17,7 @@ from crossdock.engine.disposal import Disposal, beside
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.notice import Notice
 from crossdock.engine.outbox import Outbox, Send
+from crossdock.engine.taken import missed
 from crossdock.errors import ConfigError, shown
 from crossdock.flows.flow import Flow
 from crossdock.flows.route import Template
@@ -57,7 +58,9 @@ class Actions:
         gone = False
         if self._flow.after.takes_source or self._flow.after.tag:
             siblings = await self._ledger.siblings(lease.id)
-            missing = [one for one in siblings if one.id != lease.id and one.state not in _ARRIVED]
+            others = [one for one in siblings if one.id != lease.id]
+            # One that has missed the file is tried again while that is there.
+            missing = [one for one in others if one.state not in _ARRIVED or missed(one)]
             if missing:
                 words.append(f"the source waits for {', '.join(_place(one) for one in missing)}")
             else:

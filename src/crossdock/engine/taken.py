@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 from crossdock.engine.endpoints import Endpoints
-from crossdock.engine.verdicts import GONE
+from crossdock.engine.verdicts import CHANGED, GONE
 from crossdock.errors import CrossdockError
 from crossdock.flows.flow import Place
 from crossdock.ledger.base import Ledger, Query, State, Transfer
 
-__all__ = ["File", "Taken", "back_again", "is_there", "taken_by"]
+__all__ = ["File", "Taken", "back_again", "is_there", "missed", "taken_by"]
 
 _SKIPPED = 1000
 """Transfers of a flow, the newest, that are looked through at each look at its source."""
@@ -77,15 +77,20 @@ async def taken_by(transfer: Transfer, ledger: Ledger) -> int | None:
     return None
 
 
+def missed(transfer: Transfer) -> bool:
+    """It was skipped only because its file was not there, as it was listed, when its turn came."""
+    return transfer.state is State.SKIPPED and transfer.why.startswith((GONE, CHANGED))
+
+
 async def back_again(flow: str, ledger: Ledger, now: datetime) -> dict[File, list[int]]:
-    """By their files, the transfers that were skipped as gone, and are tried again if the file is there: it may have
-    been put aside, or its mount have been missing.
+    """By their files, the transfers that were `missed`, and are tried again if the file is there: it may have been put
+    aside, or replaced for a while, or its mount have been missing.
 
     Each time after twice as long, at least hourly: a listing may go on showing what nobody can open.
     """
     found: dict[File, list[int]] = {}
     for each in await ledger.find(Query(flow=flow, states=frozenset({State.SKIPPED}), limit=_SKIPPED)):
         waited = now - each.changed >= min(each.changed - each.added, _HOURLY)
-        if waited and not each.gone and each.why.startswith(GONE):
+        if waited and not each.gone and missed(each):
             found.setdefault((each.source, each.entry.path, each.fingerprint), []).append(each.id)
     return found

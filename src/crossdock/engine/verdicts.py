@@ -19,7 +19,7 @@ from crossdock.errors import (
 )
 from crossdock.flows.flow import OnConflict, Retry
 
-__all__ = ["GONE", "Verdict", "backoff", "judge", "may_pass"]
+__all__ = ["CHANGED", "GONE", "Verdict", "backoff", "judge", "may_pass"]
 
 _SLOWLY = 60.0
 """Seconds at least before a full disk or quota is tried again; then half of what it has lasted, up to the longest."""
@@ -29,7 +29,8 @@ _MISSING = 300.0
 
 
 GONE = "the source is gone"
-"""How the reason begins for which such a transfer is skipped; see `taken.back_again`."""
+CHANGED = "the source changed"
+"""How the reasons begin for which such transfers are skipped; see `taken.missed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def judge(
     if isinstance(error, NotAFile) and at_source:
         return Verdict("skip", f"{GONE}: what has its name now is no file")
     if isinstance(error, SourceChanged):
-        return Verdict("skip", "the source changed: what is there now is a file of its own, and settles anew")
+        return Verdict("skip", f"{CHANGED}: what is there now is a file of its own, and settles anew")
     if isinstance(error, Conflict) and on_conflict == "skip":
         return Verdict("skip", "the target exists with other content (on_conflict: skip)")
     if age > retry.give_up:
