@@ -144,7 +144,11 @@ def _create(path: Path, version: Version, factory: type[sqlite3.Connection]) -> 
 def _plain(path: Path, factory: type[sqlite3.Connection]) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False, factory=factory)
     connection.row_factory = sqlite3.Row
-    prepare(connection)
+    try:
+        prepare(connection)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

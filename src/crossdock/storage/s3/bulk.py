@@ -333,8 +333,10 @@ class _Line:
             # What came along with the headers lies in the answer's own buffer.
             if missing:
                 missing = self._taken(answer.read1(min(missing, 8192)), missing, take)
-            read = self._receive
-            self._wait_in_kernel()
+            # If that was all, the answer has closed a connection that ends with it (Python 3.12.2).
+            if missing:
+                read = self._receive
+                self._wait_in_kernel()
         try:
             while missing is None or missing:
                 try:
