@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import secrets
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from crossdock.errors import AlreadyExists, IntegrityError, NotFound, StorageError
@@ -31,6 +33,8 @@ __all__ = [
     "token_of",
     "undo_swap",
 ]
+
+log = logging.getLogger("crossdock.storage")
 
 # 38 bytes: fits every file system's limit of 255 whatever the length of the final name.
 TEMPORARY_MARK = ".crossdock-"
@@ -174,23 +178,30 @@ async def publish_by_swap(
     """Replace `path` where the endpoint cannot rename over an existing file.
 
     The old file steps aside and comes back if the new one cannot take its place; for a moment there is no file under
-    the final name, but never a partial one. `rename(old, new)` must fail if `new` exists.
+    the final name, but never a partial one. `rename(old, new)` must fail if `new` exists, and after a connection has
+    broken it is to use another.
     If the caller is cancelled, that is heard once it is done: half of it would leave no file under the name.
     """
+    aside = temporary_path(path, attempt, "old")
 
     async def swap() -> None:
-        aside = temporary_path(path, attempt, "old")
         try:
-            await rename(path, aside)
-        except NotFound:
-            await rename(temporary, path)
-            return
-        try:
+            with suppress(NotFound):
+                await rename(path, aside)
             await rename(temporary, path)
         except StorageError:
-            await rename(aside, path)
+            # Also after the first step: it may have been done, and its answer lost.
+            await put_back()
             raise
         await remove(aside)
+
+    async def put_back() -> None:
+        try:
+            await rename(aside, path)
+        except (AlreadyExists, NotFound):
+            return
+        except StorageError as error:
+            log.warning("the file that was %r may lie at %r: %s", path, aside, error)
 
     await to_its_end(swap())
 

@@ -78,6 +78,27 @@ async def test_where_a_rename_may_not_replace_the_old_file_steps_aside(server: F
     assert [path.name for path in server.folder.iterdir()] == ["name"]
 
 
+async def test_the_old_file_comes_back_after_the_connection_has_broken(server: FaultyFtpServer) -> None:
+    server.refuses_to_replace = True
+    (server.folder / "name").write_bytes(b"old")
+    replies = server.faults.replies
+
+    def break_off() -> None:
+        replies.clear()
+        server.writers[0].transport.abort()
+
+    server.then = [
+        ("RNTO", lambda: None),  # the new file may not replace the old one
+        ("RNTO", lambda: replies.update({"RNTO": "421 going down"})),  # which has stepped aside
+        ("RNTO", break_off),
+    ]
+    async with faulty(server, max_connections=1) as storage:
+        with pytest.raises(ConnectionFailed):
+            await storage.write_bytes("name", b"newer")
+    assert not server.then
+    assert {path.name: path.read_bytes() for path in server.folder.iterdir()} == {"name": b"old"}
+
+
 async def test_a_swap_that_was_cut_off_is_not_in_the_way_of_the_next(server: FaultyFtpServer) -> None:
     server.refuses_to_replace = True
     async with faulty(server) as storage:

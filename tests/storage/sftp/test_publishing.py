@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 import pytest
 
 from crossdock.errors import (
     AlreadyExists,
+    ConnectionFailed,
     InvalidPath,
     NotADirectory,
     NotAFile,
@@ -15,7 +19,10 @@ from crossdock.errors import (
     Unsupported,
 )
 from crossdock.storage.base import WriteOptions
+from crossdock.storage.sftp import SftpSettings
 from crossdock.storage.sftp import codec as c
+from crossdock.storage.storage import Storage
+from crossdock.testing.fault_sftp import FaultySftpServer, SftpFault
 from tests.storage.sftp.fake_server import FAILURE, OK, FakeSftp, status
 from tests.storage.sftp.places import DATA, leftovers, served
 
@@ -73,6 +80,26 @@ async def test_the_old_file_comes_back_if_the_new_cannot_take_its_place() -> Non
         with pytest.raises(PermissionDenied):
             await storage.write_bytes("x", b"new")
     assert sftp.files == {b"/x": b"old"}
+
+
+@pytest.mark.parametrize("how", ["drop", "lost"])
+@pytest.mark.parametrize("step", [0, 1])
+async def test_the_old_file_comes_back_after_the_connection_has_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Literal["drop", "lost"], step: int
+) -> None:
+    """It steps aside, the new one takes its place; lost: the server has done it and cannot say so."""
+    (tmp_path / "x").write_bytes(b"old")
+    fault = SftpFault(request="rename", how=how, after=step)
+    async with FaultySftpServer(tmp_path, fault, without=frozenset({"posix-rename", "hardlink"})) as server:
+        monkeypatch.setenv("FAULTY_PASSWORD", server.password)
+        given = {"port": server.port, "user": server.user, "host_key": server.fingerprint, "root": "/"}
+        settings = SftpSettings.model_validate({"host": server.host, "password": "env:FAULTY_PASSWORD", **given})
+        async with Storage(settings.backend("faulty")) as storage:
+            with pytest.raises(ConnectionFailed):
+                await storage.write_bytes("x", b"new")
+            assert fault.fired == 1
+            assert [entry.path async for entry in storage.scan("")] == ["x"]
+    assert (tmp_path / "x").read_bytes() == (b"new" if (how, step) == ("lost", 1) else b"old")
 
 
 async def test_what_an_earlier_rename_left_is_not_in_the_way_of_the_next() -> None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from crossdock.errors import ConnectionFailed, InvalidPath, NotFound, PermissionDenied, StorageError
 from crossdock.storage.accounts import Member
 from crossdock.storage.base import Backend, Capabilities
-from crossdock.storage.ftp.connection import Features
+from crossdock.storage.ftp.connection import Connection, Features
 from crossdock.storage.ftp.faults import Translate, hint_for, hint_for_permission
 from crossdock.storage.ftp.pool import Pool, leave, pool_for
 from crossdock.storage.ftp.settings import FtpSettings
@@ -118,6 +118,15 @@ class Calls(Member[Pool]):
                     raise self.explained(error, operation, path) or error from error
                 finally:
                     self.pool.release(connection)
+
+    async def call_on(
+        self, connection: Connection, operation: str, path: str, work: Callable[..., T], *arguments: object
+    ) -> T:
+        """Call `work(connection, …)` on this connection, which is the caller's; on another once it has broken."""
+        if not connection.alive:
+            return await self.call(operation, path, work, *arguments)
+        with Translate(operation, self.backend.endpoint, path):
+            return await connection.run(work, connection, *arguments)
 
     def explained(self, error: Refused, operation: str, path: str) -> StorageError | None:
         """What the refusal does not say and the name does."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import TypeVar
@@ -244,7 +244,7 @@ class FtpWriter(StagedWriter):
             return
         with Translate("write", self.endpoint, self.path):
             if self._stream is None:
-                await self._first()
+                await self._with_ladder(self._begin, self._taken()[0])
                 return
             assert self._connection is not None
             while self._jobs and (self._under_way + self._buffered > _WINDOW or self._jobs[0][0].done()):
@@ -272,11 +272,6 @@ class FtpWriter(StagedWriter):
             if self._connection is not None and self._calls.pool.step_down(self._connection):
                 raise self._calls.lost("write", self.path, str(error)) from error
             raise
-
-    async def _first(self) -> None:
-        """The first chunk, with which the stream begins."""
-        parts, _ = self._taken()
-        await self._with_ladder(self._begin, parts)
 
     async def _with_ladder(self, work: object, parts: list[bytes]) -> object:
         pool = self._calls.pool
@@ -342,12 +337,15 @@ class FtpWriter(StagedWriter):
                 raise explained or no_rename(error, self.endpoint, self.path) from error
 
         async def rename(old: str, new: str) -> None:
-            with Translate("write", self.endpoint, old):
-                await connection.run(asking.move, connection, calls.full(old, "write"), calls.full(new, "write"))
+            await step(old, asking.move, calls.full(old, "write"), calls.full(new, "write"))
 
         async def remove(path: str) -> None:
-            with Translate("write", self.endpoint, path):
-                await connection.run(asking.remove, connection, calls.full(path, "write"))
+            await step(path, asking.remove, calls.full(path, "write"))
+
+        async def step(path: str, work: Callable[..., None], *names: bytes) -> None:
+            if not connection.alive:
+                self._release()
+            await calls.call_on(connection, "write", path, work, *names)
 
         await publish_by_swap(rename, remove, self.temporary, self.path, self.attempt)
 

@@ -67,14 +67,22 @@ async def swap(calls: Calls, session: Session, temporary: str, path: str, attemp
         raise calls.backend.error(NotAFile, operation, path, "a folder has this name")
 
     async def rename(old: str, new: str) -> None:
-        with Translate(operation, calls.backend.endpoint, old):
-            old_name, new_name = calls.full(old, operation), calls.full(new, operation)
-            try:
-                await session.status(codec.RENAME, text(old_name), text(new_name))
-            except Status as error:
-                if error.code == codec.FAILURE and await kind_of(session, new_name) is not None:
-                    raise calls.backend.error(AlreadyExists, operation, new, "the file exists") from error
-                raise
+        if session.alive:
+            with Translate(operation, calls.backend.endpoint, old):
+                await step(session, old, new)
+            return
+        # What has stepped aside is put back, also after the connection has broken.
+        async with calls.session(operation, old) as another:
+            await step(another, old, new)
+
+    async def step(session: Session, old: str, new: str) -> None:
+        old_name, new_name = calls.full(old, operation), calls.full(new, operation)
+        try:
+            await session.status(codec.RENAME, text(old_name), text(new_name))
+        except Status as error:
+            if error.code == codec.FAILURE and await kind_of(session, new_name) is not None:
+                raise calls.backend.error(AlreadyExists, operation, new, "the file exists") from error
+            raise
 
     if there is None:
         # Not by the failure of a rename: what that says of a missing file is not the same everywhere.
