@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from crossdock.engine.sync import sync
+from crossdock.engine.sync import SyncOptions, sync
 from crossdock.errors import Conflict, NotFound, PermissionDenied
 from crossdock.flows.filters import Filters, Rule
 from crossdock.storage.base import Backend, Capabilities, Entry, Reader
@@ -16,6 +16,7 @@ from crossdock.storage.layers import Layer
 from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.staging import StagedWriter
 from crossdock.storage.storage import Storage
+from tests.engine.places import Faulty, lost
 from tests.engine.trees import TREE, content, filled, run
 
 
@@ -164,3 +165,24 @@ async def test_cancelled_sync_lets_each_file_clean_up(monkeypatch: pytest.Monkey
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert [entry.path async for entry in target.scan(temporaries=True)] == []
+
+
+async def test_cancelled_sync_ends_though_a_comparison_fails_at_that_moment() -> None:
+    """Of the two files that are read side by side, one fails; the next pair then has its turn."""
+    ends = [Faulty("a"), Faulty("b")]
+    for end in ends:
+        for number in range(9):
+            await Storage(end).write_bytes(f"f{number}", b"data")
+        end.gates["read"] = asyncio.Event()
+    ends[0].faults["read"].append(lost("a"))
+    source, target = map(Storage, ends)
+    options = SyncOptions(checksum=True, transfers=1)
+    task = asyncio.create_task(sync(source, "", target, "", options, report=lambda _: None))
+    while not all(end.calls["read"] for end in ends):
+        await asyncio.sleep(0)
+    ends[0].gates["read"].set()
+    task.cancel()
+    ended, _ = await asyncio.wait([task], timeout=60)
+    task.cancel()
+    assert ended == {task}, "it goes on"
+    assert task.cancelled()

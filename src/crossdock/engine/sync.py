@@ -118,8 +118,12 @@ class _Run:
         work: _Work = asyncio.Queue(self.options.transfers * 4)
 
         async def work_off() -> None:
+            task = asyncio.current_task()
             while (job := await work.get()) is not None:
                 await job()
+                if task is not None and task.cancelling():
+                    # How the job ended has hidden it: of two reads side by side, say, one failed at that very moment.
+                    raise asyncio.CancelledError
 
         workers = [asyncio.create_task(work_off()) for _ in range(self.options.transfers)]
         listing = asyncio.create_task(self._decide(work))
@@ -270,8 +274,7 @@ class _Run:
                     entry = await self.source.stat(entry.path)
                 if not self.target.capabilities.lists_mtime:
                     there = await self.target.stat(there.path)
-                reason = self._comparison.difference(entry, there)
-                reason = "modification time differs" if reason == UNSURE else reason
+                reason = self._comparison.difference(entry, there, listed=False)
         except CrossdockError as error:
             self._tell(Outcome(path=name, action="fail", reason="could not be compared", error=error))
             return
