@@ -135,6 +135,26 @@ async def test_upload_times_are_settled_by_content_or_by_the_files_own_time(tmp_
             assert outcomes["f"].reason == "modification time differs"
 
 
+async def test_what_was_uploaded_in_the_second_of_a_change_is_not_taken_for_it() -> None:
+    """The store lists when a file came, which may be when the next one of its size was made."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    class AtOnce(Uploads):
+        async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
+            async for page in super().scan(path, recursive=recursive):
+                yield [replace(entry, modified=now) for entry in page]
+
+    source, memory = await filled("a", {}), await filled("b", {})
+    await memory.write_bytes("f", b"older", WriteOptions(modified=now - timedelta(seconds=9)))
+    await source.write_bytes("f", b"newer", WriteOptions(modified=now))
+    target = Storage(AtOnce(memory.backend, {}))
+    _, outcomes = await run(source, target)
+    assert outcomes["f"].reason == "modification time differs"
+    assert await content(memory) == {"f": b"newer"}
+    _, outcomes = await run(source, target)
+    assert outcomes["f"].reason == "unchanged"
+
+
 @pytest.mark.parametrize("etag", ["0" * 32, "0-2"])
 async def test_one_md5_at_two_stores_settles_it(etag: str) -> None:
     """Whoever copied it there, and whenever; the etag of an upload in parts is no digest, and may be another's."""

@@ -21,10 +21,10 @@ class Comparison:
 
     def __init__(self, theirs: Capabilities, ours: Capabilities) -> None:
         self._precision = ours.mtime_precision and max(ours.mtime_precision, theirs.mtime_precision or timedelta(0))
-        self._certain = theirs.lists_mtime and ours.lists_mtime
+        self._theirs_listed, self._ours_listed = theirs.lists_mtime, ours.lists_mtime
 
-    def difference(self, source: Entry, target: Entry) -> str | None:
-        """Why the file must be moved again: a reason, None if it need not be, or `UNSURE`."""
+    def difference(self, source: Entry, target: Entry, *, listed: bool = True) -> str | None:
+        """Why the file must be moved again: a reason, None if it need not be, or `UNSURE` if both are only `listed`."""
         if target.kind != "file":
             return None
         if source.size is not None and target.size is not None and source.size != target.size:
@@ -34,5 +34,6 @@ class Comparison:
         if self._precision is None:
             return "source is newer" if source.modified > target.modified else None
         if abs(source.modified - target.modified) < self._precision:
-            return None
-        return "modification time differs" if self._certain else UNSURE
+            # What was uploaded in the second in which the source changed is not what it changed to.
+            return UNSURE if listed and not self._ours_listed else None
+        return "modification time differs" if not listed or (self._theirs_listed and self._ours_listed) else UNSURE
