@@ -41,6 +41,10 @@ def matches(pattern: str, path: str) -> bool:
         ("ab*b", ["abb", "abxb"], ["ab"]),
         ("*", ["a", "x/y"], []),
         ("**", ["a", "x/y"], []),
+        # Keys of an object store may have empty names among theirs.
+        ("*.tmp", ["a//b.tmp", "/b.tmp", "//b.tmp"], ["b.tmp/", "b.tmp//"]),
+        ("secret/", ["secret//b", "/secret/b", "a//secret/b", "secret/x/"], ["secret"]),
+        ("in/**/x", ["in//x", "in/a//x"], ["/in/x"]),
         ("a*/**/b*/**/c", ["a1/b2/c", "a/x/b/y/c", "a/b/b/c"], ["a/c", "x/a/b/c"]),
     ],
 )

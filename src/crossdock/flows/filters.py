@@ -193,14 +193,14 @@ def _path_regex(pattern: str) -> str:
             regex += _atomic(run, open_ended) if run else ""
             run, open_ended = "", True
             if last:
-                return regex + r"[^/]+(?:/[^/]+)*\Z"
+                return regex + r"(?s:.+)\Z"
         else:
             run += _name_regex(part) + ("" if last else "/")
-    return regex + (rf"(?:[^/]+/)*{run}\Z" if open_ended else rf"{run}\Z")
+    return regex + (rf"(?:[^/]*/)*{run}\Z" if open_ended else rf"{run}\Z")
 
 
 def _atomic(run: str, open_ended: bool) -> str:
-    return rf"(?>(?:[^/]+/)*?{run})" if open_ended else f"(?>{run})"
+    return rf"(?>(?:[^/]*/)*?{run})" if open_ended else f"(?>{run})"
 
 
 def _name_regex(part: str) -> str:
