@@ -62,6 +62,21 @@ async def test_cron_waits_for_its_time_the_first_time_only(ledger: SqliteLedger,
     assert await take(ticks(the_flow, ledger, clock, clock.sleep)) == ["23 05:00:00"]
 
 
+@pytest.mark.parametrize("missed", [True, False])
+async def test_a_month_is_not_too_long_to_be_remembered(ledger: SqliteLedger, clock: Clock, missed: bool) -> None:
+    """Marks of the last tick are old by the time of the next; a tick that nobody took is taken, and none twice."""
+    the_flow = flow(Trigger(cron="0 6 1 * *"))
+    async with aclosing(ticks(the_flow, ledger, clock, clock.sleep)) as found:
+        assert await take(found) == ["01 06:00:00"]
+    clock.move(60)
+    assert await asleep(the_flow, ledger, clock) == ["01 06:00:00"]
+    clock.move(30 * 86400 + 3600)
+    await ledger.prune()
+    clock.move(3 * 86400 if missed else 3600)
+    assert f"{clock.now:%m-%d}" == ("01-03" if missed else "12-31")
+    assert await asleep(the_flow, ledger, clock) == (["01 06:00:00"] if missed else [])
+
+
 async def asleep(the_flow: Flow, ledger: SqliteLedger, clock: Clock) -> list[str]:
     """What a scheduler takes until it waits for the next tick."""
     waits = asyncio.Event()

@@ -152,7 +152,9 @@ async def _first(flow: Flow, schedule: Ticks, ledger: Ledger, now: datetime) -> 
     latest = schedule.latest(now)
     if latest is None or (flow.trigger.cron and not await ledger.marks(flow.name, TICK, limit=1)):
         return schedule.next(now)
-    return latest
+    # Of a tick that was long ago, its last mark is the only one that `Ledger.prune` has left.
+    last = next(iter(await ledger.marks(flow.name, TICK, after=_key(latest), limit=1)), None)
+    return schedule.next(now) if last is not None and last.key == _key(latest, _END) else latest
 
 
 async def _forget(flow: Flow, ledger: Ledger, taken: list[datetime], now: datetime) -> list[datetime]:

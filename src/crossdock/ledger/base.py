@@ -394,6 +394,7 @@ class Ledger(ABC):
         """Drop transfers that ended (done, skipped, cancelled) so long ago, and say how many; failed ones are kept.
 
         Where the source is listed, only what is gone from it for as long: else the next poll would send it again.
-        Marks as old are dropped too, but never one that has a time when it is due: that takes `unmark`.
+        Marks as old are dropped too, but not a flow's newest of a kind, and never one that has a time when it is due:
+        that takes `unmark`.
         At least two days (`ValueError`).
         """

@@ -174,5 +174,9 @@ SELECT key, at, due, value FROM due WHERE key > :after ORDER BY key LIMIT :limit
 -- name: unmark
 DELETE FROM marks WHERE flow = :flow AND kind = :kind AND key = :key
 
+-- The last of its kind stays: it tells that the flow has done this before, and when.
+
 -- name: prune marks
-DELETE FROM marks WHERE at < :now - :seconds AND due IS NULL RETURNING key
+DELETE FROM marks AS m WHERE m.at < :now - :seconds AND m.due IS NULL
+  AND EXISTS (SELECT 1 FROM marks AS n WHERE n.flow = m.flow AND n.kind = m.kind AND n.at > m.at)
+RETURNING key

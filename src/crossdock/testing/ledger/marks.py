@@ -132,6 +132,20 @@ class MarkCases:
         assert [each.key for each in await ledger.marks("statements", "tick")] == ["young"]
         assert [each.key for each in await ledger.marks("statements", "archive")] == ["future", "past"]
 
+    async def test_a_flows_newest_mark_of_a_kind_is_not_pruned(self, ledger: Ledger, clock: LedgerClock) -> None:
+        """It tells that this was done before: of something that is done once a year, nothing else does."""
+        for number, key in enumerate(["b", "a"]):
+            for flow in ("statements", "payments"):
+                await ledger.mark(flow, "tick", f"{flow}-{key}")
+            await clock.move(number + 1)
+        await ledger.mark("statements", "late", "one")
+        await clock.move(400 * DAY)
+        for _ in range(2):
+            await ledger.prune()
+            assert [each.key for each in await ledger.marks("statements", "tick")] == ["statements-a"]
+            assert [each.key for each in await ledger.marks("payments", "tick")] == ["payments-a"]
+            assert [each.key for each in await ledger.marks("statements", "late")] == ["one"]
+
     async def test_marks_leave_transfers_alone(self, ledger: Ledger) -> None:
         """They are known neither as files nor as work."""
         await ledger.mark("statements", "archive", "outbox/a.csv", due=MODIFIED)
