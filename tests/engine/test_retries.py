@@ -18,7 +18,7 @@ from crossdock.errors import (
 )
 from crossdock.flows.flow import After, Destination, Place, Retry, Rule, TransformSpec
 from crossdock.ledger.base import Lease, State
-from crossdock.storage.base import WriteOptions
+from crossdock.storage.base import WriteOptions, Writer
 from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
 from tests.engine.places import House, broken, flow, lost
@@ -189,6 +189,33 @@ async def test_a_lost_wire_is_resumed(home: House) -> None:
     home.clock.move(20)
     assert (await home.run(flow())).delivered == 1
     assert (home.dst.hold("a"), home.dst.staged) == (b"x" * 3_000_000, [])
+
+
+async def test_what_was_staged_for_a_name_that_is_taken_by_now(home: House) -> None:
+    """It is removed; the next version is sent from its first byte."""
+    versions = flow(on_conflict="version")
+    await home.put("a", b"x" * 3_000_000)
+    begin = home.dst.begin_write
+
+    async def begin_write(path: str, options: WriteOptions) -> Writer:
+        home.dst.begin_write = begin  # type: ignore[method-assign]
+        writer = await begin(path, options)
+        write = writer.write
+
+        async def breaks(data: bytes) -> None:
+            await write(data)
+            raise lost()
+
+        writer.write = breaks  # type: ignore[method-assign]
+        return writer
+
+    home.dst.begin_write = begin_write  # type: ignore[method-assign]
+    await home.run(versions)
+    assert home.dst.staged
+    await Storage(home.dst).write_bytes("a", b"other")
+    home.clock.move(20)
+    assert (await home.run(versions)).delivered == 1
+    assert (home.dst.hold("a~1"), home.dst.hold("a"), home.dst.staged) == (b"x" * 3_000_000, b"other", [])
 
 
 async def test_an_endpoint_that_fails_is_left_alone(home: House) -> None:
