@@ -169,7 +169,7 @@ def test_retry_by_id(three: Cli) -> None:
     ids = {row["path"]: str(row["id"]) for row in rows}
     result = three("transfers", "retry", ids["out/inv_1.csv"], ids["out/note.txt"])
     assert result.code == 1
-    assert f"transfer {ids['out/note.txt']} stays as it is: done" in result.err
+    assert f"transfer {ids['out/note.txt']} stays as it is: done; next: nothing, unless the file changes" in result.err
     assert "1 transfer made to be tried again" in result.err
     states = {row["path"]: row["state"] for row in three("transfers", "list", "--json").rows}
     assert states == {"out/inv_1.csv": "pending", "out/sub/inv_2.csv": "failed", "out/note.txt": "done"}

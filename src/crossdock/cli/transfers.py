@@ -192,7 +192,8 @@ def retry(session: Session, /, ids: tuple[int, ...], **options: Any) -> int:
     """Try transfers again, now, with their attempts counted anew: by id, or by filters.
 
     Filters find those that failed, and those that wait for their next attempt, unless --state says otherwise. What
-    waits, waits no more; a transfer that is done, or under way, stays as it is.
+    waits, waits no more; a transfer that is done, or under way, stays as it is. To send a file once more that was
+    delivered, bring it back to its source, or use 'crossdock cp'.
     """
     from crossdock.flows.explain import retriable
     from crossdock.ledger.base import State
@@ -271,7 +272,9 @@ class _Change:
         return exits.OK if len(changed) == len(found) else exits.SOME
 
     def _tell(self, found: list[Transfer], changed: set[int]) -> None:
-        dry = self.options["dry_run"]
+        from crossdock.flows.explain import what_next
+
+        dry, now = self.options["dry_run"], datetime.now(UTC)
         if self.options["as_json"]:
             for each in found:
                 outcome = "unchanged" if each.id not in changed else "would change" if dry else "changed"
@@ -280,7 +283,8 @@ class _Change:
             _print([each for each in found if each.id in changed], as_json=False)
         for each in found:
             if each.id not in changed:
-                click.echo(f"transfer {each.id} stays as it is: {each.state}", err=True)
+                said = shown(what_next(each, now))
+                click.echo(f"transfer {each.id} stays as it is: {each.state}; next: {said}", err=True)
         self.session.say(f"{count(len(changed), 'transfer')} {'would be ' if dry else ''}{self.words}")
 
 
