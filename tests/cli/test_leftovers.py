@@ -66,3 +66,23 @@ def test_what_a_transfer_looks_for_is_spared(
     assert sorted(path.name for path in (home / "lake/in").iterdir()) == ["a.csv"]
     assert (home / "lake/in/a.csv").read_text() == CONTENT
     assert not (home / "partner/out/a.csv").exists()
+
+
+def test_a_file_that_stepped_aside_is_removed_only_if_its_name_is_taken(cli: Cli, home: Path) -> None:
+    """Killed between two renames: the old file lies under a temporary's name, and nothing under its own."""
+    configure(home)
+    folder = home / "lake/in"
+    folder.mkdir()
+    replaced, alone = (folder / temporary_path(name, ATTEMPT, "old") for name in ("a.csv", "b.csv"))
+    (folder / "a.csv").write_text("new")
+    for path in (replaced, alone):
+        path.write_text(CONTENT)
+        ago = (datetime.now(UTC) - timedelta(days=2)).timestamp()
+        os.utime(path, (ago, ago))
+    result = cli("doctor", "--look-only", "--clean", "lake:in")
+    assert result.code == 1
+    assert f"{alone.name} is a file that a killed run had put aside" in result.out
+    assert {path.name for path in folder.iterdir()} == {"a.csv", alone.name}
+    assert cli("cp", f"lake:in/{alone.name}", "lake:in/b.csv").code == 0
+    assert cli("doctor", "--look-only", "--clean", "lake:in").code == 0
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"a.csv": "new", "b.csv": CONTENT}

@@ -39,6 +39,13 @@ async def found(
             old.remove(path)
             words = f"{place.shown(path)} is spared: transfer {id} looks for it, to know whether it had published"
             yield Finding("leftovers", f"{words} (crossdock run; if it failed, crossdock transfers retry {id})")
+    nameless = await _nameless(storage, place.path, old)
+    for path in nameless:
+        old.remove(path)
+        detail = (
+            f"{place.shown(path)} is a file that a killed run had put aside, and none has its name now: it is spared"
+        )
+        yield Finding("leftovers", detail, good=False, mend="crossdock run    # of a cp or sync: copy it to its name")
     for path in old:
         if clean:
             await storage.delete(path)
@@ -48,9 +55,9 @@ async def found(
             await storage.discard(each.token)
         age = f"begun {each.begun:%Y-%m-%d}" if each.begun else "begun at an unknown time"
         yield _finding(f"an upload of {shown(each.path)}, {age}, was never ended; its parts are billed", place, clean)
-    if not old and not uploads:
+    if not old and not uploads and not nameless:
         yield Finding("leftovers", "none older than a day")
-    elif clean:
+    elif clean and (old or uploads):
         yield Finding("leftovers", f"{count(len(old) + len(uploads), 'leftover')} removed")
 
 
@@ -104,6 +111,16 @@ async def _temporaries(storage: Storage, folder: str, border: datetime) -> list[
 
     async with aclosing(storage.scan(folder, temporaries=True)) as entries:
         return [entry.path async for entry in entries if left(entry)]
+
+
+async def _nameless(storage: Storage, folder: str, temporaries: list[str]) -> list[str]:
+    """Those that stepped aside for a file which never came: of what they hold there may be no other copy."""
+    aside = [path for path in temporaries if path.endswith(".old")]
+    if not aside:
+        return []
+    async with aclosing(storage.scan(folder)) as entries:
+        named = {_without_attempt(entry.path) async for entry in entries}
+    return [path for path in aside if _stem(path) not in named]
 
 
 async def _uploads(storage: Storage, folder: str, border: datetime) -> list[Leftover]:
