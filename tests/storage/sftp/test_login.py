@@ -6,14 +6,16 @@ import logging
 import os
 import pwd
 import re
+import socket
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import asyncssh
 import pytest
 from asyncssh.rsa import RSAKey
 
-from crossdock.errors import AuthenticationFailed, ConfigError, HostKeyMismatch, Unsupported
+from crossdock.errors import AuthenticationFailed, ConfigError, HostKeyMismatch, SecretUnavailable, Unsupported
 from crossdock.storage.sftp import SftpSettings
 from crossdock.storage.sftp.trust import offered_keys
 from tests.conftest import running
@@ -241,10 +243,25 @@ async def test_certificate(tmp_path: Path) -> None:
             await connects(peer.settings(**given))
 
 
-async def test_agent_that_is_not_there() -> None:
+async def test_agent_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It may be there later: what is to go over it waits."""
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     async with serving() as peer:
-        with pytest.raises(ConfigError, match="no ssh-agent"):
+        with pytest.raises(SecretUnavailable, match="no ssh-agent"):
             await connects(peer.settings(agent=True))
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "none"))
+        with pytest.raises(SecretUnavailable, match="does not answer"):
+            await connects(peer.settings(agent=True))
+
+
+async def test_agent_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"{folder}/agent")
+        listening.listen()
+        monkeypatch.setenv("SSH_AUTH_SOCK", f"{folder}/agent")
+        async with serving() as peer:
+            with pytest.raises(SecretUnavailable, match=r"nothing came within 0\.1 seconds"):
+                await connects(peer.settings(agent=True, connect_timeout=0.1))
 
 
 async def test_no_secret_in_logs_or_messages(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from asyncssh.kex import get_default_kex_algs, get_kex_algs
 from asyncssh.mac import get_default_mac_algs, get_mac_algs
 from asyncssh.public_key import get_public_key_algs
 
-from crossdock.errors import ConfigError
+from crossdock.errors import ConfigError, SecretUnavailable
 from crossdock.storage.sftp.hostkeys import Trust, load_trust
 
 if TYPE_CHECKING:
@@ -285,20 +285,23 @@ def _resolve(settings: SftpSettings) -> Plan:
 
 
 async def make_plan(settings: SftpSettings) -> Plan:
-    """Resolve everything that a connection needs. Raises `ConfigError`."""
+    """Resolve everything that a connection needs. Raises `ConfigError`, `SecretUnavailable`."""
     plan = await asyncio.to_thread(_resolve, settings)
     if not settings.agent:
         return plan
     path = os.environ.get("SSH_AUTH_SOCK")
     if not path:
-        raise ConfigError("no ssh-agent is running", key="agent", hint="export SSH_AUTH_SOCK, or set private_key")
+        raise SecretUnavailable("no ssh-agent is running", key="agent", hint="export SSH_AUTH_SOCK, or set private_key")
     try:
-        agent = await asyncssh.connect_agent(path)
-        pairs = tuple(_sound(pair, settings.legacy) for pair in await agent.get_keys())
+        # One that waits for its own user, or is stopped, would be waited for without end.
+        async with asyncio.timeout(settings.connect_timeout):
+            agent = await asyncssh.connect_agent(path)
+            pairs = tuple(_sound(pair, settings.legacy) for pair in await agent.get_keys())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"the ssh-agent does not answer: {error}", key="agent") from error
+        reason = str(error) or f"nothing came within {settings.connect_timeout:g} seconds"
+        raise SecretUnavailable(f"the ssh-agent does not answer: {reason}", key="agent") from error
     if not pairs:
-        raise ConfigError("the ssh-agent holds no key", key="agent", hint="ssh-add KEYFILE")
+        raise SecretUnavailable("the ssh-agent holds no key", key="agent", hint="ssh-add KEYFILE")
 
     def with_agent(one: Target) -> Target:
         return Target(one.host, one.port, one.user, one.trust, (*one.keys, *pairs), one.password)
