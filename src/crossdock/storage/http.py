@@ -18,6 +18,7 @@ __all__ = ["FAILURES", "NotHttp", "TooLong", "Unreachable", "http_date", "no_ans
 
 FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 """What is raised for a request without an answer."""
+_LONGEST_PAUSE = 3600.0
 
 
 class Unreachable(OSError):
@@ -61,12 +62,15 @@ def http_date(text: str | None) -> datetime | None:
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Seconds that the server asks to be left alone for (RFC 9110, 10.2.3). `headers` in any case, or in lower case."""
+    """Seconds that the server asks to be left alone for (RFC 9110, 10.2.3), an hour at most: it may mistake the time.
+
+    `headers` in any case, or in lower case.
+    """
     text = headers.get("retry-after", "")
     if text.isascii() and text.isdigit():
-        return float(text[:9])
+        return min(float(text[:9]), _LONGEST_PAUSE)
     moment = http_date(text) if text else None
-    return max(0.0, (moment - now).total_seconds()) if moment else None
+    return min(max(0.0, (moment - now).total_seconds()), _LONGEST_PAUSE) if moment else None
 
 
 async def whole(content: _Content, most: int) -> bytes:
