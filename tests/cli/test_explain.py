@@ -139,6 +139,12 @@ def test_manifests(cli: Cli, tmp_path: Path) -> None:
     assert cli("explain", "--json", "pull", "day/a.csv").rows[0]["verdict"] == "move"
     assert cli("explain", "--json", "pull", "day/b.csv").rows[0]["settling"]["missing"] == ["no manifest lists it"]
     assert cli("explain", "--json", "pull", "day/MANIFEST").rows[0]["left_out"] == "it is a manifest"
+    before = (tmp_path / "partner/out/day/a.csv").stat().st_mtime - 60
+    os.utime(tmp_path / "partner/out/day/MANIFEST", (before, before))
+    missing = cli("explain", "--json", "pull", "day/a.csv").rows[0]["settling"]["missing"]
+    assert missing == ["the manifest that lists it is older than the file"]
+    assert cli("run", "--once").code == 0
+    assert not (tmp_path / "lake/in/day/a.csv").exists(), "its sender may still be writing it"
 
 
 def test_files_in_each_others_way(cli: Cli, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -76,6 +76,27 @@ def test_a_marker_is_known_for_what_it_is(marker: str) -> None:
     assert planner.is_marker(name)
     assert not planner.is_marker("in/a.csv")
     assert list(planner.waits(entry, Once(now, now), Beside(markers={name: None}))) == []
+
+
+@pytest.mark.parametrize(
+    ("ages", "waits"),
+    [([60], True), ([60, 90], True), ([60, 2], False), ([0], False), ([-5], False), ([60, None], False)],
+)
+def test_a_manifest_does_not_vouch_for_a_younger_file(ages: list[int | None], waits: bool) -> None:
+    """It lists the one that had the name before; its sender may be writing the next."""
+    now = datetime(2026, 11, 21, tzinfo=UTC)
+    entry = Entry(path="in/a.csv", size=1, modified=now)
+    beside = Beside()
+    for age in ages:
+        beside.note_listed(["in/a.csv"], None if age is None else now - timedelta(seconds=age))
+    for seconds in (0, 30):
+        settle = Settle(manifest="MANIFEST", sightings=1, seconds=seconds)
+        planner = Planner(Flow(name="f", source=Place("bank"), rules=(Rule(name="0", to=LAKE),), settle=settle))
+        seen = Once(now - timedelta(seconds=seconds), now)
+        said = [why for why, _ in planner.waits(entry, seen, beside)]
+        assert said == (["the manifest that lists it is older than the file"] if waits and not seconds else [])
+        assert [why for why, _ in planner.waits(Entry(path="in/b.csv"), seen, beside)] == ["no manifest lists it"]
+    assert list(planner.waits(Entry(path="in/a.csv", size=1), seen, beside)) == []
 
 
 def test_a_function_cannot_change_what_was_listed() -> None:

@@ -108,7 +108,7 @@ async def look(
     entries = [entry async for entry in unknown]
     for manifest in manifests:
         text = (await storage.read_bytes(manifest.path)).decode("utf-8", "surrogateescape")
-        beside.listed.update(planner.names_listed(planner.below(manifest).path, text))
+        beside.note_listed(planner.names_listed(planner.below(manifest).path, text), manifest.modified)
     decisions: list[Decision] = []
     for start in range(0, len(entries), _BATCH):
         batch = entries[start : start + _BATCH]

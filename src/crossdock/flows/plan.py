@@ -58,7 +58,14 @@ class Beside:
     """What a listing showed besides the files: markers with their times, and names that manifests list."""
 
     markers: dict[str, datetime | None] = field(default_factory=dict)
-    listed: set[str] = field(default_factory=set)
+    listed: dict[str, datetime | None] = field(default_factory=dict)
+    """With the time of the newest manifest that lists it; None: not known."""
+
+    def note_listed(self, names: Iterable[str], modified: datetime | None) -> None:
+        """What a manifest of that time lists."""
+        for name in names:
+            before = self.listed.get(name, modified)
+            self.listed[name] = max(before, modified) if before and modified else None
 
 
 class Planner:
@@ -175,15 +182,23 @@ class Planner:
             marked = beside.markers.get(wanted)
             if wanted not in beside.markers:
                 yield f"there is no {wanted}", None
-            elif marked is not None and entry.modified is not None and marked < entry.modified - _SAME_TIME:
+            elif _is_older(marked, entry):
                 yield f"{wanted} is older than the file", None
-        if self._manifest is not None and entry.path not in beside.listed:
-            yield "no manifest lists it", None
+        if self._manifest is not None:
+            if entry.path not in beside.listed:
+                yield "no manifest lists it", None
+            elif not settle.seconds and _is_older(beside.listed[entry.path], entry):
+                # Of the file that had the name before; this one may still be written.
+                yield "the manifest that lists it is older than the file", None
         quiet = (seen.last_seen - seen.first_seen).total_seconds()
         if quiet < settle.seconds:
             yield f"unchanged for {quiet:.0f} of {settle.seconds:g} s", settle.seconds - quiet
         if seen.count < settle.sightings:
             yield f"seen unchanged {seen.count} of {settle.sightings} times", 0.0
+
+
+def _is_older(told: datetime | None, entry: Entry) -> bool:
+    return told is not None and entry.modified is not None and told < entry.modified - _SAME_TIME
 
 
 def _at(entry: Entry, path: str) -> Entry:
