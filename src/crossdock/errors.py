@@ -193,7 +193,7 @@ class AlreadyExists(StorageError):
 
 
 class NotAFile(StorageError):
-    next_step = "choose another name, or move away what has it"
+    next_step = "name a file, or move away what has this name"
 
 
 class NotADirectory(StorageError):

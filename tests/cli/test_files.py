@@ -237,3 +237,11 @@ def test_every_error_has_a_next_step(cli: Cli, tmp_path: Path, command: list[str
     result = cli(*command)
     assert result.code in (1, 4, 7), result
     assert "\nNext: " in result.err or ". Next: " in result.err, result.err
+
+
+def test_a_folder_where_a_file_should_be(cli: Cli, tmp_path: Path) -> None:
+    """The step fits who reads and who writes."""
+    (tmp_path / "folder").mkdir()
+    assert cli("cat", "folder").err.endswith(
+        "folder: it is a folder\nNext: name a file, or move away what has this name\n"
+    )
