@@ -177,6 +177,6 @@ DELETE FROM marks WHERE flow = :flow AND kind = :kind AND key = :key
 -- The last of its kind stays: it tells that the flow has done this before, and when.
 
 -- name: prune marks
-DELETE FROM marks AS m WHERE m.at < :now - :seconds AND m.due IS NULL
-  AND EXISTS (SELECT 1 FROM marks AS n WHERE n.flow = m.flow AND n.kind = m.kind AND n.at > m.at)
+DELETE FROM marks WHERE at < :now - :seconds AND due IS NULL
+  AND (flow, kind, at) NOT IN (SELECT flow, kind, max(at) FROM marks GROUP BY flow, kind)
 RETURNING key
