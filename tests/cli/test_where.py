@@ -242,3 +242,12 @@ def test_an_archive_that_cannot_be_written_to(cli: Cli, tmp_path: Path) -> None:
     assert cli("transfers", "retry", "1").code == 0
     assert cli("run", "--once").code == 0
     assert "  done  lake:in/a, " in cli("where", "a").out
+
+
+@pytest.mark.parametrize("command", [["where", "a"], ["transfers", "list"], ["transfers", "retry", "--all"], ["late"]])
+def test_a_ledger_that_cannot_be_looked_at(cli: Cli, tmp_path: Path, command: list[str]) -> None:
+    """Of another account's folder, say; that it is not there yet would be wrong."""
+    configure(tmp_path)
+    result = cli(*command, "--ledger", "x" * 300)
+    assert (result.code, result.out) == (5, "")
+    assert result.err.startswith(f"crossdock: open ledger {'x' * 300}: File name too long\nNext: see that its folder")

@@ -42,7 +42,12 @@ def absent(ledger: Ledger) -> str | None:
     """The file of a ledger that is not there yet: whoever opens it makes it, and it is theirs alone."""
     from crossdock.ledger.sqlite import SqliteLedger
 
-    return ledger.where if isinstance(ledger, SqliteLedger) and not Path(ledger.where).exists() else None
+    if not isinstance(ledger, SqliteLedger):
+        return None
+    try:
+        return None if Path(ledger.where).exists() else ledger.where
+    except OSError:
+        return None  # Opening it says what is wrong.
 
 
 def _require(ledger: Ledger) -> None:

@@ -105,7 +105,8 @@ def connect(
     except OSError as error:
         raise LedgerUnavailable(
             f"open ledger {path}: {error.strerror}",
-            hint="see that the folder is there and may be written to, or name another file by ledger: or --ledger",
+            hint="see that its folder is there, and run this as the account that the flows run as; "
+            "or name another file by ledger: or --ledger",
         ) from error
 
 
