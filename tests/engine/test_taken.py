@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
+from crossdock.engine.explaining import explain
 from crossdock.errors import NotFound
 from crossdock.flows.flow import After, Destination, Rule
 from crossdock.ledger.base import State
@@ -99,9 +101,15 @@ async def test_a_file_that_is_put_back_as_it_was(home: House, minutes: int) -> N
         file = home.src._files.pop("a")
         await engine.run_once()
         assert {each.state for each in (await home.transfers()).values()} == {State.SKIPPED}
+        home.src._files["a"] = file
+        (told, _) = (await explain(engine, "f", "a")).next()
+        assert re.fullmatch(r"transfer 1 to dst: is tried again in (60 s|60 min): the file is there as it was", told)
+        del home.src._files["a"]
         home.clock.move(3600)
         assert not (await engine.discover("f")).back, "it is not there"
         home.src._files["a"] = file
+        (told, _) = (await explain(engine, "f", "a")).next()
+        assert told == "transfer 1 to dst: is tried again: the file is there as it was"
         assert (await engine.run_once()).delivered == 2
         assert (home.dst.hold("a"), home.dst2.hold("a")) == (b"1", b"1")
         assert not (await engine.discover("f")).back

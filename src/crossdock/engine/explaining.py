@@ -13,8 +13,9 @@ from datetime import datetime
 from crossdock.engine.discovery import Discovery, look
 from crossdock.engine.engine import Engine
 from crossdock.engine.lookup import matching
+from crossdock.engine.taken import missed, tried_again
 from crossdock.errors import CrossdockError, LedgerError, NotFound
-from crossdock.flows.explain import RuleSaid, archived_as, rules_said, what_next
+from crossdock.flows.explain import RuleSaid, archived_as, rules_said, until, what_next
 from crossdock.flows.flow import Flow, Place
 from crossdock.flows.plan import Beside, Decision, Planner, Seen, ordered
 from crossdock.ledger.base import Query, Transfer
@@ -94,8 +95,14 @@ class Explanation:
             return [f"leaves it alone: {self.left_out}", *self._open_rows()]
         if self.decision is None:
             current = [row for row in self.rows if row.fingerprint == self.entry.fingerprint and not row.gone]
-            return [f"transfer {row.id} to {row.target}: {what_next(row, self.now)}" for row in reversed(current)]
+            return [f"transfer {row.id} to {row.target}: {self._known(row)}" for row in reversed(current)]
         return [self._decided(self.decision), *self._open_rows()]
+
+    def _known(self, row: Transfer) -> str:
+        if not missed(row):
+            return what_next(row, self.now)
+        at = tried_again(row)
+        return f"is tried again{'' if at <= self.now else ' ' + until(at, self.now)}: the file is there as it was"
 
     def _decided(self, decision: Decision) -> str:
         places = " and ".join(str(place) for place in decision.places)

@@ -15,7 +15,7 @@ from crossdock.errors import CrossdockError
 from crossdock.flows.flow import Place
 from crossdock.ledger.base import Ledger, Query, State, Transfer
 
-__all__ = ["File", "Taken", "back_again", "is_there", "missed", "taken_by"]
+__all__ = ["File", "Taken", "back_again", "is_there", "missed", "taken_by", "tried_again"]
 
 _SKIPPED = 1000
 """Transfers of a flow, the newest, that are looked through at each look at its source."""
@@ -82,6 +82,11 @@ def missed(transfer: Transfer) -> bool:
     return transfer.state is State.SKIPPED and transfer.why.startswith((GONE, CHANGED))
 
 
+def tried_again(transfer: Transfer) -> datetime:
+    """From when on one that was `missed` is, if its file is there."""
+    return transfer.changed + min(transfer.changed - transfer.added, _HOURLY)
+
+
 async def back_again(flow: str, ledger: Ledger, now: datetime) -> dict[File, list[int]]:
     """By their files, the transfers that were `missed`, and are tried again if the file is there: it may have been put
     aside, or replaced for a while, or its mount have been missing.
@@ -90,7 +95,6 @@ async def back_again(flow: str, ledger: Ledger, now: datetime) -> dict[File, lis
     """
     found: dict[File, list[int]] = {}
     for each in await ledger.find(Query(flow=flow, states=frozenset({State.SKIPPED}), limit=_SKIPPED)):
-        waited = now - each.changed >= min(each.changed - each.added, _HOURLY)
-        if waited and not each.gone and missed(each):
+        if missed(each) and not each.gone and now >= tried_again(each):
             found.setdefault((each.source, each.entry.path, each.fingerprint), []).append(each.id)
     return found
