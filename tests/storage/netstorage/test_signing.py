@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 
 from crossdock.errors import (
@@ -87,3 +89,17 @@ async def test_a_wrong_key_and_missing_rights_are_told_apart(
     with pytest.raises(PermissionDenied, match="allow the upload account"):
         await storage.write_bytes("name", b"x")
     assert server.peer().names() == set()
+
+
+@pytest.mark.parametrize("asks", [Storage.exists, Storage.read_bytes], ids=["stat", "read"])
+async def test_a_key_that_was_replaced_is_no_missing_right(
+    server: FakeNetStorage, storage: Storage, asks: Callable[[Storage, str], Awaitable[object]]
+) -> None:
+    """Of a sign-in that is refused, all that is to go there waits; of a missing right, it has failed."""
+    server.peer().write("name", b"x")
+    await asks(storage, "name")
+    server.key = "another key"
+    with pytest.raises(AuthenticationFailed, match="check 'key_name'"):
+        await asks(storage, "name")
+    with pytest.raises(AuthenticationFailed, match="check 'key_name'"):
+        await storage.write_bytes("other", b"x")

@@ -71,7 +71,8 @@ class Client:
         self._signer: Signer | None = None
         self._session: aiohttp.ClientSession | None = None
         self._proxy: str | None = None
-        self._accepted = False
+        self._accepted: Request | None = None
+        """The last question that was answered: as long as it is, the key is right."""
         self._not_before = 0.0
 
     async def open(self) -> None:
@@ -143,24 +144,35 @@ class Client:
         """One try at an answer to be streamed: (the open response, its head), or (None, an allowed refusal)."""
         response = await self.send(request, body)
         if response.status < 300:
-            self._accepted = True
+            self._note(request)
             return response, Answer(response.status, response.headers, b"")
         answer = Answer(response.status, response.headers, await self.body(request, response))
         if response.status == 404:
             # The key is looked at before the path is.
-            self._accepted = True
+            self._note(request)
         if response.status in allow:
             return None, answer
         now = datetime.fromtimestamp(self.clock(), UTC)
-        error = refused(
-            self.place(request), answer.status, answer.headers, answer.body, now=now, accepted=self._accepted
-        )
+        accepted = answer.status == 403 and await self._is_accepted()
+        error = refused(self.place(request), answer.status, answer.headers, answer.body, now=now, accepted=accepted)
         if isinstance(error, Throttled) and error.retry_after:
             pause = min(error.retry_after, _LONGEST_PAUSE)
             self._not_before = max(self._not_before, asyncio.get_running_loop().time() + pause)
             # Whoever tries again waits here, with all the others.
             error.retry_after -= pause
         raise error
+
+    def _note(self, request: Request) -> None:
+        if request.method == "GET":
+            self._accepted = request
+
+    async def _is_accepted(self) -> bool:
+        """Whether the key still is. A key that is not, and a right that is missing, get the same answer."""
+        if self._accepted is None:
+            return False
+        response = await self.send(self._accepted)
+        response.close()
+        return response.status != 403
 
     async def body(self, request: Request, response: aiohttp.ClientResponse) -> bytes:
         """The rest of an answer, and the end of it. Raises `ProtocolViolation` above 64 MiB."""
