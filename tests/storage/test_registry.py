@@ -33,6 +33,13 @@ def test_every_type_has_a_backend(kind: str) -> None:
     assert (settings.type, backend.endpoint, path) == (kind, "there", "name")
 
 
+@pytest.mark.parametrize("query", ["password=hunter2", "proxy=socks5://me:hunter2@proxy:1"])
+def test_a_secret_that_is_written_out_is_not_repeated(query: str) -> None:
+    with pytest.raises(ConfigError, match=f"^sftp://host/name: {query.partition('=')[0]}") as caught:
+        parse_url(f"sftp://host/name?{query}")
+    assert "hunter2" not in str(caught.value)
+
+
 class Others(EndpointSettings):
     """Settings of somebody else's package."""
 

@@ -72,8 +72,10 @@ def parse_url(url: str) -> tuple[EndpointSettings, str]:
     """The settings and path of a location written as a URL. Raises `ConfigError`."""
     parts = urlsplit(url)
     kind = _SCHEMES.get(parts.scheme, parts.scheme)
-    shown = url.replace(f":{parts.password}@", ":…@") if parts.password else url
+    # Without the query, where what should have been a reference may be the secret itself.
+    shown = url.partition("?")[0]
     if parts.password is not None:
+        shown = shown.replace(f":{parts.password}@", ":…@")
         raise ConfigError(
             f"{shown}: a password in a URL is seen by every process on the machine",
             hint="export it and add '?password=env:NAME' to the URL, or name the endpoint in crossdock.yaml",
