@@ -251,3 +251,10 @@ def test_a_ledger_that_cannot_be_looked_at(cli: Cli, tmp_path: Path, command: li
     result = cli(*command, "--ledger", "x" * 300)
     assert (result.code, result.out) == (5, "")
     assert result.err.startswith(f"crossdock: open ledger {'x' * 300}: File name too long\nNext: see that its folder")
+
+
+def test_in_a_folder_without_any(cli: Cli) -> None:
+    """Not "the ledger knows no file": whoever asks is in the wrong place."""
+    result = cli("where", "a.csv")
+    assert (result.code, result.out) == (4, "")
+    assert "there is no ledger yet\nNext: 'crossdock run' makes it; if it is elsewhere" in result.err

@@ -85,7 +85,7 @@ async def _known(
             found = await by_name(opened, text, endpoint=endpoint, flow=flow)
             return found or await by_member(opened, text, unpacking, endpoint=endpoint)
     except NotFound as error:
-        if ledger is not None:
+        if ledger is not None or session.config.file is None:
             raise
         session.say(error.message)
         return []
