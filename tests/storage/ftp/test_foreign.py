@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crossdock.errors import ConnectionFailed, InvalidPath, NotADirectory, PermissionDenied, TimedOut
+from crossdock.errors import ConnectionFailed, InvalidPath, NotADirectory, PermissionDenied, Throttled, TimedOut
 from crossdock.storage.base import WriteOptions
 from crossdock.testing.fault_ftp import FaultyFtpServer
 from tests.storage.ftp.places import DATA, FACTS, backend_of, faulty
@@ -124,6 +124,21 @@ async def test_a_server_that_says_451_of_what_is_missing(server: FaultyFtpServer
         assert not await storage.exists("x")
         (server.folder / "x").write_bytes(b"1234")
         assert (await storage.stat("x")).size == 4
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["450 Requested file action not taken", "550 File is locked by another user", "550 Too many open files"],
+)
+async def test_a_file_that_is_in_use_is_not_taken_for_missing(server: FaultyFtpServer, reply: str) -> None:
+    (server.folder / "name").write_bytes(b"data")
+    server.faults.replies["MLST"] = reply
+    async with faulty(server) as storage:
+        assert (await storage.stat("name")).size == 4
+        assert not await storage.exists("other")
+        server.faults.replies["RETR"] = "550 The file is in use"
+        with pytest.raises(Throttled, match="somebody has it open"):
+            await storage.read_bytes("name")
 
 
 async def test_a_server_that_does_not_set_times_is_found_out(server: FaultyFtpServer) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from crossdock.errors import NotFound, PermissionDenied
+from crossdock.errors import NotFound, PermissionDenied, Throttled
 from crossdock.storage.base import Entry, Kind
 from crossdock.storage.ftp import data
 from crossdock.storage.ftp.connection import Connection
@@ -73,8 +73,8 @@ def understood(connection: Connection, name: bytes, replies: Sequence[Reply]) ->
         return Entry(path="", kind="dir")
     elif reply.code in _NO_SUCH_COMMAND and reply.code != 501:
         return _listed(connection, name)
-    if kind_of_refusal(reply) is PermissionDenied or reply.code == 451:
-        # It may be there, and the question be forbidden. Of what is missing, fineftp and aioftp say 451.
+    if kind_of_refusal(reply) in (PermissionDenied, Throttled) or reply.code in (450, 451):
+        # It may be there, and in use, or the question be forbidden. Of what is missing, fineftp and aioftp say 451.
         listed = _listed(connection, name)
         if listed is not None:
             return listed

@@ -42,6 +42,7 @@ SESSION_HINT = (
     "FileZilla Server 'Require TLS session resumption on data connection' off"
 )
 
+_IN_USE = r"\b(?:locked|in use|used by)\b|sharing violation"
 # In this order: servers say "550 Permission denied: no such file" too.
 _WORDS: tuple[tuple[re.Pattern[str], type[StorageError]], ...] = tuple(
     (re.compile(words, re.IGNORECASE), kind)
@@ -56,7 +57,7 @@ _WORDS: tuple[tuple[re.Pattern[str], type[StorageError]], ...] = tuple(
             r"name too long|(?:illegal|invalid|bad|prohibited) (?:(?:file|directory|folder) ?)?name",
             InvalidPath,
         ),
-        (r"too many|maximum", Throttled),
+        (rf"too many|maximum|{_IN_USE}", Throttled),
         (r"permi|denied|allowed|forbidden|prohibit|access|read-?only|overwrite|authori[sz]ed", PermissionDenied),
     )
 )
@@ -149,6 +150,8 @@ def translated(error: Exception, operation: str, endpoint: str, path: str) -> St
         hint = _WANTS_TLS_HINT if _WANTS_TLS.search(reply.text) else _MODE_HINTS.get(error.command)
         if kind is PermissionDenied and error.command in _PERMITS:
             hint = hint_for_permission(error.command)
+        elif kind is Throttled and re.search(_IN_USE, reply.text, re.IGNORECASE):
+            hint = "somebody has it open; it is tried again"
     elif isinstance(error, (IsFile, IsFolder, Missing)):
         kind = _FOUND[type(error)]
     elif isinstance(error, Violation):
