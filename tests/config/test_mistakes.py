@@ -331,6 +331,17 @@ flows:
     assert len(mistakes(write, text + "  f: {source: 'a:', to: 'c:'}\n")) == 1
 
 
+def test_two_cp_codes_at_one_host_are_two_places(write: Write) -> None:
+    text = """endpoints:
+  a: {type: netstorage, host: h, cp_code: 1, key_name: n, key: "env:KEY"}
+  b: {type: netstorage, host: h, cp_code: 2, key_name: n, key: "env:KEY"}
+  c: {type: netstorage, host: h, cp_code: 1, key_name: n, key: "env:KEY", root: x}
+flows:
+"""
+    load(write(text + "  f: {source: 'a:', to: 'b:'}\n"))
+    assert len(mistakes(write, text + "  f: {source: 'a:', to: 'c:'}\n")) == 1
+
+
 def test_all_mistakes_of_all_flows_at_once(write: Write) -> None:
     text = """endpoints:
   bank: {type: sftp, host: h}

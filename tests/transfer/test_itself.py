@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from crossdock.errors import InvalidPath
+from crossdock.engine.sync import sync
+from crossdock.errors import Conflict, InvalidPath
 from crossdock.storage.local import LocalSettings
 from crossdock.storage.registry import new_storage, settings_class
 from crossdock.storage.storage import Storage
+from crossdock.testing import FakeNetStorage
 from crossdock.transfer.copy import CopyOptions, copy
 from tests.servers import OpenSSH, Vsftpd
+from tests.storage.netstorage.places import backend
 
 
 def local(name: str, root: Path) -> Storage:
@@ -49,3 +52,16 @@ async def test_folders_of_one_account(openssh: OpenSSH, vsftpd: Vsftpd, tmp_path
                 await copy(in_, "a.csv", all_, "in/a.csv")
             await copy(in_, "a.csv", all_, "a.csv")
             assert await in_.read_bytes("a.csv") == await all_.read_bytes("a.csv") == b"a"
+
+
+async def test_folders_of_one_cp_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with FakeNetStorage() as server:
+        ends = [backend(server, monkeypatch, root=root) for root in ("", "in")]
+        async with Storage(ends[0]) as all_, Storage(ends[1]) as in_:
+            await all_.write_bytes("in/a.csv", b"a")
+            with pytest.raises(InvalidPath, match="the source itself"):
+                await copy(in_, "a.csv", all_, "in/a.csv")
+            with pytest.raises(Conflict, match="overlap"):
+                await sync(all_, "", in_, "new", report=lambda _: None)
+            await copy(in_, "a.csv", all_, "a.csv")
+            assert await all_.read_bytes("a.csv") == b"a"

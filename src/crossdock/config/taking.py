@@ -54,7 +54,8 @@ def root_of(name: str, settings: EndpointSettings) -> Root:
     if get("host"):
         # A path from the login folder and an absolute one cannot be compared.
         start = "/" if root.startswith("/") else "~"
-        return Root((settings.type, str(get("host")).lower(), get("port"), get("user"), start), root.strip("/"))
+        account = get("user") or get("cp_code")
+        return Root((settings.type, str(get("host")).lower(), get("port"), account, start), root.strip("/"))
     return Root((settings.type, name), root.strip("/"))
 
 

@@ -45,6 +45,7 @@ class NetStorageBackend(Backend):
         self.settings, self.endpoint = settings, endpoint
         self.client = Client(settings, endpoint)
         self.calls = Calls(self.client, settings, self)
+        self.store = f"netstorage:{settings.service.lower()}"
         self.capabilities = Capabilities(
             rename=True,
             directories=True,
@@ -63,6 +64,9 @@ class NetStorageBackend(Backend):
 
     async def close(self) -> None:
         await self.client.close()
+
+    def address(self, path: str) -> str:
+        return self.calls.full(path)
 
     # -- looking --------------------------------------------------------------------------------------------------
 
