@@ -224,6 +224,22 @@ async def test_links(openssh: OpenSSH) -> None:
                 await storage.read_bytes("nowhere")
 
 
+async def test_links_that_lead_in_a_circle_are_not_followed(openssh: OpenSSH) -> None:
+    """Followed, they would show each file again and again, in a listing without an end."""
+    folder = openssh.folder / uuid.uuid4().hex
+    (folder / "in/deep").mkdir(parents=True)
+    (folder / "other").mkdir()
+    for path in ("in/deep/x", "other/y"):
+        (folder / path).write_bytes(b"data")
+    for name, target in (("in/self", "."), ("in/deep/up", "../.."), ("in/other", "../other"), ("other/back", "../in")):
+        (folder / name).symlink_to(target)
+    settings = SftpSettings.model_validate(openssh.settings(root=str(folder), links="follow"))
+    async with Storage(settings.backend("server")) as storage, asyncio.timeout(30):
+        found = {entry.path: entry.kind async for entry in storage.walk("in")}
+    links = dict.fromkeys(("in/self", "in/deep/up", "in/other/back"), "link")
+    assert found == {"in/deep/x": "file", "in/other/y": "file", **links}
+
+
 async def test_a_small_file_takes_two_round_trips() -> None:
     sftp = FakeSftp(x=b"small")
     async with served(sftp) as (storage, _):

@@ -104,6 +104,7 @@ async def _listed(calls: Calls, session: Session, prefix: str, found: list[tuple
             kind = kind or _LETTERS.get(longname[:1], "file")
         entries.append(entry_of(path, attrs, kind))
     gone: set[int] = set()
+    led: list[int] = []
     for at, future in asked:
         try:
             attrs = codec.parse_attrs(checked(await future, codec.ATTRS))[0]
@@ -113,5 +114,30 @@ async def _listed(calls: Calls, session: Session, prefix: str, found: list[tuple
                 gone.add(at)
             continue
         kind = kind_of_mode(attrs.permissions) or entries[at].kind
+        if (entries[at].kind, kind) == ("link", "dir"):
+            led.append(at)
         entries[at] = entry_of(entries[at].path, attrs, kind)
+    if led:
+        await _leave_loops(calls, session, prefix, entries, led)
     return [entry for at, entry in enumerate(entries) if at not in gone] if gone else entries
+
+
+async def _leave_loops(calls: Calls, session: Session, prefix: str, entries: list[Entry], led: list[int]) -> None:
+    """A link to a folder above stays a link: followed, it would show all that is there again and again."""
+    parts = prefix.split("/")[:-1]
+    folders = ["/".join(parts[:depth]) for depth in range(len(parts) + 1)]
+    names = [calls.full(path, "list") for path in (*folders, *(entries[at].path for at in led))]
+    waiting = [session.request(codec.REALPATH, text(name)) for name in names]
+    found = [await _real(future) for future in waiting]
+    above = [real + b"/" for real in found[: len(folders)] if real is not None]
+    for at, target in zip(led, found[len(folders) :], strict=True):
+        if target is not None and any(real.startswith(target + b"/") for real in above):
+            entries[at] = Entry(path=entries[at].path, kind="link")
+
+
+async def _real(future: Future[Reply]) -> bytes | None:
+    """Where a name leads, without links; None: the server does not say."""
+    try:
+        return codec.parse_name(checked(await future, codec.NAME)).rstrip(b"/")
+    except Status:
+        return None

@@ -79,6 +79,7 @@ class SftpSettings(EndpointSettings):
     staging: Literal["rename", "none"] = "rename"
     """none: write under the final name at once, for servers that forbid renaming; a partial file can be seen."""
     links: Literal["skip", "follow"] = "skip"
+    """follow: a link counts as what it leads to, unless that is a folder above it."""
     encoding: Encoding = "utf-8"
     """Of the names at the server."""
 
