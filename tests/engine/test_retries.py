@@ -191,6 +191,17 @@ async def test_a_lost_wire_is_resumed(home: House) -> None:
     assert (home.dst.hold("a"), home.dst.staged) == (b"x" * 3_000_000, [])
 
 
+async def test_what_was_published_is_found_though_the_source_is_down(home: House) -> None:
+    """Long enough to give up: it would be called failed, and be sent twice if somebody tried it again."""
+    await home.put("a")
+    home.dst.faults["publish"] = [lost()]
+    await home.run(flow())
+    home.clock.move(2 * 86400)
+    home.src.faults["open"] = [lost("src") for _ in range(9)]
+    assert (await home.run(flow())).delivered == 1
+    assert home.dst.calls["commit"] == 1
+
+
 async def test_what_was_staged_for_a_name_that_is_taken_by_now(home: House) -> None:
     """It is removed; the next version is sent from its first byte."""
     versions = flow(on_conflict="version")

@@ -181,13 +181,13 @@ class _Attempt:
 
     async def deliver(self) -> Mapping[str, Any]:
         transfer, flow = self.transfer, self._planner.flow
-        source = await self._endpoints.for_file(transfer.source)
         target = await self._endpoints.for_file(transfer.target)
         if transfer.entry.version is not None:
             await self._ledger.supersede(transfer.id, who=self._lease.transfer.owner or "")
-        known = await self._look_back(source, target)
+        known = await self._look_back(target)
         if known is not None:
             return known
+        source = await self._endpoints.for_file(transfer.source)
         resume = self._record.token if self._record is not None and self._record.resumable else None
         transforms = await self._courier._steps.of(self._planner, transfer)
         self._step("R4:before")
@@ -234,17 +234,22 @@ class _Attempt:
         finally:
             await reads.over(path, pin)
 
-    async def _look_back(self, source: Storage, target: Storage) -> Mapping[str, Any] | None:
-        """After an earlier attempt: what had been published already, and what has to be swept away."""
+    async def _look_back(self, target: Storage) -> Mapping[str, Any] | None:
+        """After an earlier attempt: what had been published already, and what has to be swept away.
+
+        What was published is found though the source is down: who gives up then would say that it has failed.
+        """
         transfer, record = self.transfer, self._record
         if self._lease.fence == 1 or (record is not None and record.resumable and not transfer.rescues):
             return None
         receipt = await recovered(transfer, record, target)
         transforms = () if receipt is not None else await self._courier._steps.of(self._planner, transfer)
-        if receipt is None and not transforms and target.can_server_copy(source):
-            versions = _VERSIONS if self._planner.flow.on_conflict == "version" else 1
-            names = [version_of(transfer.target_path, number) for number in range(versions)]
-            receipt = await copied(transfer, names, source, target)
+        if receipt is None and not transforms:
+            source = await self._endpoints.for_file(transfer.source)
+            if target.can_server_copy(source):
+                versions = _VERSIONS if self._planner.flow.on_conflict == "version" else 1
+                names = [version_of(transfer.target_path, number) for number in range(versions)]
+                receipt = await copied(transfer, names, source, target)
         if receipt is None and record is not None and record.sha256 is not None:
             # Before anything is removed: that it is gone must not look as if it had been published.
             await self._ledger.staged(self._lease, Record(to=record.to, token=record.token).dump())
