@@ -19,7 +19,7 @@ from crossdock.storage.s3 import S3Settings
 from crossdock.storage.s3.credentials import CredentialSource
 from crossdock.storage.storage import Storage
 from tests.storage.s3.faults import FaultProxy
-from tests.storage.s3.places import Server, bucket
+from tests.storage.s3.places import Server, backend, bucket
 
 
 class TestCredentials:
@@ -87,6 +87,22 @@ class TestCredentials:
         assert await source.region() == "eu-west-2"
         with pytest.raises(AuthenticationFailed, match="other"):
             await self._source(profile="other").current()
+
+    @pytest.mark.parametrize(("wrong", "code"), [("id", "InvalidAccessKeyId"), ("secret", "SignatureDoesNotMatch")])
+    async def test_keys_that_were_replaced_are_no_missing_right(
+        self, wrong: str, code: str, ceph: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """For keys a flow waits; a transfer without the right fails. A HEAD is refused in the same way for either."""
+        with bucket(ceph) as peer:
+            there = backend(ceph, peer.bucket, monkeypatch)
+            async with Storage(there) as storage:
+                monkeypatch.setenv("TEST_S3_REPLACED", "replaced" if wrong == "secret" else ceph.secret_key)
+                there.client.credentials = self._source(
+                    access_key_id="REPLACED" if wrong == "id" else ceph.access_key,
+                    secret_access_key="env:TEST_S3_REPLACED",
+                )
+                with pytest.raises(AuthenticationFailed, match=code):
+                    await storage.stat("name")
 
     async def test_a_role(self, moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         """Assumed at moto's STS, off the loop."""

@@ -8,7 +8,7 @@ import os
 import socket
 import ssl
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -26,7 +26,7 @@ from crossdock.storage.http import FAILURES, TooLong, trusted, whole
 from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.s3.bulk import Bulk, BulkResponse
 from crossdock.storage.s3.credentials import CredentialSource, Keys
-from crossdock.storage.s3.faults import Place, failure, refusal_of, refused
+from crossdock.storage.s3.faults import Place, Refusal, failure, refusal_of, refused
 from crossdock.storage.s3.settings import S3Settings, amazon_url
 from crossdock.storage.s3.wire import parse_xml, quoted
 from crossdock.storage.sockets import keep_pace
@@ -293,6 +293,8 @@ class Client:
             if 200 <= response.status < 300:
                 return response, Answer(response.status, response.headers, b"")
             refusal = refusal_of(response.status, response.headers, await self.body(request, response))
+            if request.method == "HEAD" and response.status in (400, 403):
+                refusal = await self._reason(request, refusal)
             unknown = {
                 name for name in _DISPENSABLE - self._unknown if f"Unsupported header '{name}'" in refusal.message
             }
@@ -305,6 +307,16 @@ class Client:
                 return None, Answer(refusal.status, refusal.headers, b"", refusal.code)
             else:
                 raise refused(self.place(request), refusal)
+
+    async def _reason(self, request: Request, refusal: Refusal) -> Refusal:
+        """Of a HEAD, which is refused without one: whether it is the keys is what the same, asked by GET, says."""
+        asked = replace(request, method="GET", headers={**request.headers, "range": "bytes=0-0"})
+        response = await self.send(asked)
+        if response.status < 400:
+            response.close()
+            return refusal
+        found = refusal_of(response.status, response.headers, await self.body(asked, response))
+        return found if found.of_keys else refusal
 
     async def body(self, request: Request, response: Response) -> bytes:
         """The rest of an answer, and the end of it. Raises `ProtocolViolation` above 16 MiB."""

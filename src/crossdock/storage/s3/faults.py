@@ -61,6 +61,11 @@ class Refusal:
     headers: Mapping[str, str]
     region: str | None = None
 
+    @property
+    def of_keys(self) -> bool:
+        """The keys are refused, and not what was asked with them."""
+        return _KIND_OF.get(self.code) is AuthenticationFailed
+
 
 _BY_STATUS = {
     301: "PermanentRedirect",
