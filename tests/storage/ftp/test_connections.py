@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -191,3 +192,23 @@ async def test_a_limit_of_this_machine_is_told_as_such(
                 await storage.write_bytes("name", b"x")
         await storage.write_bytes("name", b"x")
     assert server.accepted == 1
+
+
+async def test_an_address_that_does_not_answer_is_asked_once(
+    server: FaultyFtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be silent: each of its turns would take the whole time limit."""
+    with socket.socket() as dead:
+        dead.bind((server.host, 0))
+        kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+        found = [(*kind, dead.getsockname()), (*kind, (server.host, server.port))]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        async with faulty(server) as storage:
+            await storage.write_bytes("name", DATA)
+            dead.listen()
+            dead.setblocking(False)
+            async with storage.read("name") as first, storage.read("name") as second:
+                assert await first.read() == await second.read()
+        assert server.accepted > 1
+        with pytest.raises(BlockingIOError):
+            dead.accept()

@@ -45,6 +45,8 @@ class Learned:
     """A listing has ended with TLS's goodbye; False: two in a row have not, as not every server says it."""
     extended: bool | None = None
     """The ports that EPSV names can be reached; False: those that PASV names alone."""
+    address: object = None
+    """The one of the host's addresses that has answered."""
 
 
 class Lost(Exception):
