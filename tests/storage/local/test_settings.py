@@ -86,8 +86,8 @@ class TestSettings:
 
     @pytest.mark.parametrize("url", ["file://host/a", "file:a/b", "file:///a?nonsense=1", "file:///a?file_mode=9"])
     def test_a_wrong_url_is_refused(self, url: str) -> None:
-        """With a message that names it."""
-        with pytest.raises(ConfigError, match=re.escape(url)):
+        """With a message that names it, but for its query, which may hold a secret."""
+        with pytest.raises(ConfigError, match=re.escape(url.partition("?")[0])):
             parse_url(url)
 
     @pytest.mark.parametrize("mode", [416, "rw-r-----", "640 ", "07777"])
