@@ -13,10 +13,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Protocol, TypeGuard
+from typing import Literal, Protocol, TypeGuard
 
 from crossdock.engine.attempts import deliver
 from crossdock.engine.merge import merged
+from crossdock.engine.obstacles import Obstacles
 from crossdock.engine.outcome import Outcome, Summary
 from crossdock.errors import Conflict, CrossdockError, located
 from crossdock.flows.compare import UNSURE, Comparison
@@ -110,6 +111,7 @@ class _Run:
         self._report = report
         self._courier = courier or self._deliver
         self._comparison = Comparison(source.capabilities, target.capabilities)
+        self._obstacles = Obstacles(target)
         self._filtered = options.filters != Filters()
 
     async def run(self) -> Summary:
@@ -285,7 +287,7 @@ class _Run:
 
     async def _move(self, name: str, entry: Entry, reason: str) -> None:
         if self.options.dry_run:
-            self._tell(Outcome(path=name, action="copy", reason=reason, size=entry.size))
+            await self._rehearse(name, entry, reason)
             return
         progress = self.progress
 
@@ -313,6 +315,14 @@ class _Run:
                 receipt=receipt,
             )
         )
+
+    async def _rehearse(self, name: str, entry: Entry, reason: str) -> None:
+        try:
+            error = await self._obstacles.before(_below(self.to, name)) if reason == "new" else None
+        except CrossdockError as failed:
+            error = failed
+        action: Literal["copy", "fail"] = "copy" if error is None else "fail"
+        self._tell(Outcome(path=name, action=action, reason=reason, size=entry.size, error=error))
 
     async def _deliver(self, path: str, to: str, pin: Entry, progress: Callable[[int], None]) -> tuple[Receipt, int]:
         return await deliver(self.source, path, self.target, to, pin=pin, policy=self.options.policy, progress=progress)

@@ -1,0 +1,46 @@
+"""What stands at the target where a file is to go, for a run that only says what it would do."""
+
+from __future__ import annotations
+
+from crossdock.errors import CrossdockError, NotADirectory, NotAFile, NotFound, PermissionDenied, Unsupported
+from crossdock.storage.storage import Storage
+
+__all__ = ["Obstacles"]
+
+
+class Obstacles:
+    """Of one target. It is asked once for each folder, and once for each file whose folder is there."""
+
+    def __init__(self, target: Storage) -> None:
+        self._target = target
+        self._kinds: dict[str, str | None] = {}
+
+    async def before(self, path: str) -> CrossdockError | None:
+        """With what a write of this new file would be refused: its name is a folder's, or that of a folder is a file's.
+
+        None also where the target does not tell: it has no folders, or nobody may look.
+        """
+        if not self._target.capabilities.directories:
+            return None
+        end = 0
+        while (end := path.find("/", end + 1)) > 0:
+            kind = await self._kind(folder := path[:end])
+            if kind is None:
+                return None
+            if kind == "file":
+                return self._target.backend.error(NotADirectory, "write", path, f"{folder!r} is not a folder")
+        if await self._look(path) == "dir":
+            return self._target.backend.error(NotAFile, "write", path, "it is a folder")
+        return None
+
+    async def _kind(self, folder: str) -> str | None:
+        if folder not in self._kinds:
+            self._kinds[folder] = await self._look(folder)
+        return self._kinds[folder]
+
+    async def _look(self, path: str) -> str | None:
+        """None: nothing is there, or whoever writes may not look."""
+        try:
+            return (await self._target.stat(path)).kind
+        except (NotFound, PermissionDenied, Unsupported):
+            return None
