@@ -80,7 +80,6 @@ flow: 3
     )
     found = mistakes(path)
     assert found == [
-        "2: endpoints.partner: host is missing. Next: add 'host:'",
         "4: endpoints.partner.hots: unknown key. Next: did you mean 'host'?",
         "5: endpoints.partner.port: input should be less than or equal to 65535. Next: write 65535 or less",
         "6: endpoints.partner.password: a secret may not be written into this file. "

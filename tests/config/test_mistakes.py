@@ -366,7 +366,6 @@ flows:
         "12: flows.b.rules.0.match: may take for ever on a long path: two repeats, one inside the other, can share"
         " the same text out in endless ways",
         "13: flows.b.rules.1.match: not a regular expression: missing ), unterminated subpattern at character 1",
-        "14: flows.c: source is missing",
         "14: flows.c: neither 'to' nor 'rules'",
         "15: flows.c.sorce: unknown key",
     ]

@@ -77,7 +77,9 @@ class _Mending:
 
     def _tell(self, item: ErrorDetails, place: Key) -> None:
         mentioned = {name for name in self._names(item, place) if (*place, name) in self._removed}
-        if not mentioned:
+        # Told by now: its key is misspelt.
+        misspelt = item["type"] == "missing" and (*self.key, *place) in self.report.renamed
+        if not mentioned and not misspelt:
             self.report.invalid(self.key, self.model, item)
 
     def _names(self, item: ErrorDetails, place: Key) -> set[str]:
