@@ -208,6 +208,8 @@ class _Session:
         await self.say(f"213 Modify={when}; {name}")
 
     async def _do_mlst(self, argument: str) -> None:
+        if self.faults.patterns and re.search(r"[*?[]", argument):
+            argument = argument.rpartition("/")[0]
         await self.say(f"250-Facts\r\n {self._facts(self._path(argument))} {argument}\r\n250 End")
 
     def _facts(self, path: Path) -> str:

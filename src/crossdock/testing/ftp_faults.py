@@ -45,5 +45,7 @@ class FtpFaults:
     """Of the commands in one packet only the first is seen."""
     sizes_folders: bool = False
     """SIZE tells one of a folder as well."""
+    patterns: bool = False
+    """MLST takes a name with *, ? or [ for a pattern, and describes the folder above."""
     replies: dict[str, str] = field(default_factory=dict)
     """Commands that are answered like this, and do nothing: {"RNFR": "502 no"}."""

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from crossdock.errors import ConnectionFailed, InvalidPath, NotADirectory, PermissionDenied, Throttled, TimedOut
+from crossdock.errors import (
+    ConnectionFailed,
+    InvalidPath,
+    NotADirectory,
+    PermissionDenied,
+    Throttled,
+    TimedOut,
+)
 from crossdock.storage.base import WriteOptions
 from crossdock.testing.fault_ftp import FaultyFtpServer
 from tests.storage.ftp.places import DATA, FACTS, backend_of, faulty
@@ -108,6 +115,33 @@ async def test_hidden_files_are_asked_for(server: FaultyFtpServer) -> None:
         await storage.write_bytes(".hidden", b"x")
         assert [entry.path async for entry in storage.scan("")] == [".hidden"]
     assert "MLSD -a" in server.commands
+
+
+@pytest.mark.parametrize("path", ["report[1].csv", "a?b", "a*b", "folder[1]/name"])
+async def test_a_name_is_not_described_as_the_pattern_that_a_server_takes_it_for(
+    server: FaultyFtpServer, path: str
+) -> None:
+    """Of such a name Apache FtpServer's MLST describes the folder."""
+    server.features = (*FACTS, "MD5", "MMD5")
+    server.faults.patterns = True
+    async with faulty(server) as storage:
+        assert not await storage.exists(path)
+        await storage.write_bytes(path, b"data")
+        assert (await storage.stat(path)).size == 4
+        assert await storage.read_bytes(path) == b"data"
+        await storage.delete(path)
+        assert not await storage.exists(path)
+
+
+@pytest.mark.parametrize("path", ["~", "folder/~", "~/name"])
+async def test_a_name_that_stands_for_the_home_is_not_sent(server: FaultyFtpServer, path: str) -> None:
+    """Apache FtpServer takes "~" for it wherever it stands."""
+    server.features = (*FACTS, "MD5", "MMD5")
+    async with faulty(server) as storage:
+        with pytest.raises(InvalidPath):
+            await storage.write_bytes(path, b"x")
+        await storage.write_bytes("name~", b"x")
+    assert [path.name for path in server.folder.iterdir()] == ["name~"]
 
 
 async def test_what_lists_facts_is_not_said_to_have_none(server: FaultyFtpServer) -> None:

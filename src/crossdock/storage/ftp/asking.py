@@ -43,7 +43,7 @@ def look(connection: Connection, name: bytes) -> Entry | None:
 
 def questions(connection: Connection, name: bytes) -> tuple[bytes, ...]:
     """What `look` asks, for those who send something else along with it; `understood` takes the replies."""
-    if "MLST" in connection.features:
+    if connection.features.describes(name):
         # ProFTPD's MLST takes a link for a file as long as the link's target is named; its SIZE follows it.
         measured = (b"SIZE " + name,) if connection.features.server == "proftpd" else ()
         return b"MLST " + name, *measured
@@ -55,7 +55,7 @@ def questions(connection: Connection, name: bytes) -> tuple[bytes, ...]:
 def understood(connection: Connection, name: bytes, replies: Sequence[Reply]) -> Entry | None:
     """The answer to `questions`; asks more if that does not settle it. Raises `Refused`."""
     reply = replies[0]
-    if "MLST" in connection.features:
+    if connection.features.describes(name):
         if reply.good:
             found = _described(reply)
             return found if len(replies) == 1 else _measured(connection, name, found, replies[1])
@@ -145,7 +145,7 @@ def _must_be_missing(connection: Connection, name: bytes, reply: Reply) -> None:
 
 
 def _is_folder(connection: Connection, name: bytes) -> bool:
-    if "MLST" in connection.features:
+    if connection.features.describes(name):
         # Pure-FTPd lets each CWD that fails wait longer than the one before.
         reply = connection.wire.ask(b"MLST " + (name or b"/"))[0]
         kind = _described(reply).kind if reply.good else None
@@ -196,7 +196,7 @@ def list_folder(connection: Connection, folder: bytes, listing: Listing) -> None
         # It may have been made meanwhile.
         connection.wire.must(command)
     if "MLSD" in connection.features or "MLST" in connection.features:
-        _fetch(connection, b"MLSD -a" if connection.features.lists_hidden else b"MLSD", listing, facts=True)
+        _fetch(connection, b"MLSD -a" if connection.features.apache else b"MLSD", listing, facts=True)
         return
     if connection.lists_hidden:
         try:

@@ -26,6 +26,7 @@ __all__ = ["Connection", "Features"]
 T = TypeVar("T")
 _ALTERED = re.compile(r"[\x00-\x1f\x7f]| (?=/|$)")
 _ALTERED_BY_SOME = re.compile(r'[\x00-\x1f\x7f\\"]| (?=/|$)')
+_PATTERN = re.compile(rb"[*?[]")
 _VSFTPD = frozenset(("EPRT", "EPSV", "MDTM", "PASV", "REST", "SIZE", "TVFS"))
 """What it offers, and no more, apart from TLS and UTF8."""
 _GRACE = 5.0
@@ -69,10 +70,12 @@ class Features:
         """Whether the server might store a file under another name than this.
 
         Pure-FTPd writes "_" for what it does not like; ftp-srv takes a backslash for "/" and drops quotation marks,
-        Apache FtpServer does the former, and so do servers on Windows.
+        Apache FtpServer does the former, and so do servers on Windows. For it "~" is the account's home, anywhere.
         """
         if self.verbatim:
             return False
+        if self.apache and "~" in path.split("/"):
+            return True
         # Pure-FTPd refuses what looks like a path of Windows, by itself.
         return (_ALTERED if self.server == "pure-ftpd" else _ALTERED_BY_SOME).search(path) is not None
 
@@ -87,9 +90,13 @@ class Features:
         return self.server in ("vsftpd", "proftpd", "pure-ftpd")
 
     @property
-    def lists_hidden(self) -> bool:
-        """Names with a dot first are in its MLSD if that is asked for. Apache FtpServer, the one that has MMD5."""
+    def apache(self) -> bool:
+        """Apache FtpServer, the one that has MMD5. Names with a dot first are in its MLSD if that is asked for."""
         return {"MLST", "MD5", "MMD5"} <= self.names
+
+    def describes(self, name: bytes) -> bool:
+        """Whether it has MLST for this name; Apache FtpServer's takes some for patterns, and tells of the folder."""
+        return "MLST" in self.names and not (self.apache and _PATTERN.search(name))
 
     @property
     def queues(self) -> bool:
