@@ -14,6 +14,8 @@ from crossdock.errors import (
     IntegrityError,
     InvalidPath,
     NoSpace,
+    NotADirectory,
+    NotAFile,
     NotFound,
     PermissionDenied,
     ProtocolViolation,
@@ -98,6 +100,9 @@ _BY_STATUS = {
 _KINDS: dict[type[CrossdockError], tuple[str, ...]] = {
     Throttled: (
         "SlowDown",
+        "SlowDownRead",
+        "SlowDownWrite",
+        "ServerBusy",
         "ServiceUnavailable",
         "Busy",
         "TooManyRequests",
@@ -142,7 +147,16 @@ _KINDS: dict[type[CrossdockError], tuple[str, ...]] = {
     ),
     NotFound: ("NoSuchKey", "NoSuchBucket", "NoSuchVersion", "NotFound", "InvalidBucketName"),
     AlreadyExists: ("PreconditionFailed",),
-    InvalidPath: ("KeyTooLongError", "KeyTooLong", "InvalidURI", "XMinioInvalidObjectName"),
+    InvalidPath: (
+        "KeyTooLongError",
+        "KeyTooLong",
+        "InvalidURI",
+        "XMinioInvalidObjectName",
+        "XMinioInvalidResourceName",
+    ),
+    # Stores that keep objects as files have no name that is a file and a folder.
+    NotAFile: ("XMinioObjectExistsAsDirectory",),
+    NotADirectory: ("XMinioParentIsObject",),
     IntegrityError: (
         "BadDigest",
         "InvalidDigest",
@@ -267,7 +281,7 @@ _HINTS = {
     "InvalidStorageClass": "correct 'storage_class'",
     "NotImplemented": "this store lacks the operation: turn off the option that needs it",
     "MethodNotAllowed": "the newest version is a delete marker, or the endpoint does not serve S3",
-    "SlowDown": "lower 'max_connections' or 'part_concurrency'",
+    **dict.fromkeys(("SlowDown", "SlowDownRead", "SlowDownWrite"), "lower 'max_connections' or 'part_concurrency'"),
     "InvalidTag": "correct 'tags'",
     "AccessControlListNotSupported": "take 'acl' out: the bucket has none",
     "ProxyAuthenticationRequired": "put the proxy's credentials in HTTPS_PROXY",
