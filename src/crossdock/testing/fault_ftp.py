@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import struct
 import zlib
 from collections.abc import Awaitable, Callable
@@ -27,6 +28,7 @@ class FaultyFtpServer:
     """`async with FaultyFtpServer(folder) as server:` listens on `server.port` of 127.0.0.1.
 
     `features`: what FEAT tells; without "MLST" there is none, nor MLSD, and LIST is in Unix's dialect.
+    `tls`: everything is under it, from the first byte.
     """
 
     user, password, host = "tester", "secret", "127.0.0.1"
@@ -38,7 +40,9 @@ class FaultyFtpServer:
         *,
         features: tuple[str, ...] = ("MLST type*;size*;modify*;", "MDTM", "MFMT", "SIZE", "REST STREAM", "UTF8"),
         greeting: str = "crossdock's faulty server",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        self.tls = tls
         self.folder, self.faults = folder, faults or FtpFaults()
         self.features, self.greeting = features, greeting
         self.commands: list[str] = []
@@ -54,7 +58,7 @@ class FaultyFtpServer:
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, self.host, 0)
+        self._server = await asyncio.start_server(self._serve, self.host, 0, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -135,6 +139,8 @@ class _Session:
         else:
             try:
                 await work(argument)
+            except _Unseen:
+                await self.say("425 No connection established")
             except FileNotFoundError:
                 await self.say("550 No such file or directory")
             except OSError as error:
@@ -171,6 +177,11 @@ class _Session:
         await self.say("200 so be it")
 
     _do_type = _do_noop = _do_opts
+
+    async def _do_prot(self, argument: str) -> None:
+        await self.say("500 what?" if self.server.tls is None else "200 so be it")
+
+    _do_pbsz = _do_prot
 
     async def _do_quit(self, argument: str) -> None:
         self._ended = True
@@ -275,7 +286,7 @@ class _Session:
             if not arrived.done():
                 arrived.set_result((reader, writer))
 
-        self._passive = await asyncio.start_server(take, self.server.host, 0)
+        self._passive = await asyncio.start_server(take, self.server.host, 0, ssl=self.server.tls)
         return int(self._passive.sockets[0].getsockname()[1])
 
     async def _do_epsv(self, argument: str) -> None:
@@ -298,6 +309,12 @@ class _Session:
         return await asyncio.wait_for(self._data, 10)
 
     async def _agree(self, reply: str) -> None:
+        if self.faults.looks_first is not None:
+            assert self._data is not None
+            try:
+                await asyncio.wait_for(asyncio.shield(self._data), self.faults.looks_first)
+            except TimeoutError:
+                raise _Unseen from None
         if self.faults.agreement in ("once", "twice"):
             await self.say(reply)
         if self.faults.agreement == "twice":
@@ -395,6 +412,10 @@ class _Session:
                 stored += len(data)
             writer.close()
         await self._last("226 stored")
+
+
+class _Unseen(Exception):
+    """There is no data connection."""
 
 
 def _time(path: Path) -> str:

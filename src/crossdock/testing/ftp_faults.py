@@ -37,6 +37,8 @@ class FtpFaults:
     """A file that is renamed onto a folder takes its place."""
     agreement: Literal["once", "never", "late", "twice"] = "once"
     """How a transfer is agreed to, by 150; late: together with its last reply."""
+    looks_first: float | None = None
+    """It agrees to a transfer once it has seen the data connection, under TLS secured; after so many seconds: 425."""
     during: Literal["wait", "answer", "drop"] = "wait"
     """What it does with commands that have come while there is a transfer under way."""
     tells_size: bool = False

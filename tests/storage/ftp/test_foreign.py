@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,12 +13,14 @@ from crossdock.errors import (
     ConnectionFailed,
     InvalidPath,
     NotADirectory,
+    NotFound,
     PermissionDenied,
     Throttled,
     TimedOut,
 )
 from crossdock.storage.base import WriteOptions
 from crossdock.testing.fault_ftp import FaultyFtpServer
+from tests.servers.ftp import write_certificate
 from tests.storage.ftp.places import DATA, FACTS, backend_of, faulty
 
 
@@ -243,3 +246,33 @@ async def test_a_server_that_falls_silent_is_not_taken_for_one_of_those(server: 
         with pytest.raises(TimedOut):
             await storage.rename("name", "other")
         assert learned.batches
+
+
+@pytest.mark.parametrize("waits", [0.5, None], ids=["looks first", "agrees first"])
+async def test_a_server_that_agrees_once_a_data_connection_is_secured(tmp_path: Path, waits: float | None) -> None:
+    """ftp-srv, and whatever is made with Node's tls: found out by its 425, and known from then on."""
+    folder, certificate = tmp_path / "home", tmp_path / "certificate.pem"
+    folder.mkdir()
+    write_certificate(certificate)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    async with FaultyFtpServer(folder, features=("SIZE", "MDTM"), tls=context) as server:
+        server.faults.looks_first = waits
+        async with faulty(server, type="ftps", ca_file=certificate) as storage:
+            assert [entry async for entry in storage.scan("")] == []
+            await storage.write_bytes("a/large", DATA)
+            await storage.write_bytes("a/small", b"x")
+            await storage.write_bytes("a/small", b"xyz")
+            assert await storage.read_bytes("a/large", limit=len(DATA)) == DATA
+            assert {entry.path: entry.size async for entry in storage.scan("a")} == {"a/large": len(DATA), "a/small": 3}
+            with pytest.raises(NotFound):
+                await storage.read_bytes("a/missing")
+        assert server.commands.count("LIST -a") == (2 if waits else 1)
+        assert (folder / "a" / "small").read_bytes() == b"xyz"
+
+
+async def test_a_port_that_is_closed_again_is_a_matter_of_time(server: FaultyFtpServer) -> None:
+    server.faults.replies["STOR"] = "550 No connector setup, send PASV or PORT"
+    async with faulty(server) as storage:
+        with pytest.raises(ConnectionFailed):
+            await storage.write_bytes("name", DATA)

@@ -172,6 +172,8 @@ class Connection:
         """A transfer has begun and its last reply has not been read."""
         self.broken = False
         """It may not serve anyone else: a late reply could answer the next command."""
+        self.overlooked = False
+        """The server did not see a data connection, as TLS was not up on it."""
         self.made = self.used = time.monotonic()
         self._wire: Wire | None = None
         self._connecting: socket.socket | None = None

@@ -6,15 +6,15 @@ import logging
 import re
 import select
 import socket
-import ssl
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from crossdock.storage.ftp import together
+from crossdock.storage.ftp.securing import Overlooked, about_session, overlooks, patient, secured, secured_first
 from crossdock.storage.ftp.stream import Data
 from crossdock.storage.ftp.tls import SessionRefused
-from crossdock.storage.ftp.wire import Lost, Refused, Reply, Silent, Violation, be_patient
+from crossdock.storage.ftp.wire import Lost, Refused, Reply, Violation, be_patient
 
 if TYPE_CHECKING:
     from crossdock.storage.ftp.connection import Connection
@@ -24,7 +24,6 @@ __all__ = [
     "Data",
     "Uncalled",
     "Unreachable",
-    "about_session",
     "begin",
     "finish",
     "invitation",
@@ -38,8 +37,6 @@ _EXTENDED = re.compile(rb"\((.)\1\1(\d{1,5})\1\)")
 _PASSIVE = re.compile(rb"(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3})")
 _BYTES = re.compile(rb"\((\d{1,19}) bytes\)")
 _UNKNOWN = (500, 501, 502, 504, 522)
-_SESSION = re.compile(r"reus|resum|session|\b(?:ssl|tls)\b", re.IGNORECASE)
-_CANNOT_BUILD = re.compile(r"operation not permitted", re.IGNORECASE)
 _UNASKED = 32 * 1024
 """Bytes that every kernel takes off our hands at once: a server that does not want them does not hold us up."""
 _LOOK = 0.5
@@ -71,11 +68,13 @@ def begin(
     connection.mark_busy()
     listener: socket.socket | None = None
     connected: socket.socket | None = None
+    found: Data | None = None
     try:
         if connection.settings.mode == "active":
             listener = _listen(connection)
         else:
             connected = _connect(connection, invited)
+            found = secured_first(connection, connected)
         if offset:
             connection.wire.must(b"REST %d" % offset, 350)
         connection.wire.send(command, *behind)
@@ -86,14 +85,18 @@ def begin(
                 raise SessionRefused(str(reply))
             if listener is not None and reply.code == 425:
                 raise Uncalled(str(reply))
+            if connected is not None and overlooks(connection, found, reply):
+                raise Overlooked(str(reply))
             raise Refused(command, reply)
         if listener is not None:
             connected = _accept(connection, listener)
         assert connected is not None
-        found = _secured(connection, connected)
+        found = found or secured(connection, connected)
         found.told = _told(reply)
         return found
     except BaseException:
+        if found is not None:
+            found.close()
         if connected is not None:
             connected.close()
         raise
@@ -142,20 +145,26 @@ def send_whole(connection: Connection, command: bytes, parts: Sequence[bytes], *
     stream: Data | None = None
     failed: Lost | None = None
     data = b"".join(parts)
+    stream = secured_first(connection, connected)
     if connection.tls is None and len(data) <= _UNASKED:
-        stream = _patient(connection, connected)
+        stream = patient(connection, connected)
         failed = stream.send_unasked(data)
     reply = together.agreed(connection, len(behind))
     if reply.code >= 200:
         connection.data = None
+        if stream is not None:
+            stream.close()
         connected.close()
         if about_session(connection, reply):
             raise SessionRefused(str(reply))
         if reply.code == 421:
             raise Refused(command, reply)
+        if overlooks(connection, stream, reply):
+            raise Overlooked(str(reply))
         return None
     if stream is None:
-        stream = _secured(connection, connected)
+        stream = secured(connection, connected)
+    if connection.tls is not None or len(data) > _UNASKED:
         stream.write(data)
         stream.end()
     finish(connection, stream, patience=LAST_WORD, behind=bool(behind))
@@ -218,17 +227,6 @@ def _drain(connection: Connection, data: Data) -> None:
         before, left = left, data.unsent
         if left < before:
             connection.used = moved = time.monotonic()
-
-
-def about_session(connection: Connection, reply: Reply) -> bool:
-    """vsftpd says 522 "session reuse required", ProFTPD 425 "Operation not permitted", others 425 "TLS session …"."""
-    if connection.tls is None:
-        return False
-    if reply.code == 522:
-        return True
-    return reply.code in (425, 426, 450, 451, 534) and bool(
-        _SESSION.search(reply.text) or (reply.code == 425 and _CANNOT_BUILD.search(reply.text))
-    )
 
 
 def _connect(connection: Connection, invited: Reply | None) -> socket.socket:
@@ -353,31 +351,3 @@ def _accept(connection: Connection, listener: socket.socket) -> socket.socket:
         raise Uncalled(f"nothing came within {connection.settings.connect_timeout:g} s{others}") from error
     connection.attach_data(connected)
     return connected
-
-
-def _patient(connection: Connection, connected: socket.socket) -> Data:
-    settings = connection.settings
-    if settings.timeout != settings.connect_timeout or settings.mode == "active":
-        be_patient(connected, settings.timeout)
-    return Data(connected, settings.timeout)
-
-
-def _secured(connection: Connection, connected: socket.socket) -> Data:
-    timeout = connection.settings.timeout
-    if connection.tls is None:
-        return _patient(connection, connected)
-    connected.settimeout(timeout)
-    control = connection.wire.socket
-    assert isinstance(control, ssl.SSLSocket)
-    try:
-        secured = connection.tls.data(connected, connection.attach_data, control)
-    except TimeoutError as error:
-        raise Silent("no answer to the TLS greeting on the data connection") from error
-    except OSError as error:
-        # The server has more to say on the control connection.
-        reply = connection.wire.reply()
-        connection.pending = False
-        if about_session(connection, reply):
-            raise SessionRefused(str(reply)) from error
-        raise Refused(b"transfer", reply) from error
-    return Data(secured, timeout)

@@ -225,7 +225,7 @@ class Pool:
     def step_down(self, connection: Connection) -> bool:
         """After a session that was refused on a data connection: whether it may work on another connection."""
         connection.broken = True
-        if time.monotonic() - connection.made > _SESSION_AGE:
+        if connection.overlooked or time.monotonic() - connection.made > _SESSION_AGE:
             return True
         if connection.old_tls:
             return False

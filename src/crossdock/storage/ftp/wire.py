@@ -45,6 +45,8 @@ class Learned:
     """A listing has ended with TLS's goodbye; False: two in a row have not, as not every server says it."""
     extended: bool | None = None
     """The ports that EPSV names can be reached; False: those that PASV names alone."""
+    secures_first: bool | None = None
+    """TLS on a data connection is begun before the server agrees to a transfer; False: not even that has helped."""
     address: object = None
     """The one of the host's addresses that has answered."""
 

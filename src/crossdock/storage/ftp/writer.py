@@ -17,6 +17,7 @@ from crossdock.storage.ftp.calls import Calls
 from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.digests import Own, difference, own_digest
 from crossdock.storage.ftp.faults import Translate, kind_of_refusal, no_rename
+from crossdock.storage.ftp.securing import about_session
 from crossdock.storage.ftp.tls import SessionRefused
 from crossdock.storage.ftp.wire import IsFolder, Lost, Missing, Refused, Reply, Violation
 from crossdock.storage.staging import StagedWriter, Stored, publish_by_swap
@@ -124,7 +125,7 @@ class FtpWriter(StagedWriter):
         reply = connection.stop_transfer()
         if reply is None or reply.good:
             return error
-        if data.about_session(connection, reply):
+        if about_session(connection, reply):
             return SessionRefused(str(reply))
         return self._late(Refused(b"STOR", reply))
 
