@@ -76,6 +76,24 @@ async def test_early_end_is_truncated_and_makes_careful() -> None:
         assert max(burst.count(c.READ) for burst in sftp.bursts) == 1
 
 
+async def test_a_file_that_is_cut_does_not_make_careful() -> None:
+    """What its writer did is not laid to the server."""
+    sftp = FakeSftp(x=DATA, y=DATA)
+
+    def cut(kind: int, body: bytes) -> None:
+        if kind == c.READ and struct.unpack(">QI", body[-12:])[0] >= 300_000:
+            sftp.files[b"/x"] = bytearray(DATA[:300_000])
+
+    sftp.hook = cut
+    async with served(sftp) as (storage, _):
+        with pytest.raises(SourceChanged, match="of 1000003 bytes"):
+            await whole(storage)
+        sftp.hook = None
+        sftp.bursts.clear()
+        assert await whole(storage, "y") == DATA
+        assert max(burst.count(c.READ) for burst in sftp.bursts) > 1
+
+
 @pytest.mark.parametrize("sized", [True, False])
 async def test_a_hole_is_truncated(sized: bool) -> None:
     sftp = FakeSftp(x=DATA)

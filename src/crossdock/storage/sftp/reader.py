@@ -221,6 +221,11 @@ class SftpReader(Reader):
             if error.code != codec.EOF:
                 raise await explain(self._calls, self._session, "read", self._path, error) from error
         if self._size is not None and self._reached < self._size and self._start < self._size:
+            await self._looked_again()
+            if self.changed:
+                # No fault of the server's: nothing is learned of it, which would slow down all that follows.
+                reason = f"the file was replaced or cut while it was read: {self._reached} of {self._size} bytes came"
+                raise SourceChanged.at("read", self._endpoint, self._path, reason, hint="wait until its writer is done")
             raise self._truncated(f"the server ended it after {self._reached} of {self._size} bytes")
         for later in list(self._queue)[1:]:
             if (await later.future)[0] == codec.DATA:
