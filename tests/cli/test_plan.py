@@ -101,6 +101,12 @@ def leave_out(folder: Path) -> None:
     configure(folder, exclude="a.*", **TWO)
 
 
+def one_more(folder: Path) -> None:
+    """The file would have a transfer, and so get no other: the new destination would never have it."""
+    more = [*TWO["to"], "lake:more/{path}"]
+    configure(folder, rules=[{"match": "a.*", "to": more}, {"to": TWO["to"]}])
+
+
 def unrule(folder: Path) -> None:
     configure(folder, rules=[{"match": "sub/.*", "to": TWO["to"]}])
 
@@ -118,6 +124,7 @@ def clash(folder: Path) -> None:
         (reroute, r"it goes to lake:elsewhere/a.csv now (rule rules[0] matches a.*)"),
         (leave_out, "it is left out now: excluded by 'a.*'"),
         (unrule, "it goes to nowhere now (no rule matches)"),
+        (one_more, "it goes to lake:more/a.csv as well now (rule rules[0] matches a.*)"),
         (clash, "other/a.csv goes to staging:copy/a.csv as well"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

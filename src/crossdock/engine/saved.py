@@ -42,6 +42,8 @@ class Row:
     reason: str
     requests: Mapping[str, int] = field(default_factory=dict)
     """Method → requests at object stores, an estimate (`engine.estimate`)."""
+    beside: tuple[str, ...] = ()
+    """Where else the file was to go, also if the user has taken those rows out."""
 
     @property
     def place(self) -> Place:
@@ -63,6 +65,7 @@ class Row:
             "target_path": self.target_path,
             "reason": self.reason,
             "requests": dict(self.requests),
+            "beside": list(self.beside) or None,
         }
         return {key: value for key, value in found.items() if value is not None}
 
@@ -138,6 +141,7 @@ def _rows(planner: Planner, decision: Decision, settings: Callable[[str], Any]) 
                 on_conflict=flow.on_conflict,
                 transforms=bool(decision.rule is not None and decision.rule.transforms),
             ),
+            beside=tuple(str(other) for other in decision.places if other != place),
         )
         for place in decision.places
     ]
@@ -181,6 +185,7 @@ _NEEDED: dict[str, type] = dict.fromkeys(("flow", "source", "path", "target", "t
 _OPTIONAL: dict[str, type] = dict.fromkeys(("modified", "etag", "version", "reason"), str) | {
     "size": int,
     "requests": dict,
+    "beside": list,
 }
 
 
@@ -206,6 +211,7 @@ def _row(found: Mapping[str, Any]) -> Row:
         target_path=found["target_path"],
         reason=found.get("reason", ""),
         requests=found.get("requests", {}),
+        beside=tuple(str(place) for place in found.get("beside", ())),
     )
 
 
@@ -257,6 +263,10 @@ async def _drifted(engine: Engine, planner: Planner, row: Row, decision: Decisio
         return f"it goes to {to} now ({decision.reason})"
     if decision.verdict != "move":
         return decision.reason
+    more = [place for place in decision.places if place != row.place and str(place) not in row.beside]
+    if more:
+        # A file that has one transfer is known, and would get no other.
+        return f"it goes to {' and '.join(str(place) for place in more)} as well now ({decision.reason})"
     return None
 
 
