@@ -145,4 +145,7 @@ def _delivered_path(transfer: Transfer, receipt: Mapping[str, Any]) -> str:
     """Where it lies: a conflict may have given it another name than was planned."""
     found = receipt.get("target_entry")
     path = found.get("path") if isinstance(found, Mapping) else None
+    if path is None and isinstance(receipt.get("target"), str):
+        # Of an archive's files, or after a crash, that is all there is.
+        path = receipt["target"].partition(":")[2]
     return path if isinstance(path, str) and path else transfer.target_path
