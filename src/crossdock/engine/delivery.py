@@ -172,6 +172,7 @@ class _Attempt:
         self._record = Record.load(lease.transfer.checkpoint)
         self._moved = 0
         self._kept: bytes | None = None  # staged by this very attempt, and left for the next one to go on with
+        self._folder: str | None = None  # where an earlier attempt has begun to publish what is in an archive
 
     async def take_back(self, stopped: BaseException) -> None:
         """Whoever has the lease by now has cleaned up already: what was kept since then, nobody would find."""
@@ -260,8 +261,9 @@ class _Attempt:
                 break
         await sweep(self._lease, record, target, self._ledger.id, paths)
         if receipt is None and record is not None:
-            self._record = None
-            await self._ledger.staged(self._lease, None)
+            self._folder = record.to if any(step.many for step in transforms) else None
+            self._record = None if self._folder is None else Record(to=self._folder)
+            await self._ledger.staged(self._lease, None if self._record is None else self._record.dump())
         return receipt
 
     async def _places(self, target: Storage) -> AsyncIterator[tuple[str, bool]]:
@@ -270,9 +272,11 @@ class _Attempt:
         if mode != "version":
             yield to, mode == "overwrite"
             return
+        if self._folder is not None:
+            yield self._folder, False
         for number in range(_VERSIONS):
             name = version_of(to, number)
-            if not await target.exists(name):
+            if name != self._folder and not await target.exists(name):
                 yield name, False
 
     async def _move(self, source: Storage, target: Storage, to: str, options: CopyOptions) -> Mapping[str, Any]:

@@ -11,10 +11,19 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import IO, Any
 
-from crossdock.errors import CrossdockError, NoSpace, TransformFailed, shown
+from crossdock.errors import (
+    Conflict,
+    CrossdockError,
+    NoSpace,
+    NotFound,
+    PermissionDenied,
+    TransformFailed,
+    shown,
+)
 from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader, WriteOptions, Writer
 from crossdock.storage.storage import Storage
 from crossdock.transfer.copy import CopyOptions, Staged, copy
+from crossdock.transfer.pipe import Tally, pipe
 from crossdock.transfer.receipt import Receipt
 from crossdock.transfer.transforms.base import Refused, Splitter, Step
 
@@ -36,9 +45,10 @@ async def unpack(
     """Move what is in an archive into the folder `to`, one receipt for each member, in the archive's order.
 
     `options.transforms` has one step that makes many files; the steps before it change the archive, those after it
-    each member. Nothing is published unless every member was unpacked, changed and found whole. Then each is published
-    in one step, like any other file, one after the other: a connection that fails in the middle leaves the first of
-    them, whole, and calling this again gives the rest (and those again).
+    each member. Nothing is published unless every member was unpacked, changed and found whole, and, without
+    `options.overwrite`, no other file is in the place of any. Then each is published in one step, like any other file,
+    one after the other: a connection that fails in the middle leaves the first of them, whole, and calling this again
+    gives the rest (and those again).
 
     `on_members` is awaited with the targets' paths before the first is written, `on_staged` as by `copy`, for each.
     A receipt's `source` is `name:path!/member`; `source_entry`, `read_size` and `read_sha256` are the archive's.
@@ -62,7 +72,9 @@ async def unpack(
         each = replace(inner, transforms=after)
         nowhere = Storage(_Sink(target.endpoint, None))
         for member, place in zip(names, places, strict=True):
-            await copy(archive, member, nowhere, place, options=replace(each, overwrite=True, attempt=None))
+            made = await copy(archive, member, nowhere, place, options=replace(each, overwrite=True, attempt=None))
+            if not options.overwrite:
+                await _look_ahead(target, place, made)
         if on_members is not None:
             await on_members(places)
         receipts = []
@@ -76,6 +88,25 @@ async def unpack(
         with suppress(OSError):
             # What did not fit is still in its buffer.
             file.close()
+
+
+async def _look_ahead(target: Storage, place: str, made: Receipt) -> None:
+    """Raises `Conflict` if the target has something else there: found later, the first members would be there alone."""
+    try:
+        there = await target.stat(place)
+    except (NotFound, PermissionDenied):
+        return
+    held = there.digests.get("sha256")
+    if there.kind == "file" and there.size in (None, made.size) and held is None:
+        tally = Tally()
+        async with target.read(place) as reader:
+            await pipe(reader, tally.feed)
+        held = await tally.sha256()
+    if held != made.sha256:
+        raise Conflict(
+            f"unpack {made.source} → {made.target}: the target exists with other content; nothing was published",
+            hint="allow overwriting, or move it away",
+        )
 
 
 def _parted(steps: Sequence[Step]) -> tuple[tuple[Step, ...], Step, tuple[Step, ...]]:
