@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 
 import pytest
 
@@ -52,6 +53,17 @@ async def test_what_was_not_to_be_changed_is_sent_as_it_is(home: House, transfor
     now = flow(rules=(Rule(name="elsewhere", to=(Destination("dst2"),), transforms=transforms),))
     assert (await home.run(now)).delivered == 1
     assert (home.dst.hold("in/a.csv"), home.dst2.hold("in/a.csv")) == (b"data", None)
+
+
+async def test_a_function_that_answers_otherwise_each_time(home: House) -> None:
+    """It shares the files out, or goes by the hour: its steps are those that the file was to go through."""
+    turn = itertools.cycle(["dst", "dst2", "dst"])
+    rule = Rule(name="shares", call=lambda entry: f"{next(turn)}:{entry.path}.gz", transforms=GZIP)
+    for name in "abcdefgh":
+        await home.put(name)
+    assert (await home.run(flow(rules=(rule,)))).delivered == 8
+    stored = [place.hold(path) or b"" for place in (home.dst, home.dst2) for path in place._files]
+    assert [gzip.decompress(data) for data in stored] == [b"data"] * 8
 
 
 @pytest.mark.parametrize("before", [(), GZIP], ids=["added", "removed"])

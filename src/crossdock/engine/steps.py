@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crossdock.errors import ConfigError, shown
+from crossdock.flows.flow import Rule
 from crossdock.flows.plan import Decision, Planner
 from crossdock.ledger.base import Ledger, Transfer
 
@@ -26,8 +27,12 @@ _THROUGH = "; through "
 
 def why(decision: Decision) -> str:
     """The reason of a plan, and what the file was to go through."""
-    names = ", ".join(spec.name for spec in decision.rule.transforms) if decision.rule is not None else ""
+    names = _names(decision.rule) if decision.rule is not None else ""
     return f"{decision.reason}{_THROUGH}{names}" if names else decision.reason
+
+
+def _names(rule: Rule) -> str:
+    return ", ".join(spec.name for spec in rule.transforms)
 
 
 class Steps:
@@ -41,20 +46,23 @@ class Steps:
         """Raises `ConfigError`; also if a file that was to be changed is no longer sent to that endpoint."""
         if not planner.transforms and (transfer.added >= self._since or not await self._planned(transfer)):
             return ()
-        rule = None
+        rule, sent = None, False
         source = planner.flow.source.endpoint
         if transfer.source == source and transfer.entry.path.startswith(planner.prefix):
             routed = planner.routes.route(planner.below(transfer.entry), self._clock())
-            rule = routed.rule if any(place.endpoint == transfer.target for place in routed.places) else None
-        if rule is None:
-            if planned := await self._planned(transfer):
+            rule, sent = routed.rule, any(place.endpoint == transfer.target for place in routed.places)
+        if rule is None or not sent:
+            planned = await self._planned(transfer)
+            if not planned:
+                return ()
+            # A function may answer otherwise by now, or by more than the ledger keeps of a file.
+            if rule is None or rule.call is None or _names(rule) != planned:
                 file = f"{transfer.source}:{shown(transfer.entry.path)}"
                 raise ConfigError(
                     f"flow {transfer.flow}: no rule sends {file} to {transfer.target} any more; it was to go through "
                     f"{planned}, and is not sent without",
                     hint="put the rule back and retry the transfer, or leave it as failed",
                 )
-            return ()
         if not rule.transforms:
             return ()
         from crossdock.transfer.transforms.registry import steps
