@@ -6,15 +6,18 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from crossdock.engine.explaining import explain
 from crossdock.errors import NotFound
-from crossdock.flows.flow import After, Destination, Rule
+from crossdock.flows.explain import what_next
+from crossdock.flows.flow import After, Destination, Retry, Rule
 from crossdock.ledger.base import State
 from crossdock.storage.base import Entry
-from tests.engine.places import House, flow, lost
+from tests.engine.places import House, broken, flow, lost
 
 GONE = flow(after=After(delete=True))
 BOTH = Rule(name="all", to=(Destination(endpoint="dst"), Destination(endpoint="dst2")))
@@ -89,6 +92,11 @@ async def test_a_file_that_its_owner_took_back(home: House) -> None:
         found = await home.ledger.get(id)
         assert found is not None
         assert (found.state, found.why) == (State.SKIPPED, "the source is gone: its owner took it back")
+        again = "tried again by a look that finds the file as it was"
+        assert what_next(found, home.clock()) == again
+        assert what_next(replace(found, added=found.added - timedelta(days=2)), home.clock()) == (
+            f"{again}, in 60 min or later"
+        )
 
 
 @pytest.mark.parametrize("minutes", [1, 60 * 24 * 20])
@@ -127,6 +135,29 @@ async def test_a_file_that_is_replaced_for_a_while(home: House) -> None:
         home.src._files["a"] = file
         assert (await engine.run_once()).delivered == 1
     assert (home.dst.hold("a"), home.src.hold("a")) == (b"1", None)
+
+
+async def test_a_file_that_is_back_after_days_is_tried_as_long_as_a_new_one(home: House) -> None:
+    """And one that failed, and was made to be tried again."""
+    await home.put("a", b"1")
+    await home.put("b", b"1")
+    tried = flow(retry=Retry(attempts=3, give_up=86400.0, base=5.0, longest=5.0))
+    home.dst.faults["commit"] = [broken() for _ in range(3)]
+    async with home.engine(tried) as engine:
+        await engine.discover("f")
+        file = home.src._files.pop("a")
+        for _ in range(4):
+            await engine.run_once(patience=0)
+            home.clock.move(60)
+        assert (await home.state("a"), await home.state("b")) == ("skipped", "failed")
+        home.clock.move(3 * 86400)
+        home.src._files["a"] = file
+        await home.ledger.requeue([(await home.transfers())["b", "dst"].id], who="me", why="by hand")
+        home.dst.faults["commit"] = [broken() for _ in range(4)]
+        for _ in range(3):
+            await engine.run_once(patience=0)
+            home.clock.move(60)
+    assert (await home.state("a"), await home.state("b")) == ("done", "done")
 
 
 @pytest.mark.parametrize("meanwhile", [None, b"two"], ids=["put aside", "replaced"])

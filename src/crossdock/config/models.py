@@ -197,7 +197,7 @@ class RetryModel(_Model):
     attempts: int = Field(default=8, ge=1, le=1000)
     """After so many, the transfer has failed; 'crossdock transfers retry' takes it up again."""
     give_up: Length = Field(default=86400, gt=0)
-    """Counted from the moment the transfer was planned."""
+    """Counted from the moment the transfer was planned, or was put back after it had ended."""
     base: Length = Field(default=5, gt=0)
     longest: Length = Field(default=900, gt=0)
 

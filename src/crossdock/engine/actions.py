@@ -17,8 +17,8 @@ from crossdock.engine.disposal import Disposal, beside
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.notice import Notice
 from crossdock.engine.outbox import Outbox, Send
-from crossdock.engine.taken import missed
 from crossdock.errors import ConfigError, shown
+from crossdock.flows.explain import missed
 from crossdock.flows.flow import Flow
 from crossdock.flows.route import Template
 from crossdock.ledger.base import Lease, Ledger, State, Transfer

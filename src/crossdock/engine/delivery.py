@@ -23,9 +23,10 @@ from crossdock.engine.actions import Actions
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.recovery import Record, attempt_id, copied, recovered, sweep, sweep_members, version_of
 from crossdock.engine.steps import Steps
-from crossdock.engine.taken import Taken, is_there, taken_by
-from crossdock.engine.verdicts import GONE, backoff, judge
+from crossdock.engine.taken import File, Taken, file_of, is_there, taken_by
+from crossdock.engine.verdicts import backoff, begun, judge
 from crossdock.errors import Conflict, CrossdockError, LeaseLost, LedgerError, NotFound, StorageError
+from crossdock.flows.explain import GONE
 from crossdock.flows.flow import Flow
 from crossdock.flows.plan import Planner
 from crossdock.ledger.base import LEASE, Lease, Ledger, State, Transfer
@@ -88,17 +89,17 @@ class Courier:
         self._clock = clock
         self._steps = Steps(ledger, clock, folder)
         self._owing = {name for name, planner in flows.items() if owes(planner.flow)}
-        self._together: dict[tuple[str, str, str], int] = {}
+        self._together: dict[File, int] = {}
         self.taken = Taken()
 
     def claimed(self, leases: Sequence[Lease]) -> None:
         """What was claimed together is attempted together: files with several destinations are read once."""
-        files = Counter(_file(lease.transfer) for lease in leases if lease.transfer.state is State.RUNNING)
+        files = Counter(file_of(lease.transfer) for lease in leases if lease.transfer.state is State.RUNNING)
         self._together = {file: number for file, number in files.items() if number > 1}
 
     def together(self, transfer: Transfer) -> int:
         """How many of those that were claimed together are still to be attempted; this one is, from now on, not."""
-        file = _file(transfer)
+        file = file_of(transfer)
         number = self._together.pop(file, 0)
         if number > 1:
             self._together[file] = number - 1
@@ -342,7 +343,10 @@ class _Attempt:
         for name in dict.fromkeys((transfer.source, transfer.target)):
             if self._endpoints.failed(name, error):
                 pause = self._endpoints.pause(name)[0] or _PAUSE
-        age = (self._courier._clock() - transfer.added).total_seconds()
+        now = self._courier._clock()
+        age = (now - transfer.added).total_seconds()
+        if age > flow.retry.give_up:
+            age = (now - begun(await self._ledger.history(transfer.id))).total_seconds()
         verdict = judge(
             error,
             flow.retry,
@@ -393,7 +397,3 @@ class _Attempt:
             await target.discard(token)
         except CrossdockError as failed:
             error.add_note(f"what was staged could not be removed: {failed}")
-
-
-def _file(transfer: Transfer) -> tuple[str, str, str]:
-    return (transfer.source, transfer.entry.path, transfer.fingerprint)

@@ -13,9 +13,8 @@ from datetime import datetime
 from crossdock.engine.discovery import Discovery, look
 from crossdock.engine.engine import Engine
 from crossdock.engine.lookup import matching
-from crossdock.engine.taken import missed, tried_again
 from crossdock.errors import CrossdockError, LedgerError, NotFound
-from crossdock.flows.explain import RuleSaid, archived_as, rules_said, until, what_next
+from crossdock.flows.explain import RuleSaid, archived_as, missed, rules_said, tried_again, until, what_next
 from crossdock.flows.flow import Flow, Place
 from crossdock.flows.plan import Beside, Decision, Planner, Seen, ordered
 from crossdock.ledger.base import Query, Transfer

@@ -7,24 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from crossdock.engine.endpoints import Endpoints
-from crossdock.engine.verdicts import CHANGED, GONE
 from crossdock.errors import CrossdockError
+from crossdock.flows.explain import missed, tried_again
 from crossdock.flows.flow import Place
 from crossdock.ledger.base import Ledger, Query, State, Transfer
 
-__all__ = ["File", "Taken", "back_again", "is_there", "missed", "taken_by", "tried_again"]
+__all__ = ["File", "Taken", "back_again", "file_of", "is_there", "taken_by"]
 
 _SKIPPED = 1000
 """Transfers of a flow, the newest, that are looked through at each look at its source."""
-_HOURLY = timedelta(hours=1)
 _LAST = 100
 """Transfers of files of one name that are looked through."""
 
 File = tuple[str, str, str]
 """Source, path and fingerprint."""
+
+
+def file_of(transfer: Transfer) -> File:
+    """Of whichever destination."""
+    return (transfer.source, transfer.entry.path, transfer.fingerprint)
 
 
 class Taken:
@@ -37,7 +41,7 @@ class Taken:
     def note(self, transfer: Transfer) -> None:
         """It is gone from the source. Before the ledger says so: then every look that cannot see it there knows."""
         for taken in self._looks.values():
-            taken.add((transfer.source, transfer.entry.path, transfer.fingerprint))
+            taken.add(file_of(transfer))
 
     @contextmanager
     def look(self) -> Iterator[set[File]]:
@@ -77,24 +81,14 @@ async def taken_by(transfer: Transfer, ledger: Ledger) -> int | None:
     return None
 
 
-def missed(transfer: Transfer) -> bool:
-    """It was skipped only because its file was not there, as it was listed, when its turn came."""
-    return transfer.state is State.SKIPPED and transfer.why.startswith((GONE, CHANGED))
-
-
-def tried_again(transfer: Transfer) -> datetime:
-    """From when on one that was `missed` is, if its file is there."""
-    return transfer.changed + min(transfer.changed - transfer.added, _HOURLY)
-
-
 async def back_again(flow: str, ledger: Ledger, now: datetime) -> dict[File, list[int]]:
     """By their files, the transfers that were `missed`, and are tried again if the file is there: it may have been put
     aside, or replaced for a while, or its mount have been missing.
 
-    Each time after twice as long, at least hourly: a listing may go on showing what nobody can open.
+    Less and less often (`tried_again`): a listing may go on showing what nobody can open.
     """
     found: dict[File, list[int]] = {}
     for each in await ledger.find(Query(flow=flow, states=frozenset({State.SKIPPED}), limit=_SKIPPED)):
-        if missed(each) and not each.gone and now >= tried_again(each):
-            found.setdefault((each.source, each.entry.path, each.fingerprint), []).append(each.id)
+        if missed(each) and now >= tried_again(each):
+            found.setdefault(file_of(each), []).append(each.id)
     return found

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from crossdock.errors import (
@@ -17,20 +18,17 @@ from crossdock.errors import (
     SecretUnavailable,
     SourceChanged,
 )
+from crossdock.flows.explain import CHANGED, GONE
 from crossdock.flows.flow import OnConflict, Retry
+from crossdock.ledger.base import OPEN, Event, State
 
-__all__ = ["CHANGED", "GONE", "Verdict", "backoff", "judge", "may_pass"]
+__all__ = ["Verdict", "backoff", "begun", "judge", "may_pass"]
 
 _SLOWLY = 60.0
 """Seconds at least before a full disk or quota is tried again; then half of what it has lasted, up to the longest."""
 
 _MISSING = 300.0
 """Seconds before a secret that is not there is looked for again: one that is being replaced, or was never given."""
-
-
-GONE = "the source is gone"
-CHANGED = "the source changed"
-"""How the reasons begin for which such transfers are skipped; see `taken.missed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +38,11 @@ class Verdict:
     what: Literal["retry", "pause", "skip", "fail"]
     reason: str
     seconds: float = 0.0
+
+
+def begun(history: Sequence[Event]) -> datetime:
+    """Since when a transfer is tried: since it was added, or was put back after it had ended."""
+    return [each.at for each in history if each.now is State.PENDING and each.was not in OPEN][-1]
 
 
 def may_pass(error: CrossdockError) -> bool:
@@ -65,7 +68,7 @@ def judge(
     pause: float | None = None,
     draw: Callable[[float, float], float] = random.uniform,
 ) -> Verdict:
-    """`attempt`: which one failed, from 1. `age`: seconds since the transfer was added. `at_source`: who said it.
+    """`attempt`: which one failed, from 1. `age`: seconds since it `begun`. `at_source`: who said it.
 
     `pause`: the endpoint itself failed and is to be left alone for so many seconds.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from crossdock.errors import ConfigError
@@ -14,7 +14,25 @@ from crossdock.flows.route import Routes
 from crossdock.ledger.base import State, Transfer
 from crossdock.storage.base import Entry
 
-__all__ = ["RuleSaid", "archived_as", "last_said", "retriable", "rule_json", "rules_said", "until", "what_next"]
+__all__ = [
+    "CHANGED",
+    "GONE",
+    "RuleSaid",
+    "archived_as",
+    "last_said",
+    "missed",
+    "retriable",
+    "rule_json",
+    "rules_said",
+    "tried_again",
+    "until",
+    "what_next",
+]
+
+GONE = "the source is gone"
+CHANGED = "the source changed"
+"""How the reasons begin for which transfers are skipped that are `missed`."""
+_HOURLY = timedelta(hours=1)
 
 _ARCHIVED = re.compile(r"\barchived as (.+?)(?=; the source |; the webhook |; [^;]+ by mail |$)")
 """Names may have a semicolon; what else may follow is what actions and notices say of themselves."""
@@ -85,6 +103,16 @@ def retriable(transfer: Transfer) -> bool:
     )
 
 
+def missed(transfer: Transfer) -> bool:
+    """It was skipped only because its file was not there, as it was listed, when its turn came."""
+    return transfer.state is State.SKIPPED and transfer.why.startswith((GONE, CHANGED)) and not transfer.gone
+
+
+def tried_again(transfer: Transfer) -> datetime:
+    """From when on one that was `missed` is, if its file is there: after twice as long each time, at least hourly."""
+    return transfer.changed + min(transfer.changed - transfer.added, _HOURLY)
+
+
 def archived_as(transfers: Iterable[Transfer]) -> str | None:
     """Where an action put the source, from what it said of these transfers of one file."""
     for transfer in transfers:
@@ -117,6 +145,10 @@ def what_next(transfer: Transfer, now: datetime) -> str:
                 remedy = "tried until it succeeds: mend what the error names, or take it out of the flow's 'after'"
         case State.FAILED:
             return f"nothing, until: crossdock transfers retry {transfer.id}"
+        case State.SKIPPED if missed(transfer):
+            at = tried_again(transfer)
+            when = "" if at <= now else f", {until(at, now)} or later"
+            return f"tried again by a look that finds the file as it was{when}"
         case State.CANCELLED | State.SKIPPED if retriable(transfer):
             return f"nothing; to send it after all: crossdock transfers retry {transfer.id}"
         case _:

@@ -176,7 +176,7 @@ class Retry:
 
     attempts: int = 8
     give_up: float = 86400.0
-    """Seconds since the transfer was added."""
+    """Seconds since the transfer was added, or was put back after it had ended."""
     base: float = 5.0
     longest: float = 900.0
 
