@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from crossdock.engine import worker as workers
+from crossdock.engine.notice import Notice
 from crossdock.errors import LeaseLost, LedgerUnavailable
+from crossdock.flows.flow import Webhook
 from crossdock.ledger.base import Lease
 from crossdock.storage.base import WriteOptions, Writer
 from tests.engine.places import House, flow, lost
@@ -257,6 +259,33 @@ async def test_a_claim_under_way_is_given_back(home: House) -> None:
         await asyncio.wait([running])
     assert running.cancelled()
     assert await home.state("a") == "pending"
+
+
+async def test_what_ended_its_workers_is_told(home: House) -> None:
+    """It fails at a claim, so that no worker is left to tell; once, whoever looks."""
+    told: list[Notice] = []
+
+    async def send(to: object, notice: Notice) -> None:
+        told.append(notice)
+
+    await home.put("a")
+    hook = Webhook(url="https://hooks.example/", on=frozenset({"failed"}))
+    hooked = flow(webhooks=(hook,))
+    async with home.engine(hooked) as engine, home.engine(hooked) as other:
+        for each in (engine, other):
+            each._actions["f"].outbox._send = send
+        await engine.discover("f")
+        for _ in range(4):
+            assert await home.ledger.claim("dead", lease=1.0)
+            home.clock.move(2)
+        summary = await engine.run_once(patience=0)
+        assert (summary.failed, summary.good) == (1, False)
+        assert [(each.kind, each.data["error"]) for each in told] == [("failed", home.said[0].reason)]
+        assert "its lease ended 4 times" in home.said[0].reason
+        assert (await other.run_once(patience=0)).failed == 0
+        assert len(told) == 1
+        await home.ledger.requeue([home.said[0].transfer.id], who="me", why="more memory")
+        assert (await other.run_once(patience=0)).delivered == 1
 
 
 async def test_suspects_run_alone(home: House) -> None:

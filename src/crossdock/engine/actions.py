@@ -73,12 +73,11 @@ class Actions:
     async def failed(self, transfer: Transfer, error: str) -> None:
         """Tell who wants to know that a transfer failed for good. Call it before that is recorded: nothing is lost."""
         if self.outbox.wanted("failed"):
-            text = f"{shown(transfer.entry.path)} did not reach {_place(transfer)}: {error}"
-            id = f"{self._ledger.id}-{transfer.id}-failed-{transfer.fence}"
-            data = {**_about(transfer), "error": error, "attempts": transfer.attempts}
-            await self.outbox.tell(
-                Notice(id=id, kind="failed", flow=self._flow.name, at=self._clock(), text=text, data=data)
-            )
+            await self.outbox.tell(self._failed(transfer, error, self._clock()))
+
+    async def put_away(self, transfer: Transfer) -> None:
+        """The same for one that has failed already, with the next `flush`. Safe to repeat."""
+        await self.outbox.put(self._failed(transfer, transfer.why, transfer.changed))
 
     async def sweep(self) -> int:
         """Remove archived files whose time is over, and send notices that are waiting; how many files were removed.
@@ -99,6 +98,12 @@ class Actions:
         storage = await self._endpoints.storage(transfer.target)
         await storage.write_bytes(path, b"")
         return f"marked by {transfer.target}:{shown(path)}"
+
+    def _failed(self, transfer: Transfer, error: str, at: datetime) -> Notice:
+        text = f"{shown(transfer.entry.path)} did not reach {_place(transfer)}: {error}"
+        id = f"{self._ledger.id}-{transfer.id}-failed-{transfer.fence}"
+        data = {**_about(transfer), "error": error, "attempts": transfer.attempts}
+        return Notice(id=id, kind="failed", flow=self._flow.name, at=at, text=text, data=data)
 
     def _delivered(self, transfer: Transfer, receipt: Mapping[str, Any]) -> Notice:
         path = _delivered_path(transfer, receipt)

@@ -22,6 +22,7 @@ from crossdock.engine.delivery import Courier, Delivery, Step
 from crossdock.engine.discovery import Discovery, add, look
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.late import check_late
+from crossdock.engine.put_away import check_put_away
 from crossdock.engine.summary import Summary
 from crossdock.engine.worker import Worker
 from crossdock.errors import ConfigError, ConnectionFailed, CrossdockError, LedgerError
@@ -218,7 +219,7 @@ class Engine:
         everybody = await self.ledger.find(Query(states=_NOT_DONE, limit=_COUNTED))
         summary.parked = Counter(each.flow for each in everybody if each.flow not in self.planners)
         for name in names:
-            removed, late = await self.keep_house(name)
+            removed, late = await self.keep_house(name, report=report)
             summary.removed += removed
             summary.late += late
         return summary
@@ -250,12 +251,16 @@ class Engine:
                 summary.stuck += [(found.flow, each.entry.path, each.reason) for each in stuck[:STUCK_SHOWN]]
         return everything
 
-    async def keep_house(self, flow: str) -> tuple[int, list[Late]]:
+    async def keep_house(
+        self, flow: str, *, report: Callable[[Delivery], None] | None = None
+    ) -> tuple[int, list[Late]]:
         """What is due by the clock alone: (archived files that were removed, what is late and was not before).
 
-        Notices that wait are sent. Raises what the ledger raises.
+        Notices that wait are sent, and transfers reported that failed at a claim. Raises what the ledger raises.
         """
         actions = self._actions[flow]
+        for each in await check_put_away(flow, self.ledger, self.clock(), actions):
+            (report or self._report)(Delivery(transfer=each, what="failed", reason=each.why))
         removed = await actions.sweep()
         return removed, await check_late(self.planner(flow).flow, self.ledger, self.clock, actions.outbox)
 

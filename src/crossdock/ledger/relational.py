@@ -26,6 +26,7 @@ from crossdock.ledger.base import (
     Transfer,
 )
 from crossdock.ledger.rows import (
+    POISON,
     Row,
     as_event,
     as_json,
@@ -136,7 +137,7 @@ class SqlLedger(Ledger):
             "lease": float(lease),
             "parked": PARKED,
             "max_rescues": self.max_rescues,
-            "poison": f"its lease ended {self.max_rescues + 1} times in a row: it stops or kills its workers",
+            "poison": f"{POISON} {self.max_rescues + 1} times in a row: it stops or kills its workers",
         }
         rows = await self._claim(params, None if flows is None else [stored(flow) for flow in flows])
         # Without an owner it was not given out but put away, as poison.

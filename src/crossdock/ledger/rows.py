@@ -12,6 +12,7 @@ from crossdock.ledger.base import Event, Lease, Mark, Planned, Sighting, State, 
 from crossdock.storage.base import Entry
 
 __all__ = [
+    "POISON",
     "Row",
     "as_event",
     "as_json",
@@ -26,6 +27,8 @@ __all__ = [
     "stored",
 ]
 
+POISON = "its lease ended"
+"""How the error begins of a transfer that has ended its workers, and failed at a claim: nobody has it, or tells."""
 _UNSTORABLE = re.compile("[\\\\\x00\ud800-\udfff]")
 _STORED = re.compile(r"\\(\\|u[0-9a-f]{4})")
 _SIZES = range(1 << 63)
