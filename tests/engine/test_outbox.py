@@ -63,6 +63,14 @@ def notice(clock: Clock, id: str = "n1", kind: str = "late") -> Notice:
     return Notice(id=id, kind=kind, flow="statements", at=clock(), text="text \udcff", data={"a": [1]})  # type: ignore[arg-type]
 
 
+async def test_one_receiver_that_is_written_twice(ledger: SqliteLedger, clock: Clock, post: Post) -> None:
+    """The second entry, for another kind, does not take the first one's place."""
+    mails = tuple(replace(MAIL, on=frozenset({kind})) for kind in ("failed", "late"))
+    hooks = tuple(replace(HOOK, on=frozenset({kind})) for kind in ("delivered", "late"))
+    found = outbox(ledger, clock, post, replace(FLOW, mails=mails, webhooks=hooks))
+    assert [len(found.wanted(kind)) for kind in ("delivered", "failed", "late")] == [1, 1, 2]
+
+
 def down(retry_after: float | None = None) -> NotificationFailed:
     return NotificationFailed("down", retryable=True, hint="wait", retry_after=retry_after)
 

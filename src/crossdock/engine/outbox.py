@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -60,7 +61,11 @@ class Outbox:
     ) -> None:
         self._flow, self._ledger, self._clock, self._send = flow, ledger, clock, send
         receivers: list[Webhook | Mail] = [*flow.webhooks, *flow.mails]
-        self._receivers = {channel_of(to): to for to in receivers}
+        self._receivers: dict[str, Webhook | Mail] = {}
+        for to in receivers:
+            # Written twice, for one thing each: it is told of both.
+            same = self._receivers.get(channel_of(to), to)
+            self._receivers[channel_of(to)] = replace(to, on=to.on | same.on)
         self._paused: dict[str, tuple[datetime, float]] = {}
         """Receiver → until when it is left alone, and for how many seconds that was."""
         self._timer = timer
