@@ -193,7 +193,13 @@ async def publish_by_swap(
             # Also after the first step: it may have been done, and its answer lost.
             await put_back()
             raise
-        await remove(aside)
+        try:
+            await remove(aside)
+        except StorageError as error:
+            if error.retryable:
+                raise
+            # It is published: as a failure, it would be sent again each time.
+            log.warning("the file that was %r stays at %r: %s", path, aside, error)
 
     async def put_back() -> None:
         try:

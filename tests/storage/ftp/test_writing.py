@@ -105,11 +105,46 @@ async def test_a_swap_that_was_cut_off_is_not_in_the_way_of_the_next(server: Fau
         for number in range(3):
             (server.folder / "new").write_bytes(b"%d" % number)
             (server.folder / "name").touch()
-            server.then = [("RNTO", lambda: server.faults.replies.update({"DELE": "550 no"}))]
-            with pytest.raises(PermissionDenied):
+            server.then = [("RNTO", lambda: server.faults.replies.update({"DELE": "421 going down"}))]
+            with pytest.raises(ConnectionFailed):
                 await storage.rename("new", "name", overwrite=True)
             assert (server.folder / "name").read_bytes() == b"%d" % number
             server.faults.replies.clear()
+
+
+async def test_an_old_file_that_may_not_be_removed_does_not_make_the_new_one_a_failure(server: FaultyFtpServer) -> None:
+    """As by ProFTPD's <Limit DELE>; each attempt would publish it once more."""
+    server.refuses_to_replace = True
+    server.faults.replies["DELE"] = "550 Permission denied"
+    (server.folder / "name").write_bytes(b"old")
+    async with faulty(server) as storage:
+        await storage.write_bytes("name", b"newer")
+    assert (server.folder / "name").read_bytes() == b"newer"
+
+
+async def test_an_old_file_does_not_come_back_in_the_place_of_the_new_one(server: FaultyFtpServer) -> None:
+    """Once the server may replace, as when a file is not in use any more, its refusal does not keep it away."""
+    server.refuses_to_replace = True
+    (server.folder / "name").write_bytes(b"old")
+
+    def lose_the_next() -> None:
+        server.refuses_to_replace = False
+        (session,) = server.open
+        say = session.say
+
+        async def lost(reply: str) -> None:
+            if reply == "250 renamed":
+                server.writers[0].transport.abort()
+            else:
+                await say(reply)
+
+        session.say = lost  # type: ignore[method-assign]
+
+    server.then = [("RNTO", lambda: None), ("RNTO", lose_the_next)]
+    async with faulty(server, max_connections=1) as storage:
+        with pytest.raises(ConnectionFailed):
+            await storage.write_bytes("name", b"newer")
+    assert (server.folder / "name").read_bytes() == b"newer"
 
 
 async def test_where_renames_are_forbidden_the_error_names_the_way_out(server: FaultyFtpServer) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "look",
     "make_folders",
     "move",
+    "move_beside",
     "questions",
     "remove",
     "remove_folder",
@@ -262,6 +263,13 @@ def move(connection: Connection, old: bytes, new: bytes) -> None:
         raise Refused(b"RNFR", first)
     if not second.good:
         raise Refused(b"RNTO", second)
+
+
+def move_beside(connection: Connection, old: bytes, new: bytes) -> None:
+    """`move`, that never replaces: a server may refuse that for one moment alone, as while a file is in use."""
+    if kind_of(connection, new) is not None:
+        raise Refused(b"RNTO", Reply(550, (b"the file exists",)))
+    move(connection, old, new)
 
 
 def remove(connection: Connection, name: bytes) -> None:

@@ -151,7 +151,7 @@ class FtpBackend(Backend):
 
             async def step(one: str, other: str) -> None:
                 await self.calls.call(
-                    "rename", one, asking.move, self.calls.full(one, "rename"), self.calls.full(other, "rename")
+                    "rename", one, asking.move_beside, self.calls.full(one, "rename"), self.calls.full(other, "rename")
                 )
 
             await publish_by_swap(step, self.delete, path, target, secrets.token_hex(6))

@@ -338,7 +338,7 @@ class FtpWriter(StagedWriter):
                 raise explained or no_rename(error, self.endpoint, self.path) from error
 
         async def rename(old: str, new: str) -> None:
-            await step(old, asking.move, calls.full(old, "write"), calls.full(new, "write"))
+            await step(old, asking.move_beside, calls.full(old, "write"), calls.full(new, "write"))
 
         async def remove(path: str) -> None:
             await step(path, asking.remove, calls.full(path, "write"))

@@ -76,6 +76,12 @@ async def swap(calls: Calls, session: Session, temporary: str, path: str, attemp
             await step(another, old, new)
 
     async def step(session: Session, old: str, new: str) -> None:
+        # Not every server refuses to replace: on its way back, the old file would take the place of the new one.
+        if not calls.openssh and await kind_of(session, calls.full(new, operation)) is not None:
+            raise calls.backend.error(AlreadyExists, operation, new, "the file exists")
+        await to_free(session, old, new)
+
+    async def to_free(session: Session, old: str, new: str) -> None:
         old_name, new_name = calls.full(old, operation), calls.full(new, operation)
         try:
             await session.status(codec.RENAME, text(old_name), text(new_name))
@@ -86,8 +92,8 @@ async def swap(calls: Calls, session: Session, temporary: str, path: str, attemp
 
     if there is None:
         # Not by the failure of a rename: what that says of a missing file is not the same everywhere.
-        with suppress(AlreadyExists):
-            await rename(temporary, path)
+        with suppress(AlreadyExists), Translate(operation, calls.backend.endpoint, temporary):
+            await to_free(session, temporary, path)
             return
     await publish_by_swap(rename, calls.backend.delete, temporary, path, attempt)
 
