@@ -230,6 +230,8 @@ CASES = [
     # The ledger.
     (ENDPOINTS + "ledger: mysql://x/y\n", "5: ledger: no ledger is of the kind mysql://. Next: write a path for "
      "SQLite, or postgresql://user@host/database"),
+    (ENDPOINTS + "ledger: postgresql://u:p/w@h/d\n", "5: ledger: a secret may not be written here. Next: "
+     "write postgresql://user@host/database?password=env:NAME and export it"),
     (ENDPOINTS + "ledger: postgresql://u:p@h/d\n", "5: ledger: a secret may not be written here. Next: "
      "write postgresql://user@host/database?password=env:NAME and export it"),
     (ENDPOINTS + "ledger: postgresql://u@h/d?password=p\n", "5: ledger: a secret may not be written here. "

@@ -178,6 +178,12 @@ async def test_no_server(schema: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+async def test_a_host_that_cannot_be_is_told() -> None:
+    with pytest.raises(LedgerError, match=r"no host has such a name") as caught:
+        await PostgresLedger("postgresql://tester@a..b/x").open()
+    assert caught.value.hint
+
+
 async def test_nobody_to_sign_in_as(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a container, say, that runs under a user id without a name."""
     monkeypatch.delenv("PGUSER", raising=False)

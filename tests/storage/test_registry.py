@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Self
 from urllib.parse import SplitResult
 
 import pytest
 
-from crossdock.errors import ConfigError
+from crossdock.errors import ConfigError, ConnectionFailed
 from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.registry import backend_types, new_storage, parse_url, settings_class
+from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.settings import EndpointSettings
 
 URLS = {
@@ -38,6 +40,23 @@ def test_a_secret_that_is_written_out_is_not_repeated(query: str) -> None:
     with pytest.raises(ConfigError, match=f"^sftp://host/name: {query.partition('=')[0]}") as caught:
         parse_url(f"sftp://host/name?{query}")
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("password", ["hunter2", "hunter2/", "hunter#2", "hunt?er2", "hunter[2"])
+@pytest.mark.parametrize("host", ["host", "host:22"])
+def test_a_password_in_a_url_is_not_repeated(password: str, host: str) -> None:
+    with pytest.raises(ConfigError, match=f"^sftp://me:…@{host}/name: a password in a URL") as caught:
+        parse_url(f"sftp://me:{password}@{host}/name")
+    assert "hunt" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["sftp://[::1", "sftp://[x]/name", "s3://[/x", "sftp://host:ssh/", "sftp://me@host:99999/"]
+)
+def test_what_is_no_url_is_told(url: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(url)}: ") as caught:
+        parse_url(url)
+    assert caught.value.hint
 
 
 class Others(EndpointSettings):
@@ -83,3 +102,21 @@ def test_another_module_that_is_missing_is_not_blamed_on_an_extra() -> None:
 
     with pytest.raises(ModuleNotFoundError, match=r"crossdock\.storage\.nowhere"):
         new_storage("shelf", Broken())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://me@a..b/name",
+        "netstorage://key@a..b/123/name?key=env:SECRET",
+        "s3://bucket/name?endpoint_url=http://a..b&anonymous=true",
+        "sftp://me@a..b/name?password=env:SECRET&host_key=SHA256:uNiVztksCsDhcc0u9e8BgrJXVGDQi9ml8BnMiWh8ZlQ",
+    ],
+)
+async def test_a_host_that_cannot_be_is_an_error(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the name would be in the DNS is asked first, which raises `UnicodeError`."""
+    monkeypatch.setenv("SECRET", "secret")
+    settings, path = parse_url(url)
+    with pytest.raises(ConnectionFailed, match=r"a\.\.b"):
+        async with new_storage("there", settings, retry=RetryPolicy(attempts=1)) as storage:
+            await storage.stat(path)

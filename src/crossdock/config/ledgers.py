@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -17,6 +18,7 @@ __all__ = ["DEFAULT_LEDGER", "new_ledger", "read"]
 DEFAULT_LEDGER = "crossdock.db"
 """Beside the configuration."""
 _SCHEMES = ("postgresql", "postgres")
+_PASSWORD = re.compile(r"://[^:@/?#]*:.*@", re.DOTALL)
 
 
 def read(value: Any, report: Report, folder: Path) -> str | None:
@@ -47,15 +49,22 @@ def _checked(value: str, folder: Path) -> str:
         parts = urlsplit(value)
         _ = parts.port
     except ValueError as error:
+        if _PASSWORD.search(value):
+            # By a password with "/", "?", "#" or "[" in it, what comes before that looks like host and port.
+            raise _secret_in_it() from None
         hint = "write postgresql://user@host:5432/database"
         raise ConfigError(f"not the address of a database: {error}", hint=hint) from None
     password = dict(parse_qsl(parts.query)).get("password", "")
     if parts.password is not None or (password and not password.startswith(("env:", "file:"))):
-        raise ConfigError(
-            "a secret may not be written here",
-            hint="write postgresql://user@host/database?password=env:NAME and export it",
-        )
+        raise _secret_in_it()
     return value
+
+
+def _secret_in_it() -> ConfigError:
+    return ConfigError(
+        "a secret may not be written here",
+        hint="write postgresql://user@host/database?password=env:NAME and export it",
+    )
 
 
 def new_ledger(written: str | None, *, folder: Path | None = None) -> Ledger:

@@ -96,6 +96,10 @@ class PostgresLedger(SqlLedger):
                 reason = "it names no user, and the account that this process runs as has no name"
                 hint = "write postgresql://USER@HOST/DATABASE, or set PGUSER"
                 raise LedgerError(f"open ledger {self.where}: {reason}", hint=hint) from error
+            except UnicodeError as error:
+                await pool.close()
+                hint = "write postgresql://USER@HOST/DATABASE"
+                raise LedgerError(f"open ledger {self.where}: no host has such a name: {error}", hint=hint) from error
             except BaseException:
                 await pool.close()
                 raise

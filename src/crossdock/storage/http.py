@@ -16,8 +16,8 @@ from crossdock.storage.sockets import TlsSocket, system_words
 
 __all__ = ["FAILURES", "NotHttp", "TooLong", "Unreachable", "http_date", "no_answer", "retry_after", "trusted", "whole"]
 
-FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
-"""What is raised for a request without an answer."""
+FAILURES = (aiohttp.ClientError, TimeoutError, OSError, UnicodeError)
+"""What is raised for a request without an answer; the last, for what can be no host's name, such as "a..b"."""
 _LONGEST_PAUSE = 3600.0
 
 
@@ -104,7 +104,7 @@ def no_answer(service: str, setting: str, error: Exception) -> tuple[_Kind, str,
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         reason = f"cannot connect to the proxy {error.host}:{error.port} on the way to {service}: {_words(error)}"
         return ConnectionFailed, reason, "check the environment's http_proxy, https_proxy and no_proxy"
-    if isinstance(error, (aiohttp.ClientConnectorError, Unreachable)):
+    if isinstance(error, (aiohttp.ClientConnectorError, Unreachable, UnicodeError)):
         return ConnectionFailed, f"cannot connect to {service}: {_words(error)}", f"check '{setting}' and the network"
     if isinstance(error, (aiohttp.ClientResponseError, aiohttp.InvalidURL, NotHttp)):
         reason = f"{service} does not speak HTTP: {_words(error)}"
@@ -121,4 +121,4 @@ def _words(error: BaseException) -> str:
         return error.verify_message
     if isinstance(error, OSError) and error.strerror:
         return system_words(error)
-    return type(error).__name__
+    return str(error) if isinstance(error, UnicodeError) else type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -33,6 +34,7 @@ _BUILT_IN = {
     "sftp": "crossdock.storage.sftp:SftpSettings",
 }
 _SCHEMES = {"file": "local"}
+_PASSWORD = re.compile(r"(://[^:@/?#]*:).*@", re.DOTALL)
 _EXTRAS = frozenset({"asyncssh", "python_socks", "aiohttp", "botocore"})
 """Packages that come with the extra of the type that needs them."""
 
@@ -70,16 +72,20 @@ def extra_named(kind: str) -> Iterator[None]:
 
 def parse_url(url: str) -> tuple[EndpointSettings, str]:
     """The settings and path of a location written as a URL. Raises `ConfigError`."""
-    parts = urlsplit(url)
-    kind = _SCHEMES.get(parts.scheme, parts.scheme)
     # Without the query, where what should have been a reference may be the secret itself.
     shown = url.partition("?")[0]
-    if parts.password is not None:
-        shown = shown.replace(f":{parts.password}@", ":…@")
-        raise ConfigError(
-            f"{shown}: a password in a URL is seen by every process on the machine",
-            hint="export it and add '?password=env:NAME' to the URL, or name the endpoint in crossdock.yaml",
-        )
+    try:
+        parts = urlsplit(url)
+        password = parts.password
+        _ = parts.port
+    except ValueError as error:
+        # By a password with "/", "?", "#" or "[" in it, what comes before that looks like host and port.
+        if _PASSWORD.search(url):
+            raise _secret_in(_PASSWORD.sub(r"\1…@", url)) from None
+        raise ConfigError(f"{shown}: {error}", hint="see 'As a URL' in the reference") from error
+    if password is not None:
+        raise _secret_in(url.replace(f":{password}@", ":…@"))
+    kind = _SCHEMES.get(parts.scheme, parts.scheme)
     if kind not in backend_types():
         known = ", ".join(sorted({*backend_types(), *_SCHEMES} - {*_SCHEMES.values()}))
         raise ConfigError(f"{shown}: unknown endpoint type {kind!r}", hint=f"begin it with one of: {known}")
@@ -88,6 +94,13 @@ def parse_url(url: str) -> tuple[EndpointSettings, str]:
     except ValueError as error:
         raise ConfigError(f"{shown}: {_reasons(error)}", hint="see 'As a URL' in the reference") from error
     return found, unquote(path, errors="surrogateescape")
+
+
+def _secret_in(url: str) -> ConfigError:
+    return ConfigError(
+        f"{url.partition('?')[0]}: a password in a URL is seen by every process on the machine",
+        hint="export it and add '?password=env:NAME' to the URL, or name the endpoint in crossdock.yaml",
+    )
 
 
 def new_storage(

@@ -16,7 +16,11 @@ async def reached(host: str, port: int, seconds: float, first: Any = None) -> tu
     enough for the others; a single one may take as long as the caller waits.
     """
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        # What can be no host's name, such as one with two dots together.
+        raise OSError(str(error)) from error
     found.sort(key=lambda one: one[4] != first)
     share = seconds / (len(found) + 1) if len(found) > 1 else None
     while True:
