@@ -93,10 +93,28 @@ async def test_a_server_that_cannot_tell_a_late_time_is_not_given_one_again() ->
             return None
 
         sftp.hook = hook
+        writer = await storage.begin_write("x", WriteOptions(modified=late))
+        await writer.write(DATA)
+        while not writer.checkpoint():
+            await asyncio.sleep(0)
         with pytest.raises(ConnectionFailed):
-            await storage.write_bytes("x", b"small", WriteOptions(modified=late))
+            await writer.commit(Expect(size=len(DATA)))
+        # To resume it is to ask for its time.
+        assert writer.checkpoint() is None
+        await writer.abort()
         await storage.write_bytes("x", b"small", WriteOptions(modified=late))
         assert sftp.files == {b"/x": b"small"}
+        await storage.write_bytes("x", b"other", WriteOptions(modified=WHEN))
+        assert sftp.times == {b"/x": WHEN.timestamp()}
+
+
+async def test_a_server_that_is_known_to_tell_no_late_time_is_not_given_any() -> None:
+    """It would not list the folder again, for nobody, as long as the file is there."""
+    sftp = FakeSftp()
+    sftp.extensions = [(b"acl-supported", b"")]
+    async with served(sftp) as (storage, _):
+        await storage.write_bytes("x", b"small", WriteOptions(modified=datetime(2040, 1, 1, tzinfo=UTC)))
+        assert sftp.files == {b"/x": b"small"} and sftp.times == {}
         await storage.write_bytes("x", b"other", WriteOptions(modified=WHEN))
         assert sftp.times == {b"/x": WHEN.timestamp()}
 

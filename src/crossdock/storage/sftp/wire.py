@@ -211,6 +211,11 @@ class Session(asyncssh.SSHClientSession[bytes]):
     def alive(self) -> bool:
         return self.failure is None
 
+    @property
+    def tells_late_times(self) -> bool:
+        """Apache MINA takes times after 2038, and ends each session that is to tell one: its folder is not listed."""
+        return b"acl-supported" not in self.extensions
+
     def request(self, kind: int, *parts: bytes | memoryview) -> asyncio.Future[Reply]:
         """Send; the future holds the reply, `Lost` or `Violation`. Cancel it to drop the reply."""
         future: asyncio.Future[Reply] = self._loop.create_future()

@@ -53,7 +53,7 @@ class SftpWriter(StagedWriter):
         self._buffered = 0
         self._sent = self._acked = self.offset
         self._queue: deque[tuple[asyncio.Future[Reply], int]] = deque()
-        self._limit = 0
+        self._limit, self._spoilt = 0, False
         self._found = 0
         """Bytes of the temporary when it was opened to be resumed."""
         self._there: asyncio.Future[Reply] | None = None
@@ -65,6 +65,7 @@ class SftpWriter(StagedWriter):
         if self._connection is None:
             self._connection = await self._pool.acquire(stream=True)
             self._limit = self._connection.session.write_limit
+            self._calls.late_times &= self._connection.session.tells_late_times
         return self._connection.session
 
     def _release(self) -> None:
@@ -187,7 +188,7 @@ class SftpWriter(StagedWriter):
     def _safe_size(self) -> int:
         while self._queue and self._queue[0][0].done() and self._written(self._queue[0][0]):
             self._acked += self._queue.popleft()[1]
-        return self._acked if self._calls.backend.capabilities.resume_write else 0
+        return self._acked if self._calls.backend.capabilities.resume_write and not self._spoilt else 0
 
     @staticmethod
     def _written(future: asyncio.Future[Reply]) -> bool:
@@ -204,7 +205,8 @@ class SftpWriter(StagedWriter):
         except ConnectionFailed:
             if (self._seconds() or 0) > _SIGNED:
                 log.warning("%s ended the session, perhaps over a time after 2038: none is set again", self.endpoint)
-                self._calls.late_times = False
+                # To look at what was staged would end the next session, too.
+                self._calls.late_times, self._spoilt = False, True
             raise
 
     async def _sealed(self) -> Stored:
