@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from crossdock.errors import ConnectionFailed, IntegrityError, NotFound, PermissionDenied
+from crossdock.errors import ConnectionFailed, IntegrityError, NotFound, PermissionDenied, Unsupported
 from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.sftp import codec as c
 from crossdock.storage.storage import Storage
@@ -59,6 +59,40 @@ async def test_what_was_staged_beyond_the_end_is_cut_off_and_looked_at(*, spoils
         finally:
             await again.abort()
     assert sftp.files == ({} if spoils else {b"/x": DATA})
+
+
+@pytest.mark.parametrize("staged", [DATA[:400_000], bytes(400_000)], ids=["bytes", "zeros"])
+async def test_a_server_that_loses_what_was_staged_publishes_nothing_of_it(staged: bytes) -> None:
+    """SeaweedFS makes a new file of what each handle has written: as long as it should be, and zeros before that."""
+    sftp = FakeSftp()
+    data = staged + DATA[400_000:]
+    async with served(sftp) as (storage, _):
+        token = await suspended(storage, staged)
+
+        def hook(kind: int, body: bytes) -> None:
+            if kind == c.OPEN:
+                name, at = c.take(body, 0)
+                if c.U32.unpack_from(body, at)[0] & (c.FOR_WRITING | c.CREATE) == c.FOR_WRITING:
+                    sftp.files[name] = bytearray(len(sftp.files.get(name, b"")))
+
+        sftp.hook = hook
+        if any(staged):
+            writer = await storage.begin_write("x", WriteOptions(resume=token))
+            await writer.write(data[writer.offset :])
+            with pytest.raises(IntegrityError, match="does not keep what was staged"):
+                await writer.commit(Expect(size=len(data)))
+            await writer.abort()
+            assert not storage.capabilities.resume_write
+            with pytest.raises(Unsupported):
+                await storage.begin_write("x", WriteOptions(resume=token))
+        else:
+            with pytest.raises(NotFound, match="zeros"):
+                await storage.begin_write("x", WriteOptions(resume=token))
+            with pytest.raises(NotFound, match="are gone"):
+                await storage.begin_write("x", WriteOptions(resume=token))
+        assert sftp.files == {}
+        await storage.write_bytes("x", data)
+    assert sftp.files == {b"/x": data}
 
 
 async def test_resume_goes_on_where_the_server_is() -> None:

@@ -43,7 +43,7 @@ class SftpBackend(Backend):
             atomic_write=staged and self.calls.posix_rename,
             create_new=not staged or self.calls.openssh or self.calls.hardlink,
             read_offset=True,
-            resume_write=staged and looks,
+            resume_write=staged and looks and self.calls.resumes,
             mtime_precision=timedelta(seconds=1),
             max_connections=self.settings.max_connections,
             streams_per_connection=self.settings.streams_per_connection,
@@ -140,7 +140,8 @@ class SftpBackend(Backend):
             await undo_swap(self.rename, self.delete, checkpoint)
 
     def leftover(self, path: str, attempt: str) -> bytes | None:
-        return token_of(path, attempt) if self.capabilities.resume_write else None
+        # Whether it may be resumed is another matter.
+        return token_of(path, attempt) if self.settings.staging == "rename" and self.settings.verify == "size" else None
 
     async def is_staged(self, checkpoint: bytes) -> bool | None:
         return await still_staged(self, checkpoint)

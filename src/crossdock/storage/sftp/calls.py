@@ -7,6 +7,7 @@ import stat
 from asyncio import Future
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from crossdock.errors import InvalidPath
@@ -40,6 +41,8 @@ class Calls(Member[Pool]):
         """Answered by OpenSSH's own SFTP server; what others take for a file or a folder is looked at first."""
         self.late_times = True
         """Times after 2038 may be told. Apache MINA takes them, and ends the session when it is to tell them."""
+        self.resumes = True
+        """What is staged is kept when it is opened again."""
         self._takes_bytes: bool | None = None
 
     def _join(self) -> Pool:
@@ -47,6 +50,11 @@ class Calls(Member[Pool]):
 
     async def _leave(self, pool: Pool) -> None:
         await leave(self.settings, pool)
+
+    def cannot_resume(self) -> None:
+        """The server lost what was staged when it was opened again: from now on, each attempt starts anew."""
+        self.resumes = False
+        self.backend.capabilities = replace(self.backend.capabilities, resume_write=False)
 
     def encoded(self, path: str, operation: str, shown: str) -> bytes:
         """A name in the encoding of the endpoint. Raises `InvalidPath`."""

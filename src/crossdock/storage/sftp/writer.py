@@ -23,6 +23,7 @@ from crossdock.storage.sftp.codec import Attrs, Violation, parse_attrs, text
 from crossdock.storage.sftp.connect import Connection
 from crossdock.storage.sftp.faults import Translate
 from crossdock.storage.sftp.reasons import explain, lacks_folder
+from crossdock.storage.sftp.resuming import Witness, kept, shortened, witness
 from crossdock.storage.sftp.wire import Lost, Reply, Session, Status, checked
 from crossdock.storage.staging import StagedWriter, Stored
 
@@ -32,7 +33,6 @@ log = logging.getLogger("crossdock.storage.sftp")
 
 _FSYNC = b"fsync@openssh.com"
 _LATEST, _SIGNED = 0xFFFFFFFF, 0x7FFFFFFF
-_SAMPLE = 4096
 
 
 class SftpWriter(StagedWriter):
@@ -56,6 +56,7 @@ class SftpWriter(StagedWriter):
         self._limit, self._spoilt = 0, False
         self._found = 0
         """Bytes of the temporary when it was opened to be resumed."""
+        self._witness: Witness | None = None
         self._there: asyncio.Future[Reply] | None = None
         """What has the final name, where the server might put a file in place of a folder."""
 
@@ -83,6 +84,7 @@ class SftpWriter(StagedWriter):
         # What is made is made empty: node's ssh2 knows the flags of fopen(3) alone, where "wx" empties as well.
         flags = codec.FOR_WRITING | codec.CREATE | codec.TRUNCATE
         if self.options.resume is not None:
+            self._witness = await witness(self._calls, session, self._target, self.path, self.offset)
             # "r+": by the right to write alone, Erlang's server empties the file, and ssh2 knows no such flags.
             flags = codec.FOR_READING | codec.FOR_WRITING
         elif not (self._direct and self.options.overwrite):
@@ -91,15 +93,13 @@ class SftpWriter(StagedWriter):
         try:
             handle = await session.open(self._target, flags)
         except Status as error:
-            if self.options.resume is not None:
-                if error.code in codec.MISSING:
-                    raise await self._why(session, error) from error
+            if self.options.resume is not None and error.code not in codec.MISSING:
                 # What is written there may not be read.
                 flags = codec.FOR_WRITING
-            elif await lacks_folder(session, self._target, error):
+            elif self.options.resume is None and await lacks_folder(session, self._target, error):
                 await make_parents(self._calls, session, self.path, "write")
             else:
-                self._touched = False
+                self._touched = self.options.resume is not None
                 raise await self._why(session, error) from error
             try:
                 handle = await session.open(self._target, flags)
@@ -117,6 +117,10 @@ class SftpWriter(StagedWriter):
         try:
             with Translate("resume", self.endpoint, self.path):
                 await self._open()
+        except NotFound:
+            # What may be there is of no use to anybody, and nobody would come back for it.
+            await self._remove()
+            raise
         except BaseException:
             self._touched = False
             await self._let_go()
@@ -236,6 +240,9 @@ class SftpWriter(StagedWriter):
                 checked(await closed, codec.STATUS)
             except Status as error:
                 raise await self._why(session, error) from error
+            if self._witness is not None and not await kept(self._calls, session, self._target, self._witness):
+                self._calls.cannot_resume()
+                raise self._mismatch("the server does not keep what was staged when it is opened again")
             if restamp or (attrs is not None and not self._settled(attrs, stamped)):
                 attrs = await self._stamp_by_name(session, attrs)
         if attrs is None:
@@ -276,25 +283,11 @@ class SftpWriter(StagedWriter):
         return attrs
 
     async def _cut_off(self, session: Session, handle: bytes) -> None:
-        """Shorten the temporary to what was written. Raises `IntegrityError` if the server spoils it.
-
-        paramiko's server library empties the file and fills it up with zeros (paramiko/sftp_server.py, set_file_attr).
-        """
+        """Shorten the temporary to what was written. Raises `IntegrityError` if the server spoils it."""
         while self._queue:
             await self._acknowledge()
-        before = await self._sample(session)
-        checked(await session.request(codec.FSETSTAT, handle, codec.size(self._sent)), codec.STATUS)
-        if not before.strip(b"\0") or await self._sample(session) != before:
+        if not await shortened(self._calls, session, self._target, handle, self._sent):
             raise self._mismatch("the server does not shorten a file without spoiling it")
-
-    async def _sample(self, session: Session) -> bytes:
-        """The last bytes written, as the server holds them."""
-        handle = await session.open(self._target, codec.FOR_READING)
-        try:
-            size = min(_SAMPLE, self._sent)
-            return checked(await session.read(handle, self._sent - size, size), codec.DATA)
-        finally:
-            self._calls.close_quietly(session, handle, self.path)
 
     def _sync(self, session: Session, handle: bytes) -> asyncio.Future[Reply] | None:
         if self._calls.settings.fsync and _FSYNC in session.extensions:
