@@ -207,11 +207,12 @@ async def test_a_folder_that_another_made_in_a_drop_box() -> None:
     assert sftp.files == {b"/sub/x": b"1"}
 
 
-async def test_extensions_announced_and_refused_are_not_used() -> None:
+@pytest.mark.parametrize("refusal", [status(c.OP_UNSUPPORTED), status(c.FAILURE, b"unsupported: Link")])
+async def test_extensions_announced_and_refused_are_not_used(refusal: tuple[int, bytes]) -> None:
     """Go's library for servers announces all that it knows, whatever the server that uses it can do."""
     sftp = FakeSftp(x=b"old")
     sftp.extensions = [(b"hardlink@openssh.com", b"1"), (b"posix-rename@openssh.com", b"1")]
-    sftp.hook = lambda kind, body: status(c.OP_UNSUPPORTED) if kind == c.EXTENDED else None
+    sftp.hook = lambda kind, body: refusal if kind == c.EXTENDED else None
     async with served(sftp) as (storage, _):
         assert not storage.capabilities.create_new
         assert not storage.capabilities.atomic_write

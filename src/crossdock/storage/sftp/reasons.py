@@ -134,7 +134,8 @@ async def lacks_folder(session: Session, name: bytes, error: Status) -> bool:
 async def refused(session: Session, folder: bytes, names: Iterable[bytes]) -> list[bytes]:
     """Of these extensions the ones that are announced and not there: asked about a name that does not exist.
 
-    Libraries for servers (Go's pkg/sftp) announce what the server that uses them refuses.
+    Libraries for servers (Go's pkg/sftp) announce what the server that uses them refuses; SeaweedFS does so by a
+    failure that says so in words.
     """
     asked = text(folder + b"/" + temporary_path("probe", secrets.token_hex(6)).encode())
     waiting = [(name, session.extended(name, asked, asked)) for name in names if name in session.extensions]
@@ -143,7 +144,8 @@ async def refused(session: Session, folder: bytes, names: Iterable[bytes]) -> li
         try:
             checked(await future, codec.STATUS)
         except Status as error:
-            if error.code == codec.OP_UNSUPPORTED:
+            in_words = error.code == codec.FAILURE and "support" in error.message.lower()
+            if error.code == codec.OP_UNSUPPORTED or in_words:
                 found.append(name)
     return found
 
