@@ -14,6 +14,7 @@ from crossdock.errors import (
     ConnectionFailed,
     CrossdockError,
     InvalidPath,
+    NotADirectory,
     NotAFile,
     NotFound,
     ProtocolViolation,
@@ -342,6 +343,27 @@ async def test_names_that_lead_elsewhere(name: bytes) -> None:
     async with served(sftp) as (storage, _):
         with pytest.raises(ProtocolViolation):
             assert [entry async for entry in storage.scan()] == []
+
+
+async def test_what_is_missing_is_not_listed_as_an_empty_folder() -> None:
+    """SeaweedFS opens whatever it is asked for as a folder, and finds nothing in it."""
+    sftp = FakeSftp(x=b"1")
+
+    def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        name, _ = c.take(body, 0)
+        if kind == c.OPENDIR:
+            sftp.listings[name] = False
+            return c.HANDLE, text(name)
+        return None
+
+    sftp.hook = hook
+    async with served(sftp) as (storage, _):
+        await storage.make_dir("empty")
+        assert [entry async for entry in storage.scan("empty")] == []
+        with pytest.raises(NotFound, match="missing"):
+            assert [entry async for entry in storage.scan("missing")] == []
+        with pytest.raises(NotADirectory, match="x"):
+            assert [entry async for entry in storage.scan("x")] == []
 
 
 async def test_a_listing_that_fails_midway_is_an_error() -> None:

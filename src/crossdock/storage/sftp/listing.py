@@ -35,6 +35,7 @@ async def scan(calls: Calls, path: str) -> AsyncGenerator[list[Entry]]:
     queue: deque[Future[Reply]] = deque()
     prefix = path + "/" if path else ""
     empty = 0
+    named = False
     try:
         while True:
             with Translate("list", calls.backend.endpoint, path):
@@ -44,9 +45,12 @@ async def scan(calls: Calls, path: str) -> AsyncGenerator[list[Entry]]:
                     found = codec.names(checked(await queue.popleft(), codec.NAME))
                 except Status as error:
                     if error.code == codec.EOF:
+                        if not named:
+                            await _must_be_folder(calls, session, path)
                         return
                     raise await _no_folder(calls, session, path, error) from error
                 empty = 0 if found else empty + 1
+                named = named or bool(found)
                 if empty > _EMPTY_REPLIES:
                     raise Violation("a listing that does not end and names nothing")
                 page = await _listed(calls, session, prefix, found)
@@ -75,6 +79,18 @@ async def _no_folder(calls: Calls, session: Session, path: str, error: Status) -
     if kind is None and error.code == codec.FAILURE:
         return calls.backend.error(NotFound, "list", path, "no such folder", hint=hint_for(NotFound))
     return error
+
+
+async def _must_be_folder(calls: Calls, session: Session, path: str) -> None:
+    """Nothing was named, not even "." and "..": SeaweedFS lists what is missing, and a file, as an empty folder."""
+    try:
+        attrs = await session.attrs(codec.STAT, text(calls.full(path, "list")))
+    except Status as error:
+        if error.code in codec.MISSING:
+            raise calls.backend.error(NotFound, "list", path, "no such folder", hint=hint_for(NotFound)) from error
+        return
+    if kind_of_mode(attrs.permissions) in ("file", "other"):
+        raise calls.backend.error(NotADirectory, "list", path, "it is no folder")
 
 
 async def _listed(calls: Calls, session: Session, prefix: str, found: list[tuple[bytes, bytes, Attrs]]) -> list[Entry]:
