@@ -47,6 +47,8 @@ class FaultProxy:
     requests: list[dict[str, str]] = field(default_factory=list)
     deaf_to: str = ""
     """A header (lower case) that the real server is not told."""
+    folded: Callable[[str], str] = str
+    """What the real server is told instead of a request's path."""
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(auto_decompress=False)
@@ -81,7 +83,7 @@ class FaultProxy:
         async def forward() -> Upstream:
             async with self._session.request(
                 request.method,
-                URL(self.upstream.endpoint_url + request.raw_path, encoded=True),
+                URL(self.upstream.endpoint_url + self._folded(request.raw_path), encoded=True),
                 headers=[(name, value) for name, value in request.headers.items() if name.lower() != self.deaf_to],
                 data=io.BytesIO(body) if body else None,
                 skip_auto_headers=("content-type",),
@@ -93,6 +95,10 @@ class FaultProxy:
                 rule.times -= 1
                 return await rule.fault(request, forward)
         return await _sent(request, await forward())
+
+    def _folded(self, raw: str) -> str:
+        path, mark, query = raw.partition("?")
+        return self.folded(path) + mark + query
 
 
 async def _sent(request: web.BaseRequest, found: Upstream, upto: int | None = None) -> web.StreamResponse:

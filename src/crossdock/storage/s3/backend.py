@@ -20,6 +20,7 @@ from crossdock.storage.s3.calls import Calls, entry_of
 from crossdock.storage.s3.client import Client
 from crossdock.storage.s3.copying import Copy
 from crossdock.storage.s3.faults import changed
+from crossdock.storage.s3.names import must_keep
 from crossdock.storage.s3.reader import S3Reader
 from crossdock.storage.s3.settings import S3Settings
 from crossdock.storage.s3.upload import token_of
@@ -95,6 +96,7 @@ class S3Backend(Backend):
     async def begin_write(self, path: str, options: WriteOptions) -> Writer:
         if not options.overwrite and not self.capabilities.create_new:
             raise self._unsupported("create without replacing", path)
+        await must_keep(self.calls, path, "write")
         writer = S3Writer(self.calls, path, self.calls.key(path, "write"), options)
         if options.resume is not None:
             await writer.resume(options.resume)
@@ -112,6 +114,7 @@ class S3Backend(Backend):
     async def server_copy(self, address: str, path: str, options: WriteOptions, *, pin: Entry | None = None) -> Entry:
         if not options.overwrite and not self.capabilities.create_new:
             raise self._unsupported("create without replacing", path)
+        await must_keep(self.calls, path, "copy")
         return await Copy(self.calls, address, path, self.calls.key(path, "copy"), options).run(pin)
 
     async def rename(self, path: str, target: str, *, overwrite: bool = False) -> None:

@@ -11,7 +11,7 @@ from crossdock.storage.s3.client import Body
 from crossdock.storage.s3.upload import Upload
 from crossdock.storage.staging import temporary_path
 
-__all__ = ["conditional_writes"]
+__all__ = ["conditional_writes", "remove"]
 
 log = logging.getLogger("crossdock.storage.s3")
 
@@ -67,22 +67,22 @@ async def _honoured(calls: Calls) -> bool:
         return await _honoured_for_parts(calls, path, key, body, versions)
     finally:
         for version in versions:
-            await _remove(calls, path, key, None if version == "null" else version)
+            await remove(calls, path, key, None if version == "null" else version)
 
 
-async def _remove(calls: Calls, path: str, key: str, version: str | None) -> None:
+async def remove(calls: Calls, path: str, key: str, version: str | None) -> None:
     """Where a version may not be deleted (it is locked, say), it is hidden at least."""
     try:
         await calls.delete(path, key, version=version, repeat=True)
     except PermissionDenied:
         log.warning(
-            "%s: %r was written to see whether this store honours If-None-Match, and may not be deleted: "
+            "%s: %r was written to see what this store can do, and may not be deleted: "
             "set 'conditional_writes' to 'on' or 'off'",
             calls.backend.endpoint,
             key,
         )
         if version is not None:
-            await _remove(calls, path, key, None)
+            await remove(calls, path, key, None)
 
 
 async def _honoured_for_parts(calls: Calls, path: str, key: str, body: Body, versions: list[str | None]) -> bool:
