@@ -96,6 +96,11 @@ class FakeSftp:
                     return MISSING
                 self.folders.add(name)
                 return OK
+            case c.RMDIR:
+                if name not in self.folders:
+                    return MISSING
+                self.folders.remove(name)
+                return OK
             case c.FSETSTAT | c.SETSTAT:
                 if U32.unpack_from(rest)[0] & c.A_SIZE:
                     del self.files[name][int.from_bytes(rest[4:12], "big") :]

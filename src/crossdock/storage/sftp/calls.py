@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import stat
 from asyncio import Future
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ from crossdock.storage.sftp.faults import Translate, hint_for
 from crossdock.storage.sftp.pool import Pool, leave, pool_for
 from crossdock.storage.sftp.settings import SftpSettings
 from crossdock.storage.sftp.wire import Reply, Session, Status, checked
+from crossdock.storage.staging import temporary_path
 
 __all__ = ["Calls", "entry_of", "kind_of", "kind_of_mode"]
 
@@ -68,7 +70,7 @@ class Calls(Member[Pool]):
     async def must_keep(self, path: str, operation: str) -> None:
         """Raises `InvalidPath` for a name that the server would put under another one.
 
-        Servers made with Java or JavaScript (Apache MINA, node's ssh2) write U+FFFD for what is no UTF-8.
+        Servers made with Java or JavaScript (Apache MINA, node's ssh2) write U+FFFD for what is no UTF-8, others "_".
         """
         if path.isascii() or self.openssh or self._takes_bytes or _is_utf8(self.encoded(path, operation, path)):
             return
@@ -79,9 +81,38 @@ class Calls(Member[Pool]):
                     self._takes_bytes = _PROBE in parse_name(checked(found, codec.NAME))
                 except Status:
                     self._takes_bytes = True  # it says nothing of what is not there
+                self._takes_bytes = self._takes_bytes and await self._lists_bytes(session)
         if not self._takes_bytes:
             reason = "the server takes names in UTF-8 alone, and would store this one under another"
             raise self.backend.error(InvalidPath, operation, path, reason, hint=hint_for(InvalidPath))
+
+    async def _lists_bytes(self, session: Session) -> bool:
+        """Some repeat a name's bytes, and write others ("_", SeaweedFS): what a folder of ours then lists tells."""
+        folder = self.full(temporary_path("probe", secrets.token_hex(6)), "probe")
+        try:
+            await session.status(codec.MKDIR, text(folder), codec.NO_ATTRS)
+        except Status:
+            return True  # where no folder may be made, it cannot be told
+        try:
+            await session.status(codec.MKDIR, text(folder + b"/" + _PROBE), codec.NO_ATTRS)
+            handle = await session.open_folder(folder)
+            try:
+                # "." and ".." may come first, in a reply of their own.
+                for _ in range(3):
+                    page = codec.names(checked(await session.request(codec.READDIR, handle), codec.NAME))
+                    if any(name == _PROBE for name, _, _ in page):
+                        return True
+            finally:
+                self.close_quietly(session, handle, "")
+        except Status:
+            pass
+        finally:
+            for name in (folder + b"/" + _PROBE, folder):
+                try:
+                    await session.status(codec.RMDIR, text(name))
+                except Status as error:
+                    log.info("%s:%r may be left behind: %s", self.backend.endpoint, name, error)
+        return False
 
     def full(self, path: str, operation: str) -> bytes:
         """The path as the server knows it."""
