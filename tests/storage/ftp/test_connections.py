@@ -212,3 +212,15 @@ async def test_an_address_that_does_not_answer_is_asked_once(
         assert server.accepted > 1
         with pytest.raises(BlockingIOError):
             dead.accept()
+
+
+async def test_an_address_of_a_family_that_the_system_lacks_is_passed_over(
+    server: FaultyFtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As IPv6 in a container without it; no system has family 255."""
+    here = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (server.host, server.port))
+    found = [(255, socket.SOCK_STREAM, 0, "", ("::1", server.port, 0, 0)), here]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    async with faulty(server) as storage:
+        await storage.write_bytes("name", b"x")
+    assert (server.folder / "name").read_bytes() == b"x"

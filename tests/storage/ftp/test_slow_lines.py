@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from crossdock.errors import TimedOut
-from crossdock.storage.ftp import data
+from crossdock.storage.ftp import data, stream
 from crossdock.storage.ftp.stream import Data
 from crossdock.storage.ftp.wire import Silent
 from crossdock.testing import fault_ftp
@@ -125,3 +125,14 @@ def test_a_full_buffer_is_no_silence_while_it_is_emptied(monkeypatch: pytest.Mon
     with pytest.raises(Silent):
         stream.write(b"01234567")
         stream.write(b"89")
+
+
+async def test_where_the_system_does_not_tell_uploads_work_as_well(
+    server: FaultyFtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS."""
+    monkeypatch.delattr(socket, "TCP_INFO")
+    monkeypatch.setattr(stream, "_TCP_INFO", None)
+    async with faulty(server) as storage:
+        await storage.write_bytes("name", DATA)
+    assert (server.folder / "name").read_bytes() == DATA

@@ -76,6 +76,20 @@ async def test_an_address_that_says_nothing_leaves_time_for_the_next(monkeypatch
     assert asked[:2] == ["127.0.0.2", "127.0.0.1"] and set(asked[2:]) == {"127.0.0.1"}
 
 
+async def test_an_address_of_a_family_that_the_system_lacks_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As IPv6 in a container without it; no system has family 255."""
+    async with serving() as peer:
+
+        async def resolve(host: str, port: int, **options: Any) -> list[Any]:
+            return [
+                (family, socket.SOCK_STREAM, 0, "", at)
+                for family, at in ((255, ("::1", port, 0, 0)), (socket.AF_INET, (host, port)))
+            ]
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+        await (await Connector(peer.settings(), "fake").make()).close()
+
+
 async def test_jump_host(tmp_path: Path) -> None:
     key = write_key(tmp_path / "key")
     async with serving(server=only(key)) as far, serving(server=only(key)) as near:

@@ -278,12 +278,15 @@ def _reach(settings: FtpSettings, learned: Learned) -> socket.socket:
     failed: OSError | None = None
     addresses = socket.getaddrinfo(*settings.address, type=socket.SOCK_STREAM)
     for family, kind, protocol, _, address in sorted(addresses, key=lambda each: each[4] != learned.address):
-        connected = socket.socket(family, kind, protocol)
+        connected: socket.socket | None = None
         try:
+            # Refused where the system lacks the family, as in a container without IPv6.
+            connected = socket.socket(family, kind, protocol)
             connected.settimeout(settings.connect_timeout)
             connected.connect(address)
         except OSError as error:
-            connected.close()
+            if connected is not None:
+                connected.close()
             failed = error
         else:
             learned.address = address

@@ -15,6 +15,8 @@ from crossdock.storage.ftp.wire import Lost, Silent, shut
 
 __all__ = ["Data"]
 
+_TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
+
 
 class Data:
     """An open data connection."""
@@ -111,8 +113,10 @@ class Data:
 
         Unlike an ioctl, asking this keeps the interpreter's lock, which a thread may wait for long to have again.
         """
+        if _TCP_INFO is None:
+            return 0
         try:
-            told = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
+            told = self.socket.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 128)
         except OSError:
             return 0
         return int.from_bytes(told[120:], sys.byteorder)

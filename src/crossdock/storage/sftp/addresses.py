@@ -25,13 +25,16 @@ async def reached(host: str, port: int, seconds: float, first: Any = None) -> tu
     share = seconds / (len(found) + 1) if len(found) > 1 else None
     while True:
         family, kind, protocol, _, address = found.pop(0)
-        sock = socket.socket(family, kind, protocol)
-        sock.setblocking(False)
+        sock: socket.socket | None = None
         try:
+            # Refused where the system lacks the family, as in a container without IPv6.
+            sock = socket.socket(family, kind, protocol)
+            sock.setblocking(False)
             async with asyncio.timeout(share):
                 await loop.sock_connect(sock, address)
         except BaseException as error:
-            sock.close()
+            if sock is not None:
+                sock.close()
             if not found or not isinstance(error, OSError):
                 raise
         else:
