@@ -65,6 +65,8 @@ class Breaker:
 def _content(path: Path) -> bytes | None:
     """A digest of it; None if it cannot be read. Not its time: who writes the same again has changed nothing."""
     try:
+        if not path.is_file():
+            return None  # a pipe would be waited for
         with path.open("rb") as file:
             return hashlib.sha256(file.read(_LARGEST)).digest()
     except OSError:

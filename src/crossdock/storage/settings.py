@@ -128,7 +128,11 @@ class Secret:
                 )
             return value
         try:
-            if stat.S_IMODE(self.path.stat().st_mode) & 0o077:
+            mode = self.path.stat().st_mode
+            if not stat.S_ISREG(mode):
+                # A pipe may be waited for without end, and be read once; a device may never end.
+                raise SecretUnavailable(f"the secret's {self.path} is no file", hint="put it there, with mode 600")
+            if stat.S_IMODE(mode) & 0o077:
                 raise SecretUnavailable(f"others may read the secret in {self.path}", hint=f"chmod 600 {self.path}")
             text = self.path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:

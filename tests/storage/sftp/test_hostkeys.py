@@ -132,6 +132,17 @@ async def test_a_certificate_authority(signer: asyncssh.SSHKey, good: bool, tmp_
             assert peer.sign_ins == []
 
 
+async def test_what_is_no_known_hosts_file_is_not_repeated(tmp_path: Path) -> None:
+    """It may be the private key, or the password."""
+    path = tmp_path / "known"
+    path.write_text(f"# ours\n* {public(ED)}\nhunter2\n")
+    async with serving(keys=[ED]) as peer:
+        with pytest.raises(ConfigError, match=r"known is not a known_hosts file: see its line 3") as caught:
+            await connects(peer, host_key=None, known_hosts=str(path))
+        assert "hunter2" not in str(caught.value)
+        assert peer.sign_ins == []
+
+
 @pytest.mark.parametrize("pinned", [True, False])
 async def test_an_expired_certificate(pinned: bool, tmp_path: Path) -> None:
     """Nothing is trusted by it; the key in it still is, if it is known by itself."""

@@ -165,6 +165,16 @@ async def test_a_key_that_others_can_read_is_refused(tmp_path: Path, mode: int) 
         assert peer.sign_ins == []
 
 
+@pytest.mark.parametrize("setting", ["password", "private_key"])
+async def test_a_secret_in_a_pipe_is_not_waited_for(tmp_path: Path, setting: str) -> None:
+    """It may be waited for without end, and is gone once it was read."""
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    async with serving() as peer:
+        with pytest.raises(ConfigError, match=f"{tmp_path}/pipe is no file"):
+            await connects(peer.settings(**{"password": None, setting: f"file:{tmp_path}/pipe"}))
+        assert peer.sign_ins == []
+
+
 async def test_key_and_password(tmp_path: Path) -> None:
     key = write_key(tmp_path / "key")
     async with serving(server=only(key, then_password=True)) as peer:

@@ -120,10 +120,21 @@ def _match(
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}", key="known_hosts") from error
         except (ValueError, asyncssh.KeyImportError) as error:
-            raise ConfigError(f"{path} is not a known_hosts file: {error}", key="known_hosts") from error
+            # Not asyncssh's own words: they repeat the line, and the file may be a key or a password by mistake.
+            reason = f"{path} is not a known_hosts file: see its line {_wrong_line(text)}"
+            raise ConfigError(reason, key="known_hosts", hint="write there what 'crossdock trust' shows") from error
         for into, more in zip(found, (*matched[:2], revoked), strict=True):
             into.extend(more)
     return found
+
+
+def _wrong_line(text: str) -> int:
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            asyncssh.import_known_hosts(line)
+        except (ValueError, asyncssh.KeyImportError):
+            return number
+    return 1
 
 
 def _add_pin(pin: str, prints: set[str], keys: list[asyncssh.SSHKey]) -> None:
