@@ -147,6 +147,19 @@ async def test_an_old_file_does_not_come_back_in_the_place_of_the_new_one(server
     assert (server.folder / "name").read_bytes() == b"newer"
 
 
+@pytest.mark.parametrize("path", ["quotas/x", "too many/x", "not found/file exists", "a/file is in use"])
+async def test_the_words_of_a_path_are_not_the_servers(server: FaultyFtpServer, path: str) -> None:
+    """ProFTPD repeats it: what is forbidden there would be a disk that is full."""
+    (server.folder / path).parent.mkdir()
+    (server.folder / path).write_bytes(b"x")
+    server.faults.replies = dict.fromkeys(("DELE", "RETR"), f"550 /{path}: Permission denied")
+    async with faulty(server) as storage:
+        with pytest.raises(PermissionDenied, match=path):
+            await storage.delete(path)
+        with pytest.raises(PermissionDenied, match=path):
+            await storage.read_bytes(path)
+
+
 async def test_where_renames_are_forbidden_the_error_names_the_way_out(server: FaultyFtpServer) -> None:
     server.faults.replies["RNFR"] = "550 Permission denied"
     async with faulty(server) as storage:

@@ -134,7 +134,8 @@ def kind_of_refusal(reply: Reply) -> type[StorageError] | None:
     """What the words of a refusal say; None: only the code speaks."""
     if reply.code in (421, 425, 426, 452, 500, 502, 530):
         return None
-    return next((kind for words, kind in _WORDS if words.search(reply.text)), None)
+    said = reply.words
+    return next((kind for words, kind in _WORDS if words.search(said)), None)
 
 
 def hint_for(kind: type[StorageError]) -> str | None:
@@ -152,7 +153,7 @@ def translated(error: Exception, operation: str, endpoint: str, path: str) -> St
         hint = _WANTS_TLS_HINT if _WANTS_TLS.search(reply.text) else _MODE_HINTS.get(error.command)
         if kind is PermissionDenied and error.command in _PERMITS:
             hint = hint_for_permission(error.command)
-        elif kind is Throttled and re.search(_IN_USE, reply.text, re.IGNORECASE):
+        elif kind is Throttled and re.search(_IN_USE, reply.words, re.IGNORECASE):
             hint = "somebody has it open; it is tried again"
     elif isinstance(error, (IsFile, IsFolder, Missing)):
         kind = _FOUND[type(error)]

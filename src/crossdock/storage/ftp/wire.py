@@ -6,7 +6,7 @@ import re
 import socket
 import ssl
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = [
     "IsFile",
@@ -68,6 +68,15 @@ class Reply:
     code: int
     lines: tuple[bytes, ...]
     """Without line ends; the first and last without the code."""
+    about: bytes = field(default=b"", compare=False)
+    """The path that the command named."""
+
+    @property
+    def words(self) -> str:
+        """The text without that path, whose words are not the server's."""
+        if not self.about:
+            return self.text
+        return Reply(self.code, tuple(line.replace(self.about, b"") for line in self.lines)).text
 
     @property
     def text(self) -> str:
@@ -132,6 +141,8 @@ class Wire:
         self._held = bytearray()
         self._owed = 0
         """Final replies that commands still wait for."""
+        self._sent: tuple[bytes, ...] = ()
+        """The commands that were sent last."""
         self.alive = True
         self.heard = False
         """A whole reply has arrived."""
@@ -165,7 +176,7 @@ class Wire:
             raise Lost("earlier commands are still to be answered")
         if self._held:
             raise self._violation(f"a reply that nobody asked for: {bytes(self._held[:80])!r}")
-        self._owed = len(commands)
+        self._owed, self._sent = len(commands), commands
         try:
             self.socket.sendall(b"".join(command + b"\r\n" for command in commands))
         except OSError as error:
@@ -188,7 +199,7 @@ class Wire:
                 lines.append(line[4:])
                 break
             lines.append(line[4:] if line[:4] == code + b"-" else line)
-        found = Reply(int(code), tuple(lines))
+        found = Reply(int(code), tuple(lines), self._about() if code >= b"400" else b"")
         if found.code >= 200:
             self._owed = max(0, self._owed - 1)
         self.heard = True
@@ -196,6 +207,12 @@ class Wire:
             # RFC 959: the server closes the connection.
             self.alive = False
         return found
+
+    def _about(self) -> bytes:
+        """The path, which is absolute, of the command that is answered next."""
+        command = self._sent[-self._owed] if 0 < self._owed <= len(self._sent) else b""
+        start = command.find(b"/")
+        return command[start:] if 0 <= start < len(command) - 1 else b""
 
     def ask(self, *commands: bytes) -> list[Reply]:
         """The final replies, good or bad. More than one command only where none begins a transfer.
