@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
 from typing import Self, TypeVar
 
 from crossdock.storage.base import Backend, Entry, Expect, Reader, WriteOptions, Writer
 from crossdock.storage.layers import Layer, LayeredReader, LayeredWriter
 from crossdock.storage.rate import TokenBucket
 
-__all__ = ["Limit", "Throttle"]
+__all__ = ["Limit", "Throttle", "with_a_writer"]
 
 T = TypeVar("T")
+
+_has_writer = ContextVar("_has_writer", default=False)
+
+
+@contextmanager
+def with_a_writer() -> Iterator[None]:
+    """What is opened to read in this block is for somebody who has a writer: he waits for no reader who has none."""
+    before = _has_writer.set(True)
+    try:
+        yield
+    finally:
+        _has_writer.reset(before)
 
 
 class Limit(Layer):
     """At most `slots` open streams and running operations at once, listings included; fewer than 3 count as 3.
 
     Whoever copies holds a reader while waiting for a writer, and both while looking at the source again. So that those
-    in possession never wait for each other, the last slot is no stream's, and the last but one no reader's.
+    in possession never wait for each other, the last slot is no stream's, and the last but one no reader's, except for
+    a reader that is opened `with_a_writer`.
 
     A scan holds its slot only while the next page is being fetched, so that moving what is listed cannot wait for
     the listing to end.
@@ -47,7 +61,7 @@ class Limit(Layer):
                 yield page
 
     async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
-        slot = await _Slot.taken(*self._for_reading)
+        slot = await _Slot.taken(*((self._slots,) if _has_writer.get() else self._for_reading))
         try:
             return _SlotReader(await self.inner.begin_read(path, offset=offset, pin=pin), slot)
         except BaseException:

@@ -11,6 +11,7 @@ from collections import deque
 
 from crossdock.storage.base import Backend, Entry, Reader
 from crossdock.storage.layers import Layer
+from crossdock.storage.limits import with_a_writer
 from crossdock.storage.retry import OF_THE_WHOLE
 
 __all__ = ["SharedReads"]
@@ -179,9 +180,10 @@ class _Stream:
                 if self.missing > 0:
                     # Who has not come by now reads for himself.
                     self.missing = 0
-                if self.backend.capabilities.read_offset:
-                    for view in self.views:
-                        view.detached = view.detached or view.at <= self.first
+                for view in self.views:
+                    # One that has read nothing, as it waits for its writer, can begin anywhere.
+                    alone = self.backend.capabilities.read_offset or not view.at
+                    view.detached = view.detached or (alone and view.at <= self.first)
                 await self.news.wait_for(lambda: self._trim() < _DEPTH or not self.views)
 
     def _trim(self) -> int:
@@ -228,7 +230,8 @@ class _View(Reader):
                     raise stream.failure
                 stream.views.discard(self)
                 stream.news.notify_all()
-            self._own = await stream.backend.begin_read(stream.path, offset=self._offset, pin=self.entry)
+            with with_a_writer():
+                self._own = await stream.backend.begin_read(stream.path, offset=self._offset, pin=self.entry)
         data = await self._own.read()
         self._offset += len(data)
         return data
