@@ -124,7 +124,8 @@ class _Session:
 
     async def _line(self) -> bytes:
         if self.faults.one_at_a_time:
-            return (await self._reader.read(_BLOCK)).split(b"\n")[0]
+            first, _, others = (await self._reader.read(_BLOCK)).partition(b"\n")
+            return b"" if others and self.faults.one_at_a_time == "hangs up" else first
         return await self._reader.readline()
 
     async def _obey(self, line: bytes) -> None:

@@ -43,8 +43,8 @@ class FtpFaults:
     """What it does with commands that have come while there is a transfer under way."""
     tells_size: bool = False
     """Agreeing to a download, it tells how large the file is that it has opened."""
-    one_at_a_time: bool = False
-    """Of the commands in one packet only the first is seen."""
+    one_at_a_time: Literal["overlooks", "hangs up"] | None = None
+    """Of the commands in one packet only the first is seen; or for more than one the connection is closed."""
     sizes_folders: bool = False
     """SIZE tells one of a folder as well."""
     patterns: bool = False

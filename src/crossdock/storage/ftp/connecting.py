@@ -50,8 +50,16 @@ class Connector:
         """Raises a `StorageError` that says what to do, or `ConfigError`."""
         host, port = self._settings.address
         name = f"{host} port {port}"
+        untried = connection.learned.batches is None
         try:
-            self._sign_in(connection, old_tls=old_tls)
+            try:
+                self._sign_in(connection, old_tls=old_tls)
+            except Lost:
+                if not untried or connection.learned.batches is not False:
+                    raise
+                # It has just shown that it takes one command at a time: that costs no more than this connection.
+                connection.wire.close()
+                self._sign_in(connection, old_tls=old_tls)
         except Silent as error:
             hint = "check host, port and firewall; it is tried again"
             if self._settings.security != "implicit" and connection.wire_is_fresh:
@@ -109,8 +117,7 @@ class Connector:
             wire.ask(b"OPTS UTF8 ON")
         if "MLST" in connection.features and connection.features.known:
             self._choose_facts(wire, connection.features.arguments.get("MLST", ""))
-        wire.must(b"TYPE I")
-        connection.home = _home(wire)
+        connection.home = _prepared(wire)
         wire.wait_for(settings.timeout)
 
     def _connect(self, connection: Connection) -> socket.socket:
@@ -294,9 +301,14 @@ def _reach(settings: FtpSettings, learned: Learned) -> socket.socket:
     raise failed or OSError("the host has no address")
 
 
-def _home(wire: Wire) -> bytes:
-    """The folder that a sign-in leads to, as an absolute path; the root, where the server does not say."""
-    reply = wire.ask(b"PWD")[0]
+def _prepared(wire: Wire) -> bytes:
+    """Ask for bytes as they are. Returns the folder that a sign-in leads to, as an absolute path; or the root.
+
+    The first commands that are sent together: here nothing comes to grief where that fails.
+    """
+    kind, reply = wire.ask(b"TYPE I", b"PWD")
+    if not kind.good:
+        raise Refused(b"TYPE I", kind)
     match = _QUOTED.search(b" ".join(reply.lines)) if reply.code == 257 else None
     found = match[1].replace(b'""', b'"') if match else b"/"
     return found if found.startswith(b"/") else b"/" + found

@@ -28,6 +28,8 @@ _MOST_REPLY = 1024 * 1024
 _MOST_SHOWN = 500
 """Characters of a reply that messages quote."""
 _BLOCK = 64 * 1024
+_PROMPT = 5.0
+"""Seconds in which the second of two commands is answered after the first, unless it was not seen."""
 _QUICK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _CODE = re.compile(rb"([1-6][0-9][0-9])([ -]?)(.*)", re.DOTALL)
 _FORBIDDEN = re.compile(rb"[\r\n\0]")
@@ -217,23 +219,28 @@ class Wire:
     def ask(self, *commands: bytes) -> list[Reply]:
         """The final replies, good or bad. More than one command only where none begins a transfer.
 
-        Small servers look at the first command of a packet only: then each waits for the reply to the one before.
+        Small servers look at the first command of a packet only (uftpd), or hang up (LightFTP): for them each waits for
+        the reply to the one before.
         """
         learned = self.learned
         if learned.batches is False and len(commands) > 1:
             return [self.ask(command)[0] for command in commands]
         self.send(*commands)
         found: list[Reply] = []
+        patience = self.patience
         try:
             while len(found) < len(commands):
                 found.append(self.final())
-        except (Silent, Violation) as error:
-            if found and learned.batches is None:
+                if learned.batches is None and len(commands) > 1:
+                    self.wait_for(min(patience, _PROMPT))
+        except (Lost, Violation) as error:
+            if len(commands) > 1 and learned.batches is None and (found or not isinstance(error, Silent)):
                 learned.batches = False
                 raise Lost(f"sending commands together fails: {error}") from error
             raise
         if len(commands) > 1:
             learned.batches = True
+            self.wait_for(patience)
         return found
 
     def final(self) -> Reply:
