@@ -102,6 +102,40 @@ async def test_the_old_file_comes_back_after_the_connection_has_broken(
     assert (tmp_path / "x").read_bytes() == (b"new" if (how, step) == ("lost", 1) else b"old")
 
 
+@pytest.mark.parametrize("code", [c.FAILURE, c.ALREADY_EXISTS])
+async def test_a_posix_rename_that_does_not_replace(code: int) -> None:
+    """Go's pkg/sftp offers it for servers whose rename is the plain one; found out once."""
+    sftp = FakeSftp(x=b"old", y=b"mine")
+
+    def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        if kind == c.EXTENDED:
+            name, at = c.take(body, 0)
+            if name == b"posix-rename@openssh.com" and c.take(body, c.take(body, at)[1])[0] in sftp.files:
+                return status(code)
+        return None
+
+    sftp.hook = hook
+    async with served(sftp) as (storage, _):
+        atomic = []
+        for name in ("z", "x"):
+            await storage.write_bytes(name, b"new")
+            atomic.append(storage.capabilities.atomic_write)
+        assert atomic == [True, False]
+        await storage.rename("y", "x", overwrite=True)
+    assert sftp.files == {b"/x": b"mine", b"/z": b"new"}
+
+
+async def test_a_posix_rename_that_fails_for_another_reason() -> None:
+    """Of a file that keeps its place there is no more to be learned: the next may be replaced in one step."""
+    sftp = FakeSftp(x=b"old")
+    sftp.hook = lambda kind, body: status(3) if kind in (c.EXTENDED, c.RENAME) else None
+    async with served(sftp) as (storage, _):
+        with pytest.raises(PermissionDenied):
+            await storage.write_bytes("x", b"new")
+        assert storage.capabilities.atomic_write
+    assert sftp.files == {b"/x": b"old"}
+
+
 async def test_an_old_file_does_not_come_back_in_the_place_of_the_new_one() -> None:
     """Servers of node's ssh2, for one, offer no posix-rename and replace by any."""
     sftp = FakeSftp(x=b"old")

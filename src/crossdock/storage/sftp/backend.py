@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from datetime import timedelta
 
 from crossdock.errors import NotADirectory, NotFound, PermissionDenied
 from crossdock.storage.base import Backend, Capabilities, Entry, Reader, WriteOptions, Writer
 from crossdock.storage.sftp import codec, listing
 from crossdock.storage.sftp.calls import Calls, entry_of, kind_of
-from crossdock.storage.sftp.changing import HARDLINK, POSIX_RENAME, make_folders, make_parents, move, remove, swap
+from crossdock.storage.sftp.changing import HARDLINK, POSIX_RENAME, make_folders, make_parents, move, remove, replaced
 from crossdock.storage.sftp.codec import parse_name, text
 from crossdock.storage.sftp.faults import Translate, hint_for
 from crossdock.storage.sftp.reader import open_reader
@@ -157,15 +158,19 @@ class SftpBackend(Backend):
             old, new = self.calls.full(path, "rename"), self.calls.full(target, "rename")
             if await kind_of(session, old) is None:
                 raise self.error(NotFound, "rename", path, "no such file", hint=hint_for(NotFound))
-            if overwrite and not self.calls.posix_rename:
-                await make_parents(self.calls, session, target, "rename")
-                await swap(self.calls, session, path, target, secrets.token_hex(6), "rename")
-                return
-            try:
-                await move(self.calls, session, old, new, target, overwrite=overwrite)
-            except NotFound:
-                await make_parents(self.calls, session, target, "rename")
-                await move(self.calls, session, old, new, target, overwrite=overwrite)
+
+            async def step() -> None:
+                if overwrite:
+                    await replaced(self.calls, session, path, target, secrets.token_hex(6), "rename")
+                else:
+                    await move(self.calls, session, old, new, target, overwrite=False)
+
+            if not overwrite or self.calls.posix_rename:
+                with suppress(NotFound):
+                    await step()
+                    return
+            await make_parents(self.calls, session, target, "rename")
+            await step()
 
     async def make_dir(self, path: str) -> None:
         await self.calls.must_keep(path, "mkdir")

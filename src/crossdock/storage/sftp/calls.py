@@ -53,6 +53,11 @@ class Calls(Member[Pool]):
     async def _leave(self, pool: Pool) -> None:
         await leave(self.settings, pool)
 
+    def cannot_replace(self) -> None:
+        """The server's posix-rename did not replace: from now on, the old file steps aside first."""
+        self.posix_rename = False
+        self.backend.capabilities = replace(self.backend.capabilities, atomic_write=False)
+
     def cannot_resume(self) -> None:
         """The server lost what was staged when it was opened again: from now on, each attempt starts anew."""
         self.resumes = False

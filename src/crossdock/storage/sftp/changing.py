@@ -14,7 +14,7 @@ from crossdock.storage.sftp.reasons import below_file, explain, lacks_folder, no
 from crossdock.storage.sftp.wire import Session, Status, checked
 from crossdock.storage.staging import publish_by_swap
 
-__all__ = ["HARDLINK", "POSIX_RENAME", "make_folders", "make_parents", "move", "publish", "remove", "swap"]
+__all__ = ["HARDLINK", "POSIX_RENAME", "make_folders", "make_parents", "move", "publish", "remove", "replaced"]
 
 log = logging.getLogger("crossdock.storage.sftp")
 
@@ -24,7 +24,10 @@ POSIX_RENAME, HARDLINK = b"posix-rename@openssh.com", b"hardlink@openssh.com"
 async def move(
     calls: Calls, session: Session, old: bytes, new: bytes, shown: str, *, overwrite: bool, operation: str = "rename"
 ) -> None:
-    """One rename. Raises `AlreadyExists`, `NotAFile`; `NotFound` if `old` or the folder of `new` is missing."""
+    """One rename. Raises `AlreadyExists`, `NotAFile`; `NotFound` if `old` or the folder of `new` is missing.
+
+    Of what should replace, `AlreadyExists` tells that the server's posix-rename may not do that.
+    """
     try:
         if overwrite:
             if not calls.openssh and operation != "write" and await kind_of(session, new) == "dir":
@@ -45,16 +48,31 @@ async def move(
                     raise left from error
                 log.warning("%s", left)
     except Status as error:
-        raise await not_moved(calls, session, operation, shown, error, overwrite=overwrite) from error
+        replaces = overwrite and (calls.openssh or error.code not in (codec.FAILURE, codec.ALREADY_EXISTS))
+        raise await not_moved(calls, session, operation, shown, error, overwrite=replaces) from error
+
+
+async def replaced(calls: Calls, session: Session, old: str, new: str, attempt: str, operation: str) -> None:
+    """Give `old` the name `new`, whatever file has it. Raises as `move` does."""
+    if calls.posix_rename:
+        names = calls.full(old, operation), calls.full(new, operation)
+        try:
+            await move(calls, session, *names, new, overwrite=True, operation=operation)
+        except AlreadyExists:
+            # Made with Go's pkg/sftp, a server has posix-rename, which may be no more than its plain rename.
+            await swap(calls, session, old, new, attempt, operation)
+            calls.cannot_replace()
+    else:
+        await swap(calls, session, old, new, attempt, operation)
 
 
 async def publish(calls: Calls, session: Session, temporary: str, path: str, attempt: str, *, overwrite: bool) -> None:
     """Give what was written its final name. Raises as `move` does."""
-    old, new = calls.full(temporary, "write"), calls.full(path, "write")
-    if not overwrite or calls.posix_rename:
-        await move(calls, session, old, new, path, overwrite=overwrite, operation="write")
+    if overwrite:
+        await replaced(calls, session, temporary, path, attempt, "write")
     else:
-        await swap(calls, session, temporary, path, attempt, "write")
+        old, new = calls.full(temporary, "write"), calls.full(path, "write")
+        await move(calls, session, old, new, path, overwrite=False, operation="write")
 
 
 async def swap(calls: Calls, session: Session, temporary: str, path: str, attempt: str, operation: str) -> None:
