@@ -49,6 +49,8 @@ class FaultProxy:
     """A header (lower case) that the real server is not told."""
     folded: Callable[[str], str] = str
     """What the real server is told instead of a request's path."""
+    asked: Callable[[str], str] = str
+    """And instead of its query."""
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(auto_decompress=False)
@@ -98,7 +100,7 @@ class FaultProxy:
 
     def _folded(self, raw: str) -> str:
         path, mark, query = raw.partition("?")
-        return self.folded(path) + mark + query
+        return self.folded(path) + mark + self.asked(query)
 
 
 async def _sent(request: web.BaseRequest, found: Upstream, upto: int | None = None) -> web.StreamResponse:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -17,9 +19,10 @@ from crossdock.errors import (
     ProtocolViolation,
     TimedOut,
 )
+from crossdock.storage.s3.client import Request
 from crossdock.storage.storage import Storage
-from tests.storage.s3.faults import FaultProxy, answer, cut, lose, raw, silence, xml_error
-from tests.storage.s3.places import MIB, SMALL, BotoPeer, Server, backend
+from tests.storage.s3.faults import FaultProxy, Upstream, answer, cut, drop, edit, lose, raw, silence, xml_error
+from tests.storage.s3.places import MIB, SMALL, BotoPeer, Server, backend, bucket
 
 
 class TestListing:
@@ -53,6 +56,49 @@ class TestListing:
         proxy.fail("GET", "list-type=2", answer(200, page), 100)
         with pytest.raises(ProtocolViolation):
             [entry async for entry in storage.walk()]
+
+    @pytest.mark.parametrize("told", [True, False])
+    async def test_a_store_that_answers_as_before_version_2(
+        self, ceph: Server, monkeypatch: pytest.MonkeyPatch, told: bool
+    ) -> None:
+        """Huawei's and Tencent's do not look at `list-type`: the next page begins after a name."""
+        names = ["a b", "a+b/1", "a+b/2", "a.b", "c d/1", "c+d/1", "ü/1", "ü/2"]
+
+        def keep_quiet(found: Upstream) -> None:
+            found.body = re.sub(b"<NextMarker>.*</NextMarker>", b"", found.body)
+            drop(found, "content-length")
+
+        with bucket(ceph) as peer:
+            for name in names:
+                peer.write(name, SMALL)
+            async with FaultProxy(ceph) as proxy:
+                proxy.fail("GET", "max-keys=1&", edit(keep_quiet), 0 if told else 100)
+                inner = backend(proxy, peer.bucket, monkeypatch, conditional_writes="off")
+                url = inner.client.url
+
+                def old(request: Request) -> str:
+                    query = {name: text for name, text in request.query.items() if name != "list-type"}
+                    return url(replace(request, query={**query, "max-keys": "1"}))
+
+                monkeypatch.setattr(inner.client, "url", old)
+                async with Storage(inner) as storage:
+                    assert [entry.path async for entry in storage.walk()] == names
+                    assert [entry.path async for entry in storage.scan()] == ["a b", "a+b", "a.b", "c d", "c+d", "ü"]
+                    assert [entry.path async for entry in storage.scan("a+b")] == ["a+b/1", "a+b/2"]
+                assert proxy.count("marker=a%2Bb") > 1 and proxy.count("continuation-token") == 0
+
+    @pytest.mark.parametrize("encodes", [True, False])
+    async def test_a_store_that_does_not_encode_the_names_of_folders(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer, encodes: bool
+    ) -> None:
+        """As moto before version 2 of listings, and as was told of IBM's and of old ones of Ceph."""
+        if not encodes:
+            proxy.asked = lambda query: query.replace("list-type=2", "")
+        for name in ("a b", "c+d/x+y/1", "e f/1"):
+            peer.write(name, SMALL)
+        assert {entry.path async for entry in storage.scan()} == {"a b", "c+d", "e f"}
+        assert [entry.path async for entry in storage.scan("c+d")] == ["c+d/x+y"]
+        assert proxy.count("list-type=2") - proxy.count("encoding-type=url") == (1 if encodes else 2)
 
     async def test_keys_of_elsewhere(self, storage: Storage, proxy: FaultProxy) -> None:
         page = b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>b</Key></Contents></ListBucketResult>"

@@ -90,6 +90,8 @@ class Calls:
         root = settings.root.rstrip("/")
         self.prefix = root + "/" if root else ""
         self.checksums = settings.checksum == "auto" and client.amazon
+        self.folders_encoded = False
+        """Listings were seen to encode the names of folders, as `encoding-type` asks for."""
 
     def key(self, path: str, operation: str) -> str:
         """The key of a path, nothing normalised. Raises `InvalidPath` for what cannot be one."""

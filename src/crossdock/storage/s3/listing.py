@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from xml.etree import ElementTree
 
@@ -24,7 +24,10 @@ class Page:
 
     objects: list[tuple[str, int | None, str | None, datetime | None]]
     prefixes: list[str]
-    token: str | None
+    more: Mapping[str, str] | None
+    """How to ask for the next one."""
+    doubtful: bool
+    """Folders have names that say another one if the store has not encoded them, as it should."""
 
 
 async def list_page(
@@ -33,26 +36,45 @@ async def list_page(
     prefix: str,
     *,
     delimiter: str = "",
-    token: str | None = None,
+    more: Mapping[str, str] | None = None,
     limit: int = 1000,
     operation: str = "list",
 ) -> Page:
     """One page of ListObjectsV2. The first is tried once, later ones as often as the policy says."""
-    query = {"list-type": "2", "encoding-type": "url", "max-keys": str(limit), "prefix": prefix}
+    query = {"encoding-type": "url", "max-keys": str(limit), "prefix": prefix, **(more or {"list-type": "2"})}
     if delimiter:
         query["delimiter"] = delimiter
-    if token is not None:
-        query["continuation-token"] = token
     request = calls.request("GET", operation, path, "s3:ListBucket", query=query)
-    answer = await calls.client.call(request, repeat=token is not None)
-    return _parsed(calls, request, answer, prefix)
+    answer = await calls.client.call(request, repeat=more is not None)
+    page = _parsed(calls, request, answer)
+    if not page.doubtful or calls.client.amazon or calls.folders_encoded:
+        return _below(calls, request, page, prefix)
+    del query["encoding-type"]
+    request = replace(request, query=query)
+    answer = await calls.client.call(request, repeat=more is not None)
+    try:
+        plain = _parsed(calls, request, answer)
+    except ProtocolViolation:
+        # There are names that XML cannot carry.
+        plain = page
+    else:
+        calls.folders_encoded = plain.prefixes == page.prefixes
+    return _below(calls, request, plain, prefix)
 
 
-def _parsed(calls: Calls, request: Request, answer: Answer, prefix: str) -> Page:
+def _below(calls: Calls, request: Request, page: Page, prefix: str) -> Page:
+    for key in (*(each[0] for each in page.objects), *page.prefixes):
+        if not key or not key.startswith(prefix):
+            raise calls.client.violation(request, f"{key!r} is listed below {prefix!r}")
+    return page
+
+
+def _parsed(calls: Calls, request: Request, answer: Answer) -> Page:
     root, space = calls.client.xml(request, answer, "ListBucketResult")
     name: Callable[[str | None], str] = decoded if root.findtext(f"{space}EncodingType") == "url" else _as_is
     objects: list[tuple[str, int | None, str | None, datetime | None]] = []
     prefixes: list[str] = []
+    doubtful = False
     contents, common = f"{space}Contents", f"{space}CommonPrefixes"
     for item in root:
         if item.tag == contents:
@@ -66,21 +88,35 @@ def _parsed(calls: Calls, request: Request, answer: Answer, prefix: str) -> Page
                 )
             )
         elif item.tag == common:
-            prefixes.append(name(item.findtext(f"{space}Prefix")))
-    for key in (*(each[0] for each in objects), *prefixes):
-        if not key or not key.startswith(prefix):
-            raise calls.client.violation(request, f"{key!r} is listed below {prefix!r}")
-    return Page(objects, prefixes, _token(calls, request, root, space))
+            folder = item.findtext(f"{space}Prefix")
+            prefixes.append(name(folder))
+            doubtful = doubtful or prefixes[-1] != folder
+    names = [*(each[0] for each in objects[-1:]), *prefixes[-1:]]
+    more = _more(calls, request, root, space, name, names)
+    # A folder that a page ended with is shown again by some stores.
+    prefixes = [each for each in prefixes if each != request.query.get("marker")]
+    return Page(objects, prefixes, more, doubtful)
 
 
-def _token(calls: Calls, request: Request, root: ElementTree.Element, space: str) -> str | None:
-    truncated = root.findtext(f"{space}IsTruncated", "")
-    if truncated.strip().lower() == "false":
+def _more(
+    calls: Calls,
+    request: Request,
+    root: ElementTree.Element,
+    space: str,
+    name: Callable[[str | None], str],
+    last: Collection[str],
+) -> Mapping[str, str] | None:
+    truncated = root.findtext(f"{space}IsTruncated", "").strip().lower()
+    if truncated == "false":
         return None
     token = root.findtext(f"{space}NextContinuationToken")
-    if not token or truncated.strip().lower() != "true":
+    # Stores that do not look at list-type (Huawei's, Tencent's) answer as before there was a version 2 of it, where a
+    # page begins after a name: the one that is told, which old ones of Ceph do not encode, or the last that came.
+    told = root.findtext(f"{space}NextMarker") or ""
+    marker = told if told in last else name(told) or max(last, default="")
+    if truncated != "true" or not (token or marker):
         raise calls.client.violation(request, "the page does not say whether more follows, or how to get it")
-    return token
+    return {"list-type": "2", "continuation-token": token} if token else {"marker": marker}
 
 
 def _as_is(text: str | None) -> str:
@@ -88,16 +124,20 @@ def _as_is(text: str | None) -> str:
 
 
 async def _pages(calls: Calls, path: str, prefix: str, delimiter: str) -> AsyncGenerator[Page]:
-    """All pages. Raises `ProtocolViolation` if a token comes twice: the listing would never end."""
+    """All pages. Raises `ProtocolViolation` if a page is asked for twice: the listing would never end."""
     page = await list_page(calls, path, prefix, delimiter=delimiter)
     seen: set[int] = set()
-    while page.token is not None:
-        if hash(page.token) in seen:
+    while page.more is not None:
+        asked = hash(tuple(page.more.items()))
+        if asked in seen:
             raise calls.backend.error(
-                ProtocolViolation, "list", path, "the store goes round in circles: it sent the same token twice"
+                ProtocolViolation,
+                "list",
+                path,
+                "the store goes round in circles: it sent the same token or marker twice",
             )
-        seen.add(hash(page.token))
-        following = asyncio.ensure_future(list_page(calls, path, prefix, delimiter=delimiter, token=page.token))
+        seen.add(asked)
+        following = asyncio.ensure_future(list_page(calls, path, prefix, delimiter=delimiter, more=page.more))
         try:
             yield page
             page = await following
