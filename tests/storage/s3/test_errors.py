@@ -58,6 +58,14 @@ class TestErrors:
             (418, "Teapot", ProtocolViolation, ""),
             (403, "Whatever", PermissionDenied, ""),
             (403, "SecondLevelDomainForbidden", PermissionDenied, "addressing: virtual"),
+            (403, "PathStyleDomainForbidden", PermissionDenied, "addressing: virtual"),
+            (403, "VirtualHostDomainRequired", PermissionDenied, "addressing: virtual"),
+            (403, "ObjectNotInActiveTierError", PermissionDenied, "restore"),
+            (400, "InvalidRegionName", Unsupported, "'region'"),
+            (400, "InvalidObjectName", InvalidPath, ""),
+            (404, "NoSuchThing", NotFound, ""),
+            (429, "RateLimitExceeded", Throttled, ""),
+            (503, "Whatever", Throttled, ""),
             (400, "RequestTimeout", TimedOut, ""),
             (400, "BadDigest", IntegrityError, ""),
             (400, "XAmzContentSHA256Mismatch", IntegrityError, ""),
@@ -80,6 +88,21 @@ class TestErrors:
         assert type(error) is kind
         assert code in str(error) and "why" in str(error) and "lake:name" in str(error)
         assert hint in (error.hint or "")
+
+    @pytest.mark.parametrize(
+        ("status", "code", "message", "kind", "hint"),
+        [
+            (400, "InvalidPart", "All non-trailing parts must have the same length.", Unsupported, "uniform_parts"),
+            (400, "InvalidArgument", "Part number must be an integer between 1 and 1000, inclusive", Unsupported,
+             "part_size"),
+            (403, "AccessDenied", "The bucket must be addressed using the specified endpoint.", PermissionDenied,
+             "endpoint_url"),
+        ],
+    )  # fmt: skip
+    def test_words(self, status: int, code: str, message: str, kind: type[CrossdockError], hint: str) -> None:
+        body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+        error = refused(PLACE, refusal_of(status, {}, body))
+        assert type(error) is kind and hint in (error.hint or "")
 
     @pytest.mark.parametrize(
         ("status", "kind"),

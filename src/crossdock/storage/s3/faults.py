@@ -68,6 +68,11 @@ class Refusal:
         """The keys are refused, and not what was asked with them."""
         return _KIND_OF.get(self.code) is AuthenticationFailed
 
+    @property
+    def wants_md5(self) -> bool:
+        """A body is not taken without Content-MD5."""
+        return _KIND_OF.get(self.code) is Unsupported and "content-md5" in self.message.lower()
+
 
 _BY_STATUS = {
     301: "PermanentRedirect",
@@ -141,6 +146,7 @@ _KINDS: dict[type[CrossdockError], tuple[str, ...]] = {
         "AllAccessDisabled",
         "AccountProblem",
         "InvalidObjectState",
+        "ObjectNotInActiveTierError",
         "InvalidPayer",
         "UnauthorizedAccess",
         "MethodNotAllowed",
@@ -151,6 +157,7 @@ _KINDS: dict[type[CrossdockError], tuple[str, ...]] = {
         "KeyTooLongError",
         "KeyTooLong",
         "InvalidURI",
+        "InvalidObjectName",
         "XMinioInvalidObjectName",
         "XMinioInvalidResourceName",
     ),
@@ -184,11 +191,15 @@ _KINDS: dict[type[CrossdockError], tuple[str, ...]] = {
         "PermanentRedirect",
         "Redirect",
         "AuthorizationHeaderMalformed",
+        "InvalidRegionName",
         "IllegalLocationConstraintException",
         "BadRequest",
     ),
 }
 _KIND_OF = {code: kind for kind, codes in _KINDS.items() for code in codes}
+_TELLING = (404, 413, 429, 503, 507)
+"""Statuses that say enough where a store has a code of its own."""
+_UNEQUAL = "parts must have the same length"
 
 
 def refusal_of(status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
@@ -208,9 +219,13 @@ def refusal_of(status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
 def refused(place: Place, refusal: Refusal) -> CrossdockError:
     """The error of an answer."""
     kind = _KIND_OF.get(refusal.code)
+    if _UNEQUAL in refusal.message:
+        kind = Unsupported
     if kind is None:
         denied = refusal.code.startswith("KMS.") or refusal.status in (401, 403)
         kind = PermissionDenied if denied else ConnectionFailed if refusal.status >= 500 else ProtocolViolation
+        if refusal.status in _TELLING:
+            kind = _KIND_OF[_BY_STATUS[refusal.status]]
     reason = ": ".join(shown(text[:_LONGEST]) for text in (refusal.code, refusal.message) if text)
     request_id = refusal.headers.get("x-amz-request-id")
     if request_id:
@@ -243,10 +258,16 @@ def _hint(place: Place, refusal: Refusal) -> str | None:
         return f"correct 'bucket': {place.bucket!r} cannot be one"
     if code == "Forbidden" and place.operation == "stat":
         return f"either {place.action} is not allowed, or there is no such key and s3:ListBucket is not allowed"
+    if "must be addressed using the specified endpoint" in refusal.message:
+        return f"there is no {place_of_bucket}, but elsewhere: correct 'endpoint_url' and 'region'"
     if code in ("AccessDenied", "Forbidden", "UnauthorizedAccess", "AllAccessDisabled") or code.startswith("KMS."):
         if code.startswith("KMS.") or "kms" in refusal.message.lower():
             return "allow kms:GenerateDataKey and kms:Decrypt on the bucket's key"
         return f"allow {place.action} on bucket {place.bucket!r} for these credentials"
+    if _UNEQUAL in refusal.message:
+        return "set 'uniform_parts: true', as Cloudflare's store demands"
+    if "Part number must be" in refusal.message:
+        return "this store takes fewer parts than others (Scaleway's: 1000): raise 'part_size'"
     if code in ("PermanentRedirect", "TemporaryRedirect", "Redirect", "AuthorizationHeaderMalformed", "BadRequest") or (
         code == "IllegalLocationConstraintException"
     ):
@@ -260,12 +281,20 @@ def _hint(place: Place, refusal: Refusal) -> str | None:
 
 _HINTS = {
     "InvalidAccessKeyId": "check the access key and that it belongs to this endpoint",
-    "SecondLevelDomainForbidden": "set 'addressing: virtual', as Alibaba's store demands",
+    # Alibaba's, Tencent's, Huawei's.
+    **dict.fromkeys(
+        ("SecondLevelDomainForbidden", "PathStyleDomainForbidden", "VirtualHostDomainRequired"),
+        "set 'addressing: virtual', which this store demands",
+    ),
+    "InvalidRegionName": "correct 'region', or the environment's (AWS_REGION): Cloudflare's store wants 'auto'",
     "SignatureDoesNotMatch": "check the secret key, 'region' and 'addressing'",
     "ExpiredToken": "renew the session: 'aws sso login', or export fresh credentials",
     "TokenRefreshRequired": "renew the session: 'aws sso login', or export fresh credentials",
     "InvalidToken": "check the session token: it belongs to other keys, or to another endpoint",
-    "InvalidObjectState": "the object is archived (Glacier): restore it, then run this again",
+    **dict.fromkeys(
+        ("InvalidObjectState", "ObjectNotInActiveTierError"),
+        "the object is archived (Glacier): restore it, then run this again",
+    ),
     "InvalidPayer": "the bucket's requester pays: set 'requester_pays: true'",
     "EntityTooLarge": "raise 'part_size' up to 5G, or split the file",
     # Not a store's own word: no S3 error came with the status.
