@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 import pytest
 from aiohttp import web
 
-from crossdock.errors import AlreadyExists, SourceChanged
+from crossdock.errors import AlreadyExists, ProtocolViolation, SourceChanged, Unsupported
 from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.storage import Storage
 from crossdock.testing.storage.base import read_all
-from tests.storage.s3.faults import FaultProxy, Forward, Upstream, drop, edit, xml_error
+from tests.storage.s3.faults import Fault, FaultProxy, Forward, Upstream, answer, drop, edit, xml_error
 from tests.storage.s3.places import BotoPeer, Server, backend, bucket
 
 DATA = bytes(range(256)) * 4096 * 11
@@ -100,6 +100,32 @@ async def test_parts_whose_answer_has_another_name(
         async with Storage(backend(proxy, peer.bucket, monkeypatch, **more)) as storage:
             await storage.server_copy(storage, "from", "to")
     assert peer.read("to") == DATA
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+@pytest.mark.parametrize(
+    "fault",
+    [xml_error(501, "NotImplemented"), answer(200, etag='"d41d8cd98f00b204e9800998ecf8427e"')],
+    ids=["refused", "not understood"],
+)
+async def test_a_store_that_copies_no_parts(
+    server: Server, peer: BotoPeer, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    """Google's and Storj's copy an object of any size in one request. Google's knows no tags either."""
+    peer.client.put_object(Bucket=peer.bucket, Key="name", Body=DATA, **GOLDEN)
+    async with FaultProxy(server) as proxy:
+        proxy.fail("PUT", "partNumber=", fault, 100)
+        proxy.fail("GET", "?tagging", xml_error(400, "InvalidArgument", "Invalid query parameter(s): [tagging]"), 100)
+        more = {"copy_threshold": "6M", "copy_part_size": "5M", "conditional_writes": "on"}
+        async with Storage(backend(proxy, peer.bucket, monkeypatch, **more)) as storage:
+            assert (await storage.server_copy(storage, "name", "copy")).size == len(DATA)
+            head = peer.client.head_object(Bucket=peer.bucket, Key="copy")
+            assert {name: head.get(name) for name in GOLDEN} == GOLDEN
+            # One request would replace what is there.
+            with pytest.raises((Unsupported, ProtocolViolation)):
+                await storage.server_copy(storage, "name", "new", WriteOptions(overwrite=False))
+    assert peer.read("copy") == DATA
+    assert peer.names() == {"name", "copy"}
 
 
 @pytest.mark.parametrize("size", [10, len(DATA)], ids=["small", "in parts"])

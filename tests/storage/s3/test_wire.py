@@ -55,6 +55,14 @@ class TestWire:
         assert wire.format_mtime(datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)) == "1700000000"
         assert wire.format_mtime(datetime(2023, 11, 14, 22, 13, 20, 120000, tzinfo=UTC)) == "1700000000.12"
 
+    @pytest.mark.parametrize(
+        ("kept", "found"),
+        [("aws-chunked", None), ("gzip,aws-chunked", "gzip"), ("AWS-chunked, br", "br"), ("gzip", "gzip")],
+    )
+    def test_how_it_was_sent_is_nothing_of_the_object(self, kept: str, found: str | None) -> None:
+        """Some stores keep it: DigitalOcean's, old ones of Ceph."""
+        assert wire.attributes_of({"Content-Encoding": kept}).get("content-encoding") == found
+
     @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=200))
     def test_metadata_survives(self, value: str) -> None:
         headers = wire.attribute_headers({"meta-name": value})

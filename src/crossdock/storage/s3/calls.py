@@ -30,10 +30,12 @@ from crossdock.storage.s3.wire import (
     texts,
 )
 
-__all__ = ["Calls", "Part", "entry_of", "stored_of", "with_etag"]
+__all__ = ["UNHEARD", "Calls", "Part", "entry_of", "stored_of", "with_etag"]
 
 log = logging.getLogger("crossdock.storage.s3")
 
+UNHEARD = ("NotImplemented", "InvalidArgument", "InvalidRequest")
+"""How stores refuse a header or a parameter that they do not know."""
 _LONGEST_KEY = 1024
 _SHA256 = re.compile(r"[A-Za-z0-9+/]{43}=")
 _TYPES = MimeTypes()
@@ -216,9 +218,9 @@ class Calls:
         )
         allow = ["NoSuchKey", "NotFound", "NoSuchVersion"]
         if etag:
-            allow += ["PreconditionFailed"] if self.client.amazon else ["PreconditionFailed", "NotImplemented"]
+            allow += ["PreconditionFailed", *(() if self.client.amazon else UNHEARD)]
         answer = await self.client.call(request, allow=allow, repeat=repeat)
-        if answer.code == "NotImplemented":
+        if answer.code in UNHEARD:
             return await self.delete(path, key, version=version, repeat=repeat)
         return answer
 
@@ -235,7 +237,7 @@ class Calls:
                 # Ceph, of an object that came in parts.
                 return {}
             root, space = self.client.xml(request, answer, "Tagging")
-        except ProtocolViolation:
+        except (ProtocolViolation, Unsupported):
             if self.client.amazon:
                 raise
             return None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import unquote, urlencode
 
-from crossdock.errors import AlreadyExists, NotFound, PermissionDenied
+from crossdock.errors import AlreadyExists, NotFound, PermissionDenied, ProtocolViolation, Unsupported
 from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.s3.calls import Calls, entry_of, stored_of, with_etag
 from crossdock.storage.s3.client import Body, Request
@@ -20,6 +20,7 @@ from crossdock.storage.s3.wire import (
     MTIME,
     VERSION,
     attribute_headers,
+    attributes_of,
     etag_of,
     format_mtime,
     parse_mtime,
@@ -58,7 +59,13 @@ class Copy:
         # If-None-Match on CopyObject is honoured by few stores; publication of parts has been probed.
         in_parts = size > self._calls.settings.copy_threshold or not self._options.overwrite
         if in_parts and size:
-            return await self._in_parts(source, size, headers, answer.headers)
+            try:
+                return await self._in_parts(source, size, headers, answer.headers)
+            except (ProtocolViolation, Unsupported):
+                if self._calls.client.amazon or not self._options.overwrite:
+                    raise
+                # Google's store and Storj's copy no parts, but objects of any size in one request.
+                return await self._whole(source, self._metadata(source, answer.headers), answer.headers)
         if in_parts:
             return await self._empty(headers | await self._tagging(answer.headers))
         return await self._whole(source, headers, answer.headers)
@@ -74,7 +81,7 @@ class Copy:
 
         And its time: else that of the copy would count, and differ whenever the two are compared.
         """
-        found = {name: original[name] for name in _KEPT if name in original}
+        found = {name: text for name, text in attributes_of(original).items() if name in _KEPT}
         for name, value in original.items():
             if name.lower().startswith("x-amz-meta-") and name.lower() != ATTEMPT:
                 found[name.lower()] = value

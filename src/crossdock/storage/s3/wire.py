@@ -118,10 +118,17 @@ def attributes_of(headers: Mapping[str, str]) -> dict[str, str]:
     for name, value in headers.items():
         name = name.lower()
         if name in _SYSTEM:
-            found[name] = value
+            if text := _coding(value) if name == "content-encoding" else value:
+                found[name] = text
         elif name.startswith(_META) and name not in (MTIME, ATTEMPT):
             found["meta-" + name.removeprefix(_META)] = _plain(value)
     return found
+
+
+def _coding(value: str) -> str:
+    """Without how a request was sent, which some stores (DigitalOcean's, old ones of Ceph) keep with the object."""
+    found = [each.strip() for each in value.split(",")]
+    return ", ".join(each for each in found if each.lower() != "aws-chunked")
 
 
 def attribute_headers(attributes: Mapping[str, str]) -> dict[str, str]:
