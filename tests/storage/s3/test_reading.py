@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 
 import pytest
 from aiohttp import web
@@ -104,13 +105,14 @@ class TestReading:
             await storage.rename("name", "to")
         assert peer.read("name") == b"newer"
 
+    @pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (400, "InvalidArgument")])
     async def test_where_a_condition_on_a_delete_is_refused(
-        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer, status: int, code: str
     ) -> None:
         """As LocalStack refuses it. The look before it has to do."""
 
         async def deaf(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
-            fault = xml_error(501, "NotImplemented") if "If-Match" in request.headers else edit(lambda _: None)
+            fault = xml_error(status, code) if "If-Match" in request.headers else edit(lambda _: None)
             return await fault(request, forward)
 
         proxy.fail("DELETE", "name", deaf, 100)
@@ -190,11 +192,14 @@ class TestReading:
         proxy.fail("GET", "versionId=", whole, 100)
         assert await storage.read_bytes("name") == LARGE
 
-    async def test_a_version_that_may_not_be_named(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
+    @pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (400, "InvalidArgument")])
+    async def test_a_version_that_may_not_be_named(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer, status: int, code: str
+    ) -> None:
         """s3:GetObject alone: every range is asked for by ETag, and a newer object is still noticed."""
         peer.client.put_bucket_versioning(Bucket=peer.bucket, VersioningConfiguration={"Status": "Enabled"})
         peer.write("name", LARGE)
-        proxy.fail("GET", "versionId=", xml_error(403, "AccessDenied"), 1000)
+        proxy.fail("GET", "versionId=", xml_error(status, code), 1000)
         assert await storage.read_bytes("name", limit=len(LARGE)) == LARGE
         assert proxy.count("versionId=") in (1, 2)
         with pytest.raises(SourceChanged):
@@ -267,6 +272,32 @@ class TestReading:
         data = b"\x1f\x8b not really gzip"
         peer.client.put_object(Bucket=peer.bucket, Key="name", Body=data, ContentEncoding="gzip")
         assert await storage.read_bytes("name") == data
+
+    async def test_a_store_that_unpacks(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
+        """Google's does, whole and without a length, unless it is told that gzip is taken."""
+        data = gzip.compress(LARGE)
+        etag = peer.client.put_object(Bucket=peer.bucket, Key="name", Body=data, ContentEncoding="gzip")["ETag"]
+        unpacked = 0
+
+        async def serve(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            nonlocal unpacked
+            stored = {"x-goog-stored-content-encoding": "gzip"}
+            if request.headers["accept-encoding"] == "gzip":
+                return await edit(lambda found: found.headers.update(stored))(request, forward)
+            unpacked += 1
+            response = web.StreamResponse(headers={**stored, "etag": etag})
+            response.enable_chunked_encoding()
+            await response.prepare(request)
+            if request.method != "HEAD":
+                await response.write(LARGE)
+            return response
+
+        proxy.fail("GET", "/name", serve, 100)
+        proxy.fail("HEAD", "/name", serve, 100)
+        found = await storage.stat("name")
+        assert (found.size, found.attributes["content-encoding"]) == (len(data), "gzip")
+        assert await storage.read_bytes("name") == data
+        assert unpacked == 2 and proxy.count("GET") == 4
 
     async def test_memory_is_bounded(self, storage: Storage, peer: BotoPeer) -> None:
         """A reader that is not read from holds two parts; one that is waited for, `read_concurrency` at most."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -109,15 +111,24 @@ class TestSent:
                 complete = next(sent for sent in proxy.requests if "x-amz-mp-object-size" in sent)
                 assert complete["x-amz-mp-object-size"] == str(6 * MIB)
 
-    async def test_a_store_that_refuses_headers(self, moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Backblaze does. What can be left out is, from then on; nothing else is sent twice."""
+    @pytest.mark.parametrize(
+        ("status", "code", "words"),
+        [
+            (400, "InvalidArgument", "Unsupported header '{}' received for this API call."),
+            (501, "NotImplemented", "Header '{}' with value '6291456' not implemented"),
+        ],
+        ids=["Backblaze", "Cloudflare"],
+    )
+    async def test_a_store_that_refuses_headers(
+        self, moto: Server, monkeypatch: pytest.MonkeyPatch, status: int, code: str, words: str
+    ) -> None:
+        """What can be left out is, from then on; nothing else is sent twice."""
         name = "x-amz-mp-object-size"
 
         async def refuse(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
             if name not in request.headers:
                 return await edit(lambda _: None)(request, forward)
-            message = f"Unsupported header '{name}' received for this API call."
-            return await xml_error(400, "InvalidArgument", message)(request, forward)
+            return await xml_error(status, code, words.format(name))(request, forward)
 
         with bucket(moto) as peer:
             async with FaultProxy(moto) as proxy:
@@ -130,6 +141,29 @@ class TestSent:
                     proxy.fail("PUT", "/other", xml_error(400, "InvalidArgument", "Unsupported header 'x-amz-tagging'"))
                     with pytest.raises(Unsupported, match="x-amz-tagging"):
                         await storage.write_bytes("other", b"x")
+
+    async def test_a_store_that_takes_no_body_without_its_md5(
+        self, moto: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As Amazon's, Backblaze's and others do where objects are locked; it is sent from then on."""
+
+        async def demand(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            if "content-md5" in request.headers:
+                return await edit(lambda _: None)(request, forward)
+            message = "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock"
+            return await xml_error(400, "InvalidRequest", message)(request, forward)
+
+        with bucket(moto) as peer:
+            async with FaultProxy(moto) as proxy:
+                proxy.fail("PUT", "/", demand, 100)
+                more = {"conditional_writes": "off", "part_size": "5M", "part_concurrency": 1}
+                async with Storage(backend(proxy, peer.bucket, monkeypatch, **more)) as storage:
+                    for name, size in (("a", 6 * MIB), ("b", 0), ("c", 5)):
+                        await storage.write_bytes(name, b"x" * size)
+                        assert peer.read(name) == b"x" * size
+                    assert proxy.count("PUT") == 5
+                sums = {sent["content-md5"] for sent in proxy.requests if "content-md5" in sent}
+                assert base64.b64encode(hashlib.md5(b"x" * 5).digest()).decode() in sums
 
     async def test_a_proxy_that_asks_for_compression(self, ceph: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         """It changes Accept-Encoding, which the store would miss if it were signed."""

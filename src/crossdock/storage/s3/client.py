@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import os
+import re
 import socket
 import ssl
 from collections.abc import Collection, Iterable, Mapping
@@ -50,6 +52,8 @@ _DISPENSABLE = frozenset({"x-amz-mp-object-size", "x-amz-copy-if-match"})
 """Headers that an answer is surer with, left out where they are refused: Backblaze names those it does not take."""
 _AS_IT_IS = {"Accept-Encoding": "identity"}
 """Not signed, as proxies (Cloudflare's) and Google's store change it on the way."""
+_PACKED = {"Accept-Encoding": "gzip"}
+"""Else Google's store unpacks what was stored with `Content-Encoding: gzip`."""
 _NOTHING = hashlib.sha256(b"").hexdigest()
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 
@@ -65,15 +69,21 @@ class Body:
     async def sha256(self) -> str:
         """In hexadecimal; computed once, in a thread if it takes long."""
         if self._sha256 is None:
-            large = self.size > _OFF_THE_LOOP
-            self._sha256 = await asyncio.to_thread(self._hash) if large else self._hash()
+            self._sha256 = (await self._hashed("sha256")).hex()
         return self._sha256
 
-    def _hash(self) -> str:
-        digest = hashlib.sha256()
+    async def md5(self) -> str:
+        """In base64, as Content-MD5 has it."""
+        return base64.b64encode(await self._hashed("md5")).decode()
+
+    async def _hashed(self, name: str) -> bytes:
+        return await asyncio.to_thread(self._hash, name) if self.size > _OFF_THE_LOOP else self._hash(name)
+
+    def _hash(self, name: str) -> bytes:
+        digest = hashlib.new(name, usedforsecurity=name != "md5")
         for chunk in self.chunks:
             digest.update(chunk)
-        return digest.hexdigest()
+        return digest.digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +101,8 @@ class Request:
     body: Body | None = None
     expected: int = 0
     """Bytes that the answer's body may have; the caller has room for them."""
+    packed: bool = False
+    """Of an object that was stored with `Content-Encoding: gzip`: its bytes as they are stored."""
 
     @property
     def large(self) -> bool:
@@ -160,6 +172,10 @@ class Client:
         # Set once the store (Swift's eventlet) sends a last chunk after its answer to a HEAD, at which aiohttp fails.
         self._unknown: set[str] = set()
         """Of `_DISPENSABLE`, what the store has refused."""
+        self._with_md5 = False
+        # Set once the store has refused a body without Content-MD5, as they do where objects are locked.
+        self.unpacks = False
+        """The store was seen to unpack what it sends."""
         self._proxies: dict[str, str] = {}
         self._proxy_of: dict[str, str | None] = {}
 
@@ -275,15 +291,18 @@ class Client:
             headers["x-amz-expected-bucket-owner"] = self.settings.expected_bucket_owner
         if self.settings.requester_pays:
             headers["x-amz-request-payer"] = "requester"
+        if self._with_md5 and request.body:
+            headers["content-md5"] = await request.body.md5()
+        coding = _PACKED if request.packed else _AS_IT_IS
         keys = await self.credentials.current()
         if keys is None:
-            return headers | _AS_IT_IS
+            return headers | coding
         if self._signer is None or self._signer[0] is not keys:
             self._signer = (keys, _Signer(keys, "s3", self.region))
         draft = AWSRequest(request.method, url, headers=headers)
         draft.context["sha256"] = await request.body.sha256() if request.body else _NOTHING
         self._signer[1].add_auth(draft)
-        return dict(draft.headers.items()) | _AS_IT_IS
+        return dict(draft.headers.items()) | coding
 
     async def stream(self, request: Request, *, allow: Collection[str] = ()) -> tuple[Response | None, Answer]:
         """One try at an answer to be streamed: (the open response, its head), or (None, an allowed refusal)."""
@@ -291,18 +310,27 @@ class Client:
         while True:
             response = await self.send(request)
             if 200 <= response.status < 300:
+                if not request.packed and _is_unpacked(response.headers):
+                    response.close()
+                    self.unpacks, request = True, replace(request, packed=True)
+                    continue
                 return response, Answer(response.status, response.headers, b"")
             refusal = refusal_of(response.status, response.headers, await self.body(request, response))
             if request.method == "HEAD" and response.status in (400, 403):
                 refusal = await self._reason(request, refusal)
             unknown = {
-                name for name in _DISPENSABLE - self._unknown if f"Unsupported header '{name}'" in refusal.message
+                name
+                for name in _DISPENSABLE - self._unknown
+                # The second is how Cloudflare's store says it.
+                if re.search(f"(?i)Unsupported header '{name}'|Header '{name}' .*not implemented", refusal.message)
             }
             if refusal.code == "ExpiredToken" and not renewed:
                 renewed = True
                 self.credentials.renew()
             elif unknown:
                 self._unknown |= unknown
+            elif request.body and not self._with_md5 and refusal.wants_md5:
+                self._with_md5 = True
             elif refusal.code in allow:
                 return None, Answer(refusal.status, refusal.headers, b"", refusal.code)
             else:
@@ -364,6 +392,11 @@ class Client:
             path=request.path,
             hint="check 'endpoint_url': it may not be an S3 service, or a proxy answers in its place",
         )
+
+
+def _is_unpacked(headers: Mapping[str, str]) -> bool:
+    stored = headers.get("x-goog-stored-content-encoding", "identity")
+    return stored == "gzip" and headers.get("content-encoding") != stored
 
 
 def _acknowledge(response: aiohttp.ClientResponse) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from crossdock.errors import ConnectionFailed, CrossdockError
 from crossdock.storage.base import Entry, Reader
 from crossdock.storage.http import FAILURES
-from crossdock.storage.s3.calls import Calls, entry_of
+from crossdock.storage.s3.calls import UNHEARD, Calls, entry_of
 from crossdock.storage.s3.client import Answer, Request, Response
 from crossdock.storage.s3.faults import changed, failure
 from crossdock.storage.s3.wire import VERSION, etag_of
@@ -21,7 +21,8 @@ _CHUNK = 256 * 1024
 """Bytes; smaller pieces of the stream are joined up to this."""
 _LARGEST_CHUNK = 1024 * 1024
 _LEAST_AHEAD = 2
-_DENIED = ("AccessDenied", "Forbidden")
+_UNNAMED = ("AccessDenied", "Forbidden", *UNHEARD)
+"""How a request that names a version is refused."""
 _NOTHING = re.compile(r"bytes \d{1,18}--?\d{1,18}/0")
 """How some servers (s3rver) say, with 206, that an object is empty."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
@@ -113,8 +114,11 @@ class S3Reader(Reader):
         found = self._calls.request(
             "GET", "read", self._path, "s3:GetObject", key=self._key, query=query, headers=headers
         )
-        # The first answer, which tells what there is, may be of any length.
-        return replace(found, expected=end - start) if self._begun else found
+        if not self._begun:
+            # The first answer, which tells what there is, may be of any length.
+            return found
+        packed = self._calls.client.unpacks and self.entry.attributes.get("content-encoding") == "gzip"
+        return replace(found, expected=end - start, packed=packed)
 
     async def get(self, start: int, end: int, allow: tuple[str, ...] = ()) -> tuple[Response | None, Answer, Request]:
         """Ask for a range. No response: no bytes are there, or it is refused as allowed. Raises `SourceChanged`."""
@@ -155,8 +159,8 @@ class S3Reader(Reader):
     async def part_of(self, start: int, end: int) -> tuple[Response, Request]:
         """A later range of the object that was opened. Raises `ProtocolViolation` if another one comes."""
         by_version = self._version is not None and self._etag is not None
-        response, head, request = await self.get(start, end, _DENIED if by_version else ())
-        if by_version and (head.code in _DENIED if response is None else not _is_part(head)):
+        response, head, request = await self.get(start, end, _UNNAMED if by_version else ())
+        if by_version and (head.code in _UNNAMED if response is None else not _is_part(head)):
             # To name a version takes a right of its own, and some stores know no ranges of one: the ETag tells it.
             if response is not None:
                 response.close()
