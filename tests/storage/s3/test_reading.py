@@ -93,6 +93,8 @@ class TestReading:
         peer.write("name", b"new")
         with pytest.raises(SourceChanged):
             await storage.delete_pinned("name", pin)
+        with pytest.raises(SourceChanged):
+            await storage.set_tags("name", {"a": "b"}, pin=pin)
         copy = storage.backend.server_copy
 
         async def copy_then_upload(*args: object, **options: object) -> object:
@@ -273,19 +275,25 @@ class TestReading:
         peer.client.put_object(Bucket=peer.bucket, Key="name", Body=data, ContentEncoding="gzip")
         assert await storage.read_bytes("name") == data
 
-    async def test_a_store_that_unpacks(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
-        """Google's does, whole and without a length, unless it is told that gzip is taken."""
+    @pytest.mark.parametrize(
+        ("coding", "told"),
+        [("gzip", {"x-goog-stored-content-encoding": "gzip"}), ("gzip", {}), ("br", {})],
+        ids=["Google", "Cloudflare", "Cloudflare, br"],
+    )
+    async def test_a_store_that_unpacks(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer, coding: str, told: dict[str, str]
+    ) -> None:
+        """Whole and without a length, unless it is told that its coding is taken."""
         data = gzip.compress(LARGE)
-        etag = peer.client.put_object(Bucket=peer.bucket, Key="name", Body=data, ContentEncoding="gzip")["ETag"]
+        put = peer.client.put_object(Bucket=peer.bucket, Key="name", Body=data, ContentEncoding=coding)
         unpacked = 0
 
         async def serve(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
             nonlocal unpacked
-            stored = {"x-goog-stored-content-encoding": "gzip"}
-            if request.headers["accept-encoding"] == "gzip":
-                return await edit(lambda found: found.headers.update(stored))(request, forward)
+            if coding in request.headers["accept-encoding"]:
+                return await edit(lambda found: found.headers.update(told))(request, forward)
             unpacked += 1
-            response = web.StreamResponse(headers={**stored, "etag": etag})
+            response = web.StreamResponse(headers={**told, "etag": f"W/{put['ETag']}"})
             response.enable_chunked_encoding()
             await response.prepare(request)
             if request.method != "HEAD":
@@ -295,9 +303,32 @@ class TestReading:
         proxy.fail("GET", "/name", serve, 100)
         proxy.fail("HEAD", "/name", serve, 100)
         found = await storage.stat("name")
-        assert (found.size, found.attributes["content-encoding"]) == (len(data), "gzip")
+        assert (found.size, found.attributes["content-encoding"]) == (len(data), coding)
         assert await storage.read_bytes("name") == data
         assert unpacked == 2 and proxy.count("GET") == 4
+
+    async def test_a_proxy_that_packs_is_no_store_that_unpacks(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+    ) -> None:
+        """It tells no lengths, and would pack what is stored as it is; it is asked once."""
+        for name in ("name 1", "name 2"):
+            peer.write(name, SMALL)
+
+        async def serve(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            found = await forward()
+            headers = {name: found.headers[name] for name in found.headers if name.lower() == "etag"}
+            if "gzip" in request.headers["accept-encoding"]:
+                headers = {"content-encoding": "gzip", "etag": f"W/{next(iter(headers.values()))}"}
+            response = web.StreamResponse(headers=headers)
+            response.enable_chunked_encoding()
+            await response.prepare(request)
+            return response
+
+        proxy.fail("HEAD", "/name", serve, 100)
+        for name in ("name 1", "name 2"):
+            assert (await storage.stat(name)).attributes == {}
+            assert await storage.read_bytes(name) == SMALL
+        assert proxy.count("HEAD") == 4
 
     async def test_memory_is_bounded(self, storage: Storage, peer: BotoPeer) -> None:
         """A reader that is not read from holds two parts; one that is waited for, `read_concurrency` at most."""

@@ -81,6 +81,7 @@ class TestSettings:
             {"secret_access_key": "in the clear", "access_key_id": "x"},
             {"unknown": 1},
             {"bucket": "a/b"},
+            {"bucket": "fast--use1-az4--x-s3"},
             {"endpoint_url": "s3:9000"},
             {"endpoint_url": "http://s3:99999"},
             {"endpoint_url": "http://s3:x"},

@@ -52,8 +52,11 @@ _DISPENSABLE = frozenset({"x-amz-mp-object-size", "x-amz-copy-if-match"})
 """Headers that an answer is surer with, left out where they are refused: Backblaze names those it does not take."""
 _AS_IT_IS = {"Accept-Encoding": "identity"}
 """Not signed, as proxies (Cloudflare's) and Google's store change it on the way."""
-_PACKED = {"Accept-Encoding": "gzip"}
-"""Else Google's store unpacks what was stored with `Content-Encoding: gzip`."""
+_PACKED = {"Accept-Encoding": "gzip, br"}
+"""Else Google's store unpacks what was stored with `Content-Encoding: gzip`, and Cloudflare's also "br"."""
+_OBJECT = {"versionId"}
+"""What the query of a request for an object's bytes may have."""
+_LENGTHS = {"content-length", "content-range"}
 _NOTHING = hashlib.sha256(b"").hexdigest()
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 
@@ -102,7 +105,7 @@ class Request:
     expected: int = 0
     """Bytes that the answer's body may have; the caller has room for them."""
     packed: bool = False
-    """Of an object that was stored with `Content-Encoding: gzip`: its bytes as they are stored."""
+    """Of an object that was stored with a `Content-Encoding`: its bytes as they are stored."""
 
     @property
     def large(self) -> bool:
@@ -176,6 +179,8 @@ class Client:
         # Set once the store has refused a body without Content-MD5, as they do where objects are locked.
         self.unpacks = False
         """The store was seen to unpack what it sends."""
+        self._lengthless = self.amazon
+        # Set if lengths are left out for another reason than that.
         self._proxies: dict[str, str] = {}
         self._proxy_of: dict[str, str | None] = {}
 
@@ -309,11 +314,9 @@ class Client:
         renewed = False
         while True:
             response = await self.send(request)
+            if response.status == 200 and self._may_be_unpacked(request, response.headers):
+                response = await self._stored(request, response)
             if 200 <= response.status < 300:
-                if not request.packed and _is_unpacked(response.headers):
-                    response.close()
-                    self.unpacks, request = True, replace(request, packed=True)
-                    continue
                 return response, Answer(response.status, response.headers, b"")
             refusal = refusal_of(response.status, response.headers, await self.body(request, response))
             if request.method == "HEAD" and response.status in (400, 403):
@@ -335,6 +338,31 @@ class Client:
                 return None, Answer(refusal.status, refusal.headers, b"", refusal.code)
             else:
                 raise refused(self.place(request), refusal)
+
+    def _may_be_unpacked(self, request: Request, headers: Mapping[str, str]) -> bool:
+        if request.packed or request.method not in ("GET", "HEAD") or not request.key or request.query.keys() - _OBJECT:
+            return False
+        coding = headers.get("content-encoding")
+        if headers.get("x-goog-stored-content-encoding", "identity") not in ("identity", coding):
+            return True
+        return not self._lengthless and coding is None and not _LENGTHS & {name.lower() for name in headers}
+
+    async def _stored(self, request: Request, response: Response) -> Response:
+        """The object as it is stored, if what came was unpacked on the way; else what came."""
+        response.close()
+        found = await self.send(replace(request, packed=True))
+        headers = found.headers
+        if found.status >= 300 or (
+            headers.get("content-encoding") in ("gzip", "br")
+            and _LENGTHS & {name.lower() for name in headers}
+            # Weak: packed on the way.
+            and not headers.get("etag", "").startswith("W/")
+        ):
+            self.unpacks = self.unpacks or found.status < 300
+            return found
+        found.close()
+        self._lengthless = True
+        return await self.send(request)
 
     async def _reason(self, request: Request, refusal: Refusal) -> Refusal:
         """Of a HEAD, which is refused without one: whether it is the keys is what the same, asked by GET, says."""
@@ -392,11 +420,6 @@ class Client:
             path=request.path,
             hint="check 'endpoint_url': it may not be an S3 service, or a proxy answers in its place",
         )
-
-
-def _is_unpacked(headers: Mapping[str, str]) -> bool:
-    stored = headers.get("x-goog-stored-content-encoding", "identity")
-    return stored == "gzip" and headers.get("content-encoding") != stored
 
 
 def _acknowledge(response: aiohttp.ClientResponse) -> None:

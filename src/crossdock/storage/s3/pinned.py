@@ -60,7 +60,7 @@ async def set_tags(calls: Calls, path: str, tags: Mapping[str, str], pin: Entry)
     """
     key = calls.key(path, "tag")
     answer = await calls.head(path, key, operation="tag", etag=pin.etag, allow=("PreconditionFailed",), repeat=True)
-    if answer.code:
+    if answer.code or _is_another(answer, pin):
         raise _changed(calls, "HEAD", "tag", path, key)
     version = pin.attributes.get(VERSION) or answer.headers.get("x-amz-version-id")
     query = {"versionId": version, "tagging": ""} if version else {"tagging": ""}

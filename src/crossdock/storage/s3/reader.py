@@ -117,7 +117,7 @@ class S3Reader(Reader):
         if not self._begun:
             # The first answer, which tells what there is, may be of any length.
             return found
-        packed = self._calls.client.unpacks and self.entry.attributes.get("content-encoding") == "gzip"
+        packed = self._calls.client.unpacks and self.entry.attributes.get("content-encoding") in ("gzip", "br")
         return replace(found, expected=end - start, packed=packed)
 
     async def get(self, start: int, end: int, allow: tuple[str, ...] = ()) -> tuple[Response | None, Answer, Request]:

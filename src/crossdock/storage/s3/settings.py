@@ -33,6 +33,8 @@ _SUFFIXES = {
 def _bucket(value: str) -> str:
     if "/" in value:
         raise ValueError("write the bucket's name alone, such as acme-landing; a folder in it goes to root")
+    if value.endswith("--x-s3"):
+        raise ValueError("directory buckets (S3 Express One Zone) take sessions, which crossdock has none of")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{1,254}", value):
         raise ValueError("a bucket's name has letters, digits, dots and hyphens only, and two or more")
     return value
