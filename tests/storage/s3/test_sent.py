@@ -116,8 +116,9 @@ class TestSent:
         [
             (400, "InvalidArgument", "Unsupported header '{}' received for this API call."),
             (501, "NotImplemented", "Header '{}' with value '6291456' not implemented"),
+            (501, "NotImplemented", "A header you provided implies functionality that is not implemented"),
         ],
-        ids=["Backblaze", "Cloudflare"],
+        ids=["Backblaze", "Cloudflare", "Alibaba"],
     )
     async def test_a_store_that_refuses_headers(
         self, moto: Server, monkeypatch: pytest.MonkeyPatch, status: int, code: str, words: str

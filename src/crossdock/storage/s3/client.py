@@ -321,12 +321,7 @@ class Client:
             refusal = refusal_of(response.status, response.headers, await self.body(request, response))
             if request.method == "HEAD" and response.status in (400, 403):
                 refusal = await self._reason(request, refusal)
-            unknown = {
-                name
-                for name in _DISPENSABLE - self._unknown
-                # The second is how Cloudflare's store says it.
-                if re.search(f"(?i)Unsupported header '{name}'|Header '{name}' .*not implemented", refusal.message)
-            }
+            unknown = self._refused_headers(request, refusal)
             if refusal.code == "ExpiredToken" and not renewed:
                 renewed = True
                 self.credentials.renew()
@@ -338,6 +333,14 @@ class Client:
                 return None, Answer(refusal.status, refusal.headers, b"", refusal.code)
             else:
                 raise refused(self.place(request), refusal)
+
+    def _refused_headers(self, request: Request, refusal: Refusal) -> set[str]:
+        """Which of those that can be left out the store does not take: the ones that it names, or maybe any."""
+        sent = {name for name in _DISPENSABLE - self._unknown if name in request.headers}
+        # The second is how Cloudflare's store says it; Alibaba's names none.
+        words = "(?i)Unsupported header '{0}'|Header '{0}' .*not implemented"
+        named = {name for name in sent if re.search(words.format(name), refusal.message)}
+        return named or (sent if refusal.message.startswith("A header you provided implies") else set())
 
     def _may_be_unpacked(self, request: Request, headers: Mapping[str, str]) -> bool:
         if request.packed or request.method not in ("GET", "HEAD") or not request.key or request.query.keys() - _OBJECT:
