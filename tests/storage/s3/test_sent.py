@@ -166,6 +166,33 @@ class TestSent:
                 sums = {sent["content-md5"] for sent in proxy.requests if "content-md5" in sent}
                 assert base64.b64encode(hashlib.md5(b"x" * 5).digest()).decode() in sums
 
+    async def test_a_store_that_tells_versions_and_knows_none(
+        self, moto: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Cloudflare's: each object has one, and no request may name it."""
+
+        async def serve(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            if "versionId" in request.raw_path:
+                return await xml_error(501, "NotImplemented", "Search parameter 'versionId' not implemented")(
+                    request, forward
+                )
+            return await edit(lambda found: found.headers.update({"x-amz-version-id": "7e27a64b"}))(request, forward)
+
+        monkeypatch.setattr(probe, "_KNOWN", {})
+        data = b"x" * (11 * MIB)
+        with bucket(moto) as peer:
+            async with FaultProxy(moto) as proxy:
+                for method in ("GET", "HEAD", "PUT", "POST", "DELETE"):
+                    proxy.fail(method, "/", serve, 1000)
+                async with Storage(backend(proxy, peer.bucket, monkeypatch, part_size="5M")) as storage:
+                    assert storage.capabilities.create_new
+                    await storage.write_bytes("name", data)
+                    await storage.write_bytes("a//b", b"small")
+                    assert await storage.read_bytes("name") == data
+                    await storage.rename("name", "new")
+                    await storage.delete_pinned("a//b", await storage.stat("a//b"))
+                assert peer.names() == {"new"} and proxy.count("versionId") > 3
+
     async def test_a_proxy_that_asks_for_compression(self, ceph: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         """It changes Accept-Encoding, which the store would miss if it were signed."""
         with bucket(ceph) as peer:

@@ -74,6 +74,11 @@ async def remove(calls: Calls, path: str, key: str, version: str | None) -> None
     """Where a version may not be deleted (it is locked, say), it is hidden at least."""
     try:
         await calls.delete(path, key, version=version, repeat=True)
+    except Unsupported:
+        # Cloudflare's store tells versions, and knows none.
+        if version is None:
+            raise
+        await remove(calls, path, key, None)
     except PermissionDenied:
         log.warning(
             "%s: %r was written to see what this store can do, and may not be deleted: "

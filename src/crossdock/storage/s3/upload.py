@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from crossdock.errors import AlreadyExists, ConnectionFailed, CrossdockError, IntegrityError, Throttled
 from crossdock.storage.base import Entry
-from crossdock.storage.s3.calls import Calls, Part, entry_of, stored_of
+from crossdock.storage.s3.calls import UNHEARD, Calls, Part, entry_of, stored_of
+from crossdock.storage.s3.client import Answer
 from crossdock.storage.s3.wire import ATTEMPT, VERSION
 
 __all__ = ["Upload", "token_of"]
@@ -95,9 +96,7 @@ class Upload:
         return found
 
     async def _verified(self, entry: Entry, size: int) -> Entry:
-        answer = await self.calls.head(
-            self.path, self.key, operation="verify", allow=_UNSEEN, repeat=True, version=entry.attributes.get(VERSION)
-        )
+        answer = await self._seen(entry.attributes.get(VERSION))
         # Gone, hidden from us, or replaced already: what was completed is all that can be told.
         if answer.code or answer.headers.get(ATTEMPT) != self.attempt:
             return entry
@@ -112,6 +111,14 @@ class Upload:
         if self._tagging and untagged and not self.calls.client.amazon:
             await self.calls.restore_tags(self.path, self.key, self._tagging, stored.attributes.get(VERSION))
         return replace(stored, size=size)
+
+    async def _seen(self, version: str | None) -> Answer:
+        unheard = (*UNHEARD, "BadRequest") if version else ()
+        answer = await self.calls.head(
+            self.path, self.key, operation="verify", allow=(*_UNSEEN, *unheard), repeat=True, version=version
+        )
+        # Cloudflare's store tells versions, and knows none.
+        return await self._seen(None) if answer.code in unheard else answer
 
     async def abort(self) -> None:
         """Remove the parts; what cannot be removed now is logged, and `leftovers` finds it."""
