@@ -135,7 +135,7 @@ class _Session:
         work: Callable[[str], Awaitable[None]] | None = getattr(self, f"_do_{command.lower()}", None)
         if command in self.faults.replies:
             await self.say(self.faults.replies[command])
-        elif work is None or (command in ("MLST", "MLSD") and not self._has("MLST")):
+        elif work is None or (command in ("MLST", "MLSD") and not self._has("MLST", command)):
             await self.say("500 what?")
         else:
             try:
@@ -155,8 +155,8 @@ class _Session:
             if happening is not None:
                 await happening
 
-    def _has(self, feature: str) -> bool:
-        return any(line.split()[0] == feature for line in self.server.features)
+    def _has(self, *features: str) -> bool:
+        return any(line.split()[0] in features for line in self.server.features)
 
     def _path(self, argument: str) -> Path:
         whole = argument if argument.startswith("/") else f"{self._at.rstrip('/')}/{argument}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
@@ -16,11 +17,13 @@ from crossdock.errors import (
     NotADirectory,
     NotFound,
     PermissionDenied,
+    SourceChanged,
     Throttled,
     TimedOut,
 )
 from crossdock.storage.base import WriteOptions
 from crossdock.testing.fault_ftp import FaultyFtpServer
+from crossdock.testing.storage.base import read_all
 from tests.servers.ftp import write_certificate
 from tests.storage.ftp.places import DATA, FACTS, backend_of, faulty
 
@@ -177,6 +180,39 @@ async def test_a_file_that_is_in_use_is_not_taken_for_missing(server: FaultyFtpS
         server.faults.replies["RETR"] = "550 The file is in use"
         with pytest.raises(Throttled, match="somebody has it open"):
             await storage.read_bytes("name")
+
+
+async def test_a_file_has_the_time_that_its_listing_tells_where_nothing_else_does(server: FaultyFtpServer) -> None:
+    """LightFTP has MLSD, and neither MLST nor MDTM: what was listed was never found again, and nothing was moved."""
+    server.features = ("SIZE", "REST STREAM", "MLSD")
+    server.faults.replies["MDTM"] = "500 Syntax error, command unrecognized."
+    async with faulty(server) as storage:
+        written = await storage.write_bytes("folder/name", DATA)
+        (listed,) = [entry async for entry in storage.scan("folder")]
+        assert written == listed == await storage.stat("folder/name")
+        assert listed.modified is not None
+        async with storage.read("folder/name", pin=listed) as reader:
+            assert await read_all(reader) == DATA
+        assert not await storage.exists("folder/other")
+        os.utime(server.folder / "folder" / "name", (1e9, 1e9))
+        with pytest.raises(SourceChanged):
+            async with storage.read("folder/name", pin=listed) as reader:
+                await reader.read()
+
+
+async def test_a_server_that_is_not_quite_done_with_what_it_said_it_had_done(server: FaultyFtpServer) -> None:
+    """LightFTP: a matter of a moment."""
+    server.faults.replies["EPSV"] = "550 Another action is in progress, use ABOR first."
+    server.then = [("EPSV", server.faults.replies.clear)]
+    async with faulty(server) as storage:
+        await storage.write_bytes("name", b"x")
+    assert "PASV" not in server.commands
+    server.faults.replies = dict.fromkeys(("EPSV", "PASV"), "550 Another action is in progress, use ABOR first.")
+    async with faulty(server) as storage:
+        with pytest.raises(ConnectionFailed, match="Another action"):
+            await storage.write_bytes("name", b"x")
+        server.faults.replies.clear()
+        await storage.write_bytes("name", b"x")
 
 
 async def test_a_server_that_does_not_set_times_is_found_out(server: FaultyFtpServer) -> None:

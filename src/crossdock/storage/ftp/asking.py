@@ -66,7 +66,9 @@ def understood(connection: Connection, name: bytes, replies: Sequence[Reply]) ->
         size, modified = parse_size(reply.lines[0].strip()), replies[1]
         when = parse_time(modified.lines[0].strip()) if modified.code == 213 else None
         if size is not None:
-            return Entry(path="", size=size, modified=when)
+            found = Entry(path="", size=size, modified=when)
+            # Else whoever finds the file in a listing would never find the same one again.
+            return (_listed(connection, name) or found) if connection.features.times_by_listing else found
         # ftp-srv says "213 File status" of an empty file.
         listed = _listed(connection, name)
         return replace(listed or Entry(path=""), modified=when)

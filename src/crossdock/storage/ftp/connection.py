@@ -99,6 +99,11 @@ class Features:
         return "MLST" in self.names and not (self.apache and _PATTERN.search(name))
 
     @property
+    def times_by_listing(self) -> bool:
+        """Only its listing tells when a file was modified, as LightFTP's: it has MLSD, and neither MLST nor MDTM."""
+        return "MLSD" in self.names and not self.names & {"MLST", "MDTM"}
+
+    @property
     def queues(self) -> bool:
         """Known to read one command after the other from the socket, and none while it transfers a file.
 

@@ -39,6 +39,8 @@ _BYTES = re.compile(rb"\((\d{1,19}) bytes\)")
 _UNKNOWN = (500, 501, 502, 504, 522)
 _UNASKED = 32 * 1024
 """Bytes that every kernel takes off our hands at once: a server that does not want them does not hold us up."""
+_PAUSES = (0.01, 0.05, 0.2)
+"""Seconds between the answers of a server that is not quite done."""
 _LOOK = 0.5
 """Seconds between two looks at how much is still to be sent."""
 LAST_WORD = 120.0
@@ -282,10 +284,20 @@ class Uncalled(Lost):
         super().__init__(f"the server did not connect back: {reason}")
 
 
+def _idle(connection: Connection, command: bytes) -> Reply:
+    """The answer of a server that has done what it said it had done. LightFTP says so a moment before."""
+    for pause in _PAUSES:
+        reply = connection.wire.ask(command)[0]
+        if "action is in progress" not in reply.text:
+            return reply
+        time.sleep(pause)
+    return connection.wire.ask(command)[0]
+
+
 def _passive_port(connection: Connection, invited: Reply | None) -> int:
     """Only the port is taken: the address is always the one that the control connection leads to (CVE-2021-4189)."""
     if connection.extended:
-        reply = invited or connection.wire.ask(b"EPSV")[0]
+        reply = invited or _idle(connection, b"EPSV")
         if reply.code == 229:
             match = _EXTENDED.search(b" ".join(reply.lines))
             connection.invites = True
@@ -293,7 +305,9 @@ def _passive_port(connection: Connection, invited: Reply | None) -> int:
         if reply.code < 500 or connection.family != socket.AF_INET:
             raise Refused(b"EPSV", reply)
         connection.extended = False
-    reply = connection.wire.must(b"PASV", 227)
+    reply = _idle(connection, b"PASV")
+    if reply.code != 227:
+        raise Refused(b"PASV", reply)
     match = _PASSIVE.search(b" ".join(reply.lines))
     numbers = [int(number) for number in match.groups()] if match else [256]
     if max(numbers) > 255:

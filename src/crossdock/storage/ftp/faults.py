@@ -57,8 +57,8 @@ _WORDS: tuple[tuple[re.Pattern[str], type[StorageError]], ...] = tuple(
             r"name too long|(?:illegal|invalid|bad|prohibited) (?:(?:file|directory|folder) ?)?name",
             InvalidPath,
         ),
-        # ftp-srv's 550, of a port that it has closed again.
-        (r"\b(?:port or pasv|pasv or port)\b", ConnectionFailed),
+        # ftp-srv's 550, of a port that it has closed again; LightFTP's, of what it has not quite done yet.
+        (r"\b(?:port or pasv|pasv or port)\b|action is in progress", ConnectionFailed),
         (rf"too many|maximum|{_IN_USE}", Throttled),
         (r"permi|denied|allowed|forbidden|prohibit|access|read-?only|overwrite|authori[sz]ed", PermissionDenied),
     )
