@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Self, cast
+from typing import BinaryIO, ClassVar, Literal, Self, cast
 
 import asyncssh
 from asyncssh.constants import (
@@ -136,7 +136,7 @@ class _Session(SSHServerStreamSession[bytes]):
     def session_started(self) -> None:
         assert self._chan is not None
         channel = cast(asyncssh.SSHServerChannel[bytes], self._chan)
-        files = _Files(channel, chroot=os.fsencode(self._owner.folder))
+        files = _Files(channel, self._owner)
         handler = _Handler(
             self._owner, self._connection, files, SSHReader(self, self._chan), SSHWriter(self, self._chan)
         )
@@ -145,6 +145,19 @@ class _Session(SSHServerStreamSession[bytes]):
 
 class _Files(asyncssh.SFTPServer):
     """asyncssh's file operations, with the answers that OpenSSH's server gives."""
+
+    def __init__(self, channel: asyncssh.SSHServerChannel[bytes], owner: FaultySftpServer) -> None:
+        super().__init__(channel, chroot=os.fsencode(owner.folder))
+        self._owner = owner
+
+    def close(self, file_obj: object) -> None:
+        opened = cast(BinaryIO, file_obj)
+        written = opened.writable()
+        super().close(file_obj)
+        if self._owner.takes and written:
+            path = Path(os.fsdecode(opened.name))
+            self._owner.taken[path.relative_to(self._owner.folder).as_posix()] = path.read_bytes()
+            path.unlink()
 
     def map_path(self, path: bytes) -> bytes:
         if any(len(part) > 255 for part in path.split(b"/")):
@@ -275,13 +288,18 @@ class FaultySftpServer:
             ...                    # connect to 127.0.0.1:server.port, whose host key is server.fingerprint
 
     `without`: extensions that it does not offer: {"posix-rename", "fsync", "limits", "hardlink", "statvfs"}.
+    `takes`: a file that was written is gone once it is closed, as in a drop box; `taken` holds what was in it.
     """
 
     user: ClassVar[str] = "tester"
     password: ClassVar[str] = "correct horse"
 
-    def __init__(self, folder: Path, *faults: SftpFault, without: frozenset[str] = frozenset()) -> None:
-        self.folder, self.without = folder, without
+    def __init__(
+        self, folder: Path, *faults: SftpFault, without: frozenset[str] = frozenset(), takes: bool = False
+    ) -> None:
+        self.folder, self.without, self.takes = folder, without, takes
+        self.taken: dict[str, bytes] = {}
+        """Path below the folder → content."""
         self.faults = list(faults)
         self.requests: Counter[str] = Counter()
         """How many requests of each kind have come."""

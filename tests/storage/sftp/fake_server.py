@@ -102,6 +102,8 @@ class FakeSftp:
                 self.folders.remove(name)
                 return OK
             case c.FSETSTAT | c.SETSTAT:
+                if name not in self.files and name not in self.folders:
+                    return MISSING
                 if U32.unpack_from(rest)[0] & c.A_SIZE:
                     del self.files[name][int.from_bytes(rest[4:12], "big") :]
                 else:

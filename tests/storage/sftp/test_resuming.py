@@ -8,10 +8,12 @@ import struct
 
 import pytest
 
-from crossdock.errors import ConnectionFailed, IntegrityError, NotFound, PermissionDenied, Unsupported
+from crossdock.errors import ConnectionFailed, IntegrityError, NotFound, Throttled, Unsupported
 from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.sftp import codec as c
 from crossdock.storage.storage import Storage
+from crossdock.transfer.copy import CopyOptions, copy
+from tests.engine.trees import filled
 from tests.storage.sftp.fake_server import OK, FakeSftp, status
 from tests.storage.sftp.places import DATA, leftovers, served
 
@@ -147,12 +149,35 @@ async def test_a_failed_resume_keeps_what_is_staged_for_another() -> None:
     sftp = FakeSftp()
     async with served(sftp) as (storage, _):
         token = await suspended(storage, DATA[:400_000])
-        sftp.hook = lambda kind, body: status(3) if kind == c.OPEN else None
-        with pytest.raises(PermissionDenied):
+        sftp.hook = lambda kind, body: status(4, b"Too many open files") if kind == c.OPEN else None
+        with pytest.raises(Throttled):
             await storage.begin_write("x", WriteOptions(resume=token))
         assert leftovers(sftp)
         await storage.discard(token)
         assert not leftovers(sftp)
+
+
+@pytest.mark.parametrize("code", [3, 4, 8])
+async def test_a_server_that_opens_nothing_twice_gets_the_file_from_the_first_byte(code: int) -> None:
+    """In front of object stores nothing is opened to be changed (AWS Transfer Family, Azure). Nothing is left."""
+    sftp = FakeSftp()
+    source = await filled("source", {"x": DATA})
+    async with served(sftp) as (storage, _):
+        token = await suspended(storage, DATA[:400_000])
+
+        def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+            if kind != c.OPEN:
+                return None
+            _, at = c.take(body, 0)
+            flags = c.U32.unpack_from(body, at)[0]
+            changes = flags & c.FOR_WRITING and not flags & c.CREATE
+            return status(code, b"Cannot open file in mode: WRITE") if changes else None
+
+        sftp.hook = hook
+        receipt = await copy(source, "x", storage, "x", options=CopyOptions(resume=token))
+        assert receipt.notes == ("the target does not resume writes; started from the first byte",)
+        assert not storage.capabilities.resume_write, "found out"
+    assert sftp.files == {b"/x": DATA}
 
 
 @pytest.mark.parametrize("readable", [False, True])

@@ -94,18 +94,20 @@ async def test_count_of_names(count: int) -> None:
 async def test_a_login_script_that_prints() -> None:
     sftp = FakeSftp()
     sftp.hook = lambda kind, body: b"Welcome to ACME!\nHave fun\n" if kind == c.LSTAT else None
-    async with serving(sftp) as peer, Storage(peer.settings().backend("fake")) as storage:
+    async with serving(sftp) as peer:
         with pytest.raises(ProtocolViolation, match=r"'Welcome to ACME!'.*login script"):
-            await storage.stat("x")
+            async with Storage(peer.settings().backend("fake")) as storage:
+                await storage.stat("x")
 
 
 @pytest.mark.parametrize("noise", [b"\n\n*** ACME ***\n", b"-bash: warning: x\n", b"\033[1mHello\n"])
 async def test_other_things_that_login_scripts_print(noise: bytes) -> None:
     sftp = FakeSftp()
     sftp.hook = lambda kind, body: noise if kind == c.LSTAT else None
-    async with serving(sftp) as peer, Storage(peer.settings().backend("fake")) as storage:
+    async with serving(sftp) as peer:
         with pytest.raises(ProtocolViolation, match="login script"):
-            await storage.stat("x")
+            async with Storage(peer.settings().backend("fake")) as storage:
+                await storage.stat("x")
 
 
 class _Line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import suppress
@@ -10,12 +11,12 @@ from datetime import timedelta
 from crossdock.errors import NotADirectory, NotFound, PermissionDenied
 from crossdock.storage.base import Backend, Capabilities, Entry, Reader, WriteOptions, Writer
 from crossdock.storage.sftp import codec, listing
-from crossdock.storage.sftp.calls import Calls, entry_of, kind_of
+from crossdock.storage.sftp.calls import Calls, entry_of, kind_of, kind_told
 from crossdock.storage.sftp.changing import HARDLINK, POSIX_RENAME, make_folders, make_parents, move, remove, replaced
 from crossdock.storage.sftp.codec import parse_name, text
 from crossdock.storage.sftp.faults import Translate, hint_for
 from crossdock.storage.sftp.reader import open_reader
-from crossdock.storage.sftp.reasons import below_file, refused
+from crossdock.storage.sftp.reasons import below_file, lacks_times, refused
 from crossdock.storage.sftp.settings import SftpSettings
 from crossdock.storage.sftp.wire import Session, Status, checked
 from crossdock.storage.sftp.writer import SftpWriter
@@ -45,7 +46,7 @@ class SftpBackend(Backend):
             create_new=not staged or self.calls.openssh or self.calls.hardlink,
             read_offset=True,
             resume_write=staged and looks and self.calls.resumes,
-            mtime_precision=timedelta(seconds=1),
+            mtime_precision=timedelta(seconds=1) if self.calls.keeps_times else None,
             max_connections=self.settings.max_connections,
             streams_per_connection=self.settings.streams_per_connection,
         )
@@ -65,7 +66,13 @@ class SftpBackend(Backend):
             # OpenSSH renames by link(2), which cannot replace; what others do is not known, behind its sshd as well.
             calls.openssh = "OpenSSH" in connection.server and session.extensions.keys() >= _OPENSSH_OWN
             if not calls.openssh:
-                for name in await refused(session, calls.base or b"", (POSIX_RENAME, HARDLINK)):
+                base = calls.base or b""
+                with Translate("open", self.endpoint, ""):
+                    missing, timeless = await asyncio.gather(
+                        refused(session, base, (POSIX_RENAME, HARDLINK)), lacks_times(calls, session, base)
+                    )
+                calls.keeps_times = not timeless
+                for name in missing:
                     calls.posix_rename = calls.posix_rename and name != POSIX_RENAME
                     calls.hardlink = calls.hardlink and name != HARDLINK
             host = self.settings.host.lower()
@@ -101,6 +108,12 @@ class SftpBackend(Backend):
         finally:
             self.calls.pool.release(connection)
 
+    async def remarks(self) -> list[tuple[str, str, str | None]]:
+        """What works, but not as well as it could: (name, detail, remedy)."""
+        if self.calls.keeps_times:
+            return []
+        return [("mtime", "modification times cannot be set", "crossdock sync --checksum    # compares content")]
+
     # -- asking ---------------------------------------------------------------------------------------------------
 
     async def stat(self, path: str) -> Entry:
@@ -110,7 +123,7 @@ class SftpBackend(Backend):
             try:
                 attrs = await session.attrs(asked, text(name))
                 if any(told is not None for told in attrs) or not await below_file(self.calls, session, name):
-                    return entry_of(path, attrs)
+                    return entry_of(path, attrs, await kind_told(session, name, attrs))
                 # Apache MINA describes what is below a file, without a single attribute.
                 raise self.error(NotFound, "stat", path, "no such file", hint=hint_for(NotFound))
             except Status as error:

@@ -22,7 +22,7 @@ from crossdock.storage.sftp.settings import SftpSettings
 from crossdock.storage.sftp.wire import Reply, Session, Status, checked
 from crossdock.storage.staging import temporary_path
 
-__all__ = ["Calls", "entry_of", "kind_of", "kind_of_mode"]
+__all__ = ["Calls", "entry_of", "kind_of", "kind_of_mode", "kind_told"]
 
 log = logging.getLogger("crossdock.storage.sftp")
 
@@ -43,8 +43,10 @@ class Calls(Member[Pool]):
         """Answered by OpenSSH's own SFTP server; what others take for a file or a folder is looked at first."""
         self.late_times = True
         """Times after 2038 may be told. Apache MINA takes them, and ends the session when it is to tell them."""
+        self.keeps_times = True
+        """The time of a file can be set, as far as is known."""
         self.resumes = True
-        """What is staged is kept when it is opened again."""
+        """What is staged is kept when it is opened again, as far as is known."""
         self._takes_bytes: bool | None = None
 
     def _join(self) -> Pool:
@@ -62,6 +64,11 @@ class Calls(Member[Pool]):
         """The server lost what was staged when it was opened again: from now on, each attempt starts anew."""
         self.resumes = False
         self.backend.capabilities = replace(self.backend.capabilities, resume_write=False)
+
+    def cannot_stamp(self) -> None:
+        """The server does not set times: from now on, a file's own tells when it was sent."""
+        self.keeps_times = False
+        self.backend.capabilities = replace(self.backend.capabilities, mtime_precision=None)
 
     def encoded(self, path: str, operation: str, shown: str) -> bytes:
         """A name in the encoding of the endpoint. Raises `InvalidPath`."""
@@ -176,4 +183,17 @@ async def kind_of(session: Session, name: bytes) -> Kind | None:
         if error.code in codec.MISSING:
             return None
         raise
-    return kind_of_mode(attrs.permissions) or "file"
+    return await kind_told(session, name, attrs)
+
+
+async def kind_told(session: Session, name: bytes, attrs: Attrs) -> Kind:
+    """What a name that was described is; where the server leaves that out (SolarWinds), only a folder can be listed."""
+    kind = kind_of_mode(attrs.permissions)
+    if kind is not None:
+        return kind
+    try:
+        handle = await session.open_folder(name)
+    except Status:
+        return "file"
+    session.request(codec.CLOSE, handle)
+    return "dir"

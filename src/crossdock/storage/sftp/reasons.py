@@ -15,6 +15,7 @@ from crossdock.errors import (
     ProtocolViolation,
     StorageError,
     Throttled,
+    Unsupported,
 )
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.calls import Calls, kind_of, kind_of_mode
@@ -23,7 +24,7 @@ from crossdock.storage.sftp.faults import hint_for, translated
 from crossdock.storage.sftp.wire import Session, Status, checked
 from crossdock.storage.staging import temporary_path
 
-__all__ = ["below_file", "explain", "lacks_folder", "not_moved", "refused"]
+__all__ = ["below_file", "explain", "lacks_folder", "lacks_times", "not_moved", "refused", "taken"]
 
 _STATVFS = b"statvfs@openssh.com"
 _LONGEST_NAME = 255
@@ -144,10 +145,46 @@ async def refused(session: Session, folder: bytes, names: Iterable[bytes]) -> li
         try:
             checked(await future, codec.STATUS)
         except Status as error:
-            in_words = error.code == codec.FAILURE and "support" in error.message.lower()
-            if error.code == codec.OP_UNSUPPORTED or in_words:
+            if is_unsupported(error):
                 found.append(name)
     return found
+
+
+def is_unsupported(error: Status) -> bool:
+    """The server has no such operation, whether the code says so or the words."""
+    in_words = error.code == codec.FAILURE and "support" in error.message.lower()
+    return error.code == codec.OP_UNSUPPORTED or in_words
+
+
+async def lacks_times(calls: Calls, session: Session, folder: bytes) -> bool:
+    """Whether it is certain that no file's time can be set: asked to do so for a name that does not exist.
+
+    In front of object stores (AWS Transfer Family, Azure) SETSTAT is refused, or agreed to and not done.
+    """
+    if calls.settings.verify == "none":
+        return False
+    name = text(folder + b"/" + temporary_path("probe", secrets.token_hex(6)).encode())
+    looked, stamped = session.request(codec.LSTAT, name), session.request(codec.SETSTAT, name, codec.times(0))
+    try:
+        checked(await looked, codec.ATTRS)
+        there = True
+    except Status as error:
+        there = error.code not in codec.MISSING
+    try:
+        checked(await stamped, codec.STATUS)
+    except Status as error:
+        # Where only what is there may be changed, the name could not be told to be missing.
+        return is_unsupported(error) or (error.code == codec.PERMISSION_DENIED and not there)
+    return not there
+
+
+def taken(calls: Calls, written: str, path: str) -> StorageError:
+    """Of a file that was closed, and is gone: drop boxes (IBM Sterling's mailboxes among them) take it at once."""
+    settings = ["verify: none"] if written == path else ["staging: none", "verify: none"]
+    name = "" if written == path else f" as {written!r}"
+    reason = f"all of the file was sent{name}, and it is gone since it was closed: the server may have taken it"
+    hint = f"ask the server's operator whether it has; where files are taken at once, write {' and '.join(settings)}"
+    return calls.backend.error(Unsupported, "write", path, reason, hint=f"{hint} at this endpoint")
 
 
 async def _full(session: Session, folder: bytes) -> bool:

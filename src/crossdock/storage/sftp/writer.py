@@ -12,18 +12,20 @@ from crossdock.errors import (
     NotAFile,
     NotFound,
     PermissionDenied,
+    ProtocolViolation,
     StorageError,
     Unsupported,
 )
 from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.sftp import codec
-from crossdock.storage.sftp.calls import Calls, entry_of, kind_of_mode
+from crossdock.storage.sftp.calls import Calls, entry_of, kind_told
 from crossdock.storage.sftp.changing import make_parents, publish
 from crossdock.storage.sftp.codec import Attrs, Violation, parse_attrs, text
 from crossdock.storage.sftp.connect import Connection
 from crossdock.storage.sftp.faults import Translate
-from crossdock.storage.sftp.reasons import explain, lacks_folder
+from crossdock.storage.sftp.reasons import explain, lacks_folder, taken
 from crossdock.storage.sftp.resuming import Witness, kept, shortened, witness
+from crossdock.storage.sftp.stamping import Stamp
 from crossdock.storage.sftp.wire import Lost, Reply, Session, Status, checked
 from crossdock.storage.staging import StagedWriter, Stored
 
@@ -32,7 +34,7 @@ __all__ = ["SftpWriter"]
 log = logging.getLogger("crossdock.storage.sftp")
 
 _FSYNC = b"fsync@openssh.com"
-_LATEST, _SIGNED = 0xFFFFFFFF, 0x7FFFFFFF
+_NO_RESUMING = (PermissionDenied, ProtocolViolation, Unsupported)
 
 
 class SftpWriter(StagedWriter):
@@ -46,6 +48,7 @@ class SftpWriter(StagedWriter):
             self.temporary = path
         self._target = calls.full(self.temporary, "write")
         self._final = calls.full(path, "write")
+        self._stamp = Stamp(calls, self._target, options.modified)
         self._connection: Connection | None = None
         self._handle: bytes | None = None
         self._touched = options.resume is not None
@@ -105,7 +108,13 @@ class SftpWriter(StagedWriter):
                 handle = await session.open(self._target, flags)
             except Status as again:
                 self._touched = self.options.resume is not None
-                raise await self._why(session, again) from again
+                found = await self._why(session, again)
+                if self.options.resume is not None and isinstance(found, _NO_RESUMING):
+                    # In front of object stores (AWS Transfer Family, Azure), what is there is not opened to be changed.
+                    self._calls.cannot_resume()
+                    reason = f"the server does not go on with a file: {found.reason}"
+                    found = self._calls.backend.error(Unsupported, "resume", self.path, reason)
+                raise found from again
         self._touched = True
         self._handle = handle
         if self.options.resume is not None:
@@ -113,11 +122,11 @@ class SftpWriter(StagedWriter):
         return handle
 
     async def reopen(self) -> None:
-        """Open what an earlier attempt staged. Raises `NotFound` if it is gone."""
+        """Open what an earlier attempt staged. Raises `NotFound` if it is gone, `Unsupported` if it is of no use."""
         try:
             with Translate("resume", self.endpoint, self.path):
                 await self._open()
-        except NotFound:
+        except (NotFound, Unsupported):
             # What may be there is of no use to anybody, and nobody would come back for it.
             await self._remove()
             raise
@@ -207,7 +216,7 @@ class SftpWriter(StagedWriter):
         try:
             return await self._sealed()
         except ConnectionFailed:
-            if (self._seconds() or 0) > _SIGNED:
+            if self._stamp.is_late:
                 log.warning("%s ended the session, perhaps over a time after 2038: none is set again", self.endpoint)
                 # To look at what was staged would end the next session, too.
                 self._calls.late_times, self._spoilt = False, True
@@ -222,65 +231,50 @@ class SftpWriter(StagedWriter):
             looks = self._calls.settings.verify == "size"
             if self._found > self._sent:
                 await self._cut_off(session, handle)
-            stamped = self._stamp(session, handle)
+            self._stamp.send(session, handle)
             synced = self._sync(session, handle)
             described = session.request(codec.FSTAT, handle) if looks else None
             if looks and not self._direct and not self._calls.openssh:
                 self._there = session.request(codec.LSTAT, text(self._final))
-            await self._before_close(stamped, synced, described)
+            await self._before_close(self._stamp.sent, synced, described)
             closed = session.request(codec.CLOSE, handle)
             self._handle = None
             while self._queue:
                 await self._acknowledge()
-            restamp = stamped is not None and not await self._tolerate(stamped)
+            stamped = self._stamp.sent
+            restamp = stamped is not None and not await self._tolerate(stamped) and self._calls.keeps_times
             if synced is not None:
                 await self._synced(session, synced)
-            attrs = await self._described(session, described) if described is not None else None
             try:
                 checked(await closed, codec.STATUS)
             except Status as error:
                 raise await self._why(session, error) from error
-            if self._witness is not None and not await kept(self._calls, session, self._target, self._witness):
-                self._calls.cannot_resume()
-                raise self._mismatch("the server does not keep what was staged when it is opened again")
-            if restamp or (attrs is not None and not self._settled(attrs, stamped)):
-                attrs = await self._stamp_by_name(session, attrs)
+            try:
+                with Translate("write", self.endpoint, self.path):
+                    attrs = await self._looked_at(session, described, restamp=restamp)
+            except NotFound as error:
+                raise taken(self._calls, self.temporary, self.path) from error
         if attrs is None:
             return Stored(None)
         return Stored(attrs.size, replace(entry_of(self.path, attrs), kind="file"))
+
+    async def _looked_at(
+        self, session: Session, described: asyncio.Future[Reply] | None, *, restamp: bool
+    ) -> Attrs | None:
+        """What is stored, now that it is closed, with its time. None: it may not be looked at."""
+        attrs = await self._described(session, described) if described is not None else None
+        if self._witness is not None and not await kept(self._calls, session, self._target, self._witness):
+            self._calls.cannot_resume()
+            raise self._mismatch("the server does not keep what was staged when it is opened again")
+        if restamp or (attrs is not None and not self._stamp.settled(attrs, self._sent)):
+            attrs = await self._stamp.by_name(session, attrs)
+        return attrs
 
     async def _before_close(self, *others: asyncio.Future[Reply] | None) -> None:
         """Where several requests are answered at once (node's ssh2), writes behind CLOSE end in another file."""
         waiting = [future for future, _ in self._queue] + [future for future in others if future is not None]
         if waiting and not self._calls.openssh:
             await asyncio.wait(waiting)
-
-    def _stamp(self, session: Session, handle: bytes) -> asyncio.Future[Reply] | None:
-        seconds = self._seconds()
-        return None if seconds is None else session.request(codec.FSETSTAT, handle, codec.times(seconds))
-
-    def _seconds(self) -> int | None:
-        """The time to set; None: there is none, or the server cannot be told."""
-        if self.options.modified is None:
-            return None
-        seconds = int(self.options.modified.timestamp())
-        return seconds if 0 <= seconds <= (_LATEST if self._calls.late_times else _SIGNED) else None
-
-    def _settled(self, attrs: Attrs, stamped: object) -> bool:
-        """All that was written had been done when the server described the file. Go's pkg/sftp does not wait for it."""
-        if attrs.size is not None and attrs.size < self._sent:
-            return False
-        return stamped is None or self._seconds() == attrs.modified
-
-    async def _stamp_by_name(self, session: Session, attrs: Attrs | None) -> Attrs | None:
-        """For servers that change no open file, or do so before they have written it."""
-        seconds = self._seconds()
-        if seconds is None:
-            return await session.attrs(codec.LSTAT, text(self._target))
-        if await self._tolerate(session.request(codec.SETSTAT, text(self._target), codec.times(seconds))):
-            return attrs and await session.attrs(codec.LSTAT, text(self._target))
-        log.info("the server keeps no modification time: %s:%r", self.endpoint, self.path)
-        return attrs
 
     async def _cut_off(self, session: Session, handle: bytes) -> None:
         """Shorten the temporary to what was written. Raises `IntegrityError` if the server spoils it."""
@@ -326,10 +320,12 @@ class SftpWriter(StagedWriter):
                 try:
                     if self._there is not None:
                         kind, payload = await self._there
-                        if kind == codec.ATTRS and kind_of_mode(parse_attrs(payload)[0].permissions) == "dir":
+                        if kind == codec.ATTRS and await self._is_folder(session, payload):
                             raise self._calls.backend.error(NotAFile, "write", self.path, "a folder has this name")
                     overwrite = self.options.overwrite
                     await publish(self._calls, session, self.temporary, self.path, self.attempt, overwrite=overwrite)
+                except NotFound as error:
+                    raise taken(self._calls, self.temporary, self.path) from error
                 except (PermissionDenied, Unsupported) as error:
                     raise type(error)(
                         f"the file was written, and renaming it is refused: {error.reason}",
@@ -341,6 +337,9 @@ class SftpWriter(StagedWriter):
                     ) from error
         self._release()
         return stored.entry or Entry(path=self.path)
+
+    async def _is_folder(self, session: Session, described: bytes) -> bool:
+        return await kind_told(session, self._final, parse_attrs(described)[0]) == "dir"
 
     # -- giving up ------------------------------------------------------------------------------------------------
 
