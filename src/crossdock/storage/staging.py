@@ -16,8 +16,9 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
-from crossdock.errors import AlreadyExists, IntegrityError, NotFound, StorageError
+from crossdock.errors import AlreadyExists, IntegrityError, NotFound, StorageError, Unsupported
 from crossdock.storage.base import Backend, Entry, Expect, WriteOptions, Writer
 from crossdock.storage.waiting import to_its_end
 
@@ -26,9 +27,11 @@ __all__ = [
     "StagedWriter",
     "Stored",
     "is_temporary",
+    "lasts",
     "publish_by_swap",
     "staged_path",
     "still_staged",
+    "taken",
     "temporary_path",
     "token_of",
     "undo_swap",
@@ -166,6 +169,21 @@ async def still_staged(backend: Backend, checkpoint: bytes) -> bool:
     except NotFound:
         return False
     return True
+
+
+def lasts(wanted: datetime | None, found: datetime | None) -> bool:
+    """Whether a time that a server agreed to set may have been set: FAT rounds to 2 seconds, and not all tell it."""
+    return wanted is None or found is None or abs(wanted - found) <= timedelta(seconds=2)
+
+
+def taken(backend: Backend, written: str, path: str) -> StorageError:
+    """Of a file that was closed, and is gone: drop boxes take it at once, IBM Sterling's mailboxes among them."""
+    name = "" if written == path else f" (as {written!r})"
+    reason = f"what was sent is gone since it was closed{name}: the server takes files at once, or hides them"
+    hint = "ask its operator whether it arrived; then write verify: none at this endpoint"
+    if written != path:
+        hint += ", and staging: none where files are taken at once"
+    return backend.error(Unsupported, "write", path, reason, hint=hint)
 
 
 async def publish_by_swap(

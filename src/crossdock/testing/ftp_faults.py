@@ -49,5 +49,11 @@ class FtpFaults:
     """SIZE tells one of a folder as well."""
     patterns: bool = False
     """MLST takes a name with *, ? or [ for a pattern, and describes the folder above."""
+    takes: bool = False
+    """An upload that is complete is gone, as in a drop box; `FaultyFtpServer.taken` holds what was in it."""
+    times: Literal["set", "forgotten"] = "set"
+    """What becomes of MFMT, once it is agreed to."""
+    library: bool = False
+    """As IBM i does until SITE changes it, PWD tells a library, and LIST is in its own dialect (LISTFMT 0)."""
     replies: dict[str, str] = field(default_factory=dict)
     """Commands that are answered like this, and do nothing: {"RNFR": "502 no"}."""

@@ -14,7 +14,7 @@ from crossdock.errors import TimedOut
 from crossdock.storage.ftp import data, stream
 from crossdock.storage.ftp.stream import Data
 from crossdock.storage.ftp.wire import Silent
-from crossdock.testing import fault_ftp
+from crossdock.testing import ftp_session
 from crossdock.testing.fault_ftp import FaultyFtpServer
 from tests.storage.ftp.places import DATA, faulty
 
@@ -22,13 +22,13 @@ from tests.storage.ftp.places import DATA, faulty
 @pytest.fixture
 def answers_when_told(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """The server has its last word on an upload once this is set; it has half a minute from when all is sent."""
-    told, last = asyncio.Event(), fault_ftp._Session._last
+    told, last = asyncio.Event(), ftp_session.Session._last
 
     async def when_told(self: Any, reply: str) -> None:
         await told.wait()
         await last(self, reply)
 
-    monkeypatch.setattr(fault_ftp._Session, "_last", when_told)
+    monkeypatch.setattr(ftp_session.Session, "_last", when_told)
     monkeypatch.setattr(data, "LAST_WORD", 30.0)
     monkeypatch.setattr(data, "_LOOK", 0.01)
     return told

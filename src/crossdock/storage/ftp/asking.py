@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,9 +14,11 @@ from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.dialects import Listing, facts_of, parse_size, parse_time
 from crossdock.storage.ftp.faults import kind_of_refusal
 from crossdock.storage.ftp.wire import IsFile, IsFolder, Lost, Missing, Refused, Reply, Violation
+from crossdock.storage.staging import temporary_path
 
 __all__ = [
     "kind_of",
+    "lacks_times",
     "list_folder",
     "look",
     "make_folders",
@@ -171,9 +174,16 @@ def stamp(connection: Connection, name: bytes, modified: datetime | None) -> tup
     return (command + modified.astimezone(UTC).strftime(" %Y%m%d%H%M%S ").encode() + name,)
 
 
-def is_unknown(reply: Reply) -> bool:
-    """Whether the refusal of `stamp` says that there is no such command; vsftpd by mdtm_write=NO looks for a file."""
-    return reply.code in _NO_SUCH_COMMAND or "could not get" in reply.text.lower()
+def lacks_times(connection: Connection, folder: bytes) -> bool:
+    """Whether it is certain that no file's time can be set: asked to do so for a name that does not exist.
+
+    In front of object stores (AWS Transfer Family) MFMT is offered; it is refused, or agreed to and not done.
+    """
+    if connection.features.sets_times != b"MFMT" or connection.features.server:
+        return False
+    name = folder + b"/" + temporary_path("probe", secrets.token_hex(6)).encode()
+    reply = connection.wire.ask(b"MFMT 20000101000000 " + name)[0]
+    return reply.good or reply.code in (500, 502, 504) or "support" in reply.text.lower()
 
 
 def times(connection: Connection, names: Sequence[bytes]) -> list[datetime | None]:

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
-from crossdock.errors import AlreadyExists, NotAFile, NotFound, StorageError, Truncated
+from crossdock.errors import AlreadyExists, NotAFile, NotFound, StorageError, Truncated, Unsupported
 from crossdock.storage.base import Backend, Entry, Reader, WriteOptions, Writer
 from crossdock.storage.ftp import asking, describing, listing
 from crossdock.storage.ftp.calls import Calls
@@ -46,6 +46,12 @@ class FtpBackend(Backend):
             calls.home = connection.home
             home = connection.home.rstrip(b"/")
             calls.base = root.rstrip(b"/") if root.startswith(b"/") else home + b"/" + below if below else home
+            if not root.startswith(b"/") and home.startswith(b"/'"):
+                reason = f"the sign-in leads to data sets, of z/OS: {home[1:].decode(errors='replace')}"
+                hint = "write as root a folder of its Unix file system, such as /u/acme"
+                raise self.error(Unsupported, "open", "", reason, hint=hint)
+            if self.settings.verify != "none" and await connection.run(asking.lacks_times, connection, calls.base):
+                calls.cannot_stamp()
             host, port = self.settings.address
             self.store = f"ftp:{self.settings.user}@{host.lower()}:{port}"
             self.capabilities = calls.capable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,9 +16,11 @@ from crossdock.storage.ftp.faults import Translate, hint_for, hint_for_permissio
 from crossdock.storage.ftp.pool import Pool, leave, pool_for
 from crossdock.storage.ftp.settings import FtpSettings
 from crossdock.storage.ftp.tls import SessionRefused
-from crossdock.storage.ftp.wire import Refused
+from crossdock.storage.ftp.wire import Refused, Reply
 
 __all__ = ["Calls"]
+
+log = logging.getLogger("crossdock.storage.ftp")
 
 T = TypeVar("T")
 _MOST_NAME = 255
@@ -68,9 +71,15 @@ class Calls(Member[Pool]):
         self.backend.capabilities = self.capable()
 
     def cannot_stamp(self) -> None:
-        """The server has no command that sets a file's time, whatever it told of itself."""
+        """The server does not set a file's time, whatever it told of itself."""
         self.can_stamp = False
         self.backend.capabilities = self.capable()
+
+    def not_stamped(self, path: str, reply: Reply) -> None:
+        """The server refused to set a file's time."""
+        log.info("the server does not keep the time of %s:%r: %s", self.backend.endpoint, path, reply)
+        if reply.code >= 500:
+            self.cannot_stamp()
 
     def cannot_restart(self) -> None:
         """The server refused to read from the middle of a file: from now on, each attempt starts anew."""

@@ -112,6 +112,10 @@ class Connector:
             wire.must(b"PBSZ 0")
             # Never without: the data would travel in clear text.
             wire.must(b"PROT P")
+        if "QTCP at" in greeting.text:
+            # IBM i: else names are those of libraries, and its listings in a dialect of their own.
+            for command in (b"SITE NAMEFMT 1", b"SITE LISTFMT 1"):
+                wire.ask(command)
         connection.features = self._features(wire, greeting)
         if "UTF8" in connection.features and _is_utf8(settings.encoding):
             wire.ask(b"OPTS UTF8 ON")

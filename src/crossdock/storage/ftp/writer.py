@@ -19,8 +19,8 @@ from crossdock.storage.ftp.digests import Own, difference, own_digest
 from crossdock.storage.ftp.faults import Translate, kind_of_refusal, no_rename
 from crossdock.storage.ftp.securing import about_session
 from crossdock.storage.ftp.tls import SessionRefused
-from crossdock.storage.ftp.wire import IsFolder, Lost, Missing, Refused, Reply, Violation
-from crossdock.storage.staging import StagedWriter, Stored, publish_by_swap
+from crossdock.storage.ftp.wire import IsFolder, Lost, Refused, Reply, Violation
+from crossdock.storage.staging import StagedWriter, Stored, lasts, publish_by_swap, taken
 
 __all__ = ["FtpWriter"]
 
@@ -28,9 +28,8 @@ log = logging.getLogger("crossdock.storage.ftp")
 
 T = TypeVar("T")
 
-_CHUNK = 512 * 1024
-_WINDOW = 4 * 1024 * 1024
-"""Bytes on their way through the thread."""
+_CHUNK, _WINDOW = 512 * 1024, 4 * 1024 * 1024
+"""The latter: bytes on their way through the thread."""
 
 
 class FtpWriter(StagedWriter):
@@ -203,16 +202,16 @@ class FtpWriter(StagedWriter):
 
     def _answered(self, connection: Connection, stamps: int, replies: Sequence[Reply]) -> Stored:
         if stamps and not replies[0].good:
-            if asking.is_unknown(replies[0]):
-                self._calls.cannot_stamp()
-            log.info("the server does not keep the time of %s:%r: %s", self.endpoint, self.path, replies[0])
+            self._calls.not_stamped(self.path, replies[0])
         if self._calls.settings.verify == "none":
             return Stored(None)
         found = asking.understood(connection, self._target, replies[stamps:])
         if found is None:
-            raise Missing("what was sent is gone")
+            raise taken(self._calls.backend, self.temporary, self.path)
         if found.kind == "dir":
             raise IsFolder("the server takes what was sent for a folder")
+        if stamps and replies[0].good and not lasts(self.options.modified, found.modified):
+            self._calls.cannot_stamp()
         self._compare(connection)
         return Stored(found.size, replace(found, path=self.path, kind="file"))
 
@@ -333,6 +332,8 @@ class FtpWriter(StagedWriter):
             there = await connection.run(asking.kind_of, connection, self._final)
             if there == "dir":
                 raise IsFolder("a folder has this name") from error
+            if error.command == "RNFR" and kind_of_refusal(error.reply) is NotFound:
+                raise taken(calls.backend, self.temporary, self.path) from error
             if there is None or error.command == "RNFR":
                 explained = calls.explained(error, "write", self.path)
                 raise explained or no_rename(error, self.endpoint, self.path) from error

@@ -15,7 +15,6 @@ from crossdock.errors import (
     ProtocolViolation,
     StorageError,
     Throttled,
-    Unsupported,
 )
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.calls import Calls, kind_of, kind_of_mode
@@ -24,7 +23,7 @@ from crossdock.storage.sftp.faults import hint_for, translated
 from crossdock.storage.sftp.wire import Session, Status, checked
 from crossdock.storage.staging import temporary_path
 
-__all__ = ["below_file", "explain", "lacks_folder", "lacks_times", "not_moved", "refused", "taken"]
+__all__ = ["below_file", "explain", "lacks_folder", "lacks_times", "not_moved", "refused"]
 
 _STATVFS = b"statvfs@openssh.com"
 _LONGEST_NAME = 255
@@ -176,15 +175,6 @@ async def lacks_times(calls: Calls, session: Session, folder: bytes) -> bool:
         # Where only what is there may be changed, the name could not be told to be missing.
         return is_unsupported(error) or (error.code == codec.PERMISSION_DENIED and not there)
     return not there
-
-
-def taken(calls: Calls, written: str, path: str) -> StorageError:
-    """Of a file that was closed, and is gone: drop boxes (IBM Sterling's mailboxes among them) take it at once."""
-    settings = ["verify: none"] if written == path else ["staging: none", "verify: none"]
-    name = "" if written == path else f" as {written!r}"
-    reason = f"all of the file was sent{name}, and it is gone since it was closed: the server may have taken it"
-    hint = f"ask the server's operator whether it has; where files are taken at once, write {' and '.join(settings)}"
-    return calls.backend.error(Unsupported, "write", path, reason, hint=f"{hint} at this endpoint")
 
 
 async def _full(session: Session, folder: bytes) -> bool:

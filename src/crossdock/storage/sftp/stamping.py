@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import datetime
+from datetime import UTC, datetime
 
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.calls import Calls
 from crossdock.storage.sftp.codec import Attrs, text
 from crossdock.storage.sftp.wire import Reply, Session, Status
+from crossdock.storage.staging import lasts
 
 __all__ = ["Stamp"]
 
 log = logging.getLogger("crossdock.storage.sftp")
 
 _LATEST, _SIGNED = 0xFFFFFFFF, 0x7FFFFFFF
-_COARSE = 2
-"""Seconds to which a file system may round times (FAT)."""
 
 
 class Stamp:
@@ -66,7 +65,10 @@ class Stamp:
                 self._calls.cannot_stamp()
             return attrs
         found = attrs and await session.attrs(codec.LSTAT, text(self._name))
-        if found and found.modified is not None and abs(found.modified - seconds) > _COARSE:
-            # It was agreed to, and not done.
+        if (
+            found
+            and found.modified is not None
+            and not lasts(datetime.fromtimestamp(seconds, UTC), datetime.fromtimestamp(found.modified, UTC))
+        ):
             self._calls.cannot_stamp()
         return found

@@ -23,11 +23,11 @@ from crossdock.storage.sftp.changing import make_parents, publish
 from crossdock.storage.sftp.codec import Attrs, Violation, parse_attrs, text
 from crossdock.storage.sftp.connect import Connection
 from crossdock.storage.sftp.faults import Translate
-from crossdock.storage.sftp.reasons import explain, lacks_folder, taken
+from crossdock.storage.sftp.reasons import explain, lacks_folder
 from crossdock.storage.sftp.resuming import Witness, kept, shortened, witness
 from crossdock.storage.sftp.stamping import Stamp
 from crossdock.storage.sftp.wire import Lost, Reply, Session, Status, checked
-from crossdock.storage.staging import StagedWriter, Stored
+from crossdock.storage.staging import StagedWriter, Stored, taken
 
 __all__ = ["SftpWriter"]
 
@@ -253,7 +253,7 @@ class SftpWriter(StagedWriter):
                 with Translate("write", self.endpoint, self.path):
                     attrs = await self._looked_at(session, described, restamp=restamp)
             except NotFound as error:
-                raise taken(self._calls, self.temporary, self.path) from error
+                raise taken(self._calls.backend, self.temporary, self.path) from error
         if attrs is None:
             return Stored(None)
         return Stored(attrs.size, replace(entry_of(self.path, attrs), kind="file"))
@@ -325,7 +325,7 @@ class SftpWriter(StagedWriter):
                     overwrite = self.options.overwrite
                     await publish(self._calls, session, self.temporary, self.path, self.attempt, overwrite=overwrite)
                 except NotFound as error:
-                    raise taken(self._calls, self.temporary, self.path) from error
+                    raise taken(self._calls.backend, self.temporary, self.path) from error
                 except (PermissionDenied, Unsupported) as error:
                     raise type(error)(
                         f"the file was written, and renaming it is refused: {error.reason}",

@@ -1,0 +1,393 @@
+"""One control connection of `FaultyFtpServer`: what it answers, does, and fails to do."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import shutil
+import socket
+import ssl
+import struct
+import zlib
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from crossdock.testing.ftp_faults import FtpFaults
+
+__all__ = ["Session"]
+
+_BLOCK = 64 * 1024
+
+
+class _Server(Protocol):
+    """What a session asks of a `FaultyFtpServer`."""
+
+    folder: Path
+    faults: FtpFaults
+    features: tuple[str, ...]
+    greeting: str
+    host: str
+    password: str
+    tls: ssl.SSLContext | None
+    commands: list[str]
+    refuses_to_replace: bool
+    then: list[tuple[str, Callable[[], Awaitable[object] | None]]]
+    taken: dict[str, bytes]
+    open: set[Session]
+    writers: list[asyncio.StreamWriter]
+
+
+class Session:
+    def __init__(self, server: _Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.server, self.faults = server, server.faults
+        self.task: asyncio.Task[None] | None = None
+        self._reader, self._writer = reader, writer
+        self._passive: asyncio.Server | None = None
+        self._data: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]] | None = None
+        self._at = "/"
+        self._offset = 0
+        self._old: Path | None = None
+        self._ended = False
+        self._formats = {"NAMEFMT", "LISTFMT"} if self.faults.library else set()
+        """Those of IBM i that are as they are at first."""
+
+    def close(self) -> None:
+        self._writer.close()
+        if self._passive is not None:
+            self._passive.close()
+
+    async def say(self, reply: str) -> None:
+        self._writer.write(reply.encode("utf-8", "surrogateescape") + b"\r\n")
+        await self._writer.drain()
+
+    async def run(self) -> None:
+        if self.faults.most is not None and len(self.server.open) > self.faults.most:
+            await self.say("421 Too many connections from this address")
+            return
+        await self.say(f"220 {self.server.greeting}")
+        while not self._ended and (line := await self._line()):
+            await self._obey(line)
+
+    async def _line(self) -> bytes:
+        if self.faults.one_at_a_time:
+            first, _, others = (await self._reader.read(_BLOCK)).partition(b"\n")
+            return b"" if others and self.faults.one_at_a_time == "hangs up" else first
+        return await self._reader.readline()
+
+    async def _obey(self, line: bytes) -> None:
+        command, _, argument = line.rstrip(b"\r\n").decode("utf-8", "surrogateescape").partition(" ")
+        command = command.upper()
+        self.server.commands.append(f"{command} {argument}".strip())
+        work: Callable[[str], Awaitable[None]] | None = getattr(self, f"_do_{command.lower()}", None)
+        if command in self.faults.replies:
+            await self.say(self.faults.replies[command])
+        elif work is None or (command in ("MLST", "MLSD") and not self._has("MLST", command)):
+            await self.say("500 what?")
+        else:
+            try:
+                await work(argument)
+            except _Unseen:
+                await self.say("425 No connection established")
+            except FileNotFoundError:
+                await self.say("550 No such file or directory")
+            except OSError as error:
+                await self.say(f"550 {error.strerror}")
+        await self._happen(f"{command} {argument}")
+
+    async def _happen(self, command: str) -> None:
+        then = self.server.then
+        if then and f"{command} ".startswith(f"{then[0][0]} "):
+            happening = then.pop(0)[1]()
+            if happening is not None:
+                await happening
+
+    def _has(self, *features: str) -> bool:
+        return any(line.split()[0] in features for line in self.server.features)
+
+    def _path(self, argument: str) -> Path:
+        whole = argument if argument.startswith("/") else f"{self._at.rstrip('/')}/{argument}"
+        return self.server.folder / whole.strip("/")
+
+    # -- signing in -------------------------------------------------------------------------------------------------
+
+    async def _do_user(self, argument: str) -> None:
+        await self.say("331 and the password?")
+
+    async def _do_pass(self, argument: str) -> None:
+        await self.say("230 in" if argument == self.server.password else "530 Login incorrect")
+
+    async def _do_feat(self, argument: str) -> None:
+        lines = "".join(f" {feature}\r\n" for feature in self.server.features)
+        await self.say(f"211-Features\r\n{lines}211 End")
+
+    async def _do_opts(self, argument: str) -> None:
+        await self.say("200 so be it")
+
+    _do_type = _do_noop = _do_opts
+
+    async def _do_prot(self, argument: str) -> None:
+        await self.say("500 what?" if self.server.tls is None else "200 so be it")
+
+    _do_pbsz = _do_prot
+
+    async def _do_quit(self, argument: str) -> None:
+        self._ended = True
+        await self.say("221 bye")
+
+    # -- names ------------------------------------------------------------------------------------------------------
+
+    async def _do_site(self, argument: str) -> None:
+        self._formats.discard(argument.partition(" ")[0])
+        await self.say("250 so be it")
+
+    async def _do_pwd(self, argument: str) -> None:
+        if "NAMEFMT" in self._formats:
+            await self.say('257 "QGPL" is current library.')
+            return
+        await self.say(f'257 "{self._at}"')
+
+    async def _do_cwd(self, argument: str) -> None:
+        good = self._path(argument).is_dir()
+        if good:
+            self._at = argument
+        await self.say("250 there" if good else "550 No such directory")
+
+    async def _do_size(self, argument: str) -> None:
+        path = self._path(argument)
+        if not path.is_file() and not (self.faults.sizes_folders and path.is_dir()):
+            await self.say("550 Could not get file size.")
+        else:
+            await self.say(f"213 {path.stat().st_size if self.faults.size is None else self.faults.size}")
+
+    async def _do_mdtm(self, argument: str) -> None:
+        if re.match(r"\d{14} /", argument):
+            # As vsftpd understands it.
+            await self._do_mfmt(argument)
+            return
+        await self.say(f"213 {_time(self._path(argument))}")
+
+    async def _do_mfmt(self, argument: str) -> None:
+        when, _, name = argument.partition(" ")
+        seconds = datetime.strptime(when, "%Y%m%d%H%M%S").replace(tzinfo=UTC).timestamp()
+        path = self._path(name)
+        path.stat()
+        if self.faults.times == "set":
+            os.utime(path, (seconds, seconds))
+        await self.say(f"213 Modify={when}; {name}")
+
+    async def _do_mlst(self, argument: str) -> None:
+        if self.faults.patterns and re.search(r"[*?[]", argument):
+            argument = argument.rpartition("/")[0]
+        await self.say(f"250-Facts\r\n {self._facts(self._path(argument))} {argument}\r\n250 End")
+
+    def _facts(self, path: Path) -> str:
+        if path.is_dir():
+            return f"type=dir;modify={_time(path)};"
+        size = path.stat().st_size if self.faults.size is None else self.faults.size
+        return f"type=file;size={size};modify={_time(path)};"
+
+    async def _do_dele(self, argument: str) -> None:
+        self._path(argument).unlink()
+        await self.say("250 gone")
+
+    async def _do_mkd(self, argument: str) -> None:
+        self._path(argument).mkdir()
+        await self.say("257 made")
+
+    async def _do_rmd(self, argument: str) -> None:
+        self._path(argument).rmdir()
+        await self.say("250 gone")
+
+    async def _do_rnfr(self, argument: str) -> None:
+        old = self._path(argument)
+        old.stat()
+        self._old = old
+        await self.say("350 and to?")
+
+    async def _do_rnto(self, argument: str) -> None:
+        old, self._old = self._old, None
+        if old is None:
+            await self.say("503 RNFR first")
+            return
+        if self.server.refuses_to_replace and self._path(argument).exists():
+            await self.say("553 No")
+            return
+        if self.faults.replaces_folders and self._path(argument).is_dir():
+            shutil.rmtree(self._path(argument))
+        old.rename(self._path(argument))
+        await self.say("250 renamed")
+
+    async def _do_xsha256(self, argument: str) -> None:
+        if not self._has("XSHA256"):
+            await self.say("500 what?")
+            return
+        found = hashlib.sha256(self._path(argument.strip('"')).read_bytes()).hexdigest()
+        await self.say(f"250 {'0' * 64 if self.faults.wrong_digest else found.upper()}")
+
+    async def _do_xcrc(self, argument: str) -> None:
+        if not self._has("XCRC"):
+            await self.say("500 what?")
+            return
+        found = zlib.crc32(self._path(argument.strip('"')).read_bytes())
+        await self.say(f"250 {0 if self.faults.wrong_digest else found:08X}")
+
+    # -- bytes ------------------------------------------------------------------------------------------------------
+
+    async def _listen(self) -> int:
+        if self._passive is not None:
+            self._passive.close()
+        arrived = self._data = asyncio.get_running_loop().create_future()
+
+        async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.server.writers.append(writer)
+            if not arrived.done():
+                arrived.set_result((reader, writer))
+
+        self._passive = await asyncio.start_server(take, self.server.host, 0, ssl=self.server.tls)
+        return int(self._passive.sockets[0].getsockname()[1])
+
+    async def _do_epsv(self, argument: str) -> None:
+        if self.faults.passive is not None:
+            await self.say("500 what?")
+        else:
+            await self.say(f"229 Entering (|||{await self._listen()}|)")
+
+    async def _do_pasv(self, argument: str) -> None:
+        port = await self._listen()
+        reply = self.faults.passive or "227 Entering (127,0,0,1,{high},{low})"
+        await self.say(reply.format(high=port // 256, low=port % 256))
+
+    async def _do_rest(self, argument: str) -> None:
+        self._offset = int(argument)
+        await self.say("350 from there")
+
+    async def _opened(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        assert self._data is not None
+        return await asyncio.wait_for(self._data, 10)
+
+    async def _agree(self, reply: str) -> None:
+        if self.faults.looks_first is not None:
+            assert self._data is not None
+            try:
+                await asyncio.wait_for(asyncio.shield(self._data), self.faults.looks_first)
+            except TimeoutError:
+                raise _Unseen from None
+        if self.faults.agreement in ("once", "twice"):
+            await self.say(reply)
+        if self.faults.agreement == "twice":
+            await self.say(reply)
+        while self.faults.during != "wait":
+            try:
+                line = await asyncio.wait_for(self._reader.readline(), 0.2)
+            except TimeoutError:
+                return
+            if not line:
+                return
+            if self.faults.during == "answer":
+                await self._obey(line)
+
+    async def _last(self, reply: str) -> None:
+        if self.faults.agreement == "late":
+            reply = f"150 at last\r\n{reply}"
+        await self.say(f"{reply}\r\n{reply}" if self.faults.late_reply else reply)
+
+    async def _do_mlsd(self, argument: str) -> None:
+        # As Apache FtpServer does.
+        hides = self._has("MMD5") and argument != "-a"
+        folder = self._at if not argument or (self._has("MMD5") and not hides) else argument
+        paths = [path for path in sorted(self._path(folder).iterdir()) if not (hides and path.name.startswith("."))]
+        await self._list("".join(f"{self._facts(path)} {path.name}\r\n" for path in paths))
+
+    async def _do_list(self, argument: str) -> None:
+        lines = []
+        for path in sorted(self._path(self._at).iterdir()):
+            if "LISTFMT" in self._formats:
+                kind = "*DIR" if path.is_dir() else "*STMF"
+                lines.append(f"QPGMR      {path.stat().st_size:10} 05/17/24 10:00:00 {kind:10} {path.name}\r\n")
+                continue
+            kind = "d" if path.is_dir() else "-"
+            lines.append(f"{kind}rw-r--r--   1 own   grp {path.stat().st_size:10} Jan  1 00:00 {path.name}\r\n")
+        await self._list("total 1\r\n" + "".join(lines))
+
+    async def _list(self, text: str) -> None:
+        content = text.encode("utf-8", "surrogateescape") if self.faults.listing is None else self.faults.listing
+        await self._send(content)
+
+    async def _do_retr(self, argument: str) -> None:
+        content = self._path(argument).read_bytes()
+        told = f" ({len(content)} bytes)" if self.faults.tells_size else ""
+        content, self._offset = content[self._offset :], 0
+        await self._send(content, told)
+
+    async def _send(self, content: bytes, told: str = "") -> None:
+        await self._agree(f"150 here it comes{told}")
+        _, writer = await self._opened()
+        cut = self.faults.cut_download
+        whole = cut is None or cut >= len(content)
+        if not whole and self.faults.how == "rst":
+            # What was written has to leave first.
+            writer.transport.set_write_buffer_limits(high=0)
+        writer.write(content if whole else content[:cut])
+        await writer.drain()
+        how = "complete" if whole else self.faults.how
+        if how == "rst":
+            connected = writer.get_extra_info("socket")
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+        else:
+            writer.close()
+        if how == "hang up":
+            self._ended = True
+        elif how in ("rst", "refused"):
+            await self._last("426 Connection closed; transfer aborted")
+        elif how != "silent":
+            await self._last("226 complete")
+
+    async def _do_stor(self, argument: str) -> None:
+        offset, self._offset = self._offset, 0
+        await self._store(self._path(argument), "r+b" if offset else "wb", offset)
+
+    async def _do_appe(self, argument: str) -> None:
+        await self._store(self._path(argument), "ab", None)
+
+    async def _store(self, path: Path, mode: str, offset: int | None) -> None:
+        if self.faults.agrees_early and not path.parent.is_dir():
+            await self.say("150 send it")
+            _, writer = await self._opened()
+            writer.close()
+            await self.say("450 error during transfer: file does not exist")
+            return
+        with path.open(mode) as file:
+            if offset:
+                file.seek(offset)
+            await self._agree("150 send it")
+            reader, writer = await self._opened()
+            stored = 0
+            most = self.faults.cut_upload
+            while data := await reader.read(_BLOCK):
+                if self.faults.disk is not None and stored + len(data) > self.faults.disk:
+                    writer.close()
+                    await self.say("452 No space left on device")
+                    return
+                file.write(data if most is None else data[: max(0, most - stored)])
+                stored += len(data)
+            writer.close()
+        if self.faults.takes:
+            self._take(path)
+        await self._last("226 stored")
+
+    def _take(self, path: Path) -> None:
+        self.server.taken[path.relative_to(self.server.folder).as_posix()] = path.read_bytes()
+        path.unlink()
+
+
+class _Unseen(Exception):
+    """There is no data connection."""
+
+
+def _time(path: Path) -> str:
+    return datetime.fromtimestamp(int(path.stat().st_mtime), UTC).strftime("%Y%m%d%H%M%S")
