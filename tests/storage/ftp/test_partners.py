@@ -10,6 +10,7 @@ import pytest
 
 from crossdock.errors import Unsupported
 from crossdock.storage.base import WriteOptions
+from crossdock.storage.ftp import FtpSettings
 from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.staging import is_temporary
 from crossdock.storage.storage import Storage
@@ -130,6 +131,14 @@ async def test_the_data_sets_of_z_os_are_no_folders(server: FaultyFtpServer) -> 
         async with faulty(server):
             pass
     assert "/u/acme" in str(raised.value.hint)
+    backend = FtpSettings.model_validate(
+        {"type": "ftp", "host": server.host, "port": server.port, "user": server.user}
+        | {"password": f"file:{server.folder.parent / 'secret'}"}
+    ).backend("partner")
+    for _ in range(2):
+        with pytest.raises(Unsupported):
+            await backend.open()
+        await backend.close()
     (server.folder / "u/acme").mkdir(parents=True)
     async with faulty(server, root="/u/acme") as storage:
         await storage.write_bytes("x", b"1")

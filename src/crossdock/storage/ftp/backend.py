@@ -13,6 +13,7 @@ from crossdock.storage.base import Backend, Entry, Reader, WriteOptions, Writer
 from crossdock.storage.ftp import asking, describing, listing
 from crossdock.storage.ftp.calls import Calls
 from crossdock.storage.ftp.connection import Connection
+from crossdock.storage.ftp.faults import Translate
 from crossdock.storage.ftp.reader import FtpReader
 from crossdock.storage.ftp.settings import FtpSettings
 from crossdock.storage.ftp.wire import Missing, Refused
@@ -50,11 +51,16 @@ class FtpBackend(Backend):
                 reason = f"the sign-in leads to data sets, of z/OS: {home[1:].decode(errors='replace')}"
                 hint = "write as root a folder of its Unix file system, such as /u/acme"
                 raise self.error(Unsupported, "open", "", reason, hint=hint)
-            if self.settings.verify != "none" and await connection.run(asking.lacks_times, connection, calls.base):
-                calls.cannot_stamp()
+            if self.settings.verify != "none":
+                with Translate("open", self.endpoint, ""):
+                    if await connection.run(asking.lacks_times, connection, calls.base):
+                        calls.cannot_stamp()
             host, port = self.settings.address
             self.store = f"ftp:{self.settings.user}@{host.lower()}:{port}"
             self.capabilities = calls.capable()
+        except BaseException:
+            calls.base = None
+            raise
         finally:
             calls.pool.release(connection)
 

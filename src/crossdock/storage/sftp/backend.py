@@ -78,6 +78,9 @@ class SftpBackend(Backend):
             host = self.settings.host.lower()
             self.store = f"sftp:{self.settings.user}@{host}:{self.settings.port or 22}"
             self.capabilities = self._capable()
+        except BaseException:
+            calls.base = None
+            raise
         finally:
             calls.pool.release(connection)
 
