@@ -11,7 +11,8 @@ import pytest
 from crossdock.engine.estimate import requests
 from crossdock.storage.local import LocalSettings
 from crossdock.storage.s3.backend import S3Backend
-from crossdock.storage.s3.client import Client, Request, Response
+from crossdock.storage.s3.client import Client, Response
+from crossdock.storage.s3.request import Request
 from crossdock.storage.storage import Storage
 from crossdock.transfer.copy import CopyOptions, copy
 from tests.servers import Moto

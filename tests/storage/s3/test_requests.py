@@ -19,7 +19,7 @@ from crossdock.errors import (
     ProtocolViolation,
     TimedOut,
 )
-from crossdock.storage.s3.client import Request
+from crossdock.storage.s3.request import Request
 from crossdock.storage.storage import Storage
 from tests.storage.s3.faults import FaultProxy, Upstream, answer, cut, drop, edit, lose, raw, silence, xml_error
 from tests.storage.s3.places import MIB, SMALL, BotoPeer, Server, backend, bucket

@@ -14,7 +14,8 @@ from urllib.parse import parse_qsl, urlencode
 from crossdock.errors import AlreadyExists, InvalidPath, ProtocolViolation, Unsupported
 from crossdock.storage.base import Backend, Entry, WriteOptions
 from crossdock.storage.http import http_date
-from crossdock.storage.s3.client import Answer, Body, Client, Request
+from crossdock.storage.s3.client import Client
+from crossdock.storage.s3.request import Answer, Body, Request
 from crossdock.storage.s3.settings import S3Settings
 from crossdock.storage.s3.wire import (
     ATTEMPT,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import os
 import re
 import socket
 import ssl
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -29,23 +28,20 @@ from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.s3.bulk import Bulk, BulkResponse
 from crossdock.storage.s3.credentials import CredentialSource, Keys
 from crossdock.storage.s3.faults import Place, Refusal, failure, refusal_of, refused
+from crossdock.storage.s3.request import Answer, Body, Request
 from crossdock.storage.s3.settings import S3Settings, amazon_url
 from crossdock.storage.s3.wire import parse_xml, quoted
 from crossdock.storage.sockets import keep_pace
 
-__all__ = ["Answer", "Body", "Client", "Request", "Response"]
+__all__ = ["Client", "Response"]
 
 Response = aiohttp.ClientResponse | BulkResponse
 """An answer with its body still to be read: `status`, `headers`, `content.iter_any()`, `release()`, `close()`."""
 
 LARGEST_ANSWER = 16 * 1024 * 1024
 """Bytes of XML that are read at most."""
-_OFF_THE_LOOP = 64 * 1024
-"""Bytes; hashing more than this takes long enough to be worth a thread."""
 _PIECE = 64 * 1024
 """Bytes that may take `timeout` to be sent."""
-_LARGE = 1024 * 1024
-"""Bytes; from here on a body is worth a thread and a connection for such bodies."""
 _MOST_LARGE = 16
 _READ_BUFFER = 256 * 1024
 _DISPENSABLE = frozenset({"x-amz-mp-object-size", "x-amz-copy-if-match"})
@@ -59,67 +55,6 @@ _OBJECT = {"versionId"}
 _LENGTHS = {"content-length", "content-range"}
 _NOTHING = hashlib.sha256(b"").hexdigest()
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
-
-
-class Body:
-    """What a request sends: the caller's chunks, neither joined nor copied, and sent again as often as needed."""
-
-    def __init__(self, chunks: Iterable[bytes | memoryview] = ()) -> None:
-        self.chunks = tuple(chunks)
-        self.size = sum(len(chunk) for chunk in self.chunks)
-        self._sha256: str | None = None
-
-    async def sha256(self) -> str:
-        """In hexadecimal; computed once, in a thread if it takes long."""
-        if self._sha256 is None:
-            self._sha256 = (await self._hashed("sha256")).hex()
-        return self._sha256
-
-    async def md5(self) -> str:
-        """In base64, as Content-MD5 has it."""
-        return base64.b64encode(await self._hashed("md5")).decode()
-
-    async def _hashed(self, name: str) -> bytes:
-        return await asyncio.to_thread(self._hash, name) if self.size > _OFF_THE_LOOP else self._hash(name)
-
-    def _hash(self, name: str) -> bytes:
-        digest = hashlib.new(name, usedforsecurity=name != "md5")
-        for chunk in self.chunks:
-            digest.update(chunk)
-        return digest.digest()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One REST call. `operation`, `path` and `action` are for messages."""
-
-    method: str
-    operation: str
-    path: str
-    action: str
-    bucket: str
-    key: str = ""
-    query: Mapping[str, str] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: Body | None = None
-    expected: int = 0
-    """Bytes that the answer's body may have; the caller has room for them."""
-    packed: bool = False
-    """Of an object that was stored with a `Content-Encoding`: its bytes as they are stored."""
-
-    @property
-    def large(self) -> bool:
-        return max(self.expected, self.body.size if self.body else 0) >= _LARGE
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer. `code` is "" after a success, else one of the codes that the caller allowed."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    code: str = ""
 
 
 class _Signer(S3SigV4Auth):  # type: ignore[misc]

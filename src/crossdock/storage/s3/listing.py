@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from crossdock.errors import NotADirectory, NotFound, ProtocolViolation
 from crossdock.storage.base import Entry
 from crossdock.storage.s3.calls import Calls
-from crossdock.storage.s3.client import Answer, Request
+from crossdock.storage.s3.request import Answer, Request
 from crossdock.storage.s3.wire import decoded, etag_of, number_of, parse_time, texts
 
 __all__ = ["Page", "leftovers", "list_page", "scan"]

@@ -8,8 +8,8 @@ from urllib.parse import urlencode
 from crossdock.errors import StorageError, Unsupported
 from crossdock.storage.base import Entry
 from crossdock.storage.s3.calls import Calls
-from crossdock.storage.s3.client import Answer
 from crossdock.storage.s3.faults import changed
+from crossdock.storage.s3.request import Answer
 from crossdock.storage.s3.wire import VERSION, etag_of
 
 __all__ = ["delete_exactly", "delete_pinned", "set_tags"]

@@ -7,7 +7,7 @@ import secrets
 
 from crossdock.errors import NotFound, PermissionDenied, ProtocolViolation, StorageError, Unsupported
 from crossdock.storage.s3.calls import Calls
-from crossdock.storage.s3.client import Body
+from crossdock.storage.s3.request import Body
 from crossdock.storage.s3.upload import Upload
 from crossdock.storage.staging import temporary_path
 

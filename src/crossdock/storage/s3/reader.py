@@ -11,8 +11,9 @@ from crossdock.errors import ConnectionFailed, CrossdockError
 from crossdock.storage.base import Entry, Reader
 from crossdock.storage.http import FAILURES
 from crossdock.storage.s3.calls import UNHEARD, Calls, entry_of
-from crossdock.storage.s3.client import Answer, Request, Response
+from crossdock.storage.s3.client import Response
 from crossdock.storage.s3.faults import changed, failure
+from crossdock.storage.s3.request import Answer, Request
 from crossdock.storage.s3.wire import VERSION, etag_of
 
 __all__ = ["S3Reader"]

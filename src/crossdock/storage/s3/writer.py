@@ -11,8 +11,8 @@ from typing import Any
 from crossdock.errors import AlreadyExists, IntegrityError, InvalidPath, NotFound, Unsupported
 from crossdock.storage.base import Entry, Expect, WriteOptions, Writer
 from crossdock.storage.s3.calls import Calls, Part, stored_of
-from crossdock.storage.s3.client import Answer, Body
 from crossdock.storage.s3.plan import PartPlan
+from crossdock.storage.s3.request import Answer, Body
 from crossdock.storage.s3.upload import Upload
 from crossdock.storage.waiting import to_its_end
 
