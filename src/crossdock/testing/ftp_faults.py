@@ -53,7 +53,7 @@ class FtpFaults:
     """An upload that is complete is gone, as in a drop box; `FaultyFtpServer.taken` holds what was in it."""
     times: Literal["set", "forgotten"] = "set"
     """What becomes of MFMT, once it is agreed to."""
-    library: bool = False
-    """As IBM i does until SITE changes it, PWD tells a library, and LIST is in its own dialect (LISTFMT 0)."""
+    ibm_i: bool = False
+    """Until SITE changes it, PWD tells a library, and LIST is in its own dialect (LISTFMT 0)."""
     replies: dict[str, str] = field(default_factory=dict)
     """Commands that are answered like this, and do nothing: {"RNFR": "502 no"}."""

@@ -52,7 +52,7 @@ class Session:
         self._offset = 0
         self._old: Path | None = None
         self._ended = False
-        self._formats = {"NAMEFMT", "LISTFMT"} if self.faults.library else set()
+        self._formats = {"NAMEFMT", "LISTFMT"} if self.faults.ibm_i else set()
         """Those of IBM i that are as they are at first."""
 
     def close(self) -> None:

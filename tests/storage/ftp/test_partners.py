@@ -115,7 +115,7 @@ async def test_ibm_i_is_asked_for_paths_and_for_listings_as_unix_has_them(tmp_pa
     folder = tmp_path / "home"
     (folder / "home/acme").mkdir(parents=True)
     greeting = "QTCP at ACME.EXAMPLE."
-    async with FaultyFtpServer(folder, FtpFaults(library=True), features=IBM_I, greeting=greeting) as server:
+    async with FaultyFtpServer(folder, FtpFaults(ibm_i=True), features=IBM_I, greeting=greeting) as server:
         async with faulty(server, root="/home/acme") as storage:
             await storage.write_bytes("in/a b.csv", b"1,2")
             assert [(entry.path, entry.size) async for entry in storage.walk()] == [("in/a b.csv", 3)]

@@ -14,7 +14,7 @@ from crossdock.errors import (
 )
 from crossdock.storage.http import http_date
 from crossdock.storage.s3 import wire
-from crossdock.storage.s3.calls import entry_of
+from crossdock.storage.s3.entries import entry_of
 from crossdock.storage.storage import Storage
 from tests.storage.s3.faults import FaultProxy
 from tests.storage.s3.places import MIB, Server, backend, bucket

@@ -16,9 +16,10 @@ from crossdock.errors import (
 )
 from crossdock.storage.base import Backend, Capabilities, Entry, Leftover, Reader, WriteOptions, Writer
 from crossdock.storage.s3 import listing, pinned, probe
-from crossdock.storage.s3.calls import Calls, entry_of
+from crossdock.storage.s3.calls import Calls
 from crossdock.storage.s3.client import Client
 from crossdock.storage.s3.copying import Copy
+from crossdock.storage.s3.entries import entry_of
 from crossdock.storage.s3.faults import changed
 from crossdock.storage.s3.names import must_keep
 from crossdock.storage.s3.reader import S3Reader

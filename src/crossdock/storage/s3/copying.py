@@ -10,7 +10,8 @@ from urllib.parse import unquote, urlencode
 
 from crossdock.errors import AlreadyExists, NotFound, PermissionDenied, ProtocolViolation, Unsupported
 from crossdock.storage.base import Entry, WriteOptions
-from crossdock.storage.s3.calls import Calls, entry_of, stored_of, with_etag
+from crossdock.storage.s3.calls import Calls
+from crossdock.storage.s3.entries import entry_of, stored_of, with_etag
 from crossdock.storage.s3.faults import changed
 from crossdock.storage.s3.plan import part_size_for
 from crossdock.storage.s3.request import Body, Request

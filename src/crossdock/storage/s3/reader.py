@@ -10,8 +10,9 @@ from dataclasses import replace
 from crossdock.errors import ConnectionFailed, CrossdockError
 from crossdock.storage.base import Entry, Reader
 from crossdock.storage.http import FAILURES
-from crossdock.storage.s3.calls import UNHEARD, Calls, entry_of
+from crossdock.storage.s3.calls import UNHEARD, Calls
 from crossdock.storage.s3.client import Response
+from crossdock.storage.s3.entries import entry_of
 from crossdock.storage.s3.faults import changed, failure
 from crossdock.storage.s3.request import Answer, Request
 from crossdock.storage.s3.wire import VERSION, etag_of

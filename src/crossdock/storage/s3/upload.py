@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from crossdock.errors import AlreadyExists, ConnectionFailed, CrossdockError, IntegrityError, Throttled
 from crossdock.storage.base import Entry
-from crossdock.storage.s3.calls import UNHEARD, Calls, Part, entry_of, stored_of
+from crossdock.storage.s3.calls import UNHEARD, Calls, Part
+from crossdock.storage.s3.entries import entry_of, stored_of
 from crossdock.storage.s3.request import Answer
 from crossdock.storage.s3.wire import ATTEMPT, VERSION
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from crossdock.errors import AlreadyExists, IntegrityError, InvalidPath, NotFound, Unsupported
 from crossdock.storage.base import Entry, Expect, WriteOptions, Writer
-from crossdock.storage.s3.calls import Calls, Part, stored_of
+from crossdock.storage.s3.calls import Calls, Part
+from crossdock.storage.s3.entries import stored_of
 from crossdock.storage.s3.plan import PartPlan
 from crossdock.storage.s3.request import Answer, Body
 from crossdock.storage.s3.upload import Upload

@@ -1,0 +1,59 @@
+"""Listings by servers that lie, fail midway, or never end."""
+
+from __future__ import annotations
+
+import pytest
+
+from crossdock.errors import CrossdockError, NotADirectory, NotFound, ProtocolViolation
+from crossdock.storage.sftp import codec as c
+from crossdock.storage.sftp.codec import U32, text
+from tests.storage.sftp.fake_server import EOF, FAILURE, FakeSftp
+from tests.storage.sftp.places import served
+
+
+@pytest.mark.parametrize("name", [b"../up", b"a/b", b"nul\0", b""])
+async def test_names_that_lead_elsewhere(name: bytes) -> None:
+    sftp = FakeSftp(x=b"1")
+    one = U32.pack(1) + text(name) + text(b"") + U32.pack(0)
+    sftp.hook = lambda kind, body: (c.NAME, one) if kind == c.READDIR else None
+    async with served(sftp) as (storage, _):
+        with pytest.raises(ProtocolViolation):
+            assert [entry async for entry in storage.scan()] == []
+
+
+async def test_what_is_missing_is_not_listed_as_an_empty_folder() -> None:
+    """SeaweedFS opens whatever it is asked for as a folder, and finds nothing in it."""
+    sftp = FakeSftp(x=b"1")
+
+    def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        name, _ = c.take(body, 0)
+        if kind == c.OPENDIR:
+            sftp.listings[name] = False
+            return c.HANDLE, text(name)
+        return None
+
+    sftp.hook = hook
+    async with served(sftp) as (storage, _):
+        await storage.make_dir("empty")
+        assert [entry async for entry in storage.scan("empty")] == []
+        with pytest.raises(NotFound, match="missing"):
+            assert [entry async for entry in storage.scan("missing")] == []
+        with pytest.raises(NotADirectory, match="x"):
+            assert [entry async for entry in storage.scan("x")] == []
+
+
+async def test_a_listing_that_fails_midway_is_an_error() -> None:
+    sftp = FakeSftp(x=b"1")
+    calls = iter([None, FAILURE, EOF, EOF, EOF, EOF, EOF])
+    sftp.hook = lambda kind, body: next(calls) if kind == c.READDIR else None
+    async with served(sftp) as (storage, _):
+        with pytest.raises(CrossdockError):
+            assert [entry async for entry in storage.scan()] == []
+
+
+async def test_a_listing_without_end() -> None:
+    sftp = FakeSftp()
+    sftp.hook = lambda kind, body: (c.NAME, U32.pack(0)) if kind == c.READDIR else None
+    async with served(sftp) as (storage, _):
+        with pytest.raises(ProtocolViolation, match="does not end"):
+            assert [entry async for entry in storage.scan()] == []
