@@ -132,10 +132,11 @@ async def test_a_certificate_authority(signer: asyncssh.SSHKey, good: bool, tmp_
             assert peer.sign_ins == []
 
 
-async def test_what_is_no_known_hosts_file_is_not_repeated(tmp_path: Path) -> None:
-    """It may be the private key, or the password."""
+@pytest.mark.parametrize("line", ["hunter2", "* 0\0hunter2"])
+async def test_what_is_no_known_hosts_file_is_not_repeated(tmp_path: Path, line: str) -> None:
+    """It may be the private key, or the password; or a certificate of X.509."""
     path = tmp_path / "known"
-    path.write_text(f"# ours\n* {public(ED)}\nhunter2\n")
+    path.write_text(f"# ours\n* {public(ED)}\n{line}\n")
     async with serving(keys=[ED]) as peer:
         with pytest.raises(ConfigError, match=r"known is not a known_hosts file: see its line 3") as caught:
             await connects(peer, host_key=None, known_hosts=str(path))

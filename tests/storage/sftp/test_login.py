@@ -140,6 +140,30 @@ async def test_key_file(tmp_path: Path, passphrase: str | None, monkeypatch: pyt
             await connects(peer.settings(**given, passphrase="env:KEY_PASSPHRASE"))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"not a key",
+        b"\xff\xfe\x00",
+        b"-----BEGIN A\\H PRIVATE KEY-----\nAAAA\n-----END A\\H PRIVATE KEY-----\n",
+        b"-----BEGIN PRIVATE KEY-----\nMAQDAgEB\n-----END PRIVATE KEY-----\n",
+    ],
+)
+async def test_what_is_no_private_key_is_told(tmp_path: Path, text: bytes) -> None:
+    folder = Path(os.environ["HOME"]) / ".ssh"
+    folder.mkdir()
+    for path in (tmp_path / "key", folder / "key"):
+        path.write_bytes(text)
+        path.chmod(0o600)
+    (folder / "config").write_text("Host *\n IdentityFile ~/.ssh/key\n")
+    async with serving() as peer:
+        for given in ({"private_key": f"file:{tmp_path}/key"}, {"ssh_config": True}):
+            with pytest.raises(ConfigError) as caught:
+                await connects(peer.settings(password=None, **given))
+            assert caught.value.hint
+        assert peer.sign_ins == []
+
+
 async def test_only_configured_keys_are_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Path(os.environ["HOME"]) / ".ssh"
     home.mkdir()
@@ -251,6 +275,13 @@ async def test_certificate(tmp_path: Path) -> None:
         await connects(peer.settings(**given, certificate=f"{tmp_path}/key-cert.pub"))
         with pytest.raises(AuthenticationFailed):
             await connects(peer.settings(**given))
+        write_key(tmp_path / "another")
+        given["private_key"] = f"file:{tmp_path}/another"
+        with pytest.raises(ConfigError, match="is for another key than the first private_key"):
+            await connects(peer.settings(**given, certificate=f"{tmp_path}/key-cert.pub"))
+        (tmp_path / "x509.pem").write_text(f"-----BEGIN CERTIFICATE-----\n{'A' * 64}\n-----END CERTIFICATE-----\n")
+        with pytest.raises(ConfigError, match="it is no certificate of OpenSSH"):
+            await connects(peer.settings(**given, certificate=f"{tmp_path}/x509.pem"))
 
 
 async def test_agent_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -37,6 +37,25 @@ async def test_ssh_config(tmp_path: Path) -> None:
         assert set(peer.sign_ins) == {"tester"}
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"Host *\n  ProxyJump me@bastion:99999\n", "cannot go through 'me@bastion:99999'"),
+        (b"Host *\n  ProxyJump [::1\n", r"cannot go through '\[::1'"),
+        (b"Host *\n  Port ssh\n", r"/config: line 2: .* Next: mend it there"),
+        (b"Host *  # \xe9\n", "/config: not UTF-8 text. Next: mend it there"),
+    ],
+)
+async def test_what_is_no_ssh_config_is_told(text: bytes, words: str) -> None:
+    folder = Path(os.environ["HOME"]) / ".ssh"
+    folder.mkdir()
+    (folder / "config").write_bytes(text)
+    async with serving() as peer:
+        with pytest.raises(ConfigError, match=words):
+            await connects(peer.settings(ssh_config=True))
+        assert peer.sign_ins == []
+
+
 async def test_an_address_that_says_nothing_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
     asked: list[Any] = []

@@ -23,6 +23,10 @@ def test_urls() -> None:
     settings, path = parse_url("sftp://example.com/~/in/x")
     assert isinstance(settings, SftpSettings)
     assert (settings.root, path) == ("", "in/x")
+    for written, meant in (("true", True), ("false", False), ("partner", "partner")):
+        settings, _ = parse_url(f"sftp://example.com/x?ssh_config={written}")
+        assert isinstance(settings, SftpSettings)
+        assert settings.ssh_config == meant
 
 
 @pytest.mark.parametrize(
@@ -40,6 +44,9 @@ def test_urls() -> None:
         "sftp://example.com/x?encoding=idna",
         "sftp://example.com/x?encoding=utf-16",
         "sftp://example.com:99999/x",
+        "sftp://example.com/x?jump=h:99999",
+        "sftp://example.com/x?jump=h:ssh",
+        "sftp://example.com/x?jump=me@:22",
     ],
 )
 def test_bad_urls(url: str) -> None:

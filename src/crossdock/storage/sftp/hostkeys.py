@@ -119,8 +119,9 @@ def _match(
             revoked = [key for name in names for key in asyncssh.match_known_hosts(hosts, name, "", None)[2]]
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}", key="known_hosts") from error
-        except (ValueError, asyncssh.KeyImportError) as error:
-            # Not asyncssh's own words: they repeat the line, and the file may be a key or a password by mistake.
+        except (ValueError, NameError) as error:
+            # asyncssh's NameError is of a certificate of X.509, without the package for those. Not its own words: they
+            # repeat the line, and the file may be a key or a password by mistake.
             reason = f"{path} is not a known_hosts file: see its line {_wrong_line(text)}"
             raise ConfigError(reason, key="known_hosts", hint="write there what 'crossdock trust' shows") from error
         for into, more in zip(found, (*matched[:2], revoked), strict=True):
@@ -132,7 +133,7 @@ def _wrong_line(text: str) -> int:
     for number, line in enumerate(text.splitlines(), 1):
         try:
             asyncssh.import_known_hosts(line)
-        except (ValueError, asyncssh.KeyImportError):
+        except (ValueError, NameError):
             return number
     return 1
 

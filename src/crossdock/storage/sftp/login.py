@@ -6,6 +6,7 @@ import asyncio
 import getpass
 import logging
 import os
+import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ _SIGNATURES = (
     "rsa-sha2-512",
     "rsa-sha2-256",
 )
+_UNREADABLE = (ValueError, TypeError, LookupError, ArithmeticError, NameError, re.error)
+"""What asyncssh, and what it asks, make of keys and certificates that are none, or damaged; OpenSSL's as well."""
 _MOST_PROMPTS = 8
 _MOST_ROUNDS = 8
 
@@ -170,26 +173,29 @@ def _config_of(alias: str, user: str) -> dict[str, Any]:
         raise ConfigError(f"there is no {path}", key="ssh_config", hint="remove ssh_config from this endpoint")
     try:
         found = SSHClientConfig.load(None, [path], False, False, False, user, (), alias, ())
-    except (asyncssh.ConfigParseError, OSError) as error:
-        raise ConfigError(f"{path}: {error}", key="ssh_config") from error
+    except (asyncssh.ConfigParseError, ValueError, OSError) as error:
+        reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error).removeprefix(f"{path} ")
+        hint = "mend it there, or remove ssh_config from this endpoint"
+        raise ConfigError(f"{path}: {reason}", key="ssh_config", hint=hint) from error
     wanted = ("Hostname", "Port", "User", "IdentityFile", "ProxyJump")
     return {"Hostname": alias, **{name: found.get(name) for name in wanted if found.get(name)}}
 
 
-def _import_key(text: str, source: str, passphrase: str | None) -> asyncssh.SSHKey:
+def _import_key(text: str | bytes, source: str, passphrase: str | None) -> asyncssh.SSHKey:
     try:
         return asyncssh.import_private_key(text, passphrase)
     except asyncssh.KeyEncryptionError as error:
         raise ConfigError(f"cannot decrypt {source}", key="passphrase", hint="check the passphrase") from error
-    except asyncssh.KeyImportError as error:
-        hint = "set passphrase: env:NAME" if "passphrase" in str(error).lower() else "use a key that ssh-keygen made"
-        raise ConfigError(f"cannot use {source}: {error}", key="private_key", hint=hint) from error
+    except _UNREADABLE as error:
+        reason = str(error) if isinstance(error, asyncssh.KeyImportError) else "it is damaged"
+        hint = "set passphrase: env:NAME" if "passphrase" in reason.lower() else "use a key that ssh-keygen made"
+        raise ConfigError(f"cannot use {source}: {reason}", key="private_key", hint=hint) from error
 
 
 def _identity(path: Path, passphrase: str | None) -> asyncssh.SSHKey:
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise ConfigError(f"others may read the private key {path}", key="private_key", hint=f"chmod 600 {path}")
-    return _import_key(path.read_text(), str(path), passphrase)
+    return _import_key(path.read_bytes(), str(path), passphrase)
 
 
 def _sound(pair: asyncssh.SSHKeyPair, legacy: Sequence[str]) -> asyncssh.SSHKeyPair:
@@ -219,9 +225,15 @@ def _key_pairs(settings: SftpSettings, identities: Sequence[str]) -> list[asyncs
         raise ConfigError("a certificate without its private key", key="certificate", hint="set private_key as well")
     try:
         certificate = asyncssh.read_certificate(settings.certificate)
-    except (OSError, asyncssh.KeyImportError) as error:
-        raise ConfigError(f"cannot read {settings.certificate}: {error}", key="certificate") from error
-    return list(asyncssh.load_keypairs([(keys[0], certificate), *keys[1:]]))
+    except (OSError, *_UNREADABLE) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no certificate of OpenSSH"
+        hint = "name the file that ssh-keygen -s made: KEY-cert.pub"
+        raise ConfigError(f"cannot read {settings.certificate}: {reason}", key="certificate", hint=hint) from error
+    try:
+        return list(asyncssh.load_keypairs([(keys[0], certificate), *keys[1:]]))
+    except ValueError as error:
+        reason = f"{settings.certificate} is for another key than the first private_key"
+        raise ConfigError(reason, key="certificate", hint="name the one that was made for it") from error
 
 
 def _keys(settings: SftpSettings, config: dict[str, Any]) -> tuple[asyncssh.SSHKeyPair, ...]:
@@ -268,17 +280,21 @@ def _resolve(settings: SftpSettings) -> Plan:
     through = settings.jump or config.get("ProxyJump")
     if not through or through == "none":
         return Plan(target)
-    parts = urlsplit(f"//{through}")
+    try:
+        parts = urlsplit(f"//{through}")
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
     if "," in through or not parts.hostname:
         raise ConfigError(f"cannot go through {through!r}", key="jump", hint="write one user@host:port")
     hop: dict[str, Any] = {}
     if not settings.jump:
-        hop = _config_of(parts.netloc.rpartition("@")[2].removesuffix(f":{parts.port}"), user)
+        hop = _config_of(parts.netloc.rpartition("@")[2].removesuffix(f":{port}"), user)
         if hop.get("ProxyJump", "none") != "none":
             raise ConfigError(
                 f"{through!r} has a ProxyJump of its own", key="ssh_config", hint="only one is gone through"
             )
-    host, port = str(hop.get("Hostname", parts.hostname)).lower(), parts.port or hop.get("Port", 22)
+    host, port = str(hop.get("Hostname", parts.hostname)).lower(), port or hop.get("Port", 22)
     trust = load_trust(host, port, settings.jump_host_key, settings.known_hosts, legacy=settings.legacy)
     user = parts.username or hop.get("User", user)
     return Plan(target, Target(host, port, user, trust, _keys(settings, hop) if hop.get("IdentityFile") else keys))

@@ -98,7 +98,7 @@ class SftpSettings(EndpointSettings):
     @field_validator("jump")
     @classmethod
     def _jump(cls, value: str | None) -> str | None:
-        if value is not None and not urlsplit(f"//{value}").hostname:
+        if value is not None and not ((parts := urlsplit(f"//{value}")).hostname and parts.port != 0):
             raise ValueError("write user@host:port")
         return value
 
@@ -106,6 +106,9 @@ class SftpSettings(EndpointSettings):
     def from_url(cls, url: SplitResult) -> tuple[Self, str]:
         """sftp://user@host:port/absolute/path, or /~/path below the login folder; the query holds settings."""
         found, path = server_of(url)
+        if found.get("ssh_config") in ("true", "false"):
+            # Else it would be taken for an alias.
+            found["ssh_config"] = found["ssh_config"] == "true"
         return cls.model_validate(found), path
 
     def shared(self, processes: int) -> Self:
