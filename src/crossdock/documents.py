@@ -24,6 +24,7 @@ _NODES = 100_000
 _DEPTH = 50
 _PREFIX = "tag:yaml.org,2002:"
 _MEND = "mend it there; what comes after it was not read"
+_TOO_LONG, _SHORTER = "a number of thousands of digits", "write a number that is meant"
 _COLLECTIONS = (f"{_PREFIX}map", f"{_PREFIX}seq")
 
 Path = tuple[Any, ...]
@@ -81,6 +82,8 @@ def _toml(document: Document, text: str) -> None:
         line = int(found[1]) if found else None
         message = message.replace(found[0], "") if found else message
         raise document.refuse(message, line, _MEND) from error
+    except ValueError as error:
+        raise document.refuse(_TOO_LONG, None, _SHORTER) from error
     except RecursionError as error:
         raise document.refuse(f"nested deeper than {_DEPTH} levels", None) from error
     document.lines = _toml_lines(text)
@@ -121,6 +124,8 @@ def _json(document: Document, text: str) -> None:
         document.data = json.loads(text)
     except json.JSONDecodeError as error:
         raise document.refuse(error.msg, error.lineno, _MEND) from error
+    except ValueError as error:
+        raise document.refuse(_TOO_LONG, None, _SHORTER) from error
     except RecursionError as error:
         raise document.refuse(f"nested deeper than {_DEPTH} levels", None) from error
     # JSON is YAML once its tabs (never inside a string) are spaces: read a second time for lines and repeated keys.

@@ -41,7 +41,7 @@ class _MaxDelete(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, (int, float)):
             return value
         digits = value.removesuffix("%")
-        if not digits.isascii() or not digits.isdigit():
+        if not digits.isascii() or not digits.isdigit() or len(digits) > 18:
             self.fail(f"write a number of files such as 100, or a share such as 25%: {value!r}", param, ctx)
         if digits == value:
             return int(value)

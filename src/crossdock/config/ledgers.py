@@ -57,6 +57,8 @@ def _checked(value: str, folder: Path) -> str:
     password = dict(parse_qsl(parts.query)).get("password", "")
     if parts.password is not None or (password and not password.startswith(("env:", "file:"))):
         raise _secret_in_it()
+    if password in ("env:", "file:"):
+        raise ConfigError(f"{password} names no secret", hint="write password=env:NAME or password=file:PATH")
     return value
 
 

@@ -16,10 +16,6 @@ __all__ = ["AfterModel", "ExpectModel", "FlowModel", "NotifyModel", "RuleModel",
 Happening = Literal["delivered", "failed", "late"]
 
 
-Length = Annotated[Seconds, Field(le=100 * 365 * 86400, allow_inf_nan=False)]
-"""Of time; a hundred years at most, so that adding it to a date makes another date."""
-
-
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=False)
 
@@ -63,13 +59,13 @@ class RuleModel(_Model):
 class TriggerModel(_Model):
     """What starts the flow. Without a trigger it runs on demand only."""
 
-    every: Length | None = Field(default=None, ge=1)
+    every: Seconds | None = Field(default=None, ge=1)
     """From start to start; a run that takes longer delays the next, they never overlap."""
     cron: str | None = None
     """Five fields: minute, hour, day of the month, month, day of the week."""
     timezone: str = "UTC"
     """Of `cron`, such as Europe/London."""
-    jitter: Length = Field(default=0, ge=0)
+    jitter: Seconds = Field(default=0, ge=0)
     """Up to this much is added to each start, so that not everything starts at once."""
     watch: bool = False
     """Look as soon as something changes in a local source. `every` (5m by default) finds what the watch missed."""
@@ -78,7 +74,7 @@ class TriggerModel(_Model):
 class SettleModel(_Model):
     """When a file counts as finished by its sender; all that is given must hold."""
 
-    for_: Length | None = Field(default=None, alias="for", ge=0)
+    for_: Seconds | None = Field(default=None, alias="for", ge=0)
     """It has kept its size and time for this long. Default: 2s; 0 for object stores, which show only whole files."""
     sightings: int | None = Field(default=None, ge=1, le=1000)
     """Looks in a row that found it unchanged. Default: 2; 1 for object stores, or with a marker or manifest."""
@@ -97,7 +93,7 @@ class AfterModel(_Model):
 
     archive: str | None = Field(default=None, min_length=1)
     """Move the source file: a folder below the source that keeps the tree (`.done`), or `{folder}/.done/{name}`."""
-    keep: Length | None = Field(default=None, gt=0)
+    keep: Seconds | None = Field(default=None, gt=0)
     """How long archived files are kept, counted from the move. Default: forever."""
     delete: bool = False
     """Remove the source file."""
@@ -196,10 +192,10 @@ class RetryModel(_Model):
 
     attempts: int = Field(default=8, ge=1, le=1000)
     """After so many, the transfer has failed; 'crossdock transfers retry' takes it up again."""
-    give_up: Length = Field(default=86400, gt=0)
+    give_up: Seconds = Field(default=86400, gt=0)
     """Counted from the moment the transfer was planned, or was put back after it had ended."""
-    base: Length = Field(default=5, gt=0)
-    longest: Length = Field(default=900, gt=0)
+    base: Seconds = Field(default=5, gt=0)
+    longest: Seconds = Field(default=900, gt=0)
 
 
 class ExpectModel(_Model):
@@ -244,9 +240,9 @@ class FlowModel(_Model):
     """Globs; if there are any, other files are left out."""
     exclude: OneOrMore[str] = ()
     """Globs; they go before `include`."""
-    min_age: Length | None = Field(default=None, ge=0)
+    min_age: Seconds | None = Field(default=None, ge=0)
     """Younger files are left out, by the modification time at the source."""
-    max_age: Length | None = Field(default=None, gt=0)
+    max_age: Seconds | None = Field(default=None, gt=0)
     """Older files are left out."""
     min_size: ByteSize | None = Field(default=None, ge=0)
     """Smaller files are left out."""

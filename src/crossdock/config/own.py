@@ -28,7 +28,7 @@ def check_own(
     And, as advice, those that would put a file of such a name in their place.
     """
     database = Path(ledger or file.parent / DEFAULT_LEDGER)
-    own = [file, *(database.with_name(database.name + suffix) for suffix in _BESIDE if "://" not in str(ledger))]
+    own = [file, *(database.parent / (database.name + suffix) for suffix in _BESIDE if "://" not in str(ledger))]
     for flow in flows.values():
         key = ("flows", flow.name)
         if not report.sound(key):

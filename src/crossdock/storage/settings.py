@@ -7,11 +7,20 @@ import os
 import re
 import stat
 from abc import abstractmethod
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import SplitResult, parse_qsl, unquote
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationInfo,
+)
 from pydantic_core import CoreSchema, core_schema
 
 from crossdock.errors import SecretUnavailable
@@ -32,6 +41,7 @@ __all__ = [
 
 _UNITS_OF_TIME = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _UNITS_OF_SIZE = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+_MOST_DIGITS = 18
 _SLASHES = rb"/+AC8-\x2f\u002f"
 """One slash, but several in utf-7 and in the escapes of Python."""
 
@@ -50,9 +60,9 @@ def _bytes(value: object) -> object:
     if not isinstance(value, (str, bool)):
         return value
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", str(value).lower())
-    if not match:
+    if not match or len(match[1]) > _MOST_DIGITS:
         raise ValueError("write a size in bytes, or with K, M, G, T (powers of 1024), such as 64M")
-    return int(float(match[1]) * _UNITS_OF_SIZE[match[2]])
+    return int(Decimal(match[1]) * _UNITS_OF_SIZE[match[2]])
 
 
 def _expanded(text: str) -> Path:
@@ -89,7 +99,8 @@ def _host(value: str) -> str:
     return value
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds)]
+# A hundred years: added to a date, they make another date, and every clock of the system takes them.
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(le=100 * 365 * 86400, allow_inf_nan=False)]
 ByteSize = Annotated[int, BeforeValidator(_bytes)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
 Encoding = Annotated[str, AfterValidator(_encoding)]
