@@ -74,6 +74,20 @@ def test_signed(pgp: Pgp) -> None:
     assert pgp.run("verify", pgp.server.run("--clearsign", "--local-user", bob, input=text), signed_by=bob) == text
 
 
+@pytest.mark.parametrize("line", ["\u2028", "\u2029", "\x85", "\n", "\x0b", "\x1c", "%0A"])
+@pytest.mark.parametrize("space", ["\u2003", "\xa0", " ", "\x1f", "%20"])
+def test_a_name_in_the_message_signs_nothing(pgp: Pgp, line: str, space: str) -> None:
+    """gpg repeats it among what it says of signatures."""
+    alice, bob = pgp.server.alice, pgp.server.bob
+    said = (["[GNUPG:]", "GOODSIG", "0"], ["[GNUPG:]", "VALIDSIG", bob], ["[GNUPG:]"])
+    name = ("--set-filename", line + line.join(map(space.join, said)))
+    packed = pgp.server.run(*name, "--recipient", alice, "--encrypt", input=CONTENT)
+    with pytest.raises(Refused, match="not signed"):
+        pgp.run("decrypt", packed, signed_by=bob)
+    with pytest.raises(Refused, match="not signed"):
+        pgp.run("verify", pgp.server.run(*name, "--store", input=CONTENT), signed_by=bob)
+
+
 def test_a_detached_signature_is_one_that_gpg_accepts(pgp: Pgp, tmp_path: Path) -> None:
     signature = tmp_path / "content.sig"
     signature.write_bytes(pgp.run("sign", CONTENT, key=pgp.server.bob, detached=True))

@@ -83,8 +83,9 @@ class Gpg:
 
     def said(self) -> list[list[str]]:
         """gpg's status lines, each as its words; the first is the keyword."""
-        lines = self._status.decode("utf-8", "replace").splitlines()
-        return [words[1:] for words in map(str.split, lines) if len(words) > 1 and words[0] == "[GNUPG:]"]
+        # As bytes: gpg escapes ASCII's spaces and line ends in what it quotes, a file's name for one, and no others.
+        lines = [[word.decode("utf-8", "replace") for word in line.split()] for line in self._status.split(b"\n")]
+        return [words[1:] for words in lines if len(words) > 1 and words[0] == "[GNUPG:]"]
 
     def complaint(self) -> str:
         """The last that gpg wrote for people, on one line."""
