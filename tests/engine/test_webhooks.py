@@ -203,6 +203,33 @@ async def test_an_endless_answer_is_not_read(receiver: Receiver) -> None:
     await asyncio.wait_for(post(receiver.hook(), NOTICE), 60)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"HTTP/1.1 200 OK\r\nno header\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nx: " + b"x" * 20_000 + b"\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nlocation: https://hooks.example/T0K3N?k=T0K3N\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nlocation: /T0K3N\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nlocation: https://user:T0K3N@hooks.example/\r\ncontent-length: 0\r\n\r\n",
+    ],
+)
+async def test_no_answer_makes_the_address_known(answer: bytes) -> None:
+    async def odd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(odd, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/T0K3N?k=T0K3N"
+    async with server:
+        with pytest.raises(NotificationFailed) as caught:
+            await post(Webhook(url=url, allow_private=True), NOTICE)
+    assert "T0K3N" not in f"{caught.value}"
+    assert caught.value.retryable == (b"302" not in answer)
+
+
 async def test_silence_and_a_closed_port(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -258,7 +285,7 @@ def test_addresses_that_are(address: str) -> None:
     "host",
     [
         *("127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254", "localhost", "[fe80::1%25lo]"),
-        *("2130706433", "0x7f000001", "0177.0.0.1", "127.1", "0"),
+        *("2130706433", "0x7f000001", "0177.0.0.1", "127.1", "0", "[::ffff:127.0.0.1%25]", "[::ffff:127.0.0.1%25a]"),
     ],
 )
 async def test_no_form_of_a_private_address_is_reached(receiver: Receiver, host: str) -> None:

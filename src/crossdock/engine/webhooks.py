@@ -151,12 +151,14 @@ async def post(
             hint="the receiver needs a certificate of a public authority for this name",
         ) from error
     except aiohttp.InvalidURL as error:
-        raise ConfigError(f"{where}: {error.description or error}", hint="write https://host/path") from error
+        raise ConfigError(f"{where}: {error.description or 'no address'}", hint="write https://host/path") from error
     except UnicodeError as error:
         raise ConfigError(f"{where}: no receiver can have this name", hint="write https://host/path") from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        # Of an answer that cannot be read, the client's words hold the whole address.
+        odd = isinstance(error, aiohttp.ClientResponseError)
         raise NotificationFailed(
-            f"{where}: {str(error) or 'no answer in time'}",
+            f"{where}: {'what it answers is no HTTP' if odd else str(error) or 'no answer in time'}",
             retryable=True,
             hint="see that the receiver is up and can be reached from here; the notice is sent again",
         ) from error
@@ -164,7 +166,7 @@ async def post(
         return
     if 300 <= status < 400:
         raise NotificationFailed(
-            f"{where}: {status}, it redirects", retryable=False, hint=f"write the final address ({location!r}?)"
+            f"{where}: {status}, it redirects", retryable=False, hint=f"write the final address{_origin(location)}"
         )
     again = status >= 500 or status in _AGAIN
     raise NotificationFailed(
@@ -194,8 +196,8 @@ def _address(webhook: Webhook) -> tuple[URL, str]:
             f"{where}: not encrypted", hint="write https://, or 'allow_private: true' for one of your own"
         )
     try:
-        # The client does not resolve what is an address already.
-        literal = str(ipaddress.ip_address(host))
+        # The client does not resolve what is an address already; to it that is whatever has a colon.
+        literal = host if ":" in host else str(ipaddress.ip_address(host))
     except ValueError:
         try:
             # "127.1", "2130706433", "0177.0.0.1": older aiohttp takes these for addresses as well.
@@ -205,6 +207,14 @@ def _address(webhook: Webhook) -> tuple[URL, str]:
     if forbidden(literal):
         raise _private(where, literal)
     return url, where
+
+
+def _origin(location: str | None) -> str:
+    """Where it redirects to, without the rest, which is as secret as that of the address itself."""
+    try:
+        return f", at {URL(location or '').origin()}"
+    except ValueError:
+        return ""
 
 
 def _private(where: str, address: str) -> NotificationFailed:
