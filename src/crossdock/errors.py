@@ -143,7 +143,7 @@ class StorageError(CrossdockError):
         hint: str | None = None,
         retry_after: float | None = None,
     ) -> None:
-        place = located(endpoint, path)
+        place, reason = located(endpoint, path), shown(reason)  # it may quote a server
         super().__init__(
             f"{operation} {place.removesuffix(':')}: {reason}",
             hint=hint or (self.next_step and self.next_step.format(endpoint=shlex.quote(located(endpoint)))),
@@ -210,6 +210,9 @@ class Unsupported(StorageError):
 
 class TransferError(CrossdockError):
     """Moving one file failed although both endpoints answered."""
+
+    def __init__(self, message: str = "", *, hint: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(shown(message), hint=hint, retry_after=retry_after)
 
     @classmethod
     def at(cls, operation: str, endpoint: str, path: str, reason: str, *, hint: str | None = None) -> Self:

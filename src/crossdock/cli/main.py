@@ -128,7 +128,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         if session.verbose > 1:
             import traceback
 
-            traceback.print_exception(error)
+            click.echo(_lines("".join(traceback.format_exception(error))), err=True)
         if isinstance(error, NotFound) and not {"*", "?"}.isdisjoint(error.path):
             include = f"--include {shlex.quote(error.path.rpartition('/')[2])}"
             error.hint = f"a location is one file or folder; patterns are for: crossdock sync SRC DST {include}"
@@ -161,7 +161,7 @@ def complaint(error: CrossdockError) -> Iterator[str]:
 
 def _lines(text: str) -> str:
     """Line ends stay, everything else that could drive a terminal is escaped."""
-    return "\n".join(shown(line) for line in text.splitlines())
+    return "\n".join(shown(line) for line in text.split("\n"))
 
 
 class _Messages(io.FileIO):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from crossdock.cli import exits
+from crossdock.errors import shown
 
 if TYPE_CHECKING:
     import asyncio
@@ -126,14 +127,20 @@ class Session:
         task.cancel()
 
     def _log(self) -> None:
-        if not self.verbose:
-            return
         import logging
         import time
 
-        formatter = logging.Formatter(
-            "%(asctime)s.%(msecs)03dZ %(levelname).1s %(name)s %(message)s", "%Y-%m-%d %H:%M:%S"
-        )
+        class OneLine(logging.Formatter):
+            """What a server says neither drives the terminal nor makes up further lines."""
+
+            def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the library's)
+                return shown(super().formatMessage(record))
+
+        if not self.verbose:
+            if logging.lastResort is not None:
+                logging.lastResort.setFormatter(OneLine())
+            return
+        formatter = OneLine("%(asctime)s.%(msecs)03dZ %(levelname).1s %(name)s %(message)s", "%Y-%m-%d %H:%M:%S")
         formatter.converter = time.gmtime
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(formatter)

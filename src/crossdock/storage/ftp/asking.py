@@ -103,6 +103,8 @@ def _measured(connection: Connection, name: bytes, found: Entry, size: Reply) ->
 def _listed(connection: Connection, name: bytes) -> Entry | None:
     """What the listing of the folder above says of a file, where the server answers neither MLST nor SIZE."""
     folder, _, last = name.rpartition(b"/")
+    if not last:
+        return None  # the root: none is above
     listing = Listing(prefix="", encoding="latin-1")
     try:
         list_folder(connection, folder or b"/", listing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from crossdock.errors import shown
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.codec import Violation
 
@@ -27,7 +28,7 @@ class Status(Exception):
     """The server answered with a status other than OK."""
 
     def __init__(self, code: int, message: str) -> None:
-        super().__init__(f"status {code}: {message}" if message else f"status {code}")
+        super().__init__(f"status {code}: {shown(message)}" if message else f"status {code}")
         self.code, self.message = code, message
 
 
