@@ -12,12 +12,13 @@ import pytest
 from crossdock.errors import (
     InvalidPath,
     NotAFile,
+    NotFound,
     PermissionDenied,
     StorageError,
 )
 from crossdock.storage.base import WriteOptions
 from crossdock.storage.local import LocalSettings
-from crossdock.storage.staging import temporary_path
+from crossdock.storage.staging import temporary_path, token_of
 from crossdock.storage.storage import Storage
 
 OUTSIDE = b"not yours"
@@ -104,6 +105,29 @@ class TestLinks:
         with pytest.raises(StorageError):
             await storage.write_bytes("name", b"x")
         assert (root.parent / "outside" / "secret").read_bytes() == OUTSIDE
+
+    @pytest.mark.parametrize("what", ["link", "hard link", "fifo", "open fifo", "folder"])
+    async def test_what_took_the_place_of_what_was_staged_is_not_gone_on_with(
+        self, storage: Storage, root: Path, what: str
+    ) -> None:
+        """Who may write to the folder could have had another's file written to, or a thread wait for ever."""
+        secret, token = root.parent / "outside" / "secret", token_of("name", "0123456789ab", 4)
+        staged = root / temporary_path("name", "0123456789ab")
+        readers = []
+        if what == "link":
+            staged.symlink_to(secret)
+        elif what == "hard link":
+            staged.hardlink_to(secret)
+        elif what == "folder":
+            staged.mkdir()
+        else:
+            os.mkfifo(staged)
+            readers += [os.open(staged, os.O_RDONLY | os.O_NONBLOCK)] if what == "open fifo" else []
+        with pytest.raises(NotFound if what != "folder" else NotAFile):
+            await storage.begin_write("name", WriteOptions(resume=token))
+        for reader in readers:
+            os.close(reader)
+        assert secret.read_bytes() == OUTSIDE
 
 
 class TestSpecialFiles:

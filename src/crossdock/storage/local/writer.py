@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import stat
 import time
 from collections import deque
 from concurrent.futures import Future, wait
@@ -50,13 +51,19 @@ class LocalWriter(StagedWriter):
             tree.check_target(self._folder, self._name, "write", self.path, overwrite=options.overwrite)
             if options.size is not None:
                 self._check_space(options.size - self.offset)
-            flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | (0 if resume else os.O_CREAT | os.O_EXCL)
+            flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            # What others put in the place of what was staged must not be waited for, as a fifo would be.
+            flags |= os.O_NONBLOCK if resume else os.O_CREAT | os.O_EXCL
             try:
                 self._descriptor = os.open(self._staged_name, flags, 0o600, dir_fd=self._folder)
-            except FileNotFoundError:
+            except OSError as error:
+                if error.errno != errno.ENOENT and not (resume and error.errno in (errno.ENXIO, errno.ELOOP)):
+                    raise
                 raise self._gone() from None
             if resume:
-                if os.fstat(self._descriptor).st_size < self.offset:
+                status = os.fstat(self._descriptor)
+                # Nor a file of another name written to, by a hard link.
+                if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_size < self.offset:
                     raise self._gone()
                 os.ftruncate(self._descriptor, self.offset)
 
