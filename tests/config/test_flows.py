@@ -262,13 +262,16 @@ def test_where_the_ledger_is(write: Write, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir("/")
     assert where(config.new_ledger()) == "/var/lib/x.db"
     assert where(config.new_ledger("other.db")) == "other.db", "the command line's is below the working folder"
+    for nothing in ("", " "):
+        with pytest.raises(ConfigError, match="name is empty"):
+            config.new_ledger(nothing)
 
 
 @pytest.mark.parametrize(
     ("written", "dsn"),
     [
-        ("postgresql://u@h:5/d?password=env:PG", "postgresql://u:s%20%40%2F@h:5/d"),
-        ("postgresql://h/d?password=env:PG&sslmode=require", "postgresql://h/d?sslmode=require&password=s+%40%2F"),
+        ("postgresql://u@h:5/d?password=env:PG", "postgresql://u@h:5/d"),
+        ("postgresql://h/d?password=env:PG&sslmode=require", "postgresql://h/d?sslmode=require"),
         ("postgres://u@h/d", "postgres://u@h/d"),
     ],
 )
@@ -280,6 +283,8 @@ def test_a_password_of_the_ledger_is_a_reference(
     assert config.ledger == written
     ledger = config.new_ledger()
     assert ledger._dsn == dsn  # type: ignore[attr-defined]
+    password = ledger._password  # type: ignore[attr-defined]
+    assert (password and password()) == ("s @/" if "password" in written else None)
     assert "s @" not in where(ledger)
     with pytest.raises(ConfigError, match="a secret may not be written"):
         config.new_ledger("postgresql://u:p@h/d")

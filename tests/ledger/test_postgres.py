@@ -264,6 +264,40 @@ async def test_a_lost_connection_is_told_and_replaced(postgres: Postgres, schema
         assert again.new
 
 
+async def test_a_password_that_is_changed(postgres: Postgres, schema: str, raw: Any) -> None:
+    """Connections that are there go on; new ones read it anew, and until it is right the ledger only is away."""
+    access, role = postgres.base / "data/pg_hba.conf", f"r{schema}"
+    before, written = access.read_text(), ["one"]
+    await raw.execute(f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'one'")
+    access.write_text(f"host all {role} {LOOPBACK}/32 scram-sha-256\n{before}")
+    await raw.execute("SELECT pg_reload_conf()")
+    dsn = postgres.dsn.replace(f"{postgres.user}@", f"{role}@")
+    try:
+        while await raw.fetchval("SELECT count(*) FROM pg_hba_file_rules WHERE $1 = ANY (user_name)", role) == 0:
+            await asyncio.sleep(0)
+        async with PostgresLedger(dsn, password=lambda: written[-1], schema=schema) as ledger:
+            await add(ledger, "a")
+            await raw.execute(f"ALTER ROLE {role} PASSWORD 'two'")
+            await add(ledger, "b")
+            await raw.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", role)
+            with pytest.raises(LedgerUnavailable):
+                await _until_cut_off(ledger)
+            with pytest.raises(LedgerUnavailable, match=r"password authentication failed.*may sign in"):
+                await ledger.counts()
+            written.append("two")
+            assert len(await ledger.find(Query())) == 2
+    finally:
+        access.write_text(before)
+        await raw.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+        await raw.execute("SELECT pg_reload_conf()")
+        await raw.execute(f"DROP ROLE {role}")
+
+
+async def _until_cut_off(ledger: PostgresLedger) -> None:
+    while True:
+        await ledger.counts()
+
+
 async def test_nothing_outlives_its_transaction(postgres: Postgres, schema: str) -> None:
     """So that PgBouncer may hand each transaction to another session."""
     async with PostgresLedger(postgres.dsn, schema=schema, connections=1) as ledger:

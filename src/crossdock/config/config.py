@@ -96,7 +96,7 @@ class Config:
         else `crossdock.db` beside the file. Raises `ConfigError`."""
         from crossdock.config.ledgers import new_ledger
 
-        return new_ledger(written) if written else new_ledger(self.ledger, folder=self.folder)
+        return new_ledger(written) if written is not None else new_ledger(self.ledger, folder=self.folder)
 
     def flow(self, name: str) -> Flow:
         """A flow by its name. Raises `ConfigError`."""

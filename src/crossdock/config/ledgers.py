@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from crossdock.errors import ConfigError
 
@@ -72,9 +73,12 @@ def _secret_in_it() -> ConfigError:
 def new_ledger(written: str | None, *, folder: Path | None = None) -> Ledger:
     """The ledger that `written` names, not yet opened; None: `crossdock.db` in `folder` (the working folder).
 
-    `password=env:NAME` or `password=file:PATH` in a URL's query is resolved here. Raises `ConfigError`.
+    `password=env:NAME` or `password=file:PATH` in a URL's query is looked for here. Raises `ConfigError`.
     """
     folder = folder or Path()
+    if written is not None and not written.strip():
+        hint = f"write a path or a postgresql:// URL; without it, {DEFAULT_LEDGER} beside the configuration is meant"
+        raise ConfigError("the ledger's name is empty", hint=hint)
     value = _checked(written or DEFAULT_LEDGER, folder)
     if "://" not in value:
         from crossdock.ledger.sqlite import SqliteLedger
@@ -85,20 +89,19 @@ def new_ledger(written: str | None, *, folder: Path | None = None) -> Ledger:
     except ModuleNotFoundError as error:
         hint = "pip install 'crossdock[postgres]'"
         raise ConfigError(f"a PostgreSQL ledger needs the package {error.name}", hint=hint) from error
-    return PostgresLedger(_with_password(value, folder))
+    url, password = _password(value, folder)
+    return PostgresLedger(url, password=password)
 
 
-def _with_password(url: str, folder: Path) -> str:
+def _password(url: str, folder: Path) -> tuple[str, Callable[[], str] | None]:
+    """The URL without its reference, and what reads the password: each connection asks anew, as it may be changed."""
     from crossdock.storage.settings import Secret
 
     parts = urlsplit(url)
-    query = [(key, value) for key, value in parse_qsl(parts.query) if key != "password"]
     reference = dict(parse_qsl(parts.query)).get("password")
     if reference is None:
-        return url
-    secret = quote(Secret(reference, folder).reveal(), safe="")
-    user, at, host = parts.netloc.rpartition("@")
-    netloc = f"{user}:{secret}@{host}" if at else host
-    if not at:
-        query.append(("password", Secret(reference, folder).reveal()))
-    return parts._replace(netloc=netloc, query=urlencode(query)).geturl()
+        return url, None
+    query = [(key, value) for key, value in parse_qsl(parts.query) if key != "password"]
+    secret = Secret(reference, folder)
+    secret.reveal()
+    return parts._replace(query=urlencode(query)).geturl(), secret.reveal

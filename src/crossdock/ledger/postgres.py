@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from crossdock.errors import LedgerError, LedgerUnavailable
+from crossdock.errors import LedgerError, LedgerUnavailable, SecretUnavailable
 from crossdock.ledger.base import MAX_RESCUES, Added
 from crossdock.ledger.queries import load, migrations
 from crossdock.ledger.relational import Params, SqlLedger
@@ -51,7 +51,8 @@ _PASSING = (
 class PostgresLedger(SqlLedger):
     """A ledger in a schema of the database at `dsn` (postgresql://user@host/database, libpq's environment respected).
 
-    `connections`: at most so many, made when they are needed. `timeout`: seconds for one statement.
+    `password` is asked for each connection. `connections`: at most so many, made when they are needed. `timeout`:
+    seconds for one statement.
     """
 
     # An index takes 2,704 bytes: two paths, names, and what the file was listed as.
@@ -61,6 +62,7 @@ class PostgresLedger(SqlLedger):
         self,
         dsn: str,
         *,
+        password: Callable[[], str] | None = None,
         schema: str = "crossdock",
         connections: int = 8,
         timeout: float = 60.0,
@@ -71,7 +73,8 @@ class PostgresLedger(SqlLedger):
         address = urlsplit(dsn)
         self.where = f"postgresql://{address.hostname or ''}{address.path}#{schema}"
         self.max_rescues = max_rescues
-        self._dsn, self._schema, self._connections, self._timeout = dsn, schema, connections, timeout
+        self._dsn, self._password, self._schema = dsn, password, schema
+        self._connections, self._timeout = connections, timeout
         self._pool: Any = None
 
     async def open(self) -> None:
@@ -80,6 +83,7 @@ class PostgresLedger(SqlLedger):
         async with self._reported("open"):
             pool = await asyncpg.create_pool(
                 self._dsn,
+                password=self._password,
                 # With a minimum the pool would keep it up by itself, and print tracebacks while the server is away.
                 min_size=0,
                 max_size=self._connections,
@@ -145,6 +149,12 @@ class PostgresLedger(SqlLedger):
             raise LedgerUnavailable(
                 f"{operation} in ledger {self.where}: {str(error) or 'no answer in time'}",
                 hint="see that the database server runs and can be reached; nothing is taken on until then",
+            ) from error
+        except (asyncpg.InvalidAuthorizationSpecificationError, SecretUnavailable) as error:
+            # Being changed, perhaps: what is under way may outlast that, and who is started anew may read another.
+            raise LedgerUnavailable(
+                f"{operation} in ledger {self.where}: {error}",
+                hint="see that its account may sign in with this password; one that comes from env: needs a restart",
             ) from error
         except asyncpg.PostgresError as error:
             raise LedgerError(
