@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import io
 import zipfile
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from crossdock.engine.engine import LeftAlone
+from crossdock.engine.engine import Engine, LeftAlone
 from crossdock.engine.recovery import Record, attempt_id
 from crossdock.errors import (
     AuthenticationFailed,
@@ -21,6 +22,7 @@ from crossdock.ledger.base import Lease, State
 from crossdock.storage.base import WriteOptions, Writer
 from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
+from tests.engine.clocks import Clock
 from tests.engine.places import House, broken, flow, lost
 
 
@@ -62,6 +64,18 @@ async def test_gives_up_after_its_time(home: House) -> None:
     await home.run(hurried)
     home.clock.move(61)
     assert (await home.run(hurried)).failed == 1
+
+
+async def test_gives_up_by_the_clock_of_the_ledger(home: House) -> None:
+    """A database's may be far from ours, either way."""
+    await home.put("a")
+    for hours, later in ((48, 60), (-48, 86400), (-48, 0)):
+        home.dst.faults["commit"] = [broken()]
+        ours = Clock()
+        ours.now = home.clock() + timedelta(hours=hours)
+        async with Engine([flow()], home.new, home.ledger, clock=ours) as engine:
+            assert (await engine.run_once(patience=0.0)).failed == (not later)
+        home.clock.move(later)
 
 
 async def test_what_is_not_retryable_fails_at_once(home: House) -> None:

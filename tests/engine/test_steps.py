@@ -39,7 +39,7 @@ async def test_what_was_to_be_changed_is_not_sent_as_it_is(home: House, now: Flo
     assert (await home.run(now)).failed == 1
     assert home.dst.hold("a.csv.gz") is None
     transfer = (await home.transfers())["in/a.csv", "dst"]
-    assert "was to go through gzip, and is not sent without" in str(transfer.error)
+    assert "was to go through gzip, and is not sent otherwise" in str(transfer.error)
     assert "put the rule back" in str(transfer.error)
     await home.ledger.requeue([transfer.id], who="me", why="the rule is back")
     assert (await home.run(flow(rules=(PACKED,)))).delivered == 1
@@ -74,3 +74,39 @@ async def test_a_rule_that_was_corrected_counts(home: House, before: tuple[Trans
     assert (await home.run(corrected)).delivered == 1
     stored = home.dst.hold("in/a.csv") or b""
     assert (gzip.decompress(stored) if now else stored) == b"data"
+
+
+PLAIN = flow(rules=(Rule(name="texts", glob="*.txt", to=(Destination("dst"),)),))
+
+
+async def test_another_scheduler_knows_another_configuration(home: House) -> None:
+    """It began before the file was planned: what it does not know of is not sent as it is."""
+    await home.put("a.csv")
+    async with home.engine(PLAIN, owner="old") as old, home.engine(flow(rules=(PACKED,)), owner="new") as new:
+        home.clock.move(5)
+        await new.discover("f")
+        assert (await old.run_once(patience=0.0)).failed == 1
+        assert home.dst.hold("a.csv.gz") is None
+        await home.ledger.requeue([1], who="me", why="the other one was stopped")
+        assert (await new.run_once(patience=0.0)).delivered == 1
+    assert gzip.decompress(home.dst.hold("a.csv.gz") or b"") == b"data"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+async def test_a_name_that_is_of_other_steps(home: House, packed: bool) -> None:
+    """The rule names what its steps make: under the name of a plan without them, or with others, it is not sent."""
+    rules = (Rule(name="plain", to=(Destination("dst"),)), PACKED)
+    await planned(home, rules[packed])
+    assert (await home.run(flow(rules=(rules[not packed],)))).failed == 1
+    assert not home.dst._files
+    await home.ledger.requeue([1], who="me", why="the rule is back")
+    assert (await home.run(flow(rules=(rules[packed],)))).delivered == 1
+
+
+async def test_a_name_with_the_time_in_it(home: House) -> None:
+    """Goes by the time of the plan: a rule that was corrected counts."""
+    to = (Destination("dst", "{now:%H%M}/{name}"),)
+    await planned(home, Rule(name="all", to=to))
+    home.clock.move(120)
+    assert (await home.run(flow(rules=(Rule(name="all", to=to, transforms=GZIP),)))).delivered == 1
+    assert gzip.decompress(home.dst.hold("0600/a.csv") or b"") == b"data"

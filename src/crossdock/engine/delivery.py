@@ -14,14 +14,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from crossdock.engine.actions import Actions
 from crossdock.engine.endpoints import Endpoints
-from crossdock.engine.recovery import Record, attempt_id, copied, recovered, sweep, sweep_members, version_of
+from crossdock.engine.recovery import Record, attempt_id, copied, recovered, sweep, sweep_members, version_of, where
 from crossdock.engine.steps import Steps
 from crossdock.engine.taken import File, Taken, file_of, is_there, taken_by
 from crossdock.engine.verdicts import backoff, begun, judge
@@ -80,14 +80,12 @@ class Courier:
         progress: Callable[[Transfer, int], None] | None = None,
         step: Step | None = None,
         lease: float = LEASE,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.lease = lease
         self._flows, self._endpoints, self._ledger, self._actions = flows, endpoints, ledger, actions
         self._progress = progress or (lambda transfer, size: None)
         self._step = step or (lambda name: None)
-        self._clock = clock
-        self._steps = Steps(ledger, clock, folder)
+        self.steps = Steps(ledger, folder)
         self._owing = {name for name, planner in flows.items() if owes(planner.flow)}
         self._together: dict[File, int] = {}
         self.taken = Taken()
@@ -191,7 +189,7 @@ class _Attempt:
             return known
         source = await self._endpoints.for_file(transfer.source)
         resume = self._record.token if self._record is not None and self._record.resumable else None
-        transforms = await self._courier._steps.of(self._planner, transfer)
+        transforms = await self._courier.steps.of(self._planner, transfer)
         self._step("R4:before")
         if source.backend.store is not None and target.can_server_copy(source):
             # No step lies between the store's copy and its being visible: the lease is looked at before.
@@ -245,7 +243,7 @@ class _Attempt:
         if self._lease.fence == 1 or (record is not None and record.resumable and not transfer.rescues):
             return None
         receipt = await recovered(transfer, record, target)
-        transforms = () if receipt is not None else await self._courier._steps.of(self._planner, transfer)
+        transforms = () if receipt is not None else await self._courier.steps.of(self._planner, transfer)
         if receipt is None and not transforms:
             source = await self._endpoints.for_file(transfer.source)
             if target.can_server_copy(source):
@@ -289,7 +287,8 @@ class _Attempt:
             if token is None and self._record is not None:
                 # An upload in parts of which none has arrived yet.
                 token = self._record.token
-            record = Record(to=to, token=token, size=found.size, sha256=None if unpacks else found.sha256)
+            sha256 = None if unpacks else found.sha256
+            record = Record(to=to, token=token, size=found.size, sha256=sha256, at=where(target))
             self._step("R7:before")
             asked, self._record = time.monotonic(), record  # which a ledger that fails may have taken in all the same
             await self._ledger.staged(self._lease, record.dump())
@@ -343,7 +342,8 @@ class _Attempt:
         for name in dict.fromkeys((transfer.source, transfer.target)):
             if self._endpoints.failed(name, error):
                 pause = self._endpoints.pause(name)[0] or _PAUSE
-        now = self._courier._clock()
+        # By the ledger's clock, which may not be ours: it was claimed at `changed`.
+        now = transfer.changed + timedelta(seconds=seconds)
         age = (now - transfer.added).total_seconds()
         if age > flow.retry.give_up:
             age = (now - begun(await self._ledger.history(transfer.id))).total_seconds()

@@ -96,7 +96,6 @@ class Engine:
             progress=progress,
             step=step,
             lease=lease,
-            clock=clock,
         )
         self._transfers, self._lease, self._report, self._step = transfers, lease, report, step
 
@@ -142,7 +141,8 @@ class Engine:
                     if not self.endpoints.pause(target)[0]:
                         self.endpoints.begin(target)
             self._step("R1:before")
-            await add(self.planner(flow), found, self.ledger, who=self.owner, taken=taken)
+            if await add(self.planner(flow), found, self.ledger, who=self.owner, taken=taken):
+                self._courier.steps.planned(flow, found.added)
         self._step("R1:after")
         return found
 

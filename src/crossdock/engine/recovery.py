@@ -6,7 +6,7 @@ Before a file is published the ledger holds what was staged, its size and its di
 - what was staged is still there: it was not published, is removed, and the file is sent again;
 - what was staged is gone, though only publishing removes it while the record says so (whoever else removes it changes
   the record first): it was published, and taken or replaced since;
-- the endpoint cannot tell: the file is sent again.
+- the endpoint cannot tell, or is another one by now: the file is sent again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from crossdock.storage.staging import is_temporary, temporary_path
 from crossdock.storage.storage import Storage
 from crossdock.transfer.pipe import Tally, pipe
 
-__all__ = ["Record", "attempt_id", "copied", "recovered", "sweep", "sweep_members", "version_of"]
+__all__ = ["Record", "attempt_id", "copied", "recovered", "sweep", "sweep_members", "version_of", "where"]
 
 
 _FENCES = 8
@@ -46,12 +46,21 @@ class Record:
     size: int | None = None
     sha256: str | None = None
     """Known: all bytes were taken, and publishing was next."""
+    at: str | None = None
+    """Of which endpoint, as `where` tells it: by its name another one may go by now."""
     resumable: bool = False
     """The attempt failed in peace: the next one goes on where it stopped."""
 
     def dump(self) -> bytes:
         token = None if self.token is None else base64.b64encode(self.token).decode()
-        found = {"to": self.to, "token": token, "size": self.size, "sha256": self.sha256, "resumable": self.resumable}
+        found = {
+            "to": self.to,
+            "token": token,
+            "size": self.size,
+            "sha256": self.sha256,
+            "at": self.at,
+            "resumable": self.resumable,
+        }
         return json.dumps({key: value for key, value in found.items() if value is not None}).encode()
 
     @classmethod
@@ -61,6 +70,12 @@ class Record:
         found = json.loads(data)
         token = found.pop("token", None)
         return cls(token=None if token is None else base64.b64decode(token), **found)
+
+
+def where(target: Storage) -> str | None:
+    """The endpoint's address, and the account. None: it tells none."""
+    store = target.backend.store
+    return None if store is None else f"{store}{target.backend.address('')}"
 
 
 def attempt_id(ledger: str, transfer: int, fence: int) -> str:
@@ -82,7 +97,8 @@ async def recovered(transfer: Transfer, record: Record | None, target: Storage) 
         return _receipt(
             transfer, record, target, there, "the attempt that published it was killed before it could say so"
         )
-    if record.token is not None and await target.is_staged(record.token) is False:
+    same = record.at in (None, where(target))
+    if same and record.token is not None and await target.is_staged(record.token) is False:
         note = "it was published by an attempt that was killed, and was taken or replaced since"
         return _receipt(transfer, record, target, there, note)
     return None

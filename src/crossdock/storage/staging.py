@@ -162,11 +162,17 @@ def staged_path(checkpoint: bytes) -> str:
     return temporary_path(str(token["path"]), str(token["attempt"]))
 
 
-async def still_staged(backend: Backend, checkpoint: bytes) -> bool:
+async def still_staged(backend: Backend, checkpoint: bytes) -> bool | None:
     """`Backend.is_staged`, where a temporary can be looked at by its name as soon as it is begun."""
+    path = staged_path(checkpoint)
     try:
-        await backend.stat(staged_path(checkpoint))
+        await backend.stat(path)
     except NotFound:
+        try:
+            await backend.stat(path.rpartition("/")[0])
+        except NotFound:
+            # With its folder: a mount may be missing.
+            return None
         return False
     return True
 

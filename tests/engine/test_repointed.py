@@ -1,0 +1,67 @@
+"""Endpoints that are not what they were when an attempt was killed in the moment of publishing."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from crossdock.engine.engine import Engine
+from crossdock.engine.recovery import Record, attempt_id, where
+from crossdock.flows.flow import After, Destination, Rule
+from crossdock.ledger.base import Lease
+from crossdock.storage.base import Expect, WriteOptions
+from crossdock.storage.local import LocalSettings
+from crossdock.storage.storage import Storage
+from tests.engine.places import House, flow
+
+DATA = bytes(3 << 20)
+DIGEST = hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.mark.parametrize("what", ["the same", "another", "no mount", "taken"])
+async def test_what_is_gone_from_another_place_was_not_published(home: House, tmp_path: Path, what: str) -> None:
+    """Its name now stands for another server, or its disk is not mounted: the file is sent, not thought delivered."""
+    for name in ("dst/in", "other/in"):
+        (tmp_path / name).mkdir(parents=True)
+    await home.put("a", DATA)
+    taking = flow(rules=(Rule(name="all", to=(Destination("dst", "in/{path}"),)),), after=After(delete=True))
+    root = tmp_path / "dst"
+
+    def new(name: str) -> Storage:
+        return home.new("src") if name == "src" else Storage(LocalSettings(root=root).backend("dst"))
+
+    async with Engine([taking], new, home.ledger, clock=home.clock) as engine, new("dst") as dst:
+        await engine.discover("f")
+        (lease,) = await home.ledger.claim("killed")
+        attempt = attempt_id(home.ledger.id, lease.id, lease.fence)
+        writer = await dst.begin_write("in/a", WriteOptions(attempt=attempt))
+        await writer.write(DATA)
+        token = writer.checkpoint()
+        record = Record(to="in/a", token=token, size=len(DATA), sha256=DIGEST, at=where(dst))
+        await home.ledger.staged(lease, record.dump())
+        if what == "taken":
+            await writer.commit(Expect(size=len(DATA), digests={"sha256": DIGEST}))
+            (root / "in/a").unlink()
+        await writer.leave()
+    if what == "another":
+        root = tmp_path / "other"
+    elif what == "no mount":
+        shutil.rmtree(root / "in")
+    home.clock.move(61)
+    recorded: list[Record | None] = []
+    staged = home.ledger.staged
+
+    async def noted(lease: Lease, checkpoint: bytes | None) -> None:
+        recorded.append(Record.load(checkpoint))
+        await staged(lease, checkpoint)
+
+    home.ledger.staged = noted  # type: ignore[method-assign]
+    async with Engine([taking], new, home.ledger, clock=home.clock) as engine:
+        assert (await engine.run_once(patience=0)).delivered == 1
+    assert (root / "in/a").exists() == (what != "taken")
+    assert home.src.hold("a") is None
+    published = [each for each in recorded if each is not None and each.sha256 is not None]
+    assert [each.at for each in published] == ([] if what == "taken" else [f"local{root}"])
