@@ -278,6 +278,28 @@ def test_names_the_terminal_cannot_show_are_escaped(tmp_path: Path) -> None:
     assert done.stdout == b"\xfc\\u20ac\n"
 
 
+@pytest.mark.parametrize("options", [[], ["-v"]], ids=" ".join)
+def test_what_is_logged_cannot_drive_the_terminal(tmp_path: Path, options: list[str]) -> None:
+    for folder in ("in", "out"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "in/a").write_bytes(b"1")
+    (tmp_path / "own.py").write_text(
+        "from crossdock.transfer.transforms import Transform\n"
+        "class Own(Transform):\n"
+        "    def feed(self, data): return data\n"
+        "    def close(self): raise ValueError('\\x1b[31mred\\u202e\\nnext')\n"
+    )
+    (tmp_path / "crossdock.yaml").write_text(
+        "endpoints: {a: {type: local, root: in}, b: {type: local, root: out}}\n"
+        "flows: {f: {source: 'a:', rules: [{match: '.*', to: 'b:', transform: ['python:own:Own']}]}}\n"
+    )
+    result = subprocess.run(
+        [PROGRAM, *options, "run", "--once"], cwd=tmp_path, capture_output=True, env=os.environ | {"PYTHONPATH": "."}
+    )
+    assert result.returncode == 0, result.stderr
+    assert b"ValueError: \\x1b[31mred\\u202e\\nnext\n" in result.stderr
+
+
 def test_the_entry_point_is_installed() -> None:
     done = subprocess.run([PROGRAM, "--help"], capture_output=True, text=True, check=True, timeout=60)
     assert "Commands:" in done.stdout

@@ -8,7 +8,6 @@ import os
 import random
 import shlex
 import signal
-import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import click
 
 from crossdock.cli import exits
 from crossdock.cli.engine import delivery_json, flows_of, ledger_option, opened_engine
+from crossdock.cli.logs import OneLine
 from crossdock.cli.main import complain, complaint
 from crossdock.cli.options import DURATION
 from crossdock.cli.output import count, emit, human_size, human_time
@@ -180,10 +180,8 @@ class _Daemon(_Command):
     def _stamp_warnings(self) -> None:
         """Those that are logged, too; with -v they have their time."""
         if self._stamped and not self.session.verbose:
-            formatter = logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%SZ")
-            formatter.converter = time.gmtime
             handler = logging.StreamHandler()
-            handler.setFormatter(formatter)
+            handler.setFormatter(OneLine("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%SZ"))
             logging.getLogger("crossdock").handlers[:] = [handler]
 
     def tell(self, delivery: Delivery) -> None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from crossdock.cli import exits
-from crossdock.errors import shown
 
 if TYPE_CHECKING:
     import asyncio
@@ -128,20 +127,14 @@ class Session:
 
     def _log(self) -> None:
         import logging
-        import time
 
-        class OneLine(logging.Formatter):
-            """What a server says neither drives the terminal nor makes up further lines."""
-
-            def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the library's)
-                return shown(super().formatMessage(record))
+        from crossdock.cli.logs import OneLine
 
         if not self.verbose:
             if logging.lastResort is not None:
                 logging.lastResort.setFormatter(OneLine())
             return
         formatter = OneLine("%(asctime)s.%(msecs)03dZ %(levelname).1s %(name)s %(message)s", "%Y-%m-%d %H:%M:%S")
-        formatter.converter = time.gmtime
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(formatter)
         logger = logging.getLogger("crossdock")
