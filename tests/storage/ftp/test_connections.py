@@ -152,6 +152,13 @@ async def test_replies_that_are_none(server: FaultyFtpServer, reply: str) -> Non
         assert not await storage.exists("name")
 
 
+async def test_interim_replies_without_an_end(server: FaultyFtpServer) -> None:
+    async with faulty(server) as storage:
+        server.faults.replies["MLST"] = "150 one moment\r\n" * 20_000 + "550 No such file"
+        with pytest.raises(ProtocolViolation, match="interim replies without an end"):
+            await storage.stat("name")
+
+
 async def test_a_message_quotes_the_beginning_of_a_long_reply(server: FaultyFtpServer) -> None:
     async with faulty(server) as storage:
         server.faults.replies["DELE"] = "550 Permission denied: " + "x" * 60_000

@@ -44,7 +44,7 @@ async def test_a_download_that_is_cut_is_an_error(
         assert await storage.read_bytes("name", limit=len(DATA)) == DATA
 
 
-@pytest.mark.parametrize(("size", "errors"), [(len(DATA) + 1, Truncated), (10, SourceChanged)])
+@pytest.mark.parametrize(("size", "errors"), [(len(DATA) + 1, Truncated), (10, SourceChanged), (0, SourceChanged)])
 async def test_a_size_that_is_a_lie(server: FaultyFtpServer, size: int, errors: type[CrossdockError]) -> None:
     (server.folder / "name").write_bytes(DATA)
     server.faults.size = size

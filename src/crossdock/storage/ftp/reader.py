@@ -92,7 +92,8 @@ class FtpReader(Reader):
         if pin is not None and pin.fingerprint != self.entry.fingerprint:
             reason = "the file is no longer the one that was listed"
             raise SourceChanged.at("read", self._endpoint, self._path, reason, hint="list it again")
-        if self.entry.size is not None and self._offset >= self.entry.size:
+        # A size of 0 is believed once nothing has come: some servers tell it of what they make as it is fetched.
+        if self.entry.size is not None and 0 < self.entry.size <= self._offset:
             self._ended, self.changed = True, False
             return b""
         # Had more to be asked, the invitation may have been used up by a listing.

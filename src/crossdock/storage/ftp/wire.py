@@ -25,6 +25,8 @@ __all__ = [
 
 _MOST_LINE = 64 * 1024
 _MOST_REPLY = 1024 * 1024
+_MOST_INTERIM = 10_000
+"""Replies that are not the last one; some servers send one now and then while they are busy."""
 _MOST_SHOWN = 500
 """Characters of a reply that messages quote."""
 _BLOCK = 64 * 1024
@@ -245,10 +247,11 @@ class Wire:
 
     def final(self) -> Reply:
         """The last reply to a command that was sent."""
-        while True:
+        for _ in range(_MOST_INTERIM):
             found = self.reply()
             if found.code >= 200:
                 return found
+        raise self._violation("interim replies without an end")
 
     def must(self, command: bytes, *codes: int) -> Reply:
         """The final reply, which is one of `codes`, or any good one. Raises `Refused`."""
