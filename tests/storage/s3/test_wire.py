@@ -29,6 +29,12 @@ class TestWire:
     def test_a_plus_is_a_space(self) -> None:
         assert wire.decoded("a+b%2Bc%20d") == "a b+c d"
 
+    @pytest.mark.parametrize(
+        ("text", "etag"), [('"a"', "a"), ('W/"a"', "a"), ("", None), ('"\x1b[31m"', None), ('"\udcff"', None)]
+    )
+    def test_etags_are_what_a_header_can_carry_back(self, text: str, etag: str | None) -> None:
+        assert wire.etag_of(text) == etag
+
     @given(st.datetimes(timezones=st.just(UTC)))
     def test_times_survive_to_the_microsecond(self, moment: datetime) -> None:
         assert wire.parse_mtime(wire.format_mtime(moment)) == moment

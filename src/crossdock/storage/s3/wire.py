@@ -72,11 +72,12 @@ def decoded(text: str | None) -> str:
 
 
 def etag_of(text: str | None) -> str | None:
-    """Without its quotes; None if there is none.
+    """Without its quotes; None if there is none, or one that no header can carry back.
 
     A proxy that could change a body calls its ETag weak (RFC 9110, 8.8.1), though the store's own is not.
     """
-    return (text or "").strip().removeprefix("W/").strip('"') or None
+    found = (text or "").strip().removeprefix("W/").strip('"')
+    return found if found.isprintable() and found else None
 
 
 def parse_time(text: str | None) -> datetime | None:
