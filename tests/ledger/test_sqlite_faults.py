@@ -275,3 +275,21 @@ async def test_an_opening_that_is_cancelled_leaves_no_draft(tmp_path: Path) -> N
     with pytest.raises(asyncio.CancelledError):
         await opening
     assert [path.name for path in tmp_path.iterdir()] == ["crossdock.db"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("receipt", "{"), ("receipt", "[]"), ("receipt", "[" * 100_000), ("modified", "soon"), ("changed_at", 1e300)],
+)
+async def test_a_row_that_was_changed_by_hand(tmp_path: Path, column: str, value: object) -> None:
+    async with SqliteLedger(tmp_path / "ledger.db") as ledger:
+        await ledger.add([planned()], who="me")
+        connection = sqlite3.connect(tmp_path / "ledger.db")
+        connection.execute(f"UPDATE transfers SET {column} = ?", (value,))
+        connection.commit()
+        connection.close()
+        with pytest.raises(LedgerError, match="transfer 1 in the ledger is not as it was written") as caught:
+            await ledger.get(1)
+        assert caught.value.hint
+        with pytest.raises(LedgerError, match="not as it was written"):
+            [line async for line in ledger.export()]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
+from crossdock.errors import LedgerError
 from crossdock.ledger.base import Event, Lease, Mark, Planned, Sighting, State, Transfer
 from crossdock.storage.base import Entry
 
@@ -35,6 +37,30 @@ _SIZES = range(1 << 63)
 """What a database takes; an endpoint that tells another (SFTP has 64 bits, FTP any number) has told nothing."""
 
 Row = Mapping[str, Any]
+T = TypeVar("T")
+
+
+def _as_written(read: Callable[[Row], T]) -> Callable[[Row], T]:
+    """A row that somebody else has written, or changed, is an error of the ledger."""
+
+    @wraps(read)
+    def checked(row: Row) -> T:
+        try:
+            return read(row)
+        except (ValueError, TypeError, OverflowError, OSError, RecursionError) as error:
+            found = dict(row)
+            which = f"transfer {found['id']}" if "id" in found else f"a row of {', '.join(found)}"
+            hint = "it was changed by hand: change it back, or restore the ledger from a backup"
+            raise LedgerError(f"{which} in the ledger is not as it was written: {error}", hint=hint) from error
+
+    return checked
+
+
+def _document(text: str) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"{text[:40]!r} is no JSON object")
+    return found
 
 
 def stored(text: str) -> str:
@@ -86,6 +112,7 @@ def new_row(planned: Planned, who: str) -> dict[str, Any]:
     }
 
 
+@_as_written
 def as_transfer(row: Row) -> Transfer:
     modified = row["modified"]
     return Transfer(
@@ -110,7 +137,7 @@ def as_transfer(row: Row) -> Transfer:
         owner=_optional(row["owner"]),
         ready=None if row["ready_at"] is None else moment(row["ready_at"]),
         checkpoint=None if row["checkpoint"] is None else bytes(row["checkpoint"]),
-        receipt=None if row["receipt"] is None else json.loads(row["receipt"]),
+        receipt=None if row["receipt"] is None else _document(row["receipt"]),
         error=_optional(row["error"]),
         why=restored(row["why"]),
         changed=moment(row["changed_at"]),
@@ -126,19 +153,22 @@ def as_lease(row: Row) -> Lease:
     return Lease(transfer=transfer, fence=transfer.fence, attempt=attempt, until=moment(row["ready_at"]))
 
 
+@_as_written
 def as_event(row: Row) -> Event:
     was = None if row["was"] is None else State(row["was"])
     return Event(moment(row["at"]), restored(row["who"]), was, State(row["state"]), restored(row["why"]))
 
 
+@_as_written
 def as_sighting(row: Row) -> Sighting:
     first, last = moment(row["first_seen"]), moment(row["last_seen"])
     return Sighting(restored(row["path"]), restored(row["fingerprint"]), first, last, row["times"])
 
 
+@_as_written
 def as_mark(row: Row) -> Mark:
     due = None if row["due"] is None else moment(row["due"])
-    return Mark(restored(row["key"]), moment(row["at"]), due, json.loads(row["value"]))
+    return Mark(restored(row["key"]), moment(row["at"]), due, _document(row["value"]))
 
 
 def as_json(transfer: Transfer, history: Sequence[Event]) -> str:
