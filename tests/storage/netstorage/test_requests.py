@@ -91,6 +91,16 @@ async def test_connections_are_kept_and_bounded(server: FakeNetStorage, monkeypa
     assert server.connections <= 3
 
 
+@pytest.mark.parametrize(
+    "rest", [b"Content-Length: " + b"9" * 5000, b"Transfer-Encoding: chunked\r\n\r\n" + b"1" * (3 << 20)]
+)
+async def test_what_is_longer_than_anybody_means_is_no_request(server: FakeNetStorage, rest: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"PUT /123456/a HTTP/1.1\r\n" + rest + b"\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
+    writer.close()
+
+
 async def test_a_silent_server_is_given_up(server: FakeNetStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     found = backend(server, monkeypatch, timeout=0.2)
     server.faults.append(NetStorageFault(how="stall", action="download"))

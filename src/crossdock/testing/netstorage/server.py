@@ -158,7 +158,8 @@ class FakeNetStorage:
         except (OSError, asyncio.IncompleteReadError):
             # The client has gone: a body that is not whole is no file.
             pass
-        except BadRequest as error:
+        except (BadRequest, ValueError, OverflowError, asyncio.LimitOverrunError) as error:
+            # The last three: numbers and lines that are longer than anybody means.
             with suppress(OSError):
                 await send_reply(writer, Query("GET", "/", {}, keep=False), Reply(400, f"{error}\n".encode()), self.now)
         except asyncio.CancelledError:
