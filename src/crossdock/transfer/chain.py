@@ -21,6 +21,8 @@ log = logging.getLogger("crossdock.transfer")
 
 _BATCH = 1024 * 1024
 """Bytes of output that a thread makes before the event loop takes them."""
+_LONGEST_REASON = 1000
+"""Characters."""
 
 
 @cache
@@ -146,6 +148,8 @@ class Chain:
 
     def _failed(self, step: Step, error: BaseException) -> TransformFailed:
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        # It may quote the file, and goes to the ledger and into mails.
+        reason = f"{reason[:_LONGEST_REASON]}…" if len(reason) > _LONGEST_REASON else reason
         hint = getattr(error, "hint", None)
         return TransformFailed(
             f"transform {step.name} of {self.file}: {reason}; nothing was published",

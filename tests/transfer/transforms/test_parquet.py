@@ -118,6 +118,7 @@ def test_a_quote_within_a_field_is_a_letter() -> None:
         (b"a,b\n1,\xff\n", {}, "row 2: .*UTF8"),
         (b"a\xff,b\n1,2\n", {}, "first row"),
         (b"a,b\n1,2\n", {"types": {"c": "int64"}}, "no column is called c; there are a, b"),
+        (b",".join(b"%d" % number for number in range(16_385)), {}, "over 16384 columns"),
         (b'a,b\n1,"never closed\n' + b"x\n" * 1000, {}, "quote is not closed"),
         (b'a,b\n1,"never closed\n' + b"x\n" * 9_000_000, {}, "a row of over"),
     ],

@@ -124,6 +124,16 @@ async def test_what_fails_publishes_nothing(
         assert await source.read_bytes("in/f.gz") == data
 
 
+async def test_the_reason_does_not_repeat_the_file() -> None:
+    """It is kept in the ledger, and sent by mail."""
+    pytest.importorskip("pyarrow")
+    names = ",".join(f"column {number}" for number in range(10_000))
+    async with source_with(f"{names}\n".encode()) as source, Storage(MemoryBackend("target")) as target:
+        with pytest.raises(TransformFailed, match="no column is called price") as failed:
+            await copy(source, "in/f.gz", target, "f", options=steps(("csv_to_parquet", {"types": {"price": "int64"}})))
+        assert len(str(failed.value)) < 2000
+
+
 @both
 async def test_pgp_between_storages(kind: str, gpg: Gpg, tmp_path: Path) -> None:
     """A change that gpg only finds at the end, when all of the content was staged."""

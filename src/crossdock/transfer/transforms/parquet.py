@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from functools import cache
 from typing import Literal
 
@@ -26,6 +27,8 @@ _BLOCK = 4 * 1024 * 1024
 """Bytes of CSV that pyarrow parses at once."""
 _LONGEST = 4 * _BLOCK
 """Bytes that one row may have."""
+_MOST_COLUMNS = 16_384
+"""As in a spreadsheet: each takes some 5 KiB."""
 _AT_ONCE = 1000
 """Fields that are matched in one go: the matcher keeps some 100 bytes for each."""
 _HINT = "correct the options types and delimiter, or have the file sent again"
@@ -145,12 +148,14 @@ class CsvToParquet(Transform):
     def _head(self, data: bytes) -> int:
         """Read the first row, and start the file; returns where the second begins."""
         end = _rows_end(data, self.options.delimiter, first=True)
+        if data.count(self.options.delimiter.encode(), 0, end) >= _MOST_COLUMNS:
+            raise Refused(f"over {_MOST_COLUMNS} columns", hint=_HINT)
         try:
             text = data[:end].decode("utf-8-sig")
             names = next(csv.reader(io.StringIO(text, newline=""), delimiter=self.options.delimiter))
         except (UnicodeDecodeError, StopIteration, csv.Error) as error:
             raise Refused(f"the first row does not name the columns: {error}", hint=_HINT) from error
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = sorted(name for name, times in Counter(names).items() if times > 1)
         if twice or not names:
             what = f"two columns are called {', '.join(twice)}" if twice else "the first row is empty"
             raise Refused(what, hint="have the file's first row corrected")
