@@ -9,6 +9,7 @@ import os
 import stat
 import struct
 import tempfile
+import tracemalloc
 import warnings
 import zipfile
 from collections.abc import AsyncIterator, Callable
@@ -214,6 +215,12 @@ LIES = {
     "twice": (zipped({"xx": b"1", "yy": b"2"}).replace(b"yy", b"xx"), "two members are called xx"),
     "the same letters composed otherwise": (zipped({"\u00e9": b"1", "e\u0301": b"2"}), "two members"),
     "file and folder": (zipped({"a": b"1", "a/b": b"2"}), "both a file and a folder"),
+    "file and folder, and what sorts between": (
+        zipped(dict.fromkeys(("a/b/c", "a/b-", "a/b.c", "a/b", "a-", "b"), b"1")),
+        "a/b is both a file and a folder",
+    ),
+    "file and empty folder": (zipped({"a/": b"", "b": b"1", "a": b"1"}), "both a file and a folder"),
+    "a name that no path can be": (zipped({"a/" * 2100 + "a": b"1"}), "a name of over 4096 characters"),
     "encrypted": (flagged(6, 8, 1), "encrypted"),
     "encrypted in its header alone": (patched(zipped({"a": b"content"}), 6, "<H", 1), "not packed as the directory"),
     "another method": (flagged(8, 10, 12), "method 12, not deflate"),
@@ -279,6 +286,19 @@ async def test_a_directory_of_any_size_is_not_read_into_memory() -> None:
     async with target_of("memory", Path()) as target:
         with pytest.raises(TransformFailed, match="over 10000 members"):
             await unpacked(huge + end, target)
+
+
+def test_deep_folders_take_no_memory() -> None:
+    """Each folder above each member was held by its whole name: of an archive of 130 KB, that took a gigabyte."""
+    data = zipped({f"{number}/{'a/' * 2000}a": b"" for number in range(50)})
+    tracemalloc.start()
+    try:
+        members, names = step("unzip").splitter().open(io.BytesIO(data), "source")
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+    assert len(names) == 50
+    assert members.endpoint == "source"
 
 
 @both

@@ -19,6 +19,7 @@ import zlib
 from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 from zoneinfo import ZoneInfo
@@ -42,6 +43,8 @@ _LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _PER_MEMBER = 1024
 """Bytes of the directory for each member that is allowed: it is held in memory."""
+_LONGEST_NAME = 4096
+"""Characters. Systems have no longer paths, and each slash would be a folder to make."""
 _HINT = "have the archive made again with a plain zip program"
 
 
@@ -165,7 +168,7 @@ def _read(file: IO[bytes], at: int, what: struct.Struct) -> tuple[Any, ...] | No
 
 def _check(member: zipfile.ZipInfo) -> None:
     """One member by itself: its name, its kind, and how it is packed."""
-    name = shown(member.orig_filename)
+    name = shown(member.orig_filename[:_LONGEST_NAME])
     # The name is not the original one where an extra field gives it in Unicode, or after a NUL.
     bad = _bad_name(member.orig_filename) or _bad_name(member.filename)
     if bad is not None:
@@ -190,6 +193,8 @@ def _check(member: zipfile.ZipInfo) -> None:
 
 def _bad_name(name: str) -> str | None:
     """Why a member of this name could land elsewhere, or be taken for another; None: it could not."""
+    if len(name) > _LONGEST_NAME:
+        return f"has a name of over {_LONGEST_NAME} characters"
     if "\0" in name or any(unicodedata.category(letter) == "Cc" for letter in name):
         return "has a control character in its name"
     if name.startswith("/") or re.match(r"[A-Za-z]:", name):
@@ -206,17 +211,13 @@ def _bad_name(name: str) -> str | None:
 
 def _check_names(members: Sequence[zipfile.ZipInfo]) -> None:
     """No two of the same name, and no file where another needs a folder."""
-    seen: set[str] = set()
-    folders: set[str] = set()
-    for member in members:
-        name = unicodedata.normalize("NFC", member.filename)
-        if name in seen:
+    names = (unicodedata.normalize("NFC", member.filename) for member in members)
+    # What lies in a folder comes right behind it: no name has a control character.
+    for name, following in pairwise(sorted(names, key=lambda name: name.replace("/", "\0"))):
+        if name == following:
             raise Refused(f"two members are called {shown(name)}", hint=_HINT)
-        seen.add(name)
-        parts = name.split("/")[:-1]
-        folders.update("/".join(parts[:count]) for count in range(1, len(parts) + 1))
-    for name in seen & folders:
-        raise Refused(f"{shown(name)} is both a file and a folder", hint=_HINT)
+        if following.startswith(f"{name}/"):
+            raise Refused(f"{shown(name)} is both a file and a folder", hint=_HINT)
 
 
 def _check_layout(file: IO[bytes], members: Sequence[zipfile.ZipInfo], end: int) -> None:
