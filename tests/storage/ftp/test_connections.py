@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -70,6 +71,16 @@ async def test_a_wrong_password_is_tried_once(server: FaultyFtpServer) -> None:
         with pytest.raises(AuthenticationFailed):
             await attempt()
     assert server.accepted == 1
+
+
+async def test_a_password_that_a_server_repeats_is_not_told(server: FaultyFtpServer) -> None:
+    """Messages are logged, kept in the ledger and sent by mail."""
+    server.password = "tr0ub4dor"
+    server.faults.replies = {"PASS": "501 'PASS tr0ub4dor' not understood"}
+    with pytest.raises(AuthenticationFailed, match=r"501 'PASS \*\*\*' not understood") as failed:
+        async with faulty(server):
+            pass
+    assert "tr0ub4dor" not in "".join(traceback.format_exception(failed.value))
 
 
 async def test_refusals_of_our_own_do_not_make_the_wait_longer(server: FaultyFtpServer) -> None:

@@ -196,7 +196,9 @@ class Connector:
                 raise self._error(AuthenticationFailed, "the password holds a line break or NUL", "check the secret")
             reply = wire.ask(b"PASS " + secret)[0]
             if not reply.good:
-                raise Refused(b"PASS", reply)
+                # Some repeat the command that they refuse.
+                said = tuple(line.replace(secret, b"***") for line in reply.lines) if secret else reply.lines
+                raise Refused(b"PASS", Reply(reply.code, said))
         elif not reply.good:
             raise Refused(b"USER", reply)
 
