@@ -66,6 +66,12 @@ def test_trust_shows_and_pins(cli: Cli, openssh: OpenSSH, outbox: Path, tmp_path
     assert (tmp_path / "kh").read_bytes().split()[2:] == openssh.host_key_line.encode().split()[:3], "once"
     write_config(openssh, tmp_path, outbox, known_hosts="file:kh")
     assert cli("ls", "partner:").code == 0
+    before = os.umask(0)
+    try:
+        assert cli("trust", host, "--known-hosts", "fresh", "--yes").code == 0
+    finally:
+        os.umask(before)
+    assert (tmp_path / "fresh").stat().st_mode & 0o777 == 0o644
 
 
 def test_a_server_that_is_not_the_one(cli: Cli, openssh: OpenSSH, outbox: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -123,7 +124,8 @@ def _add(session: Session, file: Path, keys: list[HostKey], yes: bool) -> None:
             if not sys.stdin.isatty():
                 raise click.UsageError("nobody can be asked here whether these are the right keys; add --yes")
             click.confirm(f"Trust these keys and add them to {file}?", abort=True, err=True)
-        with file.open("a") as lines:
+        # Whoever can write to it decides which server is trusted, whatever the umask is.
+        with open(file, "a", opener=lambda path, flags: os.open(path, flags, 0o644)) as lines:
             lines.write("" if not text or text.endswith("\n") else "\n")
             lines.writelines(f"{line}\n" for line in new)
     except OSError as error:
