@@ -135,3 +135,16 @@ def test_flows_that_take_the_configuration_or_the_ledger(write: Write, tmp_path:
     assert said("source: 'here:in'") == ""
     assert said("source: 'here:', after: {delete: true}, exclude: [crossdock.yaml, crossdock.db*]") == ""
     assert said("source: 'here:', after: {delete: true}, include: '*.csv'") == ""
+
+
+def test_a_ledger_whose_password_may_go_in_clear_text(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(ledger: str) -> str:
+        return " ".join(map(str, load(write(f'ledger: "{ledger}"\nendpoints: {{}}\n')).warnings))
+
+    url = "postgresql://u@db.example/d?password=env:PG"
+    assert "in clear text. Next: add sslmode=verify-full" in said(url)
+    for other in ("localhost", "127.0.0.1", "[::1]", ""):
+        assert said(url.replace("db.example", other)) == ""
+    assert said(f"{url}&sslmode=require") == said("ledger.db") == ""
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    assert said(url) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -28,10 +29,26 @@ def read(value: Any, report: Report, folder: Path) -> str | None:
         report.mistake(("ledger",), "must be a path or a postgresql:// URL", f"write ledger: {DEFAULT_LEDGER}")
         return None
     try:
-        return _checked(value, folder)
+        found = _checked(value, folder)
     except ConfigError as error:
         report.mistake(("ledger",), error.message, error.hint)
         return None
+    if _may_be_clear_text(found):
+        what = "whoever is on the line can have the password, and all that the ledger holds, sent in clear text"
+        hint = "add sslmode=verify-full&sslrootcert=FILE, the authority of the server's certificate (libpq's settings)"
+        report.warning(("ledger",), what, hint)
+    return found
+
+
+def _may_be_clear_text(value: str) -> bool:
+    """By libpq's rule, TLS is used if the server offers it, unless something else is written."""
+    if "://" not in value:
+        return False
+    parts = urlsplit(value)
+    host = parts.hostname or ""
+    if host in ("", "localhost", "::1") or host.startswith(("%2f", "127.")):
+        return False
+    return "sslmode" not in dict(parse_qsl(parts.query)) and "PGSSLMODE" not in os.environ
 
 
 def _checked(value: str, folder: Path) -> str:
