@@ -171,6 +171,17 @@ async def test_the_longest_paths(postgres: Postgres, schema: str) -> None:
         assert await ledger.mark("statements", "archive", f".done/{path}")
 
 
+@pytest.mark.parametrize("told", ["etag", "version"])
+async def test_what_an_endpoint_tells_at_length(postgres: Postgres, schema: str, told: str) -> None:
+    """A store whose ETags no index takes must not keep all flows' files from being recorded."""
+    longs: list[dict[str, Any]] = [{told: secrets.token_hex(5000)} for _ in "ab"]
+    listed, other = (entry("a", 5, **long) for long in longs)
+    async with PostgresLedger(postgres.dsn, schema=schema) as ledger:
+        added = await ledger.add([planned(entry=listed), planned(entry=other)], who="poll")
+        assert [each.new for each in added] == [True, True]
+        assert (await got(ledger, added[0].id)).entry.fingerprint == listed.fingerprint != other.fingerprint
+
+
 async def test_no_server(schema: str) -> None:
     with closed_ports(1) as (port,), pytest.raises(LedgerUnavailable, match="open") as caught:
         await PostgresLedger(f"postgresql://tester:hunter2@{LOOPBACK}:{port}/x").open()

@@ -22,6 +22,7 @@ What every backend promises (`crossdock.testing.StorageSuite` holds each line):
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ __all__ = [
 ]
 
 Kind = Literal["file", "dir", "link", "other"]
+_LONGEST = 256
+"""Characters of a fingerprint."""
 
 
 @dataclass(slots=True, kw_only=True, unsafe_hash=True)
@@ -71,9 +74,14 @@ class Entry:
     def fingerprint(self) -> str:
         """Changes whenever the content may have."""
         if self.version:
-            return f"version:{self.version}"
-        modified = self.modified.isoformat() if self.modified else ""
-        return f"{self.etag or ''}:{'' if self.size is None else self.size}:{'' if self.etag else modified}"
+            found = f"version:{self.version}"
+        else:
+            modified = self.modified.isoformat() if self.modified else ""
+            found = f"{self.etag or ''}:{'' if self.size is None else self.size}:{'' if self.etag else modified}"
+        if len(found) <= _LONGEST:
+            return found
+        # An endpoint tells what it likes, and a ledger's index takes no more.
+        return f"sha256:{hashlib.sha256(found.encode('utf-8', 'surrogateescape')).hexdigest()}"
 
 
 def distinct(entries: list[Entry]) -> list[Entry]:
