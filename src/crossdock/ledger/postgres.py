@@ -43,6 +43,7 @@ _PASSING = (
     asyncpg.LockNotAvailableError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # of a connection that was cut off between two messages
     OSError,
     TimeoutError,
 )
