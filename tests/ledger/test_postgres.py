@@ -136,6 +136,16 @@ async def test_two_change_the_same_transfers_by_hand(postgres: Postgres, schema:
         assert changed == [ids] * 20
 
 
+async def test_what_is_asked_daily_has_an_index(postgres: Postgres, schema: str, raw: Any) -> None:
+    """Which a table of a few rows is read without, unless it must not be."""
+    async with PostgresLedger(postgres.dsn, schema=schema) as ledger:
+        name = ledger.target_name
+    await raw.execute(f"SET search_path TO {schema}; SET enable_seqscan TO off; SET enable_sort TO off")
+    for condition, index in ((f"{name} = 'a'", "transfers_target_name"), ("added_at > 1", "transfers_added")):
+        told = await raw.fetch(f"EXPLAIN SELECT count(*) FROM transfers WHERE {condition}")
+        assert any(index in line[0] for line in told), told
+
+
 async def test_the_rights_that_it_needs(postgres: Postgres, schema: str, raw: Any) -> None:
     """To make its tables, a schema of its own; once they are there, no more than their rows."""
     await raw.execute(f"CREATE ROLE {schema} LOGIN; CREATE SCHEMA {schema} AUTHORIZATION {schema}")

@@ -6,7 +6,8 @@ import asyncio
 import math
 import re
 import sqlite3
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,36 @@ async def test_looking_up_uses_the_index(path: Path, name: str, index: str) -> N
     told = plan(path, load("sqlite")[name])
     assert any(index in line for line in told), told
     assert not any(line.startswith("SCAN") and ("transfers" in line or "marks" in line) for line in told), told
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        (Query(name="a"), "INDEX transfers_name"),
+        (Query(target_name="a"), "INDEX transfers_target_name"),
+        (Query(flow="f", target_name="a"), "INDEX transfers_target_name"),
+        (Query(added_after=datetime.now(UTC)), "COVERING INDEX transfers_added"),
+        (Query(flow="f", added_after=datetime.now(UTC)), "COVERING INDEX transfers_added"),
+        (Query(states=frozenset({State.FAILED})), "INDEX transfers_state"),
+    ],
+)
+async def test_what_is_asked_daily_uses_the_index(
+    path: Path, monkeypatch: pytest.MonkeyPatch, query: Query, index: str
+) -> None:
+    """Where is a file, what came today, what failed: none of it reads all of the ledger."""
+    asked: list[str] = []
+    select = SqliteLedger._select
+
+    async def selected(self: SqliteLedger, conditions: Sequence[str], params: Mapping[str, Any]) -> list[Any]:
+        asked.append(f"SELECT * FROM transfers WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT :limit")
+        return await select(self, conditions, params)
+
+    monkeypatch.setattr(SqliteLedger, "_select", selected)
+    async with SqliteLedger(path) as ledger:
+        await ledger.find(query)
+    told = plan(path, asked[0])
+    assert any(index in line for line in told), told
+    assert not any(line.startswith("SCAN") for line in told), told
 
 
 def plan(path: Path, sql: str) -> list[str]:

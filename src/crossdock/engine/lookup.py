@@ -64,7 +64,7 @@ async def by_name(
     # A number that on_conflict: version or the archive gave a file is in no path of the ledger.
     planned = {name, re.sub(r"~t?\d+(?=(?:\.[^.]*)?$)", "", name)}
     queries = [Query(flow=flow, name=each) for each in sorted(planned)]
-    queries += [Query(flow=flow, target_path="*" + each.replace("?", "*")) for each in sorted(planned)]
+    queries += [Query(flow=flow, target_name=each) for each in sorted(planned)]
     found: dict[int, Transfer] = {}
     for query in queries:
         rows = matching(ledger, query)

@@ -209,11 +209,11 @@ class Query:
     source: str | None = None
     target: str | None = None
     name: str | None = None
-    """The last component of the source's path, exactly."""
+    target_name: str | None = None
+    """The last component of the path, at the source or the target, exactly."""
     path: str | None = None
-    """The source's path; "*" stands for any characters, "/" too, "?" for one."""
     target_path: str | None = None
-    """The same for the target's path."""
+    """The whole path; "*" stands for any characters, "/" too, "?" for one."""
     added_after: datetime | None = None
     changed_before: datetime | None = None
     limit: int = 100

@@ -58,6 +58,7 @@ class PostgresLedger(SqlLedger):
 
     # An index takes 2,704 bytes: two paths, names, and what the file was listed as.
     longest_path = 1100
+    target_name = "substring(target_path FROM '[^/]*$')"
 
     def __init__(
         self,

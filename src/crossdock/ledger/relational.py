@@ -57,6 +57,8 @@ class SqlLedger(Ledger):
 
     where: str
     max_rescues: int = MAX_RESCUES
+    target_name: str
+    """The last component of `target_path`, in the words of the index over it."""
 
     @abstractmethod
     async def _rows(self, statement: str, params: Params) -> list[Row]:
@@ -225,19 +227,19 @@ class SqlLedger(Ledger):
             conditions.append(f"{column} {operator} :{key}")
             params[key] = value
 
-        for column in ("flow", "source", "target", "name"):
+        for column in ("flow", "source", "target", "name", "target_name"):
             text = getattr(query, column)
             if text is not None:
-                condition(column, "=", stored(text))
+                condition(self.target_name if column == "target_name" else column, "=", stored(text))
         for column, pattern in (("path", query.path), ("target_path", query.target_path)):
             if pattern is not None:
                 condition(column, *self._like(stored(pattern)))
-        for column, operator, time in (
-            ("added_at", ">", query.added_after),
-            ("changed_at", "<", query.changed_before),
-        ):
-            if isinstance(time, datetime):
-                condition(column, operator, time.timestamp())
+        if query.added_after is not None:
+            condition("added_at", ">", query.added_after.timestamp())
+            # Else ids are read one by one, down to the first transfer of all.
+            conditions.append(f"id >= (SELECT min(id + 0) FROM transfers WHERE {conditions[-1]})")
+        if query.changed_before is not None:
+            condition("changed_at", "<", query.changed_before.timestamp())
         if query.before is not None:
             condition("id", "<", query.before)
         if query.states:

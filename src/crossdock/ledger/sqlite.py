@@ -35,6 +35,8 @@ class SqliteLedger(SqlLedger):
     together. Once the file is found damaged, moved or replaced nothing is read or written any more.
     """
 
+    target_name = "replace(target_path, rtrim(target_path, replace(target_path, '/', '')), '')"
+
     def __init__(
         self,
         path: Path | str,

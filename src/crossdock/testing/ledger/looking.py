@@ -77,6 +77,8 @@ class LookCases:
             (Query(path="out%"), []),
             (Query(path="outbox/[ab].csv"), []),
             (Query(target_path="in/*/sub/*"), [sub]),
+            (Query(target_name="b.csv"), [b]),
+            (Query(target_name="csv"), []),
             (Query(flow="statements", name="a.csv", path="*sub*", source="bank", target="lake"), [sub]),
         ]
         for query, ids in wanted:
