@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ def main() -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Python's own handler raises wherever the interpreter is, half-way through loading a module too.
         signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
+    if "run" in sys.argv:
+        # To a daemon it says: read the configuration again. It waits until there is one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     from crossdock.cli.main import main
 
     main()

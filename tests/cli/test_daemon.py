@@ -81,6 +81,36 @@ def ended(process: subprocess.Popen[bytes], said: Callable[[], str]) -> int:
     return code
 
 
+def test_a_reload_while_it_starts_is_not_lost(home: Path) -> None:
+    """Nor does it end the daemon, though nothing of it stands yet."""
+    configure(home)
+    file, first = home / "crossdock.yaml", home / "first"
+    file.rename(first)
+    os.mkfifo(file)
+    with (home / "log").open("w+b") as log:
+        process = subprocess.Popen([PROGRAM, "run"], cwd=home, stdout=subprocess.DEVNULL, stderr=log)
+        try:
+            # Returns when the daemon has begun to read.
+            with file.open("w") as configuration:
+                process.send_signal(signal.SIGHUP)
+                configure_new(home)
+                configuration.write(first.read_text())
+            put(home, "a", b"1")
+            until(lambda: process.poll() is not None or (home / "out/new/a").exists(), "it runs by what is there now")
+            process.send_signal(signal.SIGTERM)
+            assert ended(process, (home / "log").read_text) == 0
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def configure_new(home: Path) -> None:
+    """In the place of what is being read."""
+    (home / "crossdock.yaml").unlink()
+    configure(home, to="new/")
+
+
 @pytest.mark.parametrize("wrong", ["tests", "ledger", "removed"])
 def test_a_reload_that_fails_late_keeps_the_old_configuration(home: Path, wrong: str) -> None:
     """Rules that fail their tests, and a ledger that cannot be opened, are found only when it is tried."""

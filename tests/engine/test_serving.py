@@ -80,6 +80,43 @@ async def test_serve_works_and_stops(home: House) -> None:
             await serving
 
 
+async def test_the_ledger_is_pruned_each_day_however_often_serving_begins(
+    home: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that is told every night to read its configuration again."""
+    pruned: list[str] = []
+    kept = asyncio.Event()
+    prune, mark = home.ledger.prune, home.ledger.mark
+
+    async def noted() -> int:
+        pruned.append(f"{home.clock():%d}")
+        return await prune()
+
+    async def marked(flow: str, kind: str, key: str, **more: Any) -> bool:
+        new = await mark(flow, kind, key, **more)
+        if kind == "pruned" and not new:
+            kept.set()
+        return new
+
+    monkeypatch.setattr(home.ledger, "prune", noted)
+    monkeypatch.setattr(home.ledger, "mark", marked)
+    first = f"{home.clock():%d}"
+    async with home.engine(flow()) as engine:
+        for day in range(2):
+            for again in range(2):
+                stop = asyncio.Event()
+                serving = asyncio.create_task(serve(engine, stop))
+                async with asyncio.timeout(60):
+                    while len(pruned) <= day or (again and not kept.is_set()):
+                        await asyncio.sleep(0.01)
+                    stop.set()
+                    await serving
+            kept.clear()
+            home.clock.move(86400)
+    assert len(pruned) == 2, pruned
+    assert pruned[0] == first
+
+
 async def test_serve_breaks_off_after_its_grace(home: House) -> None:
     await home.put("a")
     home.dst.gates["commit"] = asyncio.Event()

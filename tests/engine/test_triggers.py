@@ -62,6 +62,21 @@ async def test_cron_waits_for_its_time_the_first_time_only(ledger: SqliteLedger,
     assert await take(ticks(the_flow, ledger, clock, clock.sleep)) == ["23 05:00:00"]
 
 
+@pytest.mark.parametrize("before", [Trigger(cron="0 6 * * *"), Trigger(every=86400)])
+async def test_a_changed_line_waits_for_its_next_time(ledger: SqliteLedger, clock: Clock, before: Trigger) -> None:
+    """What it would have started before it was written nobody missed; what the one before it missed is made up for."""
+    old, new = flow(before), flow(Trigger(cron="30 5 * * *"))
+    await asleep(old, ledger, clock)
+    clock.move(86400 + 60)
+    assert len(await asleep(old, ledger, clock)) == 1
+    assert await asleep(new, ledger, clock) == []
+    clock.move(86400)
+    assert await asleep(new, ledger, clock) == ["22 05:30:00"]
+    clock.move(86400)
+    assert len(await asleep(old, ledger, clock)) == 1
+    assert await asleep(new, ledger, clock) == []
+
+
 @pytest.mark.parametrize("missed", [True, False])
 async def test_a_month_is_not_too_long_to_be_remembered(ledger: SqliteLedger, clock: Clock, missed: bool) -> None:
     """Marks of the last tick are old by the time of the next; a tick that nobody took is taken, and none twice."""
@@ -248,6 +263,14 @@ async def test_old_ticks_are_forgotten_but_not_the_last(ledger: SqliteLedger, cl
     marks = await ledger.marks("statements", TICK, limit=1000)
     assert 200 < len(marks) < 660
     assert max(mark.key for mark in marks) == "2026-11-20T15:59:00+00:00/999999"
+
+
+async def test_ticks_of_a_scheduler_that_was_stopped_are_forgotten(ledger: SqliteLedger, clock: Clock) -> None:
+    """One that is started anew before it has dropped any, each time, would leave them all."""
+    for _ in range(20):
+        async with aclosing(ticks(flow(Trigger(every=60)), ledger, clock, clock.sleep)) as found:
+            await take(found, 60)
+    assert len(await ledger.marks("statements", TICK)) < 600
 
 
 async def test_on_demand_there_are_none(ledger: SqliteLedger, clock: Clock) -> None:

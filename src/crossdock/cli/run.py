@@ -237,6 +237,7 @@ class _Daemon(_Command):
                 stop.set()
 
         loop.add_signal_handler(signal.SIGHUP, hang_up)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
         while not over:
             stop.clear()
             try:

@@ -27,7 +27,8 @@ _AGAIN = 5.0
 _REPEATED = 60.0
 """Seconds until it is said again that it fails."""
 _HOUSE = 60.0
-_PRUNE = 86400.0
+_PRUNED = "pruned"
+"""The kind of the ledger's marks, of no flow: one for each day on which somebody pruned it."""
 _SOONEST = 1.0
 _KEEP_LOOKING = 60.0
 """Seconds for which a poll looks again at files that settle, or ten times the flow's own `settle`."""
@@ -166,12 +167,13 @@ class _Serving:
                 await asyncio.sleep(max(_SOONEST, found.due))
 
     async def _keep_house(self) -> None:
-        loop = asyncio.get_running_loop()
-        pruned = loop.time()
+        ledger, pruned = self._engine.ledger, ""
         while True:
             for name in self._names:
                 await self._engine.keep_house(name)
-            if loop.time() - pruned > _PRUNE:
-                pruned = loop.time()
-                await self._engine.ledger.prune()
+            today = f"{self._engine.clock():%Y-%m-%d}"
+            # Once a day, however often this is started anew, and one of all that share the ledger.
+            if today != pruned and await ledger.mark("", _PRUNED, today):
+                await ledger.prune()
+            pruned = today
             await asyncio.sleep(_HOUSE)

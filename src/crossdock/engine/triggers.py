@@ -21,13 +21,15 @@ log = logging.getLogger("crossdock.engine")
 
 TICK = "tick"
 """The kind of the ledger's marks: `TICK/NUMBER` for each time that somebody took or kept it, then `TICK/000000`."""
+SCHEDULE = "tick.schedule"
+"""The kind of the mark of the schedule by which a flow runs, made when it was first seen."""
 _FIRST, _END = 999_999, 0
 """Numbers count down: the newest mark is the first in the ledger's order, however long a run takes."""
 _NAP = 30.0
 """Seconds of one wait at most: a clock that was set, or a machine that slept, is noticed so soon."""
 _REMEMBERED = timedelta(hours=2)
 """Marks of ticks are dropped when they are older: no scheduler's clock is so wrong."""
-_DROPPED_TOGETHER = 100
+_FORGOTTEN_TOGETHER = 100
 
 
 def _now() -> datetime:
@@ -47,7 +49,8 @@ async def ticks(
 
     Whoever takes a tick does not ask for the next before its run has ended, so runs never overlap. Ticks that passed
     meanwhile, or while nobody asked (a machine that slept, a daemon that was stopped), are one tick, the last of
-    them. A flow that the ledger has never seen starts at once with `every`, and at its next time with `cron`. Jitter
+    them. A flow that the ledger has never seen starts at once with `every`, and at its next time with `cron`, as does
+    one whose line was changed since. Jitter
     delays the start by up to `trigger.jitter` seconds. A tick whose run was broken off is taken again: at once if
     this generator was closed before the end of the run, and after `lease` seconds if its scheduler was killed. Ends
     at once if the flow has no schedule. Raises `LedgerUnavailable`.
@@ -55,7 +58,7 @@ async def ticks(
     schedule = schedule_of(flow.trigger)
     if schedule is None:
         return
-    taken: list[datetime] = []
+    runs = 0
     due = await _first(flow, schedule, ledger, clock())
     while True:
         delay = timedelta(seconds=draw(0.0, flow.trigger.jitter) if flow.trigger.jitter else 0.0)
@@ -73,7 +76,9 @@ async def ticks(
             log.debug("flow %s: the tick of %s", flow.name, tick)
             async with run:
                 yield tick
-            taken = await _forget(flow, ledger, [*taken, tick], clock())
+            if runs % _FORGOTTEN_TOGETHER == 0:
+                await _forget(flow, ledger, tick, clock())
+            runs += 1
         due = schedule.next(now)
         if held is not None:
             due = min(due, held)
@@ -150,19 +155,41 @@ def until_next(trigger: Trigger, now: datetime) -> float:
 
 async def _first(flow: Flow, schedule: Ticks, ledger: Ledger, now: datetime) -> datetime:
     latest = schedule.latest(now)
-    if latest is None or (flow.trigger.cron and not await ledger.marks(flow.name, TICK, limit=1)):
+    expected = await _expected(flow, schedule, ledger, latest, now)
+    if latest is None or (flow.trigger.cron and not expected):
         return schedule.next(now)
+    return schedule.next(now) if await _has_ended(flow, ledger, latest) else latest
+
+
+async def _expected(flow: Flow, schedule: Ticks, ledger: Ledger, latest: datetime | None, now: datetime) -> bool:
+    """Whether the latest tick came after the flow got this schedule, or the one before it has missed one of its own."""
+    trigger, key = flow.trigger, repr(schedule)
+    value = {"cron": trigger.cron, "every": trigger.every, "timezone": trigger.timezone}
+    new = await ledger.mark(flow.name, SCHEDULE, key, value=value)
+    known = await ledger.marks(flow.name, SCHEDULE)
+    if not new:
+        return latest is not None and any(mark.at < latest for mark in known if mark.key == key)
+    before = [mark for mark in known if mark.key != key]
+    if not before:
+        # Never seen, or run by a version that made no such marks.
+        return bool(await ledger.marks(flow.name, TICK, limit=1))
+    await ledger.unmark(flow.name, SCHEDULE, [mark.key for mark in before])
+    last = schedule_of(Trigger(**before[-1].value))
+    missed = None if last is None else last.latest(now)
+    return missed is not None and before[-1].at < missed and not await _has_ended(flow, ledger, missed)
+
+
+async def _has_ended(flow: Flow, ledger: Ledger, tick: datetime) -> bool:
     # Of a tick that was long ago, its last mark is the only one that `Ledger.prune` has left.
-    last = next(iter(await ledger.marks(flow.name, TICK, after=_key(latest), limit=1)), None)
-    return schedule.next(now) if last is not None and last.key == _key(latest, _END) else latest
+    last = next(iter(await ledger.marks(flow.name, TICK, after=_key(tick), limit=1)), None)
+    return last is not None and last.key == _key(tick, _END)
 
 
-async def _forget(flow: Flow, ledger: Ledger, taken: list[datetime], now: datetime) -> list[datetime]:
-    old = [tick for tick in taken[:-1] if now - tick > _REMEMBERED]
-    if len(old) < _DROPPED_TOGETHER:
-        return taken
-    await ledger.unmark(flow.name, TICK, [_key(tick, number) for tick in old for number in (_FIRST, _END)])
-    return taken[len(old) :]
+async def _forget(flow: Flow, ledger: Ledger, last: datetime, now: datetime) -> None:
+    """Drop the marks of ticks that were long ago, whoever took them; those of the last one stay."""
+    before = min(_key(last), _key(now - _REMEMBERED))
+    while old := [mark.key for mark in await ledger.marks(flow.name, TICK) if mark.key < before]:
+        await ledger.unmark(flow.name, TICK, old)
 
 
 def _key(tick: datetime, number: int | None = None) -> str:
