@@ -69,6 +69,16 @@ def test_progress_respects_quiet_and_no_color(tree: Path, tmp_path: Path) -> Non
     assert "\x1b[3" not in written, "no colours"
 
 
+def test_what_needs_nothing_is_counted_on_a_terminal(tree: Path, tmp_path: Path) -> None:
+    """A sync of a million files that are there already looks as if nothing happened else."""
+    files = sum(path.is_file() for path in tree.rglob("*"))
+    assert subprocess.run([PROGRAM, "sync", "in", "out"], cwd=tmp_path, timeout=60).returncode == 0
+    (tmp_path / "out/extra").touch()
+    code, written = on_a_terminal([PROGRAM, "sync", "in", "out", "--delete", "--max-delete", "1"], tmp_path)
+    assert code == 0
+    assert f"0 files done, {files} skipped, 1 deleted" in written
+
+
 def test_rm_asks_on_a_terminal(tree: Path, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     running = subprocess.Popen([PROGRAM, "rm", "-r", "in"], cwd=tmp_path, stdin=theirs, stderr=subprocess.PIPE)

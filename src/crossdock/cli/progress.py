@@ -40,6 +40,8 @@ class Progress:
         self.started = time.monotonic()
         self.files: dict[str, _File] = {}
         self.ended_files = 0
+        self.skipped_files = 0
+        self.deleted_files = 0
         self.moved_bytes = 0
         self.known_bytes = 0
         """Sizes of all files that were started; a listing that still runs adds to it."""
@@ -92,7 +94,9 @@ class Progress:
             size = human_size(file.size) if file.size is not None else "?"
             bar = ProgressBar(total=file.size or 1, completed=file.done, pulse=file.size is None, width=20)
             table.add_row(Text(shown(path)), bar, f"{human_size(max(0, file.done))} of {size}", "", "")
-        more = f", {len(files) - _LINES} more under way" if len(files) > _LINES else ""
+        more = f", {self.skipped_files:,} skipped" if self.skipped_files else ""
+        more += f", {self.deleted_files:,} deleted" if self.deleted_files else ""
+        more += f", {len(files) - _LINES} more under way" if len(files) > _LINES else ""
         speed = self.speed()
         left = max(0, self.known_bytes - self.moved_bytes)
         table.add_row(

@@ -78,6 +78,7 @@ class Reporter:
         """`tell`: say on stderr that it failed; False if the error will be raised."""
         self.counts[outcome.action] += 1
         self._progress.ended(outcome.path, failed=outcome.action == "fail")
+        self._progress.skipped_files, self._progress.deleted_files = self.counts["skip"], self.counts["delete"]
         if outcome.action == "copy":
             self.size += outcome.size or 0
         if outcome.error is not None:

@@ -345,14 +345,22 @@ class _Run:
                 f"{what}, more than the {limit} that --max-delete allows; nothing was deleted",
                 hint="check the source, then raise --max-delete",
             )
-        for name in self.surplus:
-            if not self.options.dry_run:
-                try:
-                    await self.target.delete(_below(self.to, name))
-                except CrossdockError as error:
-                    self._tell(Outcome(path=name, action="fail", reason="could not be deleted", error=error))
-                    continue
-            self._tell(Outcome(path=name, action="delete", reason="not at the source"))
+        names = iter(self.surplus)
+
+        async def work_off() -> None:
+            for name in names:
+                await self._remove(name)
+
+        await _all_or_none([asyncio.create_task(work_off()) for _ in range(self.options.transfers)])
+
+    async def _remove(self, name: str) -> None:
+        if not self.options.dry_run:
+            try:
+                await self.target.delete(_below(self.to, name))
+            except CrossdockError as error:
+                self._tell(Outcome(path=name, action="fail", reason="could not be deleted", error=error))
+                return
+        self._tell(Outcome(path=name, action="delete", reason="not at the source"))
 
 
 def _below(folder: str, name: str) -> str:
