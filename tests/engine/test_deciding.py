@@ -70,6 +70,18 @@ async def test_unmatched_and_clash(home: House) -> None:
     assert strict.refused == 1
 
 
+async def test_only_what_goes_somewhere_is_noted_while_it_settles(home: House) -> None:
+    """Else each look at a folder of another's files wrote as many rows into the ledger."""
+    await home.put("a.csv")
+    await home.put("b.txt")
+    rules = (Rule(name="texts", glob="*.txt", to=(Destination(endpoint="dst"),)),)
+    summary = await home.run(flow(rules=rules, settle=Settle(sightings=3, seconds=0.0)))
+    assert (summary.unmatched, summary.settling) == (1, 1)
+    entries = [entry async for entry in Storage(home.src).walk()]
+    seen = await home.ledger.see("f", "src", entries)
+    assert {each.path: each.count for each in seen} == {"a.csv": 1, "b.txt": 2}
+
+
 @pytest.mark.parametrize("marker", ["{name}.done", "{stem}.done", "x.done", "{folder}/x.done"])
 async def test_what_a_marker_would_empty_is_not_moved(home: House, marker: str) -> None:
     """Neither in this run nor in one after it."""

@@ -116,7 +116,7 @@ async def look(
             reason = f"its path is longer than this ledger takes: {ledger.longest_path} bytes"
             decisions += [Decision(planner.below(entry), "fail", reason) for entry in compress(batch, too_long)]
             batch = [entry for entry, long in zip(batch, too_long, strict=True) if not long]
-        for entry, seen in zip(batch, await _sightings(flow, ledger, batch, now), strict=True):
+        for entry, seen in zip(batch, await _sightings(planner, ledger, batch, now), strict=True):
             decision = planner.decide(planner.below(entry), seen, beside, now)
             if not all(_fits(place.path, ledger) for place in decision.places):
                 reason = f"where it goes, its path is longer than this ledger takes: {ledger.longest_path} bytes"
@@ -200,8 +200,12 @@ def _watches(flow: Flow) -> bool:
     return flow.settle.sightings > 1 or flow.settle.seconds > 0
 
 
-async def _sightings(flow: Flow, ledger: Ledger, batch: Sequence[Entry], now: datetime) -> Sequence[_Once]:
+async def _sightings(planner: Planner, ledger: Ledger, batch: Sequence[Entry], now: datetime) -> Sequence[_Once]:
+    flow, once = planner.flow, _Once(now, now)
     if not _watches(flow):
-        return [_Once(now, now)] * len(batch)
-    seen = await ledger.see(flow.name, flow.source.endpoint, batch)
-    return [_Once(each.first_seen, each.last_seen, each.count) for each in seen]
+        return [once] * len(batch)
+    # What no rule takes need not settle; noted at each look, it would be most of what the ledger has to write.
+    going = [entry for entry in batch if planner.goes(planner.below(entry).path)]
+    seen = await ledger.see(flow.name, flow.source.endpoint, going)
+    found = {each.path: _Once(each.first_seen, each.last_seen, each.count) for each in seen}
+    return [found.get(entry.path, once) for entry in batch]

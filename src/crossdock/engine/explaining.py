@@ -41,7 +41,7 @@ class Watching(Planner):
         return reason
 
     def decide(self, entry: Entry, seen: Seen, beside: Beside, now: datetime) -> Decision:
-        if entry.path == self.path:
+        if entry.path == self.path and self.goes(entry.path):
             self.seen, self.waiting = seen, list(self.waits(entry, seen, beside))
         return super().decide(entry, seen, beside, now)
 

@@ -140,8 +140,12 @@ class Planner:
 
     def takes(self, path: str) -> bool:
         """By its name alone, a file at a path below the source is moved."""
+        return self.by_name(path) is None and self.goes(path)
+
+    def goes(self, path: str) -> bool:
+        """A rule takes what has this path below the source somewhere, or asks a function."""
         rule = self.routes.rule_of(path)
-        return self.by_name(path) is None and rule is not None and bool(rule.to or rule.call)
+        return rule is not None and bool(rule.to or rule.call)
 
     def leaves_out(self, folder: str) -> bool:
         """An exclude rule leaves out all that is below this folder of the endpoint."""
