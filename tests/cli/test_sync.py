@@ -33,7 +33,7 @@ def test_include_and_exclude_keep_their_order(cli: Cli, tree: Path) -> None:
     assert copied("--max-size", "1K", "--exclude", "sub/deep/") == ["a.txt", "latin\udce9\x1b[31m.txt", "sub/b.csv"]
     assert copied("--min-age", "1h") == []
     assert cli("sync", "--include", "[a", "in", "out").code == 2
-    for option, much in (("--min-age", "40000d"), ("--max-age", "9" * 400 + "d"), ("--max-size", "9" * 30)):
+    for option, much in (("--min-age", "40000d"), ("--max-age", "9" * 400 + "d"), ("--max-size", "9" * 17 + "T")):
         result = cli("sync", option, much, "in", "out")
         assert (result.code, "more than anybody can mean" in result.err) == (2, True), result.err
 

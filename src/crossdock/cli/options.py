@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,7 +27,9 @@ class _Setting(click.ParamType):  # type: ignore[type-arg]
         try:
             found = TypeAdapter(getattr(settings, self._kind)).validate_python(value)
         except ValidationError as error:
-            self.fail(_reason(error), param, ctx)
+            if error.errors()[0]["type"] not in ("less_than_equal", "finite_number"):
+                self.fail(_reason(error), param, ctx)
+            found = math.inf
         if found > self._most:
             self.fail(f"more than anybody can mean: {value!r}", param, ctx)
         return found
