@@ -21,7 +21,7 @@ from crossdock.errors import (
     Unsupported,
 )
 from crossdock.storage.accounts import LOCKED_OUT, Breaker
-from crossdock.storage.base import Expect
+from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.sftp import SftpSettings
 from crossdock.storage.sftp.pool import Pool
 from crossdock.storage.storage import Storage
@@ -316,6 +316,62 @@ async def test_growth_that_fails_is_done_without() -> None:
     async with serving(sftp, server=Crowded) as peer, Storage(peer.settings().backend("fake")) as storage:
         assert {len(data) for data in await asyncio.gather(*(storage.read_bytes("x") for _ in range(20)))} == {200_000}
         assert len(peer.sign_ins) == 1
+
+
+async def test_small_files_do_not_wait_for_another_connection() -> None:
+    """Far away, the round trips of a sign-in take longer than they do. A large one waits for a connection to itself."""
+
+    class Distant(FakeServer):
+        def validate_password(self, username: str, password: str) -> Any:
+            found = super().validate_password(username, password)
+            return asyncio.Event().wait() if len(self.peer.sign_ins) > 1 else found
+
+    sftp = FakeSftp(small=b"1", large=bytes(2_000_000))
+    async with (
+        serving(sftp, server=Distant) as peer,
+        Storage(peer.settings().backend("fake")) as storage,
+        asyncio.timeout(30),
+    ):
+        small, large = await storage.stat("small"), await storage.stat("large")
+
+        async def one() -> bytes:
+            async with storage.read("small", pin=small) as reader:
+                return await reader.read()
+
+        assert await asyncio.gather(*(one() for _ in range(20))) == [b"1"] * 20
+        await asyncio.gather(*(storage.write_bytes(f"{number}", b"1", WriteOptions(size=1)) for number in range(20)))
+        while len(peer.sign_ins) < 2:
+            await asyncio.sleep(0)
+        async with storage.read("small", pin=small):
+            waiting = asyncio.ensure_future(storage.backend.begin_read("large", pin=large))
+            await one()
+            assert not waiting.done()
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_growth_beside_small_files_that_fails_is_not_tried_again_at_once() -> None:
+    class Crowded(FakeServer):
+        def connection_made(self, conn: Any) -> None:
+            super().connection_made(conn)
+            made.append(conn)
+            if len(made) > 1:
+                conn.abort()
+
+    made: list[Any] = []
+    sftp = FakeSftp(x=b"1")
+    async with serving(sftp, server=Crowded) as peer, Storage(peer.settings().backend("fake")) as storage:
+        pin = await storage.stat("x")
+
+        async def one() -> None:
+            async with storage.read("x", pin=pin) as reader:
+                assert await reader.read() == b"1"
+
+        while len(made) < 2 or len(peer.connections) > 1:
+            await asyncio.gather(*(one() for _ in range(4)))
+        for _ in range(10):
+            await asyncio.gather(*(one() for _ in range(4)))
+        assert (len(made), len(peer.sign_ins)) == (2, 1)
 
 
 async def test_a_cancelled_connect_leaves_nothing_stuck() -> None:

@@ -27,6 +27,8 @@ log = logging.getLogger("crossdock.storage.sftp")
 
 _GROW_AGAIN = 30.0
 _STAGGER = 0.05
+_BRIEF = 1024 * 1024
+"""Bytes of a stream that is over before another connection is made."""
 
 
 class Pool:
@@ -55,8 +57,10 @@ class Pool:
         self.careful = False
         """This server has answered reads wrongly: ask for less, one request at a time."""
 
-    async def acquire(self, *, stream: bool = False, wait: bool = False) -> Connection:
-        """A live connection; give it back with `release`. A `stream` prefers one to itself.
+    async def acquire(self, *, stream: bool = False, wait: bool = False, size: int | None = None) -> Connection:
+        """A live connection; give it back with `release`. A `stream` prefers one to itself, and waits until it is made.
+
+        One of a few bytes (`size`) does not: far away, the dozen round trips of a sign-in take longer than the file.
 
         With `wait` it is one with room. Only those that begin something may wait for room: were writers to wait for
         readers of the same account to end, and these for their writers, nobody would ever go on.
@@ -65,8 +69,11 @@ class Pool:
         while True:
             if self._closed:
                 raise ConnectionFailed("the endpoint is closed", operation="connect", endpoint=self._endpoint)
-            found = self._take(stream=stream, wait=wait)
+            brief = size is not None and size <= _BRIEF
+            found = self._take(stream=stream and not brief, wait=wait)
             if found is not None:
+                if brief and stream and found.session.load > 1 and self._can_grow():
+                    self._grow_beside()
                 return found
             if self._can_grow():
                 await self._grow()
@@ -119,12 +126,7 @@ class Pool:
     async def _grow(self) -> None:
         """Wait for one more connection, which all who wait share."""
         try:
-            # Awaiting one that has ended would not yield: with a connection that died at once, for ever.
-            if self._making is None or self._making.done():
-                self._breaker.check(self._endpoint)
-                self._making = asyncio.get_running_loop().create_task(self._make())
-                self._making.add_done_callback(self._made)
-            await asyncio.shield(self._making)
+            await asyncio.shield(self._growing())
         except asyncio.CancelledError:
             if self._closed:
                 raise ConnectionFailed("the endpoint is closed", operation="connect", endpoint=self._endpoint) from None
@@ -132,14 +134,34 @@ class Pool:
         except CrossdockError as error:
             if not self._connections:
                 raise
+            self._do_without(error)
+
+    def _growing(self) -> asyncio.Task[None]:
+        """Raises `AuthenticationFailed` while the account is in danger."""
+        # Awaiting one that has ended would not yield: with a connection that died at once, for ever.
+        if self._making is None or self._making.done():
+            self._breaker.check(self._endpoint)
+            self._making = asyncio.get_running_loop().create_task(self._make())
+            self._making.add_done_callback(self._made)
+        return self._making
+
+    def _grow_beside(self) -> None:
+        """Begin one more connection, which nobody waits for."""
+        try:
+            self._growing()
+        except CrossdockError as error:
+            self._do_without(error)
+
+    def _do_without(self, error: CrossdockError) -> None:
+        if self._can_grow():
             self._grow_after = asyncio.get_running_loop().time() + _GROW_AGAIN
             log.info("goes on with %d connections: %s", len(self._connections), error)
 
     def _made(self, task: asyncio.Task[None]) -> None:
         if self._making is task:
             self._making = None
-        if not task.cancelled():
-            task.exception()
+        if not task.cancelled() and isinstance(error := task.exception(), CrossdockError) and self._connections:
+            self._do_without(error)
         self._wake()
 
     async def _make(self) -> None:

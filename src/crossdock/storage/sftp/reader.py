@@ -47,7 +47,7 @@ async def open_reader(calls: Calls, path: str, offset: int, pin: Entry | None) -
         # Opening a pipe would block the server.
         raise calls.backend.error(NotAFile, "read", path, "it is no regular file")
     pool = calls.pool
-    connection = await pool.acquire(stream=True, wait=True)
+    connection = await pool.acquire(stream=True, wait=True, size=pin.size if pin is not None else None)
     session = connection.session
     with Translate("read", calls.backend.endpoint, path):
         try:
@@ -115,6 +115,9 @@ class SftpReader(Reader):
             self._ask(self._start, self._chunk)
         if not self._single or not self._queue:
             self._ask(self._next, self._chunk)
+            if self._calls.openssh and size is not None and self._next > size:
+                # Others may answer it before the reads, as node's ssh2 does: it would not see what changed meanwhile.
+                self._look_again()
 
     def described(self, entry: Entry | None, pin: Entry | None) -> None:
         """Take note of what was opened. Raises `NotAFile`, `SourceChanged`."""
@@ -141,7 +144,7 @@ class SftpReader(Reader):
 
     async def _looked_again(self) -> None:
         self._look_again()
-        if self._again is None:
+        if self._again is None or self._blind:
             self.changed = False
             return
         try:

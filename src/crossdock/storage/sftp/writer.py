@@ -67,7 +67,7 @@ class SftpWriter(StagedWriter):
 
     async def _session(self) -> Session:
         if self._connection is None:
-            self._connection = await self._pool.acquire(stream=True)
+            self._connection = await self._pool.acquire(stream=True, size=self.options.size)
             self._limit = self._connection.session.write_limit
             self._calls.late_times &= self._connection.session.tells_late_times
         return self._connection.session
