@@ -119,6 +119,31 @@ def test_looking_writes_nothing(cli: Cli, lake: str, tmp_path: Path, monkeypatch
     assert (tmp_path / "new/a").exists()
 
 
+def test_what_replaces_asks_nothing(
+    cli: Cli, lake: str, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the store could refuse to replace takes eight round trips, and matters to nobody else."""
+    asked: list[str] = []
+
+    async def honoured(calls: Calls) -> bool:
+        asked.append(calls.settings.bucket)
+        return True
+
+    monkeypatch.setattr(probe, "_honoured", honoured)
+    (tree / os.fsdecode(b"latin\xe9\x1b[31m.txt")).unlink()
+    for command in (
+        ["sync", "in", "lake:new"],
+        ["sync", "--processes", "2", "in", "lake:other"],
+        ["sync", "lake:new", "back"],
+        ["cp", "in/a.txt", "lake:one"],
+        ["cp", "-r", "lake:new", "lake:copy"],
+    ):
+        assert cli(*command).code == 0, command
+    assert asked == []
+    assert cli("cp", "--no-overwrite", "in/a.txt", "lake:two").code == 0
+    assert len(asked) == 1
+
+
 def test_doctor_ends_uploads_that_nobody_else_will(cli: Cli, lake: str) -> None:
     request = urllib.request.Request(f"{lake}/landing/big?uploads", method="POST", headers=_SIGNED)
     urllib.request.urlopen(request, timeout=30).close()

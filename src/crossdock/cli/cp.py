@@ -75,7 +75,8 @@ def cp(
 
     async def work() -> int:
         with reporter.running():
-            async with opened(*places, there, bandwidth=bwlimit, retries=retries) as storages:
+            replaces = not no_overwrite
+            async with opened(*places, there, bandwidth=bwlimit, retries=retries, looking=replaces) as storages:
                 target_storage = storages[-1]
                 jobs = await _plan(places, storages[:-1], there, target_storage, recursive)
                 mover = _Mover(target_storage, options, policy, reporter, blind=there.drop_box)

@@ -196,7 +196,8 @@ async def opened(
     """The storages of the locations, opened side by side; locations at one endpoint share one.
 
     `bandwidth`, in bytes a second, limits the last location's: what is read from elsewhere passes through it.
-    `looking`: nothing is to be written anywhere.
+    `looking`: nothing is to be written anywhere, or it may replace what is there: then it is not asked whether a store
+    could refuse to, which takes eight round trips.
     """
     import asyncio
     from dataclasses import replace

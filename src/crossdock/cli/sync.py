@@ -104,7 +104,7 @@ def sync(context: click.Context, /, source: str, target: str, **options: Any) ->
             if pool is not None:
                 await stack.enter_async_context(pool)
             storages = await stack.enter_async_context(
-                opened(ours, theirs, bandwidth=options["bwlimit"], retries=options["retries"])
+                opened(ours, theirs, bandwidth=options["bwlimit"], retries=options["retries"], looking=True)
             )
             try:
                 await run_sync(
@@ -134,14 +134,18 @@ def _shared(location: Location, processes: int) -> Location:
     return replace(location, settings=location.settings.shared(processes))
 
 
+def _replacing(location: Location) -> Location:
+    return replace(location, settings=location.settings.looking())
+
+
 def _pool(ours: Location, theirs: Location, processes: int, bwlimit: int | None, policy: RetryPolicy) -> Pool:
     from crossdock.engine.processes import Pool
 
     share = bwlimit / processes if bwlimit else None
     return Pool(
         processes,
-        lambda: storage_of(ours),
-        lambda: storage_of(theirs, bandwidth=share),
+        lambda: storage_of(_replacing(ours)),
+        lambda: storage_of(_replacing(theirs), bandwidth=share),
         policy=policy,
         run=run_in_child,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import threading
 import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ from crossdock.errors import (
 )
 from crossdock.storage.accounts import LOCKED_OUT
 from crossdock.storage.ftp import FtpSettings, data
+from crossdock.storage.ftp.connecting import Connector
+from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.pool import Account, Pool
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
@@ -99,6 +102,29 @@ async def test_refusals_of_our_own_do_not_make_the_wait_longer(server: FaultyFtp
     server.password = right
     pool.release(await pool.acquire())
     assert server.accepted == 2
+    await pool.close()
+
+
+async def test_after_a_good_password_three_sign_in_together(server: FaultyFtpServer) -> None:
+    """The first does so alone: a wrong password must not count several times over."""
+
+    class Meeting(Connector):
+        def sign_in(self, connection: Connection, *, old_tls: bool) -> None:
+            with lock:
+                begun.append(len(ended))
+            if len(begun) > 1:
+                together.wait(30)
+            with lock:
+                ended.append(connection)
+
+    lock, together = threading.Lock(), threading.Barrier(3)
+    begun: list[int] = []
+    ended: list[Connection] = []
+    found = FtpSettings(type="ftp", host=server.host, port=server.port, max_connections=10, keepalive=0)
+    pool = Pool(found, "faulty", account=Account(), connector=Meeting(found, "faulty"))
+    await asyncio.gather(*(pool.acquire() for _ in range(7)))
+    assert begun[:2] == [0, 1]
+    assert all(number - ready <= 3 for number, ready in enumerate(begun, 1))
     await pool.close()
 
 

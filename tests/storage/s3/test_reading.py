@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+from contextlib import suppress
 
 import pytest
 from aiohttp import web
@@ -348,3 +349,38 @@ class TestReading:
                 for part in reader._ranges:  # type: ignore[attr-defined]
                     part.waited_for = True
         assert found == data and most == 4
+
+    async def test_from_far_away_more_ranges_are_begun_before_the_first_is_here(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+    ) -> None:
+        """The first bytes of each come slowly there."""
+        data = LARGE * 4
+        peer.write("name", data)
+        all_asked = asyncio.Event()
+        asked = 0
+
+        async def far(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            nonlocal asked
+            asked += 1
+            if asked == 4:
+                all_asked.set()
+            found = await forward()
+            kept = {"etag", "content-range"}
+            headers = {name: text for name, text in found.headers.items() if name.lower() in kept}
+            response = web.StreamResponse(status=found.status, headers=headers)
+            response.content_length = len(found.body)
+            await response.prepare(request)
+            step = 300 * 1024
+            for start in range(0, len(found.body), step):
+                await response.write(found.body[start : start + step])
+                # A trickle until all are under way: more than one wait, none of them long.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(all_asked.wait(), 0.03)
+            return response
+
+        proxy.fail("GET", "/name", far, 100)
+        size = 0
+        async with storage.read("name") as reader:
+            while not all_asked.is_set():
+                size += len(await reader.read())
+                assert size < 5 * MIB

@@ -33,6 +33,9 @@ Use = Literal["short", "read", "write"]
 _LOWERED = 600.0
 """Seconds until one more connection is tried again, after the server said that there are too many."""
 _GROW_AGAIN = 30.0
+_AT_ONCE = 3
+"""Sign-ins under way together, while the last good one is not older than `_TRUSTED` seconds."""
+_TRUSTED = 60.0
 _SESSION_AGE = 240.0
 """Seconds after which a TLS session is not relied on: ProFTPD forgets it after five minutes."""
 _IDLE = 600.0
@@ -74,6 +77,8 @@ class Pool:
         self._busy: dict[Connection, Use] = {}
         self._making = 0
         self._sign_in = asyncio.Lock()
+        self._sign_ins = asyncio.Semaphore(_AT_ONCE)
+        self._signed_in_at = -_TRUSTED
         self._waiting: deque[tuple[asyncio.Future[None], Use]] = deque()
         self._grow_after = 0.0
         self._partings: set[Future[None]] = set()
@@ -132,17 +137,23 @@ class Pool:
         self._making += 1
         connection = Connection(self._settings, self.account.learned)
         try:
-            # One at a time: a wrong password must not count several times over.
-            async with self._sign_in:
-                self.account.check(self._endpoint)
-                await connection.run(self._signed_in, connection)
+            # One at a time: a wrong password must not count several times over. One that was just good may not be.
+            while not self._trusted():
+                async with self._sign_in:
+                    if not self._trusted():
+                        await self._try(connection)
+                        break
+            else:
+                async with self._sign_ins:
+                    await self._try(connection)
         except BaseException as error:
             self._part(connection)
             others = len(self._busy) + len(self._idle)
             if isinstance(error, AuthenticationFailed) and error.__cause__ is not None:
                 self.account.trip(error)
             elif isinstance(error, Throttled):
-                self.account.too_many(others)
+                # Of those that are signing in now, each that is refused as well lowers it further.
+                self.account.too_many(others + self._making - 1)
             if others and isinstance(error, (Throttled, ConnectionFailed)):
                 self._grow_after = time.monotonic() + _GROW_AGAIN
                 log.info("goes on with %d connections: %s", others, error)
@@ -157,6 +168,14 @@ class Pool:
         if self._keeper is None and self._settings.keepalive:
             self._keeper = asyncio.create_task(self._keep_alive())
         return connection
+
+    def _trusted(self) -> bool:
+        return time.monotonic() - self._signed_in_at < _TRUSTED
+
+    async def _try(self, connection: Connection) -> None:
+        self.account.check(self._endpoint)
+        await connection.run(self._signed_in, connection)
+        self._signed_in_at = time.monotonic()
 
     def _signed_in(self, connection: Connection) -> None:
         self._connector.sign_in(connection, old_tls=self.account.old_tls)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 
 from crossdock.errors import ConnectionFailed, CrossdockError
@@ -23,6 +25,8 @@ _CHUNK = 256 * 1024
 """Bytes; smaller pieces of the stream are joined up to this."""
 _LARGEST_CHUNK = 1024 * 1024
 _LEAST_AHEAD = 2
+_FAR = 0.1
+"""Seconds of waiting for one range after which another one is begun: far away, the first bytes come slowly."""
 _UNNAMED = ("AccessDenied", "Forbidden", *UNHEARD)
 """How a request that names a version is refused."""
 _NOTHING = re.compile(r"bytes \d{1,18}--?\d{1,18}/0")
@@ -136,12 +140,16 @@ class S3Reader(Reader):
             self._begun = True
             self._fill()
         while self._ranges:
-            data = await self._ranges[0].take()
+            data = await self._ranges[0].take(self._far)
             if data:
                 return data
             self._ahead = max(self._ahead + (1 if self._ranges.popleft().waited_for else -1), _LEAST_AHEAD)
             self._fill()
         return b""
+
+    def _far(self) -> None:
+        self._ahead += 1
+        self._fill()
 
     def _fill(self) -> None:
         size, step = self.entry.size or 0, self._calls.settings.part_size
@@ -213,6 +221,7 @@ class _Range:
         self._held = 0
         self.waited_for = False
         """The reader had to wait for bytes of it."""
+        self._waited = 0.0
         self._arrived, self._room = asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -246,15 +255,23 @@ class _Range:
         if self._at < self._end:
             raise reader.ended_early(self._at, self._end)
 
-    async def take(self) -> bytes:
-        """The next bytes; b"" at the end of the range. What arrived before a failure comes before the failure."""
+    async def take(self, far: Callable[[], None]) -> bytes:
+        """The next bytes; b"" at the end of the range. What arrived before a failure comes before the failure.
+
+        `far` is called for each `_FAR` seconds, or more, that they were waited for.
+        """
         task = self._task
         if task is None:
             raise RuntimeError("the range has not begun")
         while self._held < _CHUNK and not task.done():
             self.waited_for = True
             self._arrived.clear()
+            began = time.monotonic()
             await self._arrived.wait()
+            self._waited += time.monotonic() - began
+            if self._waited >= _FAR:
+                self._waited = 0.0
+                far()
         if not self._chunks:
             task.result()
             return b""
