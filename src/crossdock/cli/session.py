@@ -26,6 +26,9 @@ __all__ = ["Interrupted", "Session", "common", "new_loop", "opened", "run_in_chi
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
+_SOON = 2.0
+"""Seconds that stopping may take without a word."""
+
 
 class Interrupted(Exception):
     """The user stopped the command; everything has been cleaned up."""
@@ -123,6 +126,7 @@ class Session:
             os.write(2, b"\ncrossdock: stopped without cleaning up; 'crossdock doctor' finds what is left\n")
             os._exit(exits.INTERRUPTED)
         self._interrupted = True
+        task.get_loop().call_later(_SOON, self.say, "stopping: what is under way is taken back; Ctrl-C ends at once")
         task.cancel()
 
     def _log(self) -> None:

@@ -112,6 +112,12 @@ class Pool:
             return False
         return not self._connections or asyncio.get_running_loop().time() >= self._grow_after
 
+    def cut_parting(self, reason: Exception) -> None:
+        """End the connections on which all that are at work only wait in order to give up."""
+        for session in [one.session for one in self._connections]:
+            if session.parting and session.parting >= session.load:
+                session.fail(reason)
+
     def release(self, connection: Connection) -> None:
         connection.session.load -= 1
         self._wake()

@@ -67,6 +67,8 @@ class Session(asyncssh.SSHClientSession[bytes]):
         self.read_limit = self.write_limit = DEFAULT_REQUEST
         self.load = 0
         """Streams and operations under way; kept by the pool."""
+        self.parting = 0
+        """Of these, writers that only wait in order to give up."""
 
     # -- asyncssh's side ------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from crossdock.storage.sftp.changing import make_parents, publish
 from crossdock.storage.sftp.codec import Attrs, Violation, parse_attrs, text
 from crossdock.storage.sftp.connect import Connection
 from crossdock.storage.sftp.faults import Translate
+from crossdock.storage.sftp.parting import catch_up, reconnected
 from crossdock.storage.sftp.reasons import explain, lacks_folder
 from crossdock.storage.sftp.resuming import Witness, kept, shortened, witness
 from crossdock.storage.sftp.stamping import Stamp
@@ -357,6 +358,9 @@ class SftpWriter(StagedWriter):
         self._parts.clear()
         if not self._touched:
             return
+        before = self._connection
+        if before is not None:
+            await catch_up(self._pool, before, [future for future, _ in self._queue])
         await self._before_close()
         for future, _ in self._queue:
             future.cancel()
@@ -364,7 +368,8 @@ class SftpWriter(StagedWriter):
         if self._connection is not None and not self._connection.session.alive:
             self._release()
             self._handle = None
-        session = await self._session()
+        self._connection = self._connection or await reconnected(self._pool, before, self.endpoint)
+        session = self._connection.session
         if self._handle is not None:
             handle, self._handle = self._handle, None
             await self._tolerate(session.request(codec.CLOSE, handle), "close")
