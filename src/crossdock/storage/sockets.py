@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import select
 import socket
 import ssl
+import struct
+import sys
+import termios
+import time
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["TlsSocket", "keep_pace", "system_words"]
+__all__ = ["TlsSocket", "confirmed", "keep_pace", "send_whole", "system_words", "unsent", "until_taken"]
+
+_TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
 
 _UNSENT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 _MOST_UNSENT = 512 * 1024
+_LOOK = 0.5
+"""Seconds between two looks at how much is still to be sent."""
 
 
 class TlsSocket(ssl.SSLSocket):
@@ -39,6 +49,59 @@ def keep_pace(connection: socket.socket, most: int = _MOST_UNSENT) -> None:
     if _UNSENT is not None:
         with suppress(OSError):
             connection.setsockopt(socket.IPPROTO_TCP, _UNSENT, most)
+
+
+def confirmed(connection: socket.socket) -> int:
+    """Bytes that the peer's kernel has confirmed (linux/tcp.h, tcpi_bytes_acked); 0: not known.
+
+    Unlike an ioctl, asking this keeps the interpreter's lock, which a thread may wait for long to have again.
+    """
+    if _TCP_INFO is None:
+        return 0
+    try:
+        told = connection.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 128)
+    except OSError:
+        return 0
+    return int.from_bytes(told[120:], sys.byteorder)
+
+
+def unsent(connection: socket.socket) -> int:
+    """Bytes that the peer's kernel has not yet confirmed (tcp(7), SIOCOUTQ)."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))[0])
+    except (OSError, ValueError):  # the latter where it is closed
+        return 0
+
+
+def send_whole(connection: socket.socket, data: bytes | memoryview, step: int) -> None:
+    """All of it, `step` bytes a call. Its timeout is one of silence, where `sendall` would count the whole.
+
+    Of room in its buffer the kernel tells in large steps: on a slow line, shared by many, each takes long.
+    """
+    view = memoryview(data)
+    while view:
+        before = confirmed(connection)
+        try:
+            view = view[connection.send(view[:step]) :]
+        except TimeoutError:
+            if confirmed(connection) <= before:
+                raise
+
+
+def until_taken(connection: socket.socket, timeout: float) -> None:
+    """Until the peer's kernel has all, or the peer answers: on a slow line that is longer than any answer takes.
+
+    Raises `TimeoutError` if nothing moves for `timeout` seconds.
+    """
+    answer = select.poll()
+    answer.register(connection, select.POLLIN)
+    left, moved = unsent(connection), time.monotonic()
+    while left and not answer.poll(_LOOK * 1000):
+        before, left = left, unsent(connection)
+        if left < before:
+            moved = time.monotonic()
+        elif time.monotonic() - moved > timeout:
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
 
 def system_words(error: OSError) -> str:

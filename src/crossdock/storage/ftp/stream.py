@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import select
 import socket
 import ssl
 import struct
-import sys
-import termios
 from contextlib import suppress
 
 from crossdock.storage.ftp.wire import Lost, Silent, shut
+from crossdock.storage.sockets import confirmed, unsent
 
 __all__ = ["Data"]
-
-_TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
 
 
 class Data:
@@ -109,25 +105,11 @@ class Data:
 
     @property
     def confirmed(self) -> int:
-        """Bytes that the peer's kernel has confirmed (linux/tcp.h, tcpi_bytes_acked); 0: not known.
-
-        Unlike an ioctl, asking this keeps the interpreter's lock, which a thread may wait for long to have again.
-        """
-        if _TCP_INFO is None:
-            return 0
-        try:
-            told = self.socket.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 128)
-        except OSError:
-            return 0
-        return int.from_bytes(told[120:], sys.byteorder)
+        return confirmed(self.socket)
 
     @property
     def unsent(self) -> int:
-        """Bytes that the peer's kernel has not yet confirmed (tcp(7), SIOCOUTQ)."""
-        try:
-            return int(struct.unpack("i", fcntl.ioctl(self.socket, termios.TIOCOUTQ, bytes(4)))[0])
-        except (OSError, ValueError):  # the latter where it is closed
-            return 0
+        return unsent(self.socket)
 
     def end_quietly(self) -> None:
         """`end`, if that has not been done; whether it arrives no longer matters."""

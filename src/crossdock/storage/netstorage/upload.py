@@ -15,7 +15,8 @@ from crossdock.storage.sockets import keep_pace
 
 __all__ = ["Held", "Upload"]
 
-_PIECE = 256 * 1024
+_PIECE = 64 * 1024
+"""Bytes that may take `timeout` to be sent; as many the kernel holds besides, which count while an answer is due."""
 _AHEAD = 1024 * 1024
 """Bytes that wait to be sent; more hold up whoever writes."""
 
@@ -23,7 +24,7 @@ _AHEAD = 1024 * 1024
 def _keep_pace(writer: AbstractStreamWriter) -> None:
     transport = getattr(writer, "transport", None)
     if transport is not None and (connection := transport.get_extra_info("socket")) is not None:
-        keep_pace(connection)
+        keep_pace(connection, _PIECE)
 
 
 async def _send(writer: AbstractStreamWriter, chunk: bytes, timeout: float) -> None:

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from multidict import CIMultiDict
 
 from crossdock.storage.http import NotHttp, Unreachable
-from crossdock.storage.sockets import keep_pace
+from crossdock.storage.sockets import keep_pace, send_whole, until_taken
 
 __all__ = ["Bulk", "BulkResponse"]
 
@@ -266,10 +266,13 @@ class _Line:
         size = sum(map(len, body))
         if size or method in ("PUT", "POST"):
             connection.putheader("Content-Length", str(size))
+        assert self._socket is not None
         try:
             connection.endheaders()
             for chunk in body:
-                self._sendall(chunk)
+                send_whole(self._socket, chunk, _CHUNK)
+            if size:
+                until_taken(self._socket, self._timeout)
         except ssl.SSLError as error:
             raise _gone(error.reason) from error
         except ConnectionError as error:
@@ -314,13 +317,6 @@ class _Line:
         if self._cut:
             raise _gone("the connection was given up")
         return connection
-
-    def _sendall(self, chunk: bytes | memoryview) -> None:
-        """The timeout is one of silence, not of the whole: `socket.sendall` would count the whole."""
-        assert self._socket is not None
-        view = memoryview(chunk)
-        while view:
-            view = view[self._socket.send(view[:_CHUNK]) :]
 
     def body(self, answer: http.client.HTTPResponse, take: Callable[[bytes], None]) -> None:
         """Give the body to `take`, in chunks. Raises `OSError` if it ends before its announced length."""

@@ -84,7 +84,7 @@ class _Payload(aiohttp.payload.Payload):
     async def write(self, writer: AbstractStreamWriter) -> None:
         transport = getattr(writer, "transport", None)
         if transport is not None and (connection := transport.get_extra_info("socket")) is not None:
-            keep_pace(connection, 2 * _PIECE)
+            keep_pace(connection, _PIECE // 2)
         for chunk in self._body.chunks:
             for start in range(0, len(chunk), _PIECE):
                 async with asyncio.timeout(self._timeout):
