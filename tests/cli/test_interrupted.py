@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from crossdock.cli import session
 
 # A real signal, at the moment when a module is looked for: that is where most of the first 0.2 s go.
 _AT = """
@@ -57,6 +60,24 @@ def test_while_it_is_loaded(tmp_path: Path, module: str, command: list[str]) -> 
     assert not done.stderr or (module == "uvloop" and done.stderr.startswith("stopped: "))
     # A whole ledger, with nothing in it, is the same as none.
     assert sorted({*tmp_path.rglob("*")} - {here / "crossdock.db"}) == before
+
+
+def test_what_takes_long_to_stop_says_how_it_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_SOON", 0.0)
+    found, said = session.Session(), asyncio.Queue[str]()
+    monkeypatch.setattr(found, "say", said.put_nowait)
+
+    async def work() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        found.interrupt(task)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            assert (await asyncio.wait_for(said.get(), 30)).endswith("Ctrl-C ends at once")
+
+    with pytest.raises(session.Interrupted):
+        found.run(work)
 
 
 def test_while_it_ends(tmp_path: Path) -> None:
