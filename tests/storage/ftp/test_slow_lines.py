@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from crossdock.errors import TimedOut
-from crossdock.storage.ftp import data, stream
+from crossdock.storage import sockets
+from crossdock.storage.ftp import data
 from crossdock.storage.ftp.stream import Data
 from crossdock.storage.ftp.wire import Silent
 from crossdock.testing import ftp_session
@@ -132,7 +133,7 @@ async def test_where_the_system_does_not_tell_uploads_work_as_well(
 ) -> None:
     """As on macOS."""
     monkeypatch.delattr(socket, "TCP_INFO")
-    monkeypatch.setattr(stream, "_TCP_INFO", None)
+    monkeypatch.setattr(sockets, "_TCP_INFO", None)
     async with faulty(server) as storage:
         await storage.write_bytes("name", DATA)
     assert (server.folder / "name").read_bytes() == DATA
