@@ -11,7 +11,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from crossdock.errors import ConfigError, ConnectionFailed, HostKeyMismatch, TimedOut
+from crossdock.errors import ConfigError, ConnectionFailed, HostKeyMismatch, ProtocolViolation, TimedOut
 from crossdock.storage.sftp.trust import offered_keys
 from crossdock.storage.storage import Storage
 from tests.servers import OpenSSH
@@ -223,3 +223,14 @@ async def test_trust_of_a_silent_port() -> None:
         with pytest.raises(TimedOut):
             await offered_keys("127.0.0.1", server.sockets[0].getsockname()[1], timeout=0.2)
         release.set()
+
+
+async def test_trust_of_what_speaks_something_like_ssh() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-\xff\r\n")
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        with pytest.raises(ProtocolViolation, match="check that this is an SSH server"):
+            await offered_keys("127.0.0.1", server.sockets[0].getsockname()[1], timeout=5)

@@ -10,7 +10,7 @@ from asyncssh.encryption import get_encryption_algs
 from asyncssh.kex import get_kex_algs
 from asyncssh.mac import get_mac_algs
 
-from crossdock.errors import ConnectionFailed, TimedOut
+from crossdock.errors import ConnectionFailed, ProtocolViolation, TimedOut
 from crossdock.storage.sftp.addresses import reached
 from crossdock.storage.sftp.hostkeys import FAMILIES, family
 from crossdock.storage.sftp.login import know_account
@@ -33,8 +33,8 @@ class HostKey:
 async def offered_keys(host: str, port: int = 22, *, timeout: float = 15) -> list[HostKey]:
     """All kinds of host keys that the server has, best first; no sign-in is tried.
 
-    `timeout`: seconds for each kind. Raises `ConnectionFailed`, `TimedOut`. What comes back is what somebody at that
-    address presents: compare a fingerprint with one from another source before trusting it.
+    `timeout`: seconds for each kind. Raises `ConnectionFailed`, `TimedOut`, `ProtocolViolation`. What comes back is
+    what somebody at that address presents: compare a fingerprint with one from another source before trusting it.
     """
     name = host if port == 22 else f"[{host}]:{port}"
     place = f"sftp://[{host}]:{port}" if ":" in host else f"sftp://{host}:{port}"
@@ -76,6 +76,10 @@ async def offered_keys(host: str, port: int = 22, *, timeout: float = 15) -> lis
                 break
             reason = system_words(error) if isinstance(error, OSError) else str(error)
             raise ConnectionFailed(reason, operation="trust", endpoint=place, hint="check host and port") from error
+        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+            # As in `connect`: what a hostile key exchange makes of the libraries below.
+            hint = "check that this is an SSH server"
+            raise ProtocolViolation(repr(error), operation="trust", endpoint=place, hint=hint) from error
         if key is None or family(key) not in kinds:
             break
         kinds.remove(family(key))
