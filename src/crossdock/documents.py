@@ -162,9 +162,14 @@ def _explained(error: yaml.MarkedYAMLError) -> tuple[str, int | None, str]:
         return "a tab where YAML allows only spaces", line, "indent with spaces"
     if "mapping values are not allowed" in problem:
         quoted = "put a value that has ': ' in it in quotes"
-        return problem, line, f"{quoted}; or this line or the one above is indented wrongly, or lacks its ':'"
+        return problem, line, f"{quoted}; or this line or the one above is indented wrongly, or lacks its ': '"
+    if "could not find expected ':'" in problem:
+        hint = "write 'key: value', with a space after the colon; or the line above is indented wrongly"
+        return "no key, or no ': ' after one", begun.line + 1 if begun else line, hint
     if "undefined alias" in problem:
         return shown(problem), line, "put a value that starts with * in quotes"
+    if "expected alphabetic or numeric character" in problem:
+        return "a value may not start with * or &", line, "put it in quotes"
     if "cannot start any token" in problem or "chomping or indentation" in problem:
         return shown(problem), line, "put the value in quotes"
     if "unknown escape character" in problem:

@@ -148,3 +148,22 @@ def test_a_ledger_whose_password_may_go_in_clear_text(write: Write, monkeypatch:
     assert said(f"{url}&sslmode=require") == said("ledger.db") == ""
     monkeypatch.setenv("PGSSLMODE", "verify-full")
     assert said(url) == ""
+
+
+@pytest.mark.parametrize(
+    ("flow", "told"),
+    [
+        ("rules: [{match: 'statement_*.csv', to: 'lake:'}]",
+         "rules.0.match: 'statement_*.csv' is a regular expression, where a * repeats the character before it. "
+         "Next: write {glob: 'statement_*.csv'}, or .* for any characters"),
+        ("rules: [{match: {glob: '.*\\.csv'}, to: 'lake:'}]", "rules.0.match.glob: '.*\\.csv' is a glob"),
+        ("exclude: '.*\\.tmp', to: 'lake:'", "exclude: '.*\\.tmp' is a glob"),
+        ("settle: {marker: '*.done'}, to: 'lake:'", "settle.marker: '*.done' is one name: a * is itself in it"),
+        ("rules: [{match: 'a.*.csv|[a-z]*\\.gz|(ab)*', to: 'lake:'}]", None),
+        ("include: ['.*', 'a.*', '\\*x'], settle: {marker: '{name}.done'}, to: 'lake:'", None),
+    ],
+)  # fmt: skip
+def test_a_pattern_of_another_kind(write: Write, flow: str, told: str | None) -> None:
+    found = [str(advice) for advice in load(write(f"{ENDPOINTS}flows: {{a: {{source: 'bank:x', {flow}}}}}\n")).warnings]
+    found = [each.partition("flows.a.")[2] for each in found if "flows.a." in each]
+    assert [each.startswith(told or "nothing") for each in found] == [True] * (told is not None), found

@@ -151,6 +151,11 @@ def test_a_key_given_twice(write: Write) -> None:
         ("endpoints: [\n", "2: the file ends where a value must be. Next: close what was opened by [ or {"),
         ("a: b: c\n", "1: mapping values are not allowed here. Next: put a value that has ': ' in it in quotes"),
         ("endpoints: {a: *none}", "1: found undefined alias 'none'. Next: put a value that starts with * in quotes"),
+        ("a: *.csv", "1: a value may not start with * or &. Next: put it in quotes"),
+        (
+            "a:\n  b: c\n  d:e\n  f: g\n",
+            "3: no key, or no ': ' after one. Next: write 'key: value', with a space after the colon",
+        ),
         ("a: @b", "1: found character '@' that cannot start any token. Next: put the value in quotes"),
         ('a: "\\d"', "1: found unknown escape character 'd'. Next: put it in single quotes"),
         ("a: 'b\nc: d\n", "1: the quote of line 1 is not closed. Next: close it"),
@@ -300,3 +305,25 @@ def test_a_missing_extra_only_matters_to_who_needs_it(write: Write, monkeypatch:
     assert config.locate("lake:x").name == "lake"
     with pytest.raises(ConfigError, match=r"crossdock\[sftp\]"):
         config.locate("partner:x")
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ("type: sftp, host: h, private_key: keys/bank", "a.private_key: a secret may not be written into this file. "
+         "Next: write 'private_key: env:A_PRIVATE_KEY' and export it, or 'private_key: file:PATH'"),
+        ("type: sftp, host: '${HOST}'", "a.host: cannot be read. Next: write the host itself: "),
+        ("type: ftpes, host: env:HOST", "a.host: cannot be read. Next: write the host itself: "),
+        ("type: sftp, host: h, root: ~/in", "a.root: cannot be read. Next: write what comes after ~/ alone: "),
+        ("type: s3, bucket: in, endpoint_url: 'https://s3.example/in/'",
+         "a: endpoint_url has the bucket in it. Next: write https://host or https://host:port"),
+    ],
+)  # fmt: skip
+def test_mistakes_of_the_first_day(write: Write, written: str, found: str) -> None:
+    assert mistakes(write(f"endpoints: {{a: {{{written}}}}}\n"))[0].startswith(f"1: endpoints.{found}")
+
+
+def test_standard_output_is_no_location() -> None:
+    with pytest.raises(ConfigError, match=r"no locations. Next: write \./- for a file of that name"):
+        load().locate("-")
+    assert load().locate("./-").path == "-"

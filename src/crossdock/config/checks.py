@@ -15,6 +15,7 @@ __all__ = ["check_flow", "rule_key", "sound_rules"]
 _JUDGED = 200
 """Rules of one flow that are compared with all before them, which takes longer with each."""
 _OWN = re.compile(r"\.(?=[*+])")
+_LIKE_GLOB, _LIKE_REGEX = re.compile(r"(?=.*[\w -]\*)[\w./ *?-]+"), re.compile(r"\\[.dsw]")
 _BRACES, _LISTED = re.compile(r"\{[^{}]*\}|\[[^\]]*\]"), re.compile(r",\s*[*?.\w]*\*")
 
 
@@ -38,13 +39,16 @@ def check_flow(report: Report, flow: Flow) -> None:
         _rule(report, rule, rule_key(report, flow, at))
     for name, text in (("marker", flow.settle.marker), ("manifest", flow.settle.manifest)):
         _beside(report, (*key, "settle", name), text, WORDS)
+        if text is not None and "*" in text:
+            message = f"{text!r} is one name: a * is itself in it"
+            report.warning((*key, "settle", name), message, "write {name}.done, or a name as it is called")
     _beside(report, (*key, "after", "marker"), flow.after.marker, WORDS)
     _beside(report, (*key, "after", "archive"), flow.after.archive, (*WORDS, *DATES))
     if re.search(r"[*?{]", flow.source.path):
         message = f"a source is a folder as it is called: {flow.source.path!r} stands for no others"
         report.warning((*key, "source"), message, "write the folder above, and which files by 'include' or 'match'")
     for filter_ in flow.filters.rules:
-        _comma(report, (*key, "include" if filter_.include else "exclude"), filter_.pattern)
+        _globbed(report, (*key, "include" if filter_.include else "exclude"), filter_.pattern)
     keep = report.value((*key, "after", "keep"))
     if isinstance(keep, (int, float)) and report.sound((*key, "after", "keep")):
         message = f"without a unit these are seconds: archived files are removed {keep:g} s after their move"
@@ -64,9 +68,13 @@ def check_flow(report: Report, flow: Flow) -> None:
 
 def _rule(report: Report, rule: Rule, key: Key) -> None:
     groups: set[str] = set()
-    _comma(report, (*key, "match", "glob"), rule.glob or "")
+    _globbed(report, (*key, "match", "glob"), rule.glob or "")
     if rule.regex is not None:
         groups = set(re.compile(rule.regex).groupindex)
+        if _LIKE_GLOB.fullmatch(rule.regex):
+            message = f"{rule.regex!r} is a regular expression, where a * repeats the character before it"
+            hint = f"write {{glob: {rule.regex!r}}}, or .* for any characters"
+            report.warning((*key, "match", "regex"), message, hint)
         slow = cost(rule.regex)
         if slow is not None:
             hint = _quicker(rule.regex)
@@ -83,8 +91,12 @@ def _rule(report: Report, rule: Rule, key: Key) -> None:
             report.warning(place, f"all files that match go to one and the same place, {to}", hint)
 
 
-def _comma(report: Report, key: Key, glob: str) -> None:
-    """`*.csv, *.txt` in one is a name with a comma, and nothing has that."""
+def _globbed(report: Report, key: Key, glob: str) -> None:
+    """`*.csv, *.txt` in one is a name with a comma, and nothing has that; a backslash makes no class of characters."""
+    if _LIKE_REGEX.search(glob):
+        message = f"'{glob}' is a glob, where a backslash takes the next character as it is"
+        hint = "write *.csv for what is .*\\.csv in a regular expression"
+        report.warning(key, message, hint + (", or match: REGEX without 'glob:'" if key[-1] == "glob" else ""))
     if _LISTED.search(_BRACES.sub("", glob)):
         message = f"{glob!r} is one glob, for names that have the comma in them"
         hint = "write a list, ['*.csv', '*.txt']" if key[-1] != "glob" else "write {glob: '*.{csv,txt}'}"

@@ -198,6 +198,9 @@ def _local(text: str) -> Location:
 
     if not text:
         raise ConfigError("an empty path", hint="write . for the working folder")
+    if text == "-":
+        hint = "write ./- for a file of that name; 'crossdock cat' writes to standard output"
+        raise ConfigError("standard input and output are no locations", hint=hint)
     folder = text.endswith("/") or text.rpartition("/")[2] in (".", "..")
     try:
         path = Path(text).absolute()

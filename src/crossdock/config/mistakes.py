@@ -124,6 +124,8 @@ class Report:
             return
         message, hint = item["msg"].removeprefix("Value error, "), None
         if message.startswith("secrets are written by reference"):
+            # Of a list of them, the list's key.
+            name = next((part for part in reversed(place) if isinstance(part, str)), name)
             variable = re.sub(r"[^A-Z0-9]", "_", f"{key[-1]}_{name}".upper())
             message = "a secret may not be written into this file"
             hint = f"write '{name}: env:{variable}' and export it, or '{name}: file:PATH' of a file with mode 600"

@@ -32,6 +32,7 @@ __all__ = [
     "EndpointSettings",
     "FilePath",
     "Host",
+    "LoginRoot",
     "Seconds",
     "Secret",
     "query_of",
@@ -93,6 +94,8 @@ def _encoding(value: str) -> str:
 
 
 def _host(value: str) -> str:
+    if "$" in value or value.startswith("env:"):
+        raise ValueError("write the host itself: variables are looked up for secrets alone")
     # An address of IPv6 has two colons or more.
     if re.search(r"[/@\s]", value) or value.count(":") == 1:
         raise ValueError("write the host alone, such as sftp.bank.example; the rest goes to user, port and root")
@@ -105,6 +108,15 @@ ByteSize = Annotated[int, BeforeValidator(_bytes)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
 Encoding = Annotated[str, AfterValidator(_encoding)]
 Host = Annotated[str, AfterValidator(_host)]
+
+
+def _root(value: str) -> str:
+    if value == "~" or value.startswith("~/"):
+        raise ValueError("write what comes after ~/ alone: without a slash at its start it is below the login folder")
+    return value
+
+
+LoginRoot = Annotated[str, AfterValidator(_root)]
 
 
 class Secret:

@@ -8,7 +8,17 @@ from urllib.parse import SplitResult
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from crossdock.storage.settings import Encoding, EndpointSettings, FilePath, Host, Seconds, Secret, server_of, several
+from crossdock.storage.settings import (
+    Encoding,
+    EndpointSettings,
+    FilePath,
+    Host,
+    LoginRoot,
+    Seconds,
+    Secret,
+    server_of,
+    several,
+)
 
 __all__ = ["FtpSettings", "Tls"]
 
@@ -27,7 +37,7 @@ class FtpSettings(EndpointSettings):
     """21; 990 for implicit TLS."""
     user: str = "anonymous"
     password: Secret | None = None
-    root: str = ""
+    root: LoginRoot = ""
     """Absolute, or below the login folder ("" is the login folder itself)."""
 
     tls: Tls | None = None

@@ -129,6 +129,8 @@ class S3Settings(EndpointSettings):
             raise ValueError("external_id needs role_arn")
         if self.kms_key_id is not None and self.sse != "aws:kms":
             raise ValueError("kms_key_id needs sse: aws:kms")
+        if self.endpoint_url and urlsplit(self.endpoint_url).path == f"/{self.bucket}":
+            raise ValueError("endpoint_url has the bucket in it; write https://host or https://host:port")
         return self
 
     @classmethod

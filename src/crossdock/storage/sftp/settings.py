@@ -14,6 +14,7 @@ from crossdock.storage.settings import (
     EndpointSettings,
     FilePath,
     Host,
+    LoginRoot,
     Seconds,
     Secret,
     server_of,
@@ -33,7 +34,7 @@ class SftpSettings(EndpointSettings):
     """22 unless the ssh_config says otherwise."""
     user: str | None = None
     """The local account's name unless the ssh_config says otherwise."""
-    root: str = ""
+    root: LoginRoot = ""
     """Absolute, or below the login folder ("" is the login folder itself)."""
 
     private_key: Annotated[tuple[Secret, ...], BeforeValidator(several)] = ()
