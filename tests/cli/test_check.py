@@ -81,7 +81,7 @@ def test_a_gpg_that_is_missing_is_advice(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_extras_that_are_missing_are_advice(cli: Cli, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    more = "  bank: {type: sftp, host: h}\nflows:"
+    more = "  bank: {type: sftp, host: h}\nledger: postgresql://u@h/db\nflows:"
     config.write_text(CONFIG.replace("flows:", more).replace("{every: 5m}", "{watch: true}"))
     assert "not installed" not in cli("check").err
     monkeypatch.setattr(check, "find_spec", lambda _: None)
@@ -90,7 +90,7 @@ def test_extras_that_are_missing_are_advice(cli: Cli, config: Path, monkeypatch:
     told = result.err.splitlines()
     for key, package, extra in (
         ("endpoints.bank", "asyncssh", "sftp"), ("endpoints.lake", "botocore", "s3"),
-        ("flows.statements.trigger.watch", "watchfiles", "watch"),
+        ("flows.statements.trigger.watch", "watchfiles", "watch"), ("ledger", "asyncpg", "postgres"),
     ):  # fmt: skip
         at = told.index(f"crossdock: advice: {key}: needs the package {package}, which is not installed here")
         assert told[at + 1] == f"Next: pip install 'crossdock[{extra}]'"
@@ -172,3 +172,20 @@ def test_route_reads_names(cli: Cli, config: Path, tmp_path: Path) -> None:
 def test_schema(cli: Cli) -> None:
     found = json.loads(cli("schema").out)
     assert set(found["properties"]) == {"endpoints", "flows", "ledger"}
+
+
+def test_whose_secret_is_missing_is_told(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOT_THERE", raising=False)
+    bank = f"type: sftp, host: 127.0.0.1, port: 1, user: u, host_key: 'SHA256:{'A' * 43}'"
+    for secret, told in (
+        ("password: env:NOT_THERE", "the environment variable NOT_THERE is not set\nNext: export NOT_THERE=…"),
+        ("private_key: file:crossdock.yaml", "others may read the secret in "),
+        ("known_hosts: nowhere", "known_hosts: cannot read "),
+    ):
+        text = f"endpoints: {{bank: {{{bank}, {secret}}}, to: {{type: local, root: .}}}}\n"
+        text = text.replace("host_key", "jump_host_key") if "known" in secret else text
+        (tmp_path / "crossdock.yaml").write_text(f"{text}flows: {{f: {{source: 'bank:', to: 'to:x/'}}}}\n")
+        (tmp_path / "crossdock.yaml").chmod(0o644)
+        for argv in (["ls", "bank:"], ["check", "--connect"], ["run", "--once"]):
+            found = cli(*argv).err
+            assert f"crossdock: endpoint bank: {told}" in found and "\nNext: " in found, found

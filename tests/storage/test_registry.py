@@ -59,6 +59,14 @@ def test_what_is_no_url_is_told(url: str) -> None:
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("url", "told"), [("sftp://", "host: it is missing"), ("sftp://h/?x=1", "x: there is no such setting")]
+)
+def test_what_is_wrong_with_a_url_is_told_in_our_words(url: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(url.partition('?')[0])}: {told}"):
+        parse_url(url)
+
+
 class Others(EndpointSettings):
     """Settings of somebody else's package."""
 

@@ -138,6 +138,8 @@ _LIBRARIES = {"sftp": "asyncssh", "s3": "botocore", "netstorage": "aiohttp"}
 def _not_installed(config: Config) -> Iterator[ConfigError]:
     """What the file needs and this machine lacks; the one that runs the flows may have it."""
     needs = [(f"endpoints.{name}", one.type, _LIBRARIES.get(one.type)) for name, one in config.endpoints.items()]
+    if (config.ledger or "").startswith("postgres"):
+        needs.append(("ledger", "postgres", "asyncpg"))
     for name, flow in config.flows.items():
         needs += [(f"flows.{name}.trigger.watch", "watch", "watchfiles")] if flow.trigger.watch else []
         needs += [(f"flows.{name}.notify.webhook", "notify", "aiohttp")] if flow.webhooks else []

@@ -206,6 +206,8 @@ async def opened(
     import asyncio
     from dataclasses import replace
 
+    from crossdock.errors import ConfigError
+
     places: list[Location] = []
     which: list[int] = []
     for location in reversed(locations):
@@ -221,7 +223,11 @@ async def opened(
         limit = None if number else bandwidth
         # In a thread: the libraries of one endpoint are loaded while another is connected to.
         storage = await asyncio.to_thread(storage_of, places[number], bandwidth=limit, retries=retries)
-        return await stack.enter_async_context(storage)
+        try:
+            return await stack.enter_async_context(storage)
+        except ConfigError as error:
+            # Such as a secret that is not there: it does not know whose it is.
+            raise type(error)(f"endpoint {places[number].name}: {error.message}", hint=error.hint) from error
 
     async with AsyncExitStack() as stack:
         opening = [asyncio.ensure_future(begin(number)) for number in range(len(places))]

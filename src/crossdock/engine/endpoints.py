@@ -10,6 +10,7 @@ from typing import Self
 
 from crossdock.errors import (
     AuthenticationFailed,
+    ConfigError,
     ConnectionFailed,
     CrossdockError,
     NotADirectory,
@@ -93,8 +94,10 @@ class Endpoints:
                 opening = self._opening[name]
                 try:
                     await asyncio.shield(opening)
-                except SecretUnavailable as error:
-                    raise SecretUnavailable(f"endpoint {name}: {error.message}", hint=error.hint) from error
+                except ConfigError as error:
+                    if not isinstance(error, SecretUnavailable):
+                        self.failed(name, error)
+                    raise type(error)(f"endpoint {name}: {error.message}", hint=error.hint) from error
                 except CrossdockError as error:
                     self.failed(name, error)
                     raise

@@ -34,6 +34,12 @@ _BUILT_IN = {
     "sftp": "crossdock.storage.sftp:SftpSettings",
 }
 _SCHEMES = {"file": "local"}
+_WORDS = {
+    "extra_forbidden": "there is no such setting",
+    "string_too_short": "it is missing",
+    "missing": "it is missing",
+}
+"""What pydantic finds → how it is said of a URL."""
 _PASSWORD = re.compile(r"(://[^:@/?#]*:).*@", re.DOTALL)
 _EXTRAS = frozenset({"asyncssh", "python_socks", "aiohttp", "botocore"})
 """Packages that come with the extra of the type that needs them."""
@@ -124,6 +130,6 @@ def _reasons(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     return "; ".join(
-        f"{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}"
+        f"{'.'.join(map(str, item['loc']))}: {_WORDS.get(item['type'], item['msg'].removeprefix('Value error, '))}"
         for item in error.errors(include_url=False)
     )

@@ -88,7 +88,7 @@ _CODES: dict[int, type[StorageError]] = {
 }
 _FOUND: dict[type[Exception], type[StorageError]] = {IsFile: NotADirectory, IsFolder: NotAFile, Missing: NotFound}
 _HINTS: dict[type[StorageError], str] = {
-    NotFound: "check the path and the endpoint's root",
+    NotFound: "check the path: it is below the endpoint's root, which is the login folder unless 'root' says otherwise",
     PermissionDenied: "ask the server's operator for the permission, or choose another folder",
     InvalidPath: "give it another name in the rule or command that moves it",
     NoSpace: "free space at the server; it is tried again",

@@ -50,7 +50,7 @@ _STATUS: dict[int, tuple[type[StorageError], str]] = {
     24: (NotAFile, "it is a folder"),
 }
 _HINTS: dict[type[StorageError], str] = {
-    NotFound: "check the path and the endpoint's root",
+    NotFound: "check the path: it is below the endpoint's root, which is the login folder unless 'root' says otherwise",
     PermissionDenied: "ask the server's operator for the permission, or choose another folder",
     InvalidPath: "give it another name in the rule or command that moves it",
     NoSpace: "free space at the server; it is tried again",

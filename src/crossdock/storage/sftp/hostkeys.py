@@ -118,7 +118,8 @@ def _match(
             names = [host] if port == 22 else [f"[{host}]:{port}", host]
             revoked = [key for name in names for key in asyncssh.match_known_hosts(hosts, name, "", None)[2]]
         except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}", key="known_hosts") from error
+            hint = "name a file that is there, or pin the server by host_key: 'crossdock trust HOST' shows it"
+            raise ConfigError(f"cannot read {path}: {error.strerror}", key="known_hosts", hint=hint) from error
         except (ValueError, NameError) as error:
             # asyncssh's NameError is of a certificate of X.509, without the package for those. Not its own words: they
             # repeat the line, and the file may be a key or a password by mistake.
