@@ -165,6 +165,20 @@ def test_rm_never_empties_a_root_by_itself(cli: Cli, tree: Path, tmp_path: Path)
     assert tree.exists()
 
 
+def test_rm_spares_the_working_folder(cli: Cli, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As rm itself does: it is typed once too often."""
+    monkeypatch.chdir(tree / "sub")
+    (tmp_path / "crossdock.yaml").write_text("endpoints: {here: {type: local, root: in}}")
+    named = ["rm", "-ry", "--config", str(tmp_path / "crossdock.yaml"), "here:sub"]
+    for argv in (["rm", "-ry", "."], ["rm", "-ry", ".."], ["rm", "-ry", str(tree)], named):
+        result = cli(*argv)
+        assert (result.code, "the working folder, or above it; cd elsewhere, or add --force" in result.err) == (2, True)
+    assert len(contents(tree)) == 5
+    assert cli("rm", "-ry", "deep").code == 0
+    assert cli("rm", "-ry", "--force", ".").code == 0
+    assert len(contents(tree)) == 2
+
+
 def test_mkdir(cli: Cli, tmp_path: Path) -> None:
     assert cli("mkdir", "a/b/c", "d").code == 0
     assert (tmp_path / "a/b/c").is_dir()

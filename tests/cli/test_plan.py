@@ -59,6 +59,12 @@ def test_apply_does_exactly_that(planned: Cli, tmp_path: Path) -> None:
     assert contents(tmp_path / "lake")["later.csv"] == b"not in the plan"
 
 
+def test_what_waits_is_not_done(planned: Cli, tmp_path: Path) -> None:
+    (tmp_path / "staging").rmdir()
+    result = planned("apply", "p.json")
+    assert (result.code, "2 delivered (7 B), 2 to be tried again, in" in result.err) == (1, True), result
+
+
 def test_a_plan_can_be_cut(planned: Cli, tmp_path: Path) -> None:
     """Rows that the user takes out are not done."""
     plan = json.loads((tmp_path / "p.json").read_text())

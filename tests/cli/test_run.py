@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Cli
+from tests.cli.conftest import PROGRAM, Cli
 from tests.cli.moving import configure, daemon, put, to_one_place, until
 
 
@@ -108,3 +111,22 @@ def test_a_flow_whose_function_sends_files_to_themselves(cli: Cli, tmp_path: Pat
     result = cli("run", "--once")
     assert (result.code, "this is the source itself" in result.err) == (1, True), result.err
     assert (tmp_path / "x/in/a.csv").read_text() == "a"
+
+
+def test_what_was_done_is_told_when_it_is_stopped(home: Path) -> None:
+    configure(home)
+    (home / "in/a").write_bytes(b"1")
+    (home / "in/big").touch()
+    os.truncate(home / "in/big", 8 << 30)
+    for command in (["run", "--once"], ["apply", "plan"]):
+        subprocess.run([PROGRAM, "plan", "--out", "plan"], cwd=home, check=True, capture_output=True)
+        with subprocess.Popen([PROGRAM, *command], cwd=home, stderr=subprocess.PIPE, text=True) as process:
+            until(lambda: (home / "out/a").exists() and any((home / "out").glob(".crossdock-*")), "it is under way")
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        # The file is there a moment before the ledger knows.
+        done = "(1 transfer delivered, 1 B|0 transfers delivered, 0 B)"
+        assert process.returncode == 130 and re.fullmatch(f"stopped: {done}; the rest is for the next run\n", err), err
+        assert not any((home / "out").glob(".crossdock-*"))
+        (home / "crossdock.db").unlink()
+        (home / "out/a").unlink()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from contextlib import aclosing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -25,7 +27,7 @@ _AT_ONCE = 16
 @click.argument("locations", nargs=-1, required=True, metavar="LOCATION...")
 @click.option("-r", "--recursive", is_flag=True, help="Remove folders with all that is in them.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before removing folders.")
-@click.option("--force", is_flag=True, help="Allow -r to empty the root of an endpoint.")
+@click.option("--force", is_flag=True, help="Allow -r for the root of an endpoint and for the working folder.")
 @common
 @click.pass_obj
 def rm(session: Session, locations: tuple[str, ...], recursive: bool, yes: bool, force: bool) -> None:
@@ -39,6 +41,9 @@ def rm(session: Session, locations: tuple[str, ...], recursive: bool, yes: bool,
             raise click.UsageError(f"{place.shown()} is a folder; add -r to remove all that is in it")
         if not place.path and not force:
             raise click.UsageError(f"{place.shown()} is the root of its endpoint; add --force if all of it is to go")
+        if recursive and not force and _holds_us(place):
+            what = "the working folder, or above it; cd elsewhere, or add --force"
+            raise click.UsageError(f"{place.shown()} is {what}")
     if recursive and not yes:
         _ask(places)
 
@@ -59,6 +64,14 @@ def rm(session: Session, locations: tuple[str, ...], recursive: bool, yes: bool,
             session.say(f"{count(removed, 'file')} removed")
 
     session.run(work)
+
+
+def _holds_us(place: Location) -> bool:
+    """Whether a place is the working folder, or one above it."""
+    if place.settings.type != "local":
+        return False
+    folder = Path(place.settings.root) / place.path
+    return Path(os.path.realpath(".")).is_relative_to(Path(os.path.realpath(folder.parent)) / folder.name)
 
 
 def _ask(places: list[Location]) -> None:

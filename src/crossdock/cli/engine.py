@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from crossdock.cli.output import count, human_size
 from crossdock.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,10 +17,11 @@ if TYPE_CHECKING:
     from crossdock.config import Config
     from crossdock.engine.delivery import Delivery
     from crossdock.engine.engine import Engine
+    from crossdock.engine.summary import Summary
     from crossdock.ledger.base import Ledger
     from crossdock.storage.storage import Storage
 
-__all__ = ["delivery_json", "flows_of", "ledger_option", "opened_engine", "opened_ledger"]
+__all__ = ["delivery_json", "flows_of", "ledger_option", "opened_engine", "opened_ledger", "told_if_stopped"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -70,6 +73,17 @@ async def opened_engine(
         Engine(config.flows.values(), storage, found, folder=config.folder, **options) as engine,
     ):
         yield engine
+
+
+@contextmanager
+def told_if_stopped(session: Session, summary: Summary) -> Iterator[None]:
+    """Ctrl-C ends a run with what it did so far."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        done = f"{count(summary.delivered, 'transfer')} delivered, {human_size(summary.size)}"
+        session.say(f"stopped: {done}; the rest is for the next run")
+        raise
 
 
 def delivery_json(delivery: Delivery) -> dict[str, Any]:

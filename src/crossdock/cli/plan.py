@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossdock.cli import exits
-from crossdock.cli.engine import delivery_json, flows_of, ledger_option, opened_engine
+from crossdock.cli.engine import delivery_json, flows_of, ledger_option, opened_engine, told_if_stopped
 from crossdock.cli.main import complain
 from crossdock.cli.options import DURATION
 from crossdock.cli.output import count, emit, human_size, human_time
@@ -165,10 +165,11 @@ class _Apply:
         from crossdock.engine import saved
         from crossdock.engine.summary import Summary
 
-        summary = Summary()
+        summary, waiting = Summary(), set[int]()
 
         def report(delivery: Delivery) -> None:
             summary.count(delivery)
+            (waiting.add if delivery.what == "retry" else waiting.discard)(delivery.transfer.id)
             self._tell(delivery)
 
         async with opened_engine(self.session, self.options["ledger"]) as engine:
@@ -183,8 +184,11 @@ class _Apply:
                 return exits.SOME if drifted else exits.OK
             added = await saved.start(engine, good)
             started = asyncio.get_running_loop().time()
-            await engine.worker({row.flow for row in rows} & set(engine.planners), report=report).run(until_idle=True)
+            with told_if_stopped(self.session, summary):
+                flows = {row.flow for row in rows} & set(engine.planners)
+                await engine.worker(flows, report=report).run(until_idle=True)
             seconds = asyncio.get_running_loop().time() - started
+        summary.waiting = len(waiting)
         done = f"{count(len(added), 'transfer')} added, {summary.delivered} delivered ({human_size(summary.size)})"
         more = [(summary.skipped, "skipped"), (summary.failed, "failed"), (summary.waiting, "to be tried again")]
         parts = [done, *(f"{number} {what}" for number, what in [*more, (len(drifted), "drifted")] if number)]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossdock.cli import exits
-from crossdock.cli.engine import delivery_json, flows_of, ledger_option, opened_engine
+from crossdock.cli.engine import delivery_json, flows_of, ledger_option, opened_engine, told_if_stopped
 from crossdock.cli.logs import OneLine
 from crossdock.cli.main import complain, complaint
 from crossdock.cli.options import DURATION
@@ -106,15 +106,19 @@ class _Command:
 
 class _Once(_Command):
     async def run(self) -> int:
+        from crossdock.engine.summary import Summary
+
         progress = Progress()
 
         def moved(transfer: Transfer, size: int) -> None:
             progress.moved(_name(transfer), size, transfer.entry.size)
 
         def ended(delivery: Delivery) -> None:
+            so_far.count(delivery)
             progress.ended(_name(delivery.transfer), failed=delivery.what != "delivered")
             self.tell(delivery)
 
+        so_far = Summary()
         async with opened_engine(
             self.session,
             self.options["ledger"],
@@ -125,7 +129,7 @@ class _Once(_Command):
             names = flows_of(self.session.config, self.flows)
             loop = asyncio.get_running_loop()
             started = loop.time()
-            with display(progress, wanted=not self.session.quiet):
+            with told_if_stopped(self.session, so_far), display(progress, wanted=not self.session.quiet):
                 summary = await engine.run_once(names, patience=self.options["patience"])
             return self._finish(summary, len(names), loop.time() - started)
 
