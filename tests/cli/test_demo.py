@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import subprocess
+import tempfile
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -50,6 +52,21 @@ def test_demo(cli: Cli, tmp_path: Path) -> None:
     assert len(archived) == len(contents(tmp_path / "kept/partner")) == 15
     assert (tmp_path / "kept/store/large.bin").stat().st_size == 64 * 1024 * 1024
     assert cli("demo", "--keep", "kept").code == 2, "never into a folder that exists"
+
+
+def test_a_demo_without_room(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not what is printed that found no place."""
+    shell = ["sh", "-c", f"ulimit -f 1000; exec {PROGRAM} demo --keep kept"]
+    done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    told = f"crossdock: write the demo's files to {tmp_path}/kept/partner: File too large\nNext: free some space there"
+    assert (done.returncode, done.stderr.startswith(told)) == (7, True), done.stderr
+
+    def nowhere(*_: object) -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", nowhere)
+    result = cli("demo")
+    assert (result.code, result.err.startswith("crossdock: cannot make a temporary folder: No usable")) == (2, True)
 
 
 def test_demo_on_a_terminal_shows_progress_and_leaves_nothing(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from crossdock.demo.partner import Partner, fill, partner
 from crossdock.engine.delivery import Delivery
 from crossdock.engine.late import missing
 from crossdock.engine.summary import Summary
-from crossdock.errors import IntegrityError, shown
+from crossdock.errors import CrossdockError, IntegrityError, shown
 from crossdock.ledger.base import Ledger, Query, State, Transfer
 
 __all__ = ["demo"]
@@ -44,7 +44,11 @@ def demo(session: Session, keep: str | None) -> None:
             Path(keep).mkdir(parents=True)
         except OSError as error:
             raise click.UsageError(f"cannot make {keep}: {error.strerror}") from error
-    with nullcontext(keep) if keep is not None else tempfile.TemporaryDirectory(prefix="crossdock-demo-") as folder:
+    try:
+        place = nullcontext(keep) if keep is not None else tempfile.TemporaryDirectory(prefix="crossdock-demo-")
+    except OSError as error:
+        raise click.UsageError(f"cannot make a temporary folder: {error.strerror}; name one by --keep") from error
+    with place as folder:
         session.run(lambda: _show(session, Path(folder).resolve()))
         if keep is not None:
             session.say(f"Kept in {keep}: partner/ (the server), store/ and copy/ (what arrived), crossdock.yaml, .db.")
@@ -55,7 +59,11 @@ async def _show(session: Session, base: Path) -> None:
     outbox.mkdir()
     for name in _TARGETS:
         (base / name).mkdir()
-    number = await asyncio.to_thread(fill, outbox)
+    try:
+        number = await asyncio.to_thread(fill, outbox)
+    except OSError as error:
+        hint = "free some space there (200 MB), or name another folder by --keep"
+        raise CrossdockError(f"write the demo's files to {outbox}: {error.strerror}", hint=hint) from error
     sent = await asyncio.to_thread(_digests, outbox)
     async with partner(outbox, base) as server:
         _say(1, f"A partner's SFTP server is up on {server.host}:{server.port} with {count(number, 'file')}.")

@@ -31,7 +31,9 @@ class LocalSettings(EndpointSettings):
     root: FilePath  # type: ignore[assignment]
     """The folder that all paths start from. It must exist: a mount that is missing is not filled up underneath."""
     file_mode: Mode = Field(default="0640")
+    """Of files that are made, whatever the umask."""
     dir_mode: Mode = Field(default="0750")
+    """Of folders that are made, whatever the umask."""
     fsync: bool = True
     """Flush each file and its folder to the disk before it counts as delivered."""
 
