@@ -296,3 +296,8 @@ def test_every_option_is_described() -> None:
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{name} {parameter.opts}"
+
+
+def test_the_help_says_whole_sentences(cli: Cli) -> None:
+    for command in ([], ["transfers"]):
+        assert "..." not in cli(*command, "--help").out.replace("[ARGS]...", "")

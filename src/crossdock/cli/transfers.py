@@ -117,7 +117,7 @@ def _told(transfer: Transfer) -> str:
     return transfer.error or ""
 
 
-@transfers.command()
+@transfers.command(short_help="Show all that is known of a transfer.")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True, type=ID)
 @ledger_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
@@ -178,7 +178,7 @@ def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-@transfers.command()
+@transfers.command(short_help="Try transfers again, now.")
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=ID)
 @filtered
 @click.option("--all", "everything", is_flag=True, help="Every failed one, without any filter.")
@@ -204,7 +204,7 @@ def retry(session: Session, /, ids: tuple[int, ...], **options: Any) -> int:
     return session.run(lambda: change.run(ids, lambda ledger: ledger.requeue))
 
 
-@transfers.command()
+@transfers.command(short_help="Give up what is not delivered yet.")
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=ID)
 @filtered
 @click.option("--all", "everything", is_flag=True, help="Every one that is not delivered yet, without any filter.")
@@ -288,7 +288,7 @@ class _Change:
         self.session.say(f"{count(len(changed), 'transfer')} {'would be ' if dry else ''}{self.words}")
 
 
-@transfers.command()
+@transfers.command(short_help="Write the whole ledger, one JSON object a line.")
 @ledger_option
 @common
 @click.pass_obj
@@ -303,7 +303,7 @@ def export(session: Session, ledger: str | None) -> None:
     session.run(work)
 
 
-@transfers.command()
+@transfers.command(short_help="Drop what ended long ago, and is gone.")
 @click.option(
     "--older-than", type=DURATION, default="30d", show_default=True, help="Ended, and gone from the source, so long."
 )
