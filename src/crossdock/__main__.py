@@ -17,10 +17,13 @@ _INTERRUPTED = 130
 
 
 def main() -> NoReturn:
-    """Ctrl-C ends the program at once until a command has begun: there is nothing yet that it could leave behind."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # Python's own handler raises wherever the interpreter is, half-way through loading a module too.
-        signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
+    """Ctrl-C and SIGTERM end the program at once until a command has begun: there is nothing yet that it could leave
+    behind."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Python's own handler raises wherever the interpreter is, half-way through loading a module too; and SIGTERM
+        # without one is not noticed by the first process of a container.
+        if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
+            signal.signal(number, lambda *_: os._exit(_INTERRUPTED))
     if "run" in sys.argv:
         # To a daemon it says: read the configuration again. It waits until there is one.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])

@@ -1,8 +1,9 @@
-"""Ctrl-C while the program is still being loaded, and while it ends: quiet, at once, and nothing is left."""
+"""Ctrl-C and SIGTERM while the program is loaded, and Ctrl-C while it ends: quiet, at once, nothing is left."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +16,12 @@ from crossdock.cli import session
 _AT = """
 import os, signal, sys
 
-module = sys.argv.pop(1)
+module, number = sys.argv.pop(1), int(sys.argv.pop(1))
 
 class At:
     def find_spec(self, name, path=None, target=None):
         if name == module:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 sys.meta_path.insert(0, At())
 from crossdock.__main__ import main
 main()
@@ -44,7 +45,9 @@ _CONFIG = "endpoints: {a: {type: local, root: a}, b: {type: local, root: b}}\nfl
     "module",
     ["crossdock.cli.main", "click", "crossdock.cli.session", "crossdock.config", "pydantic_core", "asyncio", "uvloop"],
 )
-def test_while_it_is_loaded(tmp_path: Path, module: str, command: list[str]) -> None:
+def test_while_it_is_loaded(
+    tmp_path: Path, module: str, command: list[str], number: signal.Signals = signal.SIGINT
+) -> None:
     here, temporary = tmp_path / "here", tmp_path / "temporary"
     for folder in (here / "a", here / "b", temporary):
         folder.mkdir(parents=True)
@@ -52,7 +55,7 @@ def test_while_it_is_loaded(tmp_path: Path, module: str, command: list[str]) -> 
     (here / "crossdock.yaml").write_text(_CONFIG)
     before = sorted(tmp_path.rglob("*"))
     done = subprocess.run(
-        [sys.executable, "-c", _AT, module, *command],
+        [sys.executable, "-c", _AT, module, str(int(number)), *command],
         cwd=here, env={"TMPDIR": str(temporary)}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 130
@@ -78,6 +81,11 @@ def test_what_takes_long_to_stop_says_how_it_ends_at_once(monkeypatch: pytest.Mo
 
     with pytest.raises(session.Interrupted):
         found.run(work)
+
+
+@pytest.mark.parametrize("module", ["crossdock.cli.main", "pydantic_core"])
+def test_told_to_end_while_it_is_loaded(tmp_path: Path, module: str) -> None:
+    test_while_it_is_loaded(tmp_path, module, ["run"], signal.SIGTERM)
 
 
 def test_while_it_ends(tmp_path: Path) -> None:
