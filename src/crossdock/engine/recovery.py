@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from crossdock.transfer.pipe import Tally, pipe
 
 __all__ = ["Record", "attempt_id", "copied", "recovered", "sweep", "sweep_members", "version_of", "where"]
 
+log = logging.getLogger("crossdock.engine")
 
 _FENCES = 8
 """Attempts, the present one's predecessors, whose temporaries are looked for."""
@@ -65,11 +67,17 @@ class Record:
 
     @classmethod
     def load(cls, data: bytes | None) -> Record | None:
+        """None as well, and a warning, for what is no record; what another release has added is left out."""
         if data is None:
             return None
-        found = json.loads(data)
-        token = found.pop("token", None)
-        return cls(token=None if token is None else base64.b64decode(token), **found)
+        try:
+            found = json.loads(data)
+            token = found.get("token")
+            known = {name: found[name] for name in ("size", "sha256", "at", "resumable") if name in found}
+            return cls(to=str(found["to"]), token=None if token is None else base64.b64decode(token), **known)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            log.warning("what the ledger keeps of an attempt was changed by hand, the file is sent again: %r", error)
+            return None
 
 
 def where(target: Storage) -> str | None:
