@@ -166,7 +166,9 @@ async def test_a_short_rsa_key_needs_the_legacy_list() -> None:
         await connects(peer, legacy=["ssh-rsa"])
 
 
-@pytest.mark.parametrize("pin", ["SHA256:short", "SHA256:!", "MD5:00:11", "nonsense", "ssh-ed25519 AAAA"])
+@pytest.mark.parametrize(
+    "pin", ["SHA256:short", "SHA256:!", "MD5:00:11", "nonsense", "ssh-ed25519 AAAA", "0\x03\x03\x01\x01"]
+)
 async def test_a_pin_that_is_none(pin: str) -> None:
     async with serving() as peer:
         with pytest.raises(ConfigError, match="host_key"):

@@ -157,7 +157,7 @@ def _add_pin(pin: str, prints: set[str], keys: list[asyncssh.SSHKey]) -> None:
         words = words[1:]
     try:
         keys.append(asyncssh.import_public_key(" ".join(words[:2])))
-    except asyncssh.KeyImportError as error:
+    except ValueError as error:  # a KeyImportError, or one of ASN.1
         raise ConfigError(
             f"{pin[:60]!r} is neither a fingerprint nor a public key",
             key="host_key",
