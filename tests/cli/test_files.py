@@ -165,6 +165,14 @@ def test_rm_never_empties_a_root_by_itself(cli: Cli, tree: Path, tmp_path: Path)
     assert tree.exists()
 
 
+def test_a_path_at_an_endpoint_begins_at_its_root(cli: Cli, tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "crossdock.yaml").write_text("endpoints: {here: {type: local, root: in}}")
+    for path in ("../in", "./sub", "sub//deep"):
+        result = cli("ls", f"here:{path}")
+        assert result.code == 7
+        assert result.err.endswith(" in the path\nNext: write the path from the endpoint's root on, without it\n")
+
+
 def test_rm_spares_the_working_folder(cli: Cli, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As rm itself does: it is typed once too often."""
     monkeypatch.chdir(tree / "sub")

@@ -71,13 +71,13 @@ class Storage:
         for part in path.split("/"):
             if part in ("", ".", ".."):
                 what = f"the component {part!r}" if part else "an empty component"
-                raise self._invalid(operation, path, f"{what} in the path")
+                hint = "write the path from the endpoint's root on, without it"
+                raise self._invalid(operation, path, f"{what} in the path", hint)
         return path
 
-    def _invalid(self, operation: str, path: str, reason: str) -> StorageError:
-        return self.backend.error(
-            InvalidPath, operation, path, reason, hint="give it another name in the rule or command that moves it"
-        )
+    def _invalid(self, operation: str, path: str, reason: str, hint: str | None = None) -> StorageError:
+        hint = hint or "give it another name in the rule or command that moves it"
+        return self.backend.error(InvalidPath, operation, path, reason, hint=hint)
 
     async def stat(self, path: str) -> Entry:
         return await self.backend.stat(self.checked(path, "stat"))
