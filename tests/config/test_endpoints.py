@@ -315,6 +315,8 @@ def test_a_missing_extra_only_matters_to_who_needs_it(write: Write, monkeypatch:
         ("type: sftp, host: '${HOST}'", "a.host: cannot be read. Next: write the host itself: "),
         ("type: ftpes, host: env:HOST", "a.host: cannot be read. Next: write the host itself: "),
         ("type: sftp, host: h, root: ~/in", "a.root: cannot be read. Next: write what comes after ~/ alone: "),
+        ("type: s3, bucket: in, access_key_id: env:ID, secret_access_key: env:KEY",
+         "a.access_key_id: cannot be read. Next: write the id itself, which is no secret; or leave both out"),
         ("type: s3, bucket: in, endpoint_url: 'https://s3.example/in/'",
          "a: endpoint_url has the bucket in it. Next: write https://host or https://host:port"),
     ],

@@ -52,6 +52,8 @@ CASES = [
      "after '- '"),
     (SHORT + "    include: [1]\n", "9: flows.a.include.0: input should be a valid string. Next: put the value in "
      "quotes"),
+    (SHORT + "    after: {archive: true}\n", "9: flows.a.after.archive: input should be a valid string. Next: write a "
+     "text, not true or false"),
     (SHORT + "    max_files: 0\n", "9: flows.a.max_files: input should be greater than or equal to 1. "
      "Next: write 1 or more"),
     # Where from, where to.

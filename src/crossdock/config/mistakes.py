@@ -138,7 +138,9 @@ class Report:
             message, hint = "must be a list", "write each item on a line of its own, after '- '"
         elif kind == "string_type":
             hint = "put the value in quotes"
-            if isinstance(item["input"], (dict, list)) or item["input"] is None:
+            if isinstance(item["input"], bool):
+                hint = "write a text, not true or false"
+            elif isinstance(item["input"], (dict, list)) or item["input"] is None:
                 hint = "write one text here" if item["input"] is not None else "write a text, or remove the key"
         elif kind == "literal_error":
             found, known = item["input"], re.findall(r"'([^']*)'", context["expected"])

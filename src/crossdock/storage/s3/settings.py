@@ -40,6 +40,12 @@ def _bucket(value: str) -> str:
     return value
 
 
+def _key_id(value: str) -> str:
+    if value.startswith(("env:", "file:")):
+        raise ValueError("write the id itself, which is no secret; or leave both out and export AWS_ACCESS_KEY_ID")
+    return value
+
+
 def _endpoint_url(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or parts.query or parts.fragment:
@@ -73,7 +79,7 @@ class S3Settings(EndpointSettings):
     region: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]+$")
     """Default: AWS_REGION, AWS_DEFAULT_REGION, the profile's, else us-east-1."""
     profile: str | None = None
-    access_key_id: str | None = None
+    access_key_id: Annotated[str, AfterValidator(_key_id)] | None = None
     secret_access_key: Secret | None = None
     session_token: Secret | None = None
     role_arn: str | None = None
