@@ -43,7 +43,8 @@ async def test_ssh_config(tmp_path: Path) -> None:
         (b"Host *\n  ProxyJump me@bastion:99999\n", "cannot go through 'me@bastion:99999'"),
         (b"Host *\n  ProxyJump [::1\n", r"cannot go through '\[::1'"),
         (b"Host *\n  Port ssh\n", r"/config: line 2: .* Next: mend it there"),
-        (b"Host *  # \xe9\n", "/config: not UTF-8 text. Next: mend it there"),
+        (b"Host *  # \xe9\n", "/config: .* not UTF-8 text. Next: mend it there"),
+        (b"Host *\n  =\n", "/config: a line in it has no name, .* Next: mend it there"),
     ],
 )
 async def test_what_is_no_ssh_config_is_told(text: bytes, words: str) -> None:

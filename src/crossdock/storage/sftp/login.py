@@ -173,8 +173,9 @@ def _config_of(alias: str, user: str) -> dict[str, Any]:
         raise ConfigError(f"there is no {path}", key="ssh_config", hint="remove ssh_config from this endpoint")
     try:
         found = SSHClientConfig.load(None, [path], False, False, False, user, (), alias, ())
-    except (asyncssh.ConfigParseError, ValueError, OSError) as error:
-        reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error).removeprefix(f"{path} ")
+    except (asyncssh.ConfigParseError, OSError, *_UNREADABLE) as error:
+        known = isinstance(error, (asyncssh.ConfigParseError, OSError))
+        reason = str(error).removeprefix(f"{path} ") if known else "a line in it has no name, or is not UTF-8 text"
         hint = "mend it there, or remove ssh_config from this endpoint"
         raise ConfigError(f"{path}: {reason}", key="ssh_config", hint=hint) from error
     wanted = ("Hostname", "Port", "User", "IdentityFile", "ProxyJump")
