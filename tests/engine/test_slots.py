@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
+from crossdock.engine.delivery import Courier, Delivery
 from crossdock.engine.engine import Engine
+from crossdock.engine.worker import Worker
 from crossdock.flows.flow import Destination, Flow, Place, Rule
+from crossdock.ledger.base import Lease, Query, State
 from crossdock.ledger.memory import MemoryLedger
 from crossdock.storage.limits import Limit
 from crossdock.storage.registry import new_storage
 from crossdock.storage.sftp.settings import SftpSettings
 from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
+from crossdock.testing.ledger.base import planned
 from tests.engine.places import AT_ONCE, House
 from tests.servers import OpenSSH
 
@@ -63,3 +68,38 @@ async def test_two_copies_at_one_server(openssh: OpenSSH) -> None:
     ):
         assert (await engine.run_once(patience=0)).delivered == 128
     assert len([path for name in "ab" for path in (folder / name).iterdir()]) == 128
+
+
+async def test_a_flow_whose_files_never_end_leaves_a_hand_to_the_others() -> None:
+    """A partner whose server sends a byte now and then would else keep all others' files waiting."""
+    begun: list[str] = []
+    change = asyncio.Condition()
+
+    class Stuck(Courier):
+        def __init__(self) -> None:
+            pass
+
+        def claimed(self, leases: Sequence[Lease]) -> None:
+            pass
+
+        async def attempt(self, lease: Lease) -> Delivery:
+            async with change:
+                begun.append(lease.transfer.flow)
+                change.notify_all()
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError
+
+    async with MemoryLedger() as ledger, asyncio.timeout(60):
+        await ledger.add([planned(f"{number}", flow="slow") for number in range(20)], who="poll")
+        worker = Worker(ledger, Stuck(), ["slow", "quick"], owner="w", transfers=4)
+        working = asyncio.create_task(worker.run())
+        async with change:
+            await change.wait_for(lambda: len(begun) == 3)
+        await ledger.add([planned("a", flow="quick", target_path="b")], who="poll")
+        worker.wake()
+        async with change:
+            await change.wait_for(lambda: "quick" in begun)
+        assert begun.count("slow") == 3
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        assert {each.state for each in await ledger.find(Query())} == {State.PENDING}, "given back"

@@ -54,6 +54,8 @@ class Worker:
     ) -> None:
         self._ledger, self._courier, self._owner = ledger, courier, owner
         self._flows, self._transfers, self._lease = list(flows), transfers, lease
+        self._share = transfers if len(self._flows) < 2 or transfers < 2 else transfers - max(1, transfers // 8)
+        """Attempts at once of one flow."""
         self._report, self._step, self._usable = report, step, usable
         self._claimed: deque[Lease] = deque()
         self._at_work: dict[int, _AtWork] = {}
@@ -140,16 +142,18 @@ class Worker:
                 if not self._stopping:
                     # Though a suspect may keep it from claiming: to wait for what is set already is to spin.
                     self._change.clear()
-                if not self._claimed and not self._has_suspect() and not self._stopping:
+                if (lease := self._ready()) is not None:
+                    return lease
+                if not self._has_suspect() and not self._stopping:
                     self._step("R3:before")
-                    flows = [flow for flow in self._flows if self._usable(flow)]
+                    flows = [flow for flow in self._flows if self._usable(flow) and self._has_room(flow)]
                     found = await self._claim(flows)
                     self._step("R3:after")
                     self._claimed.extend(found)
                     await self._set_suspect_apart()
                     self._courier.claimed(self._claimed)
-                if self._claimed and not self._stopping:
-                    return self._claimed.popleft()
+                if (lease := self._ready()) is not None:
+                    return lease
             if until_idle and not self._at_work:
                 self.stop()
                 return None
@@ -157,6 +161,18 @@ class Worker:
                 async with asyncio.timeout(_LOOK_AGAIN):
                     await self._change.wait()
         return None
+
+    def _ready(self) -> Lease | None:
+        """Of what was claimed, the first of a flow that has not its share of the hands by now."""
+        for lease in () if self._stopping else self._claimed:
+            if self._has_room(lease.transfer.flow):
+                self._claimed.remove(lease)
+                return lease
+        return None
+
+    def _has_room(self, flow: str) -> bool:
+        """Some hands stay free for the others: a partner whose files never come to an end would have them all."""
+        return sum(each.lease.transfer.flow == flow for each in self._at_work.values()) < self._share
 
     async def _claim(self, flows: Iterable[str]) -> list[Lease]:
         asked = self._ledger.claim(self._owner, limit=self._transfers, lease=self._lease, flows=flows)
