@@ -230,7 +230,6 @@ async def test_trust_of_a_silent_port() -> None:
 async def test_trust_of_what_speaks_something_like_ssh() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"SSH-2.0-\xff\r\n")
-        await reader.read()
         writer.close()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
