@@ -251,6 +251,43 @@ async def test_a_server_that_falls_silent_is_given_up_in_time(postgres: Postgres
         await asyncio.gather(*relays, return_exceptions=True)
 
 
+async def test_a_session_that_is_ended_before_its_connection(postgres: Postgres, schema: str, raw: Any) -> None:
+    """The server's last words come while nothing is asked of it; that it hung up is not known yet."""
+    said, over, relays = asyncio.Event(), asyncio.Event(), list[asyncio.Task[None]]()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        last = b""
+        while data := await reader.read(65536):
+            last = data
+            writer.write(data)
+            if b"terminating connection" in data:
+                said.set()
+        if b"terminating connection" in last:
+            await over.wait()
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(LOOPBACK, postgres.port)
+        relays.extend(asyncio.create_task(pass_on(*ends)) for ends in ((reader, there[1]), (there[0], writer)))
+
+    async def ended(connection: Any) -> None:
+        await raw.execute("SELECT pg_terminate_backend($1)", await connection.fetchval("SELECT pg_backend_pid()"))
+        await said.wait()
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    async with await asyncio.start_server(relay, LOOPBACK, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        dsn = f"postgresql://{postgres.user}@{LOOPBACK}:{port}/postgres"
+        async with PostgresLedger(dsn, schema=schema, connections=1, timeout=5) as ledger:
+            with pytest.raises(LedgerUnavailable):
+                await ledger._run("add", ended)
+            await add(ledger, "b")
+            assert len(await ledger.find(Query())) == 1
+        over.set()
+        await asyncio.gather(*relays)
+
+
 async def test_isolation_is_ours_not_the_databases(postgres: Postgres, schema: str, raw: Any) -> None:
     """Two that change one row wait for each other, where a stricter level would refuse the second."""
     await raw.execute("ALTER ROLE CURRENT_USER SET default_transaction_isolation = 'serializable'")
