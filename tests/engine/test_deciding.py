@@ -59,6 +59,25 @@ async def test_marker_and_manifest_and_temporary_names(home: House) -> None:
     assert sorted(home.dst._files) == ["a.csv", "b.csv"]
 
 
+async def test_a_manifest_that_is_taken_back_meanwhile(home: House) -> None:
+    """Between the listing and its being read: what other manifests list goes on."""
+    listed = flow(settle=Settle(sightings=1, seconds=0.0, manifest="SUMS"))
+    for folder in ("a", "b"):
+        await home.put(f"{folder}/x.csv")
+        await home.put(f"{folder}/SUMS", b"x.csv\n")
+    begin_read = home.src.begin_read
+
+    async def taken(path: str, **more: Any) -> Any:
+        if path == "a/SUMS":
+            await Storage(home.src).delete(path)
+        return await begin_read(path, **more)
+
+    home.src.begin_read = taken  # type: ignore[method-assign]
+    summary = await home.run(listed)
+    assert (summary.delivered, summary.settling, summary.errors) == (1, 1, {})
+    assert list(home.dst._files) == ["b/x.csv"]
+
+
 async def test_unmatched_and_clash(home: House) -> None:
     await home.put("a.csv")
     await home.put("x/1.txt")

@@ -107,7 +107,10 @@ async def look(
     unknown = ledger.unknown(flow.name, flow.source.endpoint, listed) if only is None else listed
     entries = [entry async for entry in unknown]
     for manifest in manifests:
-        text = (await storage.read_bytes(manifest.path)).decode("utf-8", "surrogateescape")
+        try:
+            text = (await storage.read_bytes(manifest.path)).decode("utf-8", "surrogateescape")
+        except NotFound:
+            continue  # Taken back since it was listed; what it listed waits for another.
         beside.note_listed(planner.names_listed(planner.below(manifest).path, text), manifest.modified)
     decisions: list[Decision] = []
     for start in range(0, len(entries), _BATCH):
