@@ -117,6 +117,11 @@ def unrule(folder: Path) -> None:
     configure(folder, rules=[{"match": "sub/.*", "to": TWO["to"]}])
 
 
+def packed(folder: Path) -> None:
+    """Nobody was asked whether it may go as something else."""
+    configure(folder, rules=[{"match": "a.*", "to": TWO["to"], "transform": ["gzip"]}, {"to": TWO["to"]}])
+
+
 def clash(folder: Path) -> None:
     put(folder, {"other/a.csv": "goes to staging:copy/a.csv as well"})
 
@@ -131,6 +136,7 @@ def clash(folder: Path) -> None:
         (leave_out, "it is left out now: excluded by 'a.*'"),
         (unrule, "it goes to nowhere now (no rule matches)"),
         (one_more, "it goes to lake:more/a.csv as well now (rule rules[0] matches a.*)"),
+        (packed, "it goes through gzip now"),
         (clash, "other/a.csv goes to staging:copy/a.csv as well"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -149,6 +155,20 @@ def test_drift(planned: Cli, tmp_path: Path, drift: Any, reason: str) -> None:
     assert [row["drifted"] for row in partial.rows if "drifted" in row] == [reason] * 2
     assert contents(tmp_path / "lake") == {"sub/b.csv": b"two!"}
     assert contents(tmp_path / "staging") == {"copy/b.csv": b"two!"}
+
+
+def test_what_is_not_changed_on_its_way_any_more(cli: Cli, tmp_path: Path) -> None:
+    """It was planned to be, and the plan says so: it may have been for secrecy."""
+    configure(tmp_path, to="lake:", transform=["gzip"])
+    put(tmp_path, {"a.csv": "one"})
+    assert "→ lake:a.csv ('to' takes every file; through gzip)" in cli("plan", "--out", "p.json").out
+    assert json.loads((tmp_path / "p.json").read_text())["transfers"][0]["through"] == ["gzip"]
+    configure(tmp_path, to="lake:")
+    result = cli("apply", "p.json")
+    assert (result.code, contents(tmp_path / "lake")) == (1, {})
+    assert "lake:a.csv: it goes through no transform now" in result.err
+    configure(tmp_path, to="lake:", transform=["gzip"])
+    assert cli("apply", "p.json").code == 0
 
 
 def test_already_in_the_ledger(planned: Cli, tmp_path: Path) -> None:

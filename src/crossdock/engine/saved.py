@@ -15,6 +15,7 @@ from crossdock.engine.engine import Engine
 from crossdock.engine.estimate import requests
 from crossdock.engine.explaining import unbounded
 from crossdock.engine.lookup import matching
+from crossdock.engine.steps import why
 from crossdock.errors import ConfigError, CrossdockError, LedgerError
 from crossdock.flows.flow import Flow, Place
 from crossdock.flows.plan import Decision, Planner
@@ -44,6 +45,8 @@ class Row:
     """Method → requests at object stores, an estimate (`engine.estimate`)."""
     beside: tuple[str, ...] = ()
     """Where else the file was to go, also if the user has taken those rows out."""
+    through: tuple[str, ...] = ()
+    """The transforms' names."""
 
     @property
     def place(self) -> Place:
@@ -66,6 +69,7 @@ class Row:
             "reason": self.reason,
             "requests": dict(self.requests),
             "beside": list(self.beside) or None,
+            "through": list(self.through) or None,
         }
         return {key: value for key, value in found.items() if value is not None}
 
@@ -133,18 +137,23 @@ def _rows(planner: Planner, decision: Decision, settings: Callable[[str], Any]) 
             entry=entry,
             target=place.endpoint,
             target_path=place.path,
-            reason=decision.reason,
+            reason=why(decision),
             requests=requests(
                 entry.size,
                 settings(flow.source.endpoint),
                 settings(place.endpoint),
                 on_conflict=flow.on_conflict,
-                transforms=bool(decision.rule is not None and decision.rule.transforms),
+                transforms=bool(_through(decision)),
             ),
             beside=tuple(str(other) for other in decision.places if other != place),
+            through=_through(decision),
         )
         for place in decision.places
     ]
+
+
+def _through(decision: Decision) -> tuple[str, ...]:
+    return () if decision.rule is None else tuple(spec.name for spec in decision.rule.transforms)
 
 
 def dump(rows: Sequence[Row], ledger: str) -> str:
@@ -186,6 +195,7 @@ _OPTIONAL: dict[str, type] = dict.fromkeys(("modified", "etag", "version", "reas
     "size": int,
     "requests": dict,
     "beside": list,
+    "through": list,
 }
 
 
@@ -212,6 +222,7 @@ def _row(found: Mapping[str, Any]) -> Row:
         reason=found.get("reason", ""),
         requests=found.get("requests", {}),
         beside=tuple(str(place) for place in found.get("beside", ())),
+        through=tuple(str(name) for name in found.get("through", ())),
     )
 
 
@@ -263,6 +274,8 @@ async def _drifted(engine: Engine, planner: Planner, row: Row, decision: Decisio
         return f"it goes to {to} now ({decision.reason})"
     if decision.verdict != "move":
         return decision.reason
+    if (through := _through(decision)) != row.through:
+        return f"it goes through {', '.join(through) or 'no transform'} now"
     more = [place for place in decision.places if place != row.place and str(place) not in row.beside]
     if more:
         # A file that has one transfer is known, and would get no other.
