@@ -8,10 +8,12 @@ import pty
 import re
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ import pytest
 from tests.cli.conftest import PROGRAM
 from tests.cli.moving import configure, daemon, put, to_one_place, until
 from tests.servers import Postgres
+from tests.servers.server import closed_ports
 
 
 def test_what_no_rule_can_move_is_named_by_a_daemon(home: Path) -> None:
@@ -243,6 +246,25 @@ def test_an_error_that_goes_on_is_told_once(home: Path) -> None:
         until((home / "out/a").exists, "and its files come")
         process.send_signal(signal.SIGTERM)
         assert ended(process, said) == 0
+
+
+def test_what_waits_for_an_endpoint_that_is_down_is_told_once(home: Path) -> None:
+    """Not for each of its files, each time."""
+    configure(home)
+    file = home / "crossdock.yaml"
+    with closed_ports(1) as (port,):
+        away = f"{{type: ftp, host: 127.0.0.1, port: {port}, user: a, password: 'env:HOME'}}"
+        file.write_text(file.read_text().replace("{type: local, root: out}", away))
+        for number in range(60):
+            put(home, f"file{number}", b"1")
+        with daemon(home) as (process, said):
+            with closing(sqlite3.connect(home / "crossdock.db")) as ledger:
+                asked = "SELECT count(DISTINCT transfer) FROM events WHERE why LIKE '%is left alone%'"
+                until(lambda: ledger.execute(asked).fetchone()[0] >= 40, "many were to go there")
+            assert said().count("move: what is to go to dst waits: dst is left alone after: connect dst: ") == 1, said()
+            assert said().count("is left alone") == 1, said()
+            process.send_signal(signal.SIGTERM)
+            assert ended(process, said) == 0
 
 
 def test_a_ledger_without_room_is_told_once(home: Path) -> None:

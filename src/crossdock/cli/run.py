@@ -189,9 +189,17 @@ class _Daemon(_Command):
             logging.getLogger("crossdock").handlers[:] = [handler]
 
     def tell(self, delivery: Delivery) -> None:
+        transfer = delivery.transfer
+        waiting = f"{transfer.flow}>{transfer.target}"
+        if delivery.what == "retry" and delivery.error is None and not self.options["as_json"]:
+            # As an endpoint is left alone: there may be thousands of them, each time.
+            if self._is_news(waiting, delivery.reason):
+                self.note(f"{transfer.flow}: what is to go to {transfer.target} waits: {shown(delivery.reason)}")
+            return
         super().tell(delivery)
         if delivery.what != "delivered" or self.options["as_json"]:
             return
+        self._said.pop(waiting, None)
         if not self._done:
             asyncio.get_running_loop().call_later(_TOGETHER, self._tell_done)
         number, size = self._done.get(delivery.transfer.flow, (0, 0))
