@@ -140,6 +140,21 @@ async def test_what_is_opened_early_fails_who_asks_first() -> None:
         assert door.calls["open"] == 2
 
 
+async def test_one_refusal_is_enough_for_all_who_wait() -> None:
+    """Each further one brings the account nearer to being locked."""
+    door = Faulty("a")
+    door.gates["open"] = asyncio.Event()
+    door.faults["open"] = [AuthenticationFailed("no", operation="sign in", endpoint="a") for _ in range(16)]
+    async with Endpoints(lambda name: Storage(door)) as ends:
+        asking = [asyncio.create_task(ends.storage("a")) for _ in range(16)]
+        while not door.calls["open"]:
+            await asyncio.sleep(0.001)
+        door.gates["open"].set()
+        told = await asyncio.gather(*asking, return_exceptions=True)
+        assert door.calls["open"] == 1
+        assert [type(each) for each in told] == [AuthenticationFailed] + [ConnectionFailed] * 15
+
+
 async def test_who_stops_waiting_does_not_stop_the_opening() -> None:
     door = Faulty("a")
     door.gates["open"] = asyncio.Event()

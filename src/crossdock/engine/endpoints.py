@@ -88,8 +88,13 @@ class Endpoints:
         found = self._open.get(name)
         if found is not None:
             return found
+        before = self.pause(name)
         async with self._locks.setdefault(name, asyncio.Lock()):
             if name not in self._open:
+                wait, why = self.pause(name)
+                if wait and not before[0]:
+                    # It failed while this one waited for its turn: sixteen files are not sixteen refused sign-ins.
+                    raise ConnectionFailed(why, operation="connect", endpoint=name, retry_after=wait)
                 self.begin(name)
                 opening = self._opening[name]
                 try:
