@@ -2,6 +2,10 @@
 
 `load()` reads the file and reports every mistake in it at once. `rehearsal.rehearse()` tries what a file can only show
 when it is run: the user's own functions are imported, the tests of the rules are run.
+
+- From text to `config`: `reading`, with `models` and `values` (shapes), `validation` and `mistakes` (all at once).
+- A flow: `building`, `routers`, `checks` (by itself), `cross_flow`, `path_sets` (beside others), `own_files`.
+- Patterns: `patterns` over `automata`. Endpoints and the ledger: `pins`, `ledgers`. For editors: `schema`.
 """
 
 from crossdock.config.config import DEFAULT_FILE, VARIABLE, Config, Location, Mistakes, is_url, may_name_endpoint

@@ -9,7 +9,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from crossdock.config.mending import validated
 from crossdock.config.mistakes import Key, Report, brief, instead
 from crossdock.config.models import (
     AfterModel,
@@ -21,6 +20,7 @@ from crossdock.config.models import (
     TriggerModel,
 )
 from crossdock.config.routers import PREFIX, PythonRouter, on_path
+from crossdock.config.validation import validated
 from crossdock.flows.filters import Filters
 from crossdock.flows.filters import Rule as FilterRule
 from crossdock.flows.flow import (

@@ -111,7 +111,7 @@ class _Reading:
 
                 ledger = read(data["ledger"], self.report, self.file.parent)
             if data.get("flows") is not None:
-                from crossdock.config.own import check_own
+                from crossdock.config.own_files import check_own
 
                 self._flows(data["flows"])
                 if not self.report.full:
@@ -148,9 +148,9 @@ class _Reading:
         return found
 
     def _flows(self, found: Any) -> None:
-        from crossdock.config.across import check_across
         from crossdock.config.building import Builder
         from crossdock.config.checks import check_flow
+        from crossdock.config.cross_flow import check_across
 
         if not isinstance(found, dict):
             self.report.mistake(("flows",), "must be a mapping of names to flows", "write 'name: {source: …}' below it")
@@ -194,9 +194,9 @@ class _Reading:
                 self._endpoint(name, data)
 
     def _endpoint(self, name: str, data: dict[Any, Any]) -> None:
-        from crossdock.config.mending import validated
         from crossdock.config.mistakes import brief, instead, near
         from crossdock.config.pins import check_pins
+        from crossdock.config.validation import validated
         from crossdock.storage.registry import backend_types, settings_class
 
         key = ("endpoints", name)

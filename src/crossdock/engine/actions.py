@@ -75,7 +75,7 @@ class Actions:
         if self.outbox.wanted("failed"):
             await self.outbox.tell(self._failed(transfer, error, self._clock()))
 
-    async def put_away(self, transfer: Transfer) -> None:
+    async def poisoned(self, transfer: Transfer) -> None:
         """The same for one that has failed already, with the next `flush`. Safe to repeat."""
         await self.outbox.put(self._failed(transfer, transfer.why, transfer.changed))
 

@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 from crossdock.engine.actions import Actions
 from crossdock.engine.endpoints import Endpoints
+from crossdock.engine.gone import File, Taken, file_of, is_there, taken_by
 from crossdock.engine.recovery import Record, attempt_id, copied, recovered, sweep, sweep_members, version_of, where
 from crossdock.engine.steps import Steps
-from crossdock.engine.taken import File, Taken, file_of, is_there, taken_by
 from crossdock.engine.verdicts import backoff, begun, judge
 from crossdock.errors import Conflict, CrossdockError, LeaseLost, LedgerError, NotFound, StorageError
 from crossdock.flows.explain import GONE

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import compress
 
+from crossdock.engine.gone import File, back_again
 from crossdock.engine.steps import why
-from crossdock.engine.taken import File, back_again
 from crossdock.errors import NotFound
 from crossdock.flows.flow import Flow
 from crossdock.flows.plan import Beside, Decision, Planner, ordered, without_clashes

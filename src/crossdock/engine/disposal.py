@@ -19,7 +19,7 @@ from typing import Any
 
 from crossdock.engine.archive import Archive
 from crossdock.engine.endpoints import Endpoints
-from crossdock.engine.taken import is_there
+from crossdock.engine.gone import is_there
 from crossdock.errors import (
     AlreadyExists,
     CrossdockError,

@@ -22,7 +22,7 @@ from crossdock.engine.delivery import Courier, Delivery, Step
 from crossdock.engine.discovery import Discovery, add, look
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.late import check_late
-from crossdock.engine.put_away import check_put_away
+from crossdock.engine.poisoned import check_poisoned
 from crossdock.engine.summary import Summary
 from crossdock.engine.worker import Worker
 from crossdock.errors import ConfigError, ConnectionFailed, CrossdockError, LedgerError
@@ -259,7 +259,7 @@ class Engine:
         Notices that wait are sent, and transfers reported that failed at a claim. Raises what the ledger raises.
         """
         actions = self._actions[flow]
-        for each in await check_put_away(flow, self.ledger, self.clock(), actions):
+        for each in await check_poisoned(flow, self.ledger, self.clock(), actions):
             (report or self._report)(Delivery(transfer=each, what="failed", reason=each.why))
         removed = await actions.sweep()
         return removed, await check_late(self.planner(flow).flow, self.ledger, self.clock, actions.outbox)

@@ -32,9 +32,9 @@ from crossdock.storage.base import Entry, Expect, Reader, WriteOptions, Writer
 from crossdock.storage.storage import Storage
 from crossdock.storage.waiting import to_its_end
 from crossdock.transfer.chain import Chain
-from crossdock.transfer.itself import is_itself
 from crossdock.transfer.pipe import DEPTH, Tally, pipe
 from crossdock.transfer.receipt import Receipt
+from crossdock.transfer.same_file import is_itself
 
 if TYPE_CHECKING:
     from crossdock.transfer.transforms.base import Step

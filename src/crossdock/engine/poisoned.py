@@ -8,7 +8,7 @@ from crossdock.engine.actions import Actions
 from crossdock.ledger.base import Ledger, Query, State, Transfer
 from crossdock.ledger.rows import POISON
 
-__all__ = ["check_put_away"]
+__all__ = ["check_poisoned"]
 
 _TOLD = "put away"
 """The kind of the ledger's marks: one for each that was told."""
@@ -17,7 +17,7 @@ _PAGE = 1000
 _ALL = 1_000_000
 
 
-async def check_put_away(flow: str, ledger: Ledger, now: datetime, actions: Actions) -> list[Transfer]:
+async def check_poisoned(flow: str, ledger: Ledger, now: datetime, actions: Actions) -> list[Transfer]:
     """Those of the last day, the newest thousand that failed, of which nobody was told yet. Tells.
 
     The notices are durable before one counts as told. Raises `LedgerError`.
@@ -32,7 +32,7 @@ async def check_put_away(flow: str, ledger: Ledger, now: datetime, actions: Acti
         key = f"{each.id}/{each.fence}"
         if key in told:
             continue
-        await actions.put_away(each)
+        await actions.poisoned(each)
         if await ledger.mark(flow, _TOLD, key):
             news.append(each)
     if news:

@@ -7,7 +7,7 @@ from itertools import combinations
 
 from crossdock.config.checks import sound_rules
 from crossdock.config.mistakes import Report
-from crossdock.config.taking import Reach, archive_of, root_of
+from crossdock.config.path_sets import Reach, archive_of, root_of
 from crossdock.errors import shown
 from crossdock.flows.flow import Flow
 from crossdock.storage.settings import EndpointSettings
