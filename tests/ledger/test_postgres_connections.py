@@ -1,0 +1,163 @@
+"""PostgreSQL: a server that is not there, goes away, falls silent, or wants another password."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from crossdock.errors import LedgerError, LedgerUnavailable
+from crossdock.ledger.base import Query
+from crossdock.ledger.postgres import PostgresLedger
+from crossdock.testing.ledger.base import add, planned
+from tests.servers import Postgres
+from tests.servers.server import LOOPBACK, closed_ports
+
+
+async def test_no_server(schema: str) -> None:
+    with closed_ports(1) as (port,), pytest.raises(LedgerUnavailable, match="open") as caught:
+        await PostgresLedger(f"postgresql://tester:hunter2@{LOOPBACK}:{port}/x").open()
+    assert caught.value.hint
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_a_host_that_cannot_be_is_told() -> None:
+    with pytest.raises(LedgerError, match=r"no host has such a name") as caught:
+        await PostgresLedger("postgresql://tester@a..b/x").open()
+    assert caught.value.hint
+
+
+async def test_nobody_to_sign_in_as(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container, say, that runs under a user id without a name."""
+    monkeypatch.delenv("PGUSER", raising=False)
+
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    with pytest.raises(LedgerError, match=r"has no name.*PGUSER"):
+        await PostgresLedger("postgresql://127.0.0.1/ledger").open()
+
+
+async def test_a_server_that_falls_silent_is_given_up_in_time(postgres: Postgres, schema: str) -> None:
+    """Its machine, or the way to it, is gone without a word; also by those who wait for a connection of their own."""
+    open_ = asyncio.Event()
+    open_.set()
+    relays: list[asyncio.Task[None]] = []
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await open_.wait()
+            writer.write(data)
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(LOOPBACK, postgres.port)
+        relays.extend(asyncio.create_task(pass_on(*ends)) for ends in ((reader, there[1]), (there[0], writer)))
+
+    async with await asyncio.start_server(relay, LOOPBACK, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        dsn = f"postgresql://{postgres.user}@{LOOPBACK}:{port}/postgres"
+        async with PostgresLedger(dsn, schema=schema, connections=1, timeout=2) as ledger:
+            await add(ledger)
+            open_.clear()
+            async with asyncio.timeout(60):
+                told = await asyncio.gather(*(add(ledger, f"f{n}") for n in range(5)), return_exceptions=True)
+                assert [type(each) for each in told] == [LedgerUnavailable] * 5
+                assert "no answer in time" in str(told[0])
+                open_.set()
+                await add(ledger, "g")
+                assert len(await ledger.find(Query(name="g"))) == 1
+        for each in relays:
+            each.cancel()
+        await asyncio.gather(*relays, return_exceptions=True)
+
+
+async def test_a_session_that_is_ended_before_its_connection(postgres: Postgres, schema: str, raw: Any) -> None:
+    """The server's last words come while nothing is asked of it; that it hung up is not known yet."""
+    said, over, relays = asyncio.Event(), asyncio.Event(), list[asyncio.Task[None]]()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        last = b""
+        while data := await reader.read(65536):
+            last = data
+            writer.write(data)
+            if b"terminating connection" in data:
+                said.set()
+        if b"terminating connection" in last:
+            await over.wait()
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(LOOPBACK, postgres.port)
+        relays.extend(asyncio.create_task(pass_on(*ends)) for ends in ((reader, there[1]), (there[0], writer)))
+
+    async def ended(connection: Any) -> None:
+        await raw.execute("SELECT pg_terminate_backend($1)", await connection.fetchval("SELECT pg_backend_pid()"))
+        await said.wait()
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    async with await asyncio.start_server(relay, LOOPBACK, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        dsn = f"postgresql://{postgres.user}@{LOOPBACK}:{port}/postgres"
+        async with PostgresLedger(dsn, schema=schema, connections=1, timeout=5) as ledger:
+            with pytest.raises(LedgerUnavailable):
+                await ledger._run("add", ended)
+            await add(ledger, "b")
+            assert len(await ledger.find(Query())) == 1
+        over.set()
+        await asyncio.gather(*relays)
+
+
+async def test_a_lost_connection_is_told_and_replaced(postgres: Postgres, schema: str, raw: Any) -> None:
+    """The server ends the session in the middle of a transaction: nothing of it is kept, the next call works."""
+    async with PostgresLedger(postgres.dsn, schema=schema, connections=1) as ledger:
+        await add(ledger)
+        await raw.execute(f"BEGIN; LOCK TABLE {schema}.transfers IN EXCLUSIVE MODE")
+        adding = asyncio.create_task(ledger.add([planned("b")], who="poll"))
+        waiting = f"SELECT pid FROM pg_locks WHERE NOT granted AND relation = '{schema}.transfers'::regclass"
+        while (pid := await raw.fetchval(waiting)) is None:
+            await asyncio.sleep(0)
+        await raw.execute("SELECT pg_terminate_backend($1)", pid)
+        with pytest.raises(LedgerUnavailable, match=r"terminat|closed"):
+            await adding
+        await raw.execute("ROLLBACK")
+        assert [each.entry.path for each in await ledger.find(Query())] == ["outbox/a.csv"]
+        (again,) = await ledger.add([planned("b")], who="poll")
+        assert again.new
+
+
+async def test_a_password_that_is_changed(postgres: Postgres, schema: str, raw: Any) -> None:
+    """Connections that are there go on; new ones read it anew, and until it is right the ledger only is away."""
+    access, role = postgres.base / "data/pg_hba.conf", f"r{schema}"
+    before, written = access.read_text(), ["one"]
+    await raw.execute(f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'one'")
+    access.write_text(f"host all {role} {LOOPBACK}/32 scram-sha-256\n{before}")
+    await raw.execute("SELECT pg_reload_conf()")
+    dsn = postgres.dsn.replace(f"{postgres.user}@", f"{role}@")
+    try:
+        while await raw.fetchval("SELECT count(*) FROM pg_hba_file_rules WHERE $1 = ANY (user_name)", role) == 0:
+            await asyncio.sleep(0)
+        async with PostgresLedger(dsn, password=lambda: written[-1], schema=schema) as ledger:
+            await add(ledger, "a")
+            await raw.execute(f"ALTER ROLE {role} PASSWORD 'two'")
+            await add(ledger, "b")
+            await raw.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", role)
+            with pytest.raises(LedgerUnavailable):
+                await _until_cut_off(ledger)
+            with pytest.raises(LedgerUnavailable, match=r"password authentication failed.*may sign in"):
+                await ledger.counts()
+            written.append("two")
+            assert len(await ledger.find(Query())) == 2
+    finally:
+        access.write_text(before)
+        await raw.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+        await raw.execute("SELECT pg_reload_conf()")
+        await raw.execute(f"DROP ROLE {role}")
+
+
+async def _until_cut_off(ledger: PostgresLedger) -> None:
+    while True:
+        await ledger.counts()
