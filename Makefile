@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# Workers of pytest: "auto" is one per processor.
+# Workers of pytest: "auto" is two per processor, and one for each above four.
 WORKERS ?= auto
 # More for pytest: make test ARGS='tests/cli -k sync'
 ARGS ?=

@@ -33,6 +33,13 @@ def _worker_input(config: pytest.Config) -> dict[str, Any] | None:
     return getattr(config, "workerinput", None)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Tests wait for servers half of their time: twice as many as there are processors, and not too many servers."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return processors + min(processors, 4)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     told = _worker_input(config)
     try:

@@ -153,6 +153,7 @@ class StorageError(CrossdockError):
 
 
 class ConnectionFailed(StorageError):
+    next_step = "see that it is up, and can be reached from here; then run it again"
     retryable = True
 
 
@@ -161,23 +162,26 @@ class TimedOut(ConnectionFailed):
 
 
 class Throttled(StorageError):
+    next_step = "run it again later, or with fewer transfers at once"
     retryable = True
 
 
 class NoSpace(StorageError):
+    next_step = "make room there, then run it again"
     retryable = True
 
 
 class ProtocolViolation(StorageError):
+    next_step = "run it again; if that does not help, ask who runs the server"
     retryable = True
 
 
 class AuthenticationFailed(StorageError):
-    pass
+    next_step = "check who signs in, and with which secret"
 
 
 class HostKeyMismatch(AuthenticationFailed):
-    pass
+    next_step = "ask who runs the server for its key, and compare: crossdock trust {endpoint}"
 
 
 class PermissionDenied(StorageError):
@@ -201,11 +205,11 @@ class NotADirectory(StorageError):
 
 
 class InvalidPath(StorageError):
-    pass
+    next_step = "choose another name, or another endpoint for it"
 
 
 class Unsupported(StorageError):
-    pass
+    next_step = "do without that at this endpoint, or use another one"
 
 
 class TransferError(CrossdockError):

@@ -189,7 +189,8 @@ def no_rename(error: Refused, endpoint: str, path: str) -> Exception:
         operation="write",
         endpoint=endpoint,
         path=path,
-        hint=f"write staging: none at this endpoint (partial files are seen), or {found.hint}",
+        hint="write staging: none at this endpoint (partial files are seen)"
+        + (f", or {found.hint}" if isinstance(found, PermissionDenied) else ""),
     )
 
 

@@ -334,7 +334,7 @@ class SftpWriter(StagedWriter):
                         endpoint=self.endpoint,
                         path=self.path,
                         hint="write staging: none at this endpoint (partial files are seen)"
-                        + (f", or {error.hint}" if error.hint else ""),
+                        + (f", or {error.hint}" if isinstance(error, PermissionDenied) else ""),
                     ) from error
         self._release()
         return stored.entry or Entry(path=self.path)
