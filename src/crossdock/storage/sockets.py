@@ -73,17 +73,18 @@ def unsent(connection: socket.socket) -> int:
         return 0
 
 
-def send_whole(connection: socket.socket, data: bytes | memoryview, step: int) -> None:
-    """All of it, `step` bytes a call. Its timeout is one of silence, where `sendall` would count the whole.
+def send_whole(connection: socket.socket, data: bytes | memoryview, step: int | None = None) -> None:
+    """All of it, at most `step` bytes a call. Its timeout is one of silence, where `sendall` would count the whole.
 
-    Of room in its buffer the kernel tells in large steps: on a slow line, shared by many, each takes long.
+    Of room in its buffer, some MiB, the kernel tells only when a third is free: a slow line takes longer.
+    Raises `TimeoutError`, or `BlockingIOError` where the kernel keeps the timeout.
     """
     view = memoryview(data)
     while view:
         before = confirmed(connection)
         try:
             view = view[connection.send(view[:step]) :]
-        except TimeoutError:
+        except (BlockingIOError, TimeoutError):
             if confirmed(connection) <= before:
                 raise
 

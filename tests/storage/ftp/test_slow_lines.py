@@ -18,6 +18,7 @@ from crossdock.storage.ftp.wire import Silent
 from crossdock.testing import ftp_session
 from crossdock.testing.fault_ftp import FaultyFtpServer
 from tests.storage.ftp.places import DATA, faulty
+from tests.storage.test_sockets import Crowded
 
 
 @pytest.fixture
@@ -99,25 +100,10 @@ def test_what_the_peer_does_not_take_is_unsent(ends: tuple[socket.socket, socket
     assert (stream.unsent, stream.confirmed) == (0, 0)
 
 
-class Crowded:
-    """A socket that takes seven bytes, and then for two timeouts none."""
-
-    def __init__(self) -> None:
-        self.taken, self.waits = b"", 0
-
-    def send(self, view: memoryview) -> int:
-        if self.taken and self.waits < 2:
-            self.waits += 1
-            raise TimeoutError
-        self.waits = 0
-        self.taken += bytes(view[:7])
-        return min(7, len(view))
-
-
 @pytest.mark.parametrize("moves", [True, False])
 def test_a_full_buffer_is_no_silence_while_it_is_emptied(monkeypatch: pytest.MonkeyPatch, moves: bool) -> None:
     crowded: Any = Crowded()
-    monkeypatch.setattr(Data, "confirmed", property(lambda self: crowded.waits if moves else 0))
+    monkeypatch.setattr(sockets, "confirmed", lambda connection: connection.waits if moves else 0)
     stream = Data(crowded, 10)
     if moves:
         stream.write(b"0123456789")

@@ -9,7 +9,7 @@ import struct
 from contextlib import suppress
 
 from crossdock.storage.ftp.wire import Lost, Silent, shut
-from crossdock.storage.sockets import confirmed, unsent
+from crossdock.storage.sockets import confirmed, send_whole, unsent
 
 __all__ = ["Data"]
 
@@ -78,17 +78,12 @@ class Data:
 
     def write(self, data: bytes | memoryview) -> None:
         """Raises `Lost`, and `Silent` if the peer takes nothing at all for the timeout."""
-        view, sent = memoryview(data), 0
-        while sent < len(view):
-            before = self.confirmed
-            try:
-                sent += self.socket.send(view[sent:])
-            except (BlockingIOError, TimeoutError) as error:
-                # Of room in its buffer, some MiB, the kernel tells only when a third is free: a slow line takes longer.
-                if self.confirmed <= before:
-                    raise self._lost(TimeoutError()) from error
-            except OSError as error:
-                raise self._lost(error) from error
+        try:
+            send_whole(self.socket, data)
+        except (BlockingIOError, TimeoutError) as error:
+            raise self._lost(TimeoutError()) from error
+        except OSError as error:
+            raise self._lost(error) from error
 
     def end(self) -> None:
         """Say that this was all: under TLS its goodbye, then FIN."""
