@@ -149,10 +149,14 @@ def test_rm_of_a_tree_deeper_than_pythons_stack(cli: Cli, tmp_path: Path) -> Non
     for _ in range(sys.getrecursionlimit() + 100):
         folder /= "d"
     subprocess.run(["mkdir", "-p", folder], check=True)
-    (folder / "file").touch()
-    result = cli("rm", "-ry", "deep")
-    assert (result.code, result.err) == (0, "1 file removed\n")
-    assert not (tmp_path / "deep").exists()
+    try:
+        (folder / "file").touch()
+        result = cli("rm", "-ry", "deep")
+        assert (result.code, result.err) == (0, "1 file removed\n")
+        assert not (tmp_path / "deep").exists()
+    finally:
+        # Left behind, it would end a later run of pytest, which removes old folders by recursion.
+        subprocess.run(["rm", "-rf", tmp_path / "deep"], check=True)
 
 
 def test_rm_never_empties_a_root_by_itself(cli: Cli, tree: Path, tmp_path: Path) -> None:
