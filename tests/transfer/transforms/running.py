@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+import io
+import warnings
+import zipfile
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -61,3 +64,18 @@ async def everything(storage: Storage) -> list[str]:
 
 
 both = pytest.mark.parametrize("kind", ["local", "memory"])
+
+
+def zipped(files: dict[str, bytes], change: Callable[[zipfile.ZipInfo], None] = lambda _: None, **more: Any) -> bytes:
+    """A ZIP archive of these files; `change` gets each member before it is written."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, **more) as archive:
+        for name, data in files.items():
+            member = zipfile.ZipInfo(name, (2026, 1, 31, 12, 30, 0))
+            member.compress_type = zipfile.ZIP_DEFLATED
+            change(member)
+            with warnings.catch_warnings():
+                # Two members of one name are among what is tried.
+                warnings.simplefilter("ignore")
+                archive.writestr(member, data)
+    return buffer.getvalue()

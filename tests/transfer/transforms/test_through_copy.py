@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import hashlib
 import json
-import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -303,70 +302,6 @@ async def test_a_slow_target_slows_what_makes_much_of_little() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert Counts.given <= 2
-
-
-class Endless(MemoryBackend):
-    """A file of any size, made as it is read."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__("endless")
-        self.size = size
-
-    async def stat(self, path: str) -> Entry:
-        return Entry(path=path, size=self.size, etag="1")
-
-    async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
-        block = hashlib.shake_256(b"block").digest(128 * 1024) + b"line\n" * 26_214
-        outer = self
-
-        class Blocks(Reader):
-            entry = Entry(path=path, size=outer.size, etag="1")
-            left = outer.size
-
-            async def read(self) -> bytes:
-                data = block[: self.left]
-                self.left -= len(data)
-                return data
-
-            async def close(self) -> None:
-                pass
-
-        return Blocks()
-
-
-class Nowhere(MemoryBackend):
-    """Takes everything, keeps nothing."""
-
-    async def begin_write(self, path: str, options: WriteOptions) -> Writer:
-        writer = await super().begin_write(path, options)
-
-        async def write(data: bytes) -> None:
-            self.size = getattr(self, "size", 0) + len(data)
-
-        async def commit(expect: Any) -> Entry:
-            assert expect.size == self.size
-            return Entry(path=path, size=self.size)
-
-        writer.write, writer.commit = write, commit  # type: ignore[method-assign]
-        return writer
-
-
-async def test_memory_is_flat(gpg: Gpg) -> None:
-    """256 MiB through six transforms, four of them gpg's and zstd's, within 32 MiB of Python's memory."""
-    here = {"home": str(gpg.home), "program": gpg.program}
-    encrypt = ("pgp_encrypt", {**here, "recipients": gpg.alice, "compress": False})
-    options = steps(("gzip", {"level": 1}), encrypt, "zstd", "unzstd", ("pgp_decrypt", here), "gunzip")
-    size = 256 * 1024 * 1024
-    tracemalloc.start()
-    try:
-        async with Storage(Endless(size)) as source, Storage(Nowhere("nowhere")) as target:
-            receipt = await copy(source, "f", target, "f", options=options)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert receipt.size == receipt.read_size == size
-    assert receipt.sha256 == receipt.read_sha256
-    assert peak < 32 * 1024 * 1024, f"{peak / 1024**2:.0f} MiB"
 
 
 async def test_attributes_that_are_no_longer_true_are_not_kept() -> None:

@@ -10,7 +10,6 @@ import stat
 import struct
 import tempfile
 import tracemalloc
-import warnings
 import zipfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -31,24 +30,10 @@ from crossdock.transfer.transforms import step
 from crossdock.transfer.unpack import unpack
 from tests.servers import Gpg
 from tests.transfer.transforms.own import HERE
-from tests.transfer.transforms.running import both, everything, run, target_of
+from tests.transfer.transforms.running import both, everything, run, target_of, zipped
 
 BIG = hashlib.shake_256(b"unpack").digest(700_001)
 FILES = {"a.csv": b"a;b\r\n1;2\r\n", "sub/deep/b.bin": BIG, "sub/empty": b"", "gr\u00fc\u00dfe.txt": b"hello"}
-
-
-def zipped(files: dict[str, bytes], change: Callable[[zipfile.ZipInfo], None] = lambda _: None, **more: Any) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, **more) as archive:
-        for name, data in files.items():
-            member = zipfile.ZipInfo(name, (2026, 1, 31, 12, 30, 0))
-            member.compress_type = zipfile.ZIP_DEFLATED
-            change(member)
-            with warnings.catch_warnings():
-                # Two members of one name are among what is tried.
-                warnings.simplefilter("ignore")
-                archive.writestr(member, data)
-    return buffer.getvalue()
 
 
 @asynccontextmanager
