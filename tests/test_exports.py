@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
+
+import pytest
 
 import crossdock
 
@@ -42,3 +46,29 @@ def test_what_is_listed_exists() -> None:
         if listed := _listed(tree):
             module = import_module(name)
             assert not [each for each in listed if not hasattr(module, each)], name
+
+
+def test_the_package_gives_what_it_lists_and_types_what_it_gives() -> None:
+    homes = {name: f"crossdock.{home}" for home, names in crossdock._HOMES.items() for name in names.split()}
+    typed = {
+        alias.name: node.module
+        for node in ast.walk(TREES["crossdock"])
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("crossdock.")
+        for alias in node.names
+    }
+    assert homes == typed
+    assert sorted(homes) == crossdock.__all__
+    assert {*crossdock.__all__} <= {*dir(crossdock)}
+    for name, home in homes.items():
+        assert getattr(crossdock, name) is getattr(import_module(home), name)
+
+
+def test_the_package_loads_nothing_by_itself() -> None:
+    code = "import sys, crossdock; print([name for name in sys.modules if name.startswith('crossdock.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_what_the_package_has_not() -> None:
+    with pytest.raises(AttributeError, match="module 'crossdock' has no attribute 'nothing'"):
+        crossdock.nothing  # noqa: B018

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from crossdock.engine.engine import Engine
     from crossdock.engine.summary import Summary
     from crossdock.ledger.base import Ledger
-    from crossdock.storage.storage import Storage
 
 __all__ = ["delivery_json", "flows_of", "ledger_option", "opened_engine", "opened_ledger", "told_if_stopped"]
 
@@ -54,24 +53,11 @@ async def opened_engine(
 ) -> AsyncIterator[Engine]:
     """An engine over all flows of the configuration; `options` are those of `Engine`. `looking`: nothing is to be
     written at any endpoint. Raises `Mistakes`."""
-    from crossdock.config import Mistakes
-    from crossdock.config.rehearsal import rehearse
-    from crossdock.engine.engine import Engine
-    from crossdock.storage.registry import new_storage
+    from crossdock.config.running import open_engine
 
     config = session.config
     flows_of(config, ())
-    if wrong := rehearse(config):
-        raise Mistakes(config.file.name if config.file else "", wrong)
-
-    def storage(name: str) -> Storage:
-        settings = config.endpoint(name)
-        return new_storage(name, settings.looking() if looking else settings)
-
-    async with (
-        opened_ledger(session, ledger) as found,
-        Engine(config.flows.values(), storage, found, folder=config.folder, **options) as engine,
-    ):
+    async with open_engine(config, ledger, looking=looking, **options) as engine:
         yield engine
 
 

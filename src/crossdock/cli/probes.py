@@ -7,7 +7,7 @@ import shlex
 import unicodedata
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,8 +89,6 @@ _VARIANTS: tuple[dict[str, str], ...] = (
 
 async def _what_works(probes: _Probes, place: Location) -> str | None:
     """The setting with which a write that was refused succeeds, found by trying."""
-    from crossdock.storage.registry import new_storage
-
     if not hasattr(place.settings, "staging"):
         return None
     for variant in _VARIANTS:
@@ -98,7 +96,7 @@ async def _what_works(probes: _Probes, place: Location) -> str | None:
         if settings == place.settings:
             continue
         try:
-            async with new_storage(place.name, settings) as storage:
+            async with replace(place, settings=settings).storage() as storage:
                 await storage.write_bytes(probes.file, probes.data)
         except CrossdockError:
             continue

@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     import asyncio
 
     from crossdock.config import Config, Location
-    from crossdock.storage.rate import TokenBucket
     from crossdock.storage.storage import Storage
 
-__all__ = ["Interrupted", "Session", "common", "new_loop", "opened", "run_in_child", "storage_of"]
+__all__ = ["Interrupted", "Session", "common", "new_loop", "opened", "run_in_child"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -179,20 +178,6 @@ def collect_less_often() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-def storage_of(location: Location, *, bandwidth: float | None = None, retries: int = 0) -> Storage:
-    """A storage, not yet opened, limited to `bandwidth` bytes a second; `retries`: at least so many new attempts."""
-    from dataclasses import replace
-
-    from crossdock.storage.rate import TokenBucket
-    from crossdock.storage.registry import new_storage
-    from crossdock.storage.retry import RetryPolicy
-
-    bucket: TokenBucket | None = TokenBucket(bandwidth) if bandwidth else None
-    policy = RetryPolicy()
-    policy = replace(policy, attempts=max(policy.attempts, retries + 1))
-    return new_storage(location.name, location.settings, bandwidth=bucket, retry=policy)
-
-
 @asynccontextmanager
 async def opened(
     *locations: Location, bandwidth: float | None = None, retries: int = 0, looking: bool = False
@@ -222,7 +207,7 @@ async def opened(
     async def begin(number: int) -> Storage:
         limit = None if number else bandwidth
         # In a thread: the libraries of one endpoint are loaded while another is connected to.
-        storage = await asyncio.to_thread(storage_of, places[number], bandwidth=limit, retries=retries)
+        storage = await asyncio.to_thread(places[number].storage, bandwidth=limit, retries=retries)
         try:
             return await stack.enter_async_context(storage)
         except ConfigError as error:

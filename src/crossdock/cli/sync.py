@@ -10,7 +10,7 @@ import click
 
 from crossdock.cli.options import DURATION, MAX_DELETE, SIZE, OrderedGlobs, rules_of
 from crossdock.cli.reporter import Reporter
-from crossdock.cli.session import Session, common, opened, run_in_child, storage_of
+from crossdock.cli.session import Session, common, opened, run_in_child
 from crossdock.errors import NotADirectory, PermissionDenied
 
 if TYPE_CHECKING:
@@ -144,8 +144,8 @@ def _pool(ours: Location, theirs: Location, processes: int, bwlimit: int | None,
     share = bwlimit / processes if bwlimit else None
     return Pool(
         processes,
-        lambda: storage_of(_replacing(ours)),
-        lambda: storage_of(_replacing(theirs), bandwidth=share),
+        lambda: _replacing(ours).storage(),
+        lambda: _replacing(theirs).storage(bandwidth=share),
         policy=policy,
         run=run_in_child,
     )

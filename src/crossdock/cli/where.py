@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -140,12 +141,11 @@ async def _at_sources(
     from crossdock.engine.endpoints import Endpoints
     from crossdock.engine.lookup import at_source
     from crossdock.flows.plan import Planner
-    from crossdock.storage.registry import new_storage
 
     config = session.config
     found: list[Found] = []
     failed: dict[str, CrossdockError] = {}
-    async with Endpoints(lambda name: new_storage(name, config.endpoint(name).looking())) as endpoints:
+    async with Endpoints(partial(config.storage, looking=True)) as endpoints:
         for name in names:
             planner = Planner(config.flows[name])
             try:

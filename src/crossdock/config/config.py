@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from crossdock.flows.flow import Flow
     from crossdock.ledger.base import Ledger
     from crossdock.storage.settings import EndpointSettings
+    from crossdock.storage.storage import Storage
 
 __all__ = ["DEFAULT_FILE", "NAME", "VARIABLE", "Config", "Location", "Mistakes", "is_url", "may_name_endpoint"]
 
@@ -55,6 +56,18 @@ class Location:
     def drop_box(self) -> bool:
         """Nothing there can be looked at, as its endpoint says (`verify: none`)."""
         return getattr(self.settings, "verify", None) == "none"
+
+    def storage(self, *, bandwidth: float | None = None, retries: int = 0) -> Storage:
+        """A storage over the endpoint, not yet opened, limited to `bandwidth` bytes a second; `retries`: at least so
+        many new attempts at what can be repeated."""
+        from crossdock.storage.rate import TokenBucket
+        from crossdock.storage.registry import new_storage
+        from crossdock.storage.retry import RetryPolicy
+
+        policy = RetryPolicy()
+        policy = replace(policy, attempts=max(policy.attempts, retries + 1))
+        bucket = TokenBucket(bandwidth) if bandwidth else None
+        return new_storage(self.name, self.settings, bandwidth=bucket, retry=policy)
 
     def shown(self, path: str | None = None) -> str:
         """How to write this location, or another path at its endpoint, on a command line."""
@@ -120,6 +133,16 @@ class Config:
             return self.endpoints[name]
         except KeyError:
             raise self._unknown(name) from None
+
+    def storage(self, name: str, *, looking: bool = False) -> Storage:
+        """A storage over a named endpoint, not yet opened; `looking`: nothing is to be written there.
+
+        Raises `ConfigError`.
+        """
+        from crossdock.storage.registry import new_storage
+
+        settings = self.endpoint(name)
+        return new_storage(name, settings.looking() if looking else settings)
 
     def locate(self, text: str) -> Location:
         """A location as it is written: `name:path`, a URL, else a local path. Raises `ConfigError`.

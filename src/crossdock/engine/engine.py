@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 from crossdock.engine.actions import Actions
 from crossdock.engine.delivery import Courier, Delivery, Step
@@ -27,8 +28,9 @@ from crossdock.engine.summary import Summary
 from crossdock.engine.worker import Worker
 from crossdock.errors import ConfigError, ConnectionFailed, CrossdockError, LedgerError
 from crossdock.flows.expect import Late
-from crossdock.flows.flow import Flow
+from crossdock.flows.flow import Flow, OnConflict, Order, Unmatched
 from crossdock.flows.plan import Planner
+from crossdock.flows.schedule import schedule_of
 from crossdock.ledger.base import LEASE, Ledger, Query, State, Transfer
 from crossdock.storage.storage import Storage
 
@@ -80,7 +82,7 @@ class Engine:
         step: Step = lambda name: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self.planners: Mapping[str, Planner] = {flow.name: _planner(flow) for flow in flows}
+        self.planners: Mapping[str, Planner] = _planners(flows)
         self.ledger, self.clock = ledger, clock
         self.owner = owner or f"{socket.gethostname()}:{os.getpid()}"
         self.endpoints = Endpoints(new_storage)
@@ -265,8 +267,20 @@ class Engine:
         return removed, await check_late(self.planner(flow).flow, self.ledger, self.clock, actions.outbox)
 
 
-def _planner(flow: Flow) -> Planner:
-    try:
-        return Planner(flow)
-    except ValueError as error:
-        raise ConfigError(f"flow {flow.name}: {error}") from error
+def _planners(flows: Iterable[Flow]) -> dict[str, Planner]:
+    """By name. Raises `ConfigError` for what no file could say either: a flow may have been built in Python."""
+    found: dict[str, Planner] = {}
+    for flow in flows:
+        try:
+            if flow.name in found:
+                raise ValueError("another flow has that name, by which the ledger knows its files")
+            if not flow.rules:
+                raise ValueError("it has no rules, so it would move nothing")
+            for value, known in ((flow.on_conflict, OnConflict), (flow.unmatched, Unmatched), (flow.order, Order)):
+                if value not in get_args(known):
+                    raise ValueError(f"{value!r} is none of {', '.join(get_args(known))}")
+            schedule_of(flow.trigger)
+            found[flow.name] = Planner(flow)
+        except ValueError as error:
+            raise ConfigError(f"flow {flow.name}: {error}") from error
+    return found

@@ -71,7 +71,7 @@ async def sync(
     to: str,
     options: SyncOptions | None = None,
     *,
-    report: Callable[[Outcome], None],
+    report: Callable[[Outcome], None] = lambda outcome: None,
     progress: Progress | None = None,
     courier: Courier | None = None,
 ) -> Summary:

@@ -21,6 +21,7 @@ __all__ = [
     "Flow",
     "Mail",
     "OnConflict",
+    "Order",
     "Place",
     "Retry",
     "Rule",
@@ -28,10 +29,13 @@ __all__ = [
     "Test",
     "TransformSpec",
     "Trigger",
+    "Unmatched",
     "Webhook",
 ]
 
 OnConflict = Literal["overwrite", "skip", "fail", "version"]
+Order = Literal["oldest", "newest", "name"]
+Unmatched = Literal["ignore", "fail"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,12 +218,12 @@ class Flow:
     trigger: Trigger = Trigger()
     settle: Settle = Settle()
     filters: Filters = field(default_factory=Filters)
-    unmatched: Literal["ignore", "fail"] = "ignore"
+    unmatched: Unmatched = "ignore"
     """What a file is that no rule takes: left alone and reported, or a failure of the run."""
     on_conflict: OnConflict = "overwrite"
     after: After = After()
     retry: Retry = Retry()
-    order: Literal["oldest", "newest", "name"] = "oldest"
+    order: Order = "oldest"
     max_files: int | None = None
     """Per run; the rest waits for the next."""
     max_bytes: int | None = None

@@ -167,6 +167,10 @@ class Routes:
 
     @staticmethod
     def _compiled(rule: Rule) -> re.Pattern[str] | None:
+        if rule.regex is not None and rule.glob is not None:
+            raise ValueError(f"rule {rule.name}: both a regex and a glob; keep one of them")
+        if rule.call is not None and rule.to:
+            raise ValueError(f"rule {rule.name}: both a function and destinations; keep one of them")
         try:
             if rule.regex is not None:
                 return re.compile(rule.regex)
