@@ -33,7 +33,7 @@ from crossdock.ledger.base import Ledger
 from crossdock.ledger.postgres import PostgresLedger
 from crossdock.ledger.sqlite import SqliteLedger
 from crossdock.storage.base import Entry
-from crossdock.storage.settings import Secret
+from crossdock.storage.secret import Secret
 from tests.config.conftest import ENDPOINTS, Write
 
 

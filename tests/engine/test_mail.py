@@ -19,7 +19,7 @@ from crossdock.engine.notice import Notice, NotificationFailed
 from crossdock.engine.notify import send
 from crossdock.errors import ConfigError
 from crossdock.flows.flow import Mail
-from crossdock.storage.settings import Secret
+from crossdock.storage.secret import Secret
 from tests.engine.certificates import self_signed
 from tests.servers.server import closed_ports, own_ports
 

@@ -26,7 +26,7 @@ from crossdock.errors import (
     Throttled,
 )
 from crossdock.flows.flow import Retry
-from crossdock.storage.settings import Secret
+from crossdock.storage.secret import Secret
 from crossdock.storage.storage import Storage
 from tests.engine.places import Faulty
 

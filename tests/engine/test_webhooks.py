@@ -27,7 +27,7 @@ from crossdock.engine.webhooks import forbidden, post, signature
 from crossdock.errors import ConfigError
 from crossdock.flows.flow import Webhook
 from crossdock.flows.schedule import Schedule, schedule_of
-from crossdock.storage.settings import Secret
+from crossdock.storage.secret import Secret
 from tests.engine.certificates import self_signed
 from tests.servers.server import closed_ports
 

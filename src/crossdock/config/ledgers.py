@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from crossdock.errors import ConfigError
+from crossdock.storage.secret import Secret, is_reference
 
 if TYPE_CHECKING:
     from crossdock.config.mistakes import Report
@@ -73,10 +74,14 @@ def _checked(value: str, folder: Path) -> str:
         hint = "write postgresql://user@host:5432/database"
         raise ConfigError(f"not the address of a database: {error}", hint=hint) from None
     password = dict(parse_qsl(parts.query)).get("password", "")
-    if parts.password is not None or (password and not password.startswith(("env:", "file:"))):
+    if parts.password is not None or (password and not is_reference(password)):
         raise _secret_in_it()
-    if password in ("env:", "file:"):
-        raise ConfigError(f"{password} names no secret", hint="write password=env:NAME or password=file:PATH")
+    if password:
+        try:
+            Secret(password)
+        except ValueError as error:
+            hint = "write password=env:NAME or password=file:PATH"
+            raise ConfigError(f"{password} names no secret", hint=hint) from error
     return value
 
 
@@ -112,13 +117,12 @@ def new_ledger(written: str | None, *, folder: Path | None = None) -> Ledger:
 
 def _password(url: str, folder: Path) -> tuple[str, Callable[[], str] | None]:
     """The URL without its reference, and what reads the password: each connection asks anew, as it may be changed."""
-    from crossdock.storage.settings import Secret
-
     parts = urlsplit(url)
     reference = dict(parse_qsl(parts.query)).get("password")
     if reference is None:
         return url, None
     query = [(key, value) for key, value in parse_qsl(parts.query) if key != "password"]
     secret = Secret(reference, folder)
-    secret.reveal()
+    if not secret.managed:
+        secret.reveal()
     return parts._replace(query=urlencode(query)).geturl(), secret.reveal

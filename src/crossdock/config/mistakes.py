@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from crossdock.config.values import Wrong
 from crossdock.errors import ConfigError, shown
+from crossdock.storage.secret import is_reference
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -127,8 +128,11 @@ class Report:
             # Of a list of them, the list's key.
             name = next((part for part in reversed(place) if isinstance(part, str)), name)
             variable = re.sub(r"[^A-Z0-9]", "_", f"{key[-1]}_{name}".upper())
-            message = "a secret may not be written into this file"
-            hint = f"write '{name}: env:{variable}' and export it, or '{name}: file:PATH' of a file with mode 600"
+            if isinstance(item["input"], str) and is_reference(item["input"]):
+                message, hint = "names no secret", f"write {message.partition(': ')[2]}"
+            else:
+                message = "a secret may not be written into this file"
+                hint = f"write '{name}: env:{variable}' and export it, or '{name}: file:PATH' of a file with mode 600"
         elif kind in ("model_type", "dict_type", "model_attributes_type"):
             mapping = model_at(model, place)
             keys = keys_of(mapping) if mapping else []

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from crossdock.config.values import Days, OneOrMore, TimeOfDay, Wrong, raise_all
-from crossdock.storage.settings import ByteSize, Seconds, Secret
+from crossdock.storage.secret import Secret
+from crossdock.storage.settings import ByteSize, Seconds
 
 __all__ = ["AfterModel", "ExpectModel", "FlowModel", "NotifyModel", "RuleModel", "SettleModel", "TriggerModel"]
 

@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -85,7 +85,7 @@ class PostgresLedger(SqlLedger):
         async with self._reported("open"):
             pool = await asyncpg.create_pool(
                 self._dsn,
-                password=self._password,
+                password=None if self._password is None else partial(asyncio.to_thread, self._password),
                 # With a minimum the pool would keep it up by itself, and print tracebacks while the server is away.
                 min_size=0,
                 max_size=self._connections,

@@ -14,7 +14,8 @@ from weakref import WeakKeyDictionary
 
 from crossdock.errors import AuthenticationFailed, ProtocolViolation
 from crossdock.storage.base import Backend
-from crossdock.storage.settings import EndpointSettings, Secret
+from crossdock.storage.secret import Secret
+from crossdock.storage.settings import EndpointSettings
 
 __all__ = ["LOCKED_OUT", "Breaker", "Member", "Pools", "account_of", "join_pool", "leave_pool"]
 

@@ -1,11 +1,9 @@
-"""What every endpoint's settings share: the base model, secrets by reference, durations and sizes."""
+"""What every endpoint's settings share: the base model, durations, sizes, paths and hosts."""
 
 from __future__ import annotations
 
 import importlib
-import os
 import re
-import stat
 from abc import abstractmethod
 from decimal import Decimal
 from pathlib import Path
@@ -18,13 +16,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
     ValidationInfo,
 )
-from pydantic_core import CoreSchema, core_schema
 
-from crossdock.errors import SecretUnavailable
 from crossdock.storage.base import Backend
+from crossdock.storage.secret import Secret, expanded
 
 __all__ = [
     "ByteSize",
@@ -34,7 +30,6 @@ __all__ = [
     "Host",
     "LoginRoot",
     "Seconds",
-    "Secret",
     "query_of",
     "server_of",
     "several",
@@ -66,18 +61,11 @@ def _bytes(value: object) -> object:
     return int(Decimal(match[1]) * _UNITS_OF_SIZE[match[2]])
 
 
-def _expanded(text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise ValueError(f"nobody here has the home folder {text.partition('/')[0]}; write the whole path") from None
-
-
 def _path(value: object, info: ValidationInfo) -> object:
     """`file:` is optional; `~` is the home folder; a relative path starts at the configuration file's folder."""
     if not isinstance(value, str):
         return value
-    path = _expanded(value.removeprefix("file:"))
+    path = expanded(value.removeprefix("file:"))
     folder = (info.context or {}).get("folder")
     return path if path.is_absolute() or folder is None else Path(folder) / path
 
@@ -117,80 +105,6 @@ def _root(value: str) -> str:
 
 
 LoginRoot = Annotated[str, AfterValidator(_root)]
-
-
-class Secret:
-    """A reference to a secret, `env:NAME` or `file:PATH`; resolved late, never printed."""
-
-    def __init__(self, reference: str, folder: Path | None = None) -> None:
-        scheme, _, rest = reference.partition(":")
-        if scheme not in ("env", "file") or not rest:
-            raise ValueError("secrets are written by reference: env:NAME or file:PATH")
-        self.reference = reference
-        self._scheme, self._rest, self._folder = scheme, rest, folder
-        _ = self.path
-
-    @property
-    def path(self) -> Path | None:
-        """The file of a `file:` reference."""
-        if self._scheme != "file":
-            return None
-        path = _expanded(self._rest)
-        return path if path.is_absolute() or self._folder is None else self._folder / path
-
-    def reveal(self) -> str:
-        """The secret itself.
-
-        Raises `SecretUnavailable` if the variable or file is missing, others can read it, or it is no text.
-        """
-        if self.path is None:
-            value = os.environ.get(self._rest)
-            if value is None:
-                raise SecretUnavailable(
-                    f"the environment variable {self._rest} is not set", hint=f"export {self._rest}=…"
-                )
-            return value
-        try:
-            mode = self.path.stat().st_mode
-            if not stat.S_ISREG(mode):
-                # A pipe may be waited for without end, and be read once; a device may never end.
-                raise SecretUnavailable(f"the secret's {self.path} is no file", hint="put it there, with mode 600")
-            if stat.S_IMODE(mode) & 0o077:
-                raise SecretUnavailable(f"others may read the secret in {self.path}", hint=f"chmod 600 {self.path}")
-            text = self.path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise SecretUnavailable(
-                f"the secret in {self.path} is no text in UTF-8", hint="write it there as text; keys as ssh-keygen does"
-            ) from error
-        except OSError as error:
-            raise SecretUnavailable(
-                f"cannot read the secret in {self.path}: {error.strerror}", hint="put it there, with mode 600"
-            ) from error
-        return text if "PRIVATE KEY" in text else text.rstrip("\r\n")
-
-    def __repr__(self) -> str:
-        return f"Secret({self.reference})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and (other.reference, other.path) == (self.reference, self.path)
-
-    def __hash__(self) -> int:
-        return hash((self.reference, self.path))
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def parse(value: object, info: ValidationInfo) -> Secret:
-            if isinstance(value, Secret):
-                return value
-            if not isinstance(value, str):
-                raise ValueError("secrets are written by reference: env:NAME or file:PATH")
-            return cls(value, (info.context or {}).get("folder"))
-
-        return core_schema.with_info_plain_validator_function(
-            parse,
-            json_schema_input_schema=core_schema.str_schema(pattern="^(env|file):.+"),
-            serialization=core_schema.plain_serializer_function_ser_schema(lambda secret: secret.reference),
-        )
 
 
 class EndpointSettings(BaseModel):

@@ -8,6 +8,7 @@ from urllib.parse import SplitResult
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from crossdock.storage.secret import Secret
 from crossdock.storage.settings import (
     Encoding,
     EndpointSettings,
@@ -15,7 +16,6 @@ from crossdock.storage.settings import (
     Host,
     LoginRoot,
     Seconds,
-    Secret,
     server_of,
     several,
 )

@@ -8,7 +8,8 @@ from urllib.parse import SplitResult, unquote
 
 from pydantic import AfterValidator, Field
 
-from crossdock.storage.settings import ByteSize, EndpointSettings, FilePath, Seconds, Secret, query_of
+from crossdock.storage.secret import Secret
+from crossdock.storage.settings import ByteSize, EndpointSettings, FilePath, Seconds, query_of
 
 __all__ = ["NetStorageSettings"]
 

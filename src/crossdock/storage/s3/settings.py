@@ -10,7 +10,8 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from crossdock.errors import ConfigError
-from crossdock.storage.settings import ByteSize, EndpointSettings, FilePath, Seconds, Secret, query_of
+from crossdock.storage.secret import Secret, is_reference
+from crossdock.storage.settings import ByteSize, EndpointSettings, FilePath, Seconds, query_of
 
 __all__ = ["LARGEST_PART", "MIB", "S3Settings", "amazon_url"]
 
@@ -41,7 +42,7 @@ def _bucket(value: str) -> str:
 
 
 def _key_id(value: str) -> str:
-    if value.startswith(("env:", "file:")):
+    if is_reference(value):
         raise ValueError("write the id itself, which is no secret; or leave both out and export AWS_ACCESS_KEY_ID")
     return value
 

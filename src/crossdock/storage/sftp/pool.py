@@ -18,7 +18,7 @@ from crossdock.storage.sftp.connect import Connection, Connector
 from crossdock.storage.sftp.replies import SameHandle
 
 if TYPE_CHECKING:
-    from crossdock.storage.settings import Secret
+    from crossdock.storage.secret import Secret
     from crossdock.storage.sftp.settings import SftpSettings
 
 __all__ = ["Breaker", "Pool", "leave", "pool_for"]

@@ -8,6 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import BeforeValidator, Field, field_validator
 
 from crossdock.storage.base import Backend
+from crossdock.storage.secret import Secret
 from crossdock.storage.settings import (
     ByteSize,
     Encoding,
@@ -16,7 +17,6 @@ from crossdock.storage.settings import (
     Host,
     LoginRoot,
     Seconds,
-    Secret,
     server_of,
     several,
 )

@@ -14,7 +14,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from crossdock.storage.settings import FilePath, Secret
+from crossdock.storage.secret import Secret
+from crossdock.storage.settings import FilePath
 from crossdock.transfer.transforms.base import Growth, Options, Refused, Transform
 from crossdock.transfer.transforms.gpg import Gpg
 from crossdock.transfer.transforms.members import Unpacking

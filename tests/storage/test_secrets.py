@@ -1,0 +1,204 @@
+"""Secrets that AWS keeps, at moto's Secrets Manager and Parameter Store."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+import pytest
+
+from crossdock.errors import SecretUnavailable
+from crossdock.storage import aws_secrets
+from crossdock.storage.secret import Secret
+from tests.cli.conftest import Cli, cli
+from tests.servers import Moto, OpenSSH
+
+__all__ = ["cli"]
+
+_NUMBERS = count(1)
+
+
+class Aws:
+    """Its two stores, filled past our code; every test has names of its own."""
+
+    def __init__(self, moto: Moto) -> None:
+        options = {"region_name": "us-east-1", "endpoint_url": moto.endpoint_url}
+        session = botocore.session.Session()
+        self.manager = session.create_client("secretsmanager", **options)
+        self.store = session.create_client("ssm", **options)
+
+    def secret(self, value: str | bytes, name: str = "") -> str:
+        name = name or f"acme/bank-{next(_NUMBERS)}"
+        kind = "SecretString" if isinstance(value, str) else "SecretBinary"
+        self.manager.create_secret(Name=name, **{kind: value})
+        return name
+
+    def parameter(self, value: str, name: str = "") -> str:
+        name = name or f"bank-{next(_NUMBERS)}"
+        self.store.put_parameter(Name=name, Value=value, Type="SecureString")
+        return name
+
+
+@pytest.fixture
+def aws(moto: Moto, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Aws]:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", moto.endpoint_url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SSM", moto.endpoint_url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", moto.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", moto.secret_key)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setattr(aws_secrets, "_known", {})
+    yield Aws(moto)
+
+
+def test_a_whole_secret(aws: Aws) -> None:
+    assert Secret(f"secret://aws-sm/{aws.secret('s3cr3t #1')}").reveal() == "s3cr3t #1"
+
+
+def test_its_line_break_is_none_of_it_but_a_key_keeps_its_own(aws: Aws) -> None:
+    key = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl\n-----END OPENSSH PRIVATE KEY-----\n"
+    word = aws.secret("word\n")
+    assert Secret(f"secret://aws-sm/{word}").reveal() == "word"
+    assert Secret(f"secret://aws-sm/{aws.secret(key)}").reveal() == key
+
+
+def test_fields(aws: Aws) -> None:
+    name = aws.secret(json.dumps({"password": "pä55", "pin": 123456, "nested": {"a": 1}, "flag": True, "none": None}))
+    assert Secret(f"secret://aws-sm/{name}#password").reveal() == "pä55"
+    assert Secret(f"secret://aws-sm/{name}#pin").reveal() == "123456"
+    for field, what in (("user", "is not there"), ("nested", "is no text"), ("flag", "is no text"), ("none", "is no")):
+        with pytest.raises(SecretUnavailable) as caught:
+            Secret(f"secret://aws-sm/{name}#{field}").reveal()
+        assert f"AWS does not give the secret {name}: its field {field} {what}" in str(caught.value)
+        assert "it has flag, nested, none, password, pin" in str(caught.value)
+        assert "pä55" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["plain", "[1]", '"password"'])
+def test_a_field_of_what_has_none(aws: Aws, text: str) -> None:
+    with pytest.raises(SecretUnavailable, match=r"it is no JSON object.*Next: write it without #password") as caught:
+        Secret(f"secret://aws-sm/{aws.secret(text)}#password").reveal()
+    assert text not in str(caught.value).replace("#password", "")
+
+
+def test_bytes(aws: Aws) -> None:
+    assert Secret(f"secret://aws-sm/{aws.secret('pä55'.encode())}").reveal() == "pä55"
+    with pytest.raises(SecretUnavailable, match="'utf-8' codec can't decode"):
+        Secret(f"secret://aws-sm/{aws.secret(bytes([255]))}").reveal()
+
+
+def test_an_arn_tells_the_region(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    arn = aws.manager.describe_secret(SecretId=aws.secret('{"password": "x"}'))["ARN"]
+    monkeypatch.delenv("AWS_REGION")
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    assert Secret(f"secret://aws-sm/{arn}#password").reveal() == "x"
+
+
+@pytest.mark.parametrize(("name", "written"), [("", "{}"), ("/acme/bank/1", "{}"), ("/acme/bank/2", "acme/bank/2")])
+def test_a_parameter(aws: Aws, name: str, written: str) -> None:
+    assert Secret(f"ssm://{written.format(aws.parameter('s3cr3t', name))}").reveal() == "s3cr3t"
+
+
+@pytest.mark.parametrize("reference", ["secret://aws-sm/nothing", "ssm://nothing"])
+def test_one_that_is_not_there(aws: Aws, reference: str) -> None:
+    with pytest.raises(SecretUnavailable, match=r"AWS does not give the secret nothing: .*NotFound") as caught:
+        Secret(reference).reveal()
+    assert str(caught.value).endswith("Next: check its name, and the region: AWS_REGION, or the one of its ARN")
+    assert caught.value.retryable
+
+
+def test_no_region(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_REGION")
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    with pytest.raises(SecretUnavailable, match=r"no region is set\. Next: export AWS_REGION, or write its ARN"):
+        Secret("ssm://bank").reveal()
+
+
+def test_no_credentials(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(SecretUnavailable, match=r"no credentials were found\. Next: give this process a role"):
+        Secret("ssm://bank").reveal()
+
+
+def test_nobody_there(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as held:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SSM", f"http://127.0.0.1:{held.getsockname()[1]}")
+        held.shutdown(socket.SHUT_RDWR)
+        with pytest.raises(SecretUnavailable, match="AWS does not give the secret bank: Could not connect"):
+            Secret("ssm://bank").reveal()
+
+
+def test_one_that_is_rotated_is_noticed_within_a_minute(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(aws_secrets, "monotonic", lambda: now)
+    name = aws.secret("old")
+    secret = Secret(f"secret://aws-sm/{name}")
+    assert secret.reveal() == "old"
+    aws.manager.put_secret_value(SecretId=name, SecretString="new")
+    now = 59.0
+    assert secret.reveal() == "old"
+    now = 61.0
+    assert secret.reveal() == "new"
+
+
+def test_many_at_once_ask_once(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    usual = aws_secrets._asked
+
+    def told(service: str, name: str, ask: Any) -> str:
+        asked.append(name)
+        return usual(service, name, ask)
+
+    monkeypatch.setattr(aws_secrets, "_asked", told)
+    name = aws.parameter("word")
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: Secret(f"ssm://{name}").reveal(), range(8)))
+    assert (found, asked) == (["word"] * 8, [name])
+
+
+_NONE = [
+    *("secret:", "secret://", "secret://aws-sm", "secret://aws-sm/", "secret://vault/a", "secret:aws-sm/a"),
+    *("ssm:", "ssm://", "ssm:///", "ssm:bank", "ssm://bank#password", "ssm://#a", "vault://a"),
+]
+
+
+@pytest.mark.parametrize("written", _NONE)
+def test_what_is_no_reference(written: str) -> None:
+    with pytest.raises(ValueError, match="secrets are written by reference"):
+        Secret(written)
+
+
+def test_a_key_that_aws_keeps_signs_in(aws: Aws, cli: Cli, openssh: OpenSSH, tmp_path: Path) -> None:
+    name = aws.secret(json.dumps({"private_key": openssh.key.read_text()}))
+    settings = openssh.settings() | {"private_key": f"secret://aws-sm/{name}#private_key"}
+    (tmp_path / "crossdock.yaml").write_text(json.dumps({"endpoints": {"bank": settings}}))
+    folder = Path(openssh.folder) / f"secrets-{next(_NUMBERS)}"
+    folder.mkdir()
+    openssh.own()
+    (folder / "a.csv").write_bytes(b"1\n")
+    result = cli("cat", f"bank:{folder.name}/a.csv")
+    assert (result.code, result.out, result.err) == (0, "1\n", "")
+
+
+def test_a_wrong_reference_in_the_file_is_told_with_its_line(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "crossdock.yaml").write_text(
+        "endpoints:\n  bank: {type: sftp, host: h, host_key: SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU,\n"
+        "    password: secret://vault/bank}\n"
+    )
+    result = cli("check")
+    assert result.code == 3
+    assert result.err.splitlines() == [
+        "crossdock: crossdock.yaml:3: endpoints.bank.password: names no secret",
+        "Next: write env:NAME, file:PATH, secret://aws-sm/NAME#FIELD or ssm://NAME",
+    ]
