@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import EntryPoint
 from typing import Self
 from urllib.parse import SplitResult
 
 import pytest
 
 from crossdock.errors import ConfigError, ConnectionFailed
+from crossdock.storage import registry
 from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.registry import backend_types, new_storage, parse_url, settings_class
 from crossdock.storage.retry import RetryPolicy
@@ -33,6 +35,29 @@ def test_every_type_has_a_backend(kind: str) -> None:
     assert isinstance(settings, settings_class(kind))
     backend = new_storage("there", settings).backend
     assert (settings.type, backend.endpoint, path) == (kind, "there", "name")
+
+
+def test_installed_types_are_searched_for_what_is_not_built_in_and_replace_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def installed(group: str) -> list[EntryPoint]:
+        asked.append(group)
+        return [EntryPoint("drawer", f"{__name__}:Others", group), EntryPoint("s3", f"{__name__}:Others", group)]
+
+    backend_types.cache_clear()
+    monkeypatch.setattr(registry, "entry_points", installed)
+    try:
+        assert parse_url("s3://bucket/name")[0].type == "s3"
+        assert not asked
+        assert isinstance(parse_url("drawer://a/name")[0], Others)
+        assert settings_class("s3") is not Others
+        with pytest.raises(ConfigError, match=r"unknown endpoint type 'drawr'.*drawer"):
+            settings_class("drawr")
+        assert asked == ["crossdock.storage"]
+    finally:
+        backend_types.cache_clear()
 
 
 @pytest.mark.parametrize("query", ["password=hunter2", "proxy=socks5://me:hunter2@proxy:1"])

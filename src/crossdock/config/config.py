@@ -196,9 +196,9 @@ def _is_scheme(name: str, path: str) -> bool:
     """What is written is a URL, even if an endpoint has the name of its scheme."""
     if not path.startswith("//"):
         return False
-    from crossdock.storage.registry import backend_types
+    from crossdock.storage.registry import is_type
 
-    return name == "file" or (name != "local" and name in backend_types())
+    return name == "file" or (name != "local" and is_type(name))
 
 
 def _location(name: str, settings: EndpointSettings, path: str) -> Location:

@@ -198,16 +198,16 @@ class _Reading:
         from crossdock.config.mistakes import brief, instead, near
         from crossdock.config.pins import check_pins
         from crossdock.config.validation import validated
-        from crossdock.storage.registry import backend_types, settings_class
+        from crossdock.storage.registry import backend_types, is_type, settings_class
 
         key = ("endpoints", name)
-        known = sorted(backend_types())
         kind = data.get("type")
-        self.types[name] = kind if kind in known else None
-        if kind is None:
-            self.report.mistake(key, "its type is missing", f"add 'type:' with one of {', '.join(known)}")
-            return
-        if kind not in known:
+        self.types[name] = kind if is_type(kind) else None
+        if not is_type(kind):
+            known = sorted(backend_types())
+            if kind is None:
+                self.report.mistake(key, "its type is missing", f"add 'type:' with one of {', '.join(known)}")
+                return
             self.report.mistake((*key, "type"), f"unknown type {brief(kind)}", instead(str(kind), known))
             kind = near(str(kind), known)
             if kind is None:
