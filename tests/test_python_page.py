@@ -41,3 +41,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_page_does_what_it_shows(folder: Path) -> None:
     shown = [block.text for block in BLOCKS if block.kind == "console"]
     assert sum(run_commands(text, folder) for text in shown) == 10
+
+
+def test_an_archive_with_a_broken_member_is_told(folder: Path) -> None:
+    data = bytearray((folder / "orders.zip").read_bytes())
+    data[data.index(b"orders_20261120.csv1") + len("orders_20261120.csv")] ^= 1
+    (folder / "orders.zip").write_bytes(data)
+    command = 'crossdock cp "zip://$PWD/orders.zip!/2026/november/orders_20261120.csv" out.csv 2>&1'
+    shown = f"$ {command}\ncrossdock: read zip:///2026/november/orders_20261120.csv: Bad CRC-32…\nNext: …\n"
+    assert run_commands(shown, folder) == 1
+    assert not (folder / "out.csv").exists()
