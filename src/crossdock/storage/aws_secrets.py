@@ -96,6 +96,9 @@ def _asked(service: str, name: str, ask: Callable[[Any], str]) -> str:
     except (NoCredentialsError, PartialCredentialsError) as error:
         hint = "give this process a role, or export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         raise _unavailable(name, "no credentials were found", hint) from error
+    except UnicodeDecodeError:
+        # Its message, and itself as the cause, would hold a part of the secret.
+        raise _unavailable(name, "it is no text in UTF-8") from None
     except (BotoCoreError, ValueError) as error:
         raise _unavailable(name, shown(str(error))) from error
 

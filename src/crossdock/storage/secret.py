@@ -132,10 +132,10 @@ def _of_file(path: Path) -> str:
         if stat.S_IMODE(mode) & 0o077:
             raise SecretUnavailable(f"others may read the secret in {path}", hint=f"chmod 600 {path}")
         return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise SecretUnavailable(
-            f"the secret in {path} is no text in UTF-8", hint="write it there as text; keys as ssh-keygen does"
-        ) from error
+    except UnicodeDecodeError:
+        # As the cause it would hold the secret.
+        hint = "write it there as text; keys as ssh-keygen does"
+        raise SecretUnavailable(f"the secret in {path} is no text in UTF-8", hint=hint) from None
     except OSError as error:
         raise SecretUnavailable(
             f"cannot read the secret in {path}: {error.strerror}", hint="put it there, with mode 600"
