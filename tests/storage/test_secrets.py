@@ -53,7 +53,7 @@ def aws(moto: Moto, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", moto.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", moto.secret_key)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
@@ -102,7 +102,6 @@ def test_bytes(aws: Aws) -> None:
 def test_an_arn_tells_the_region(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
     arn = aws.manager.describe_secret(SecretId=aws.secret('{"password": "x"}'))["ARN"]
     monkeypatch.delenv("AWS_REGION")
-    monkeypatch.delenv("AWS_DEFAULT_REGION")
     assert Secret(f"secret://aws-sm/{arn}#password").reveal() == "x"
 
 
@@ -121,9 +120,14 @@ def test_one_that_is_not_there(aws: Aws, reference: str) -> None:
 
 def test_no_region(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_REGION")
-    monkeypatch.delenv("AWS_DEFAULT_REGION")
     with pytest.raises(SecretUnavailable, match=r"no region is set\. Next: export AWS_REGION, or write its ARN"):
         Secret("ssm://bank").reveal()
+
+
+def test_the_other_variable_tells_the_region_as_well(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_REGION")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    assert Secret(f"ssm://{aws.parameter('word')}").reveal() == "word"
 
 
 def test_no_credentials(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from threading import Lock
 from time import monotonic
@@ -82,11 +83,11 @@ def _asked(service: str, name: str, ask: Callable[[Any], str]) -> str:
     except ModuleNotFoundError as error:
         hint = "pip install 'crossdock[aws]'"
         raise ConfigError(f"a secret that AWS keeps needs the package {error.name}", hint=hint) from error
-    # arn:PARTITION:SERVICE:REGION:ACCOUNT:…
-    region = name.split(":")[3] if name.startswith("arn:") and name.count(":") > 4 else None
+    # arn:PARTITION:SERVICE:REGION:ACCOUNT:… Else what botocore alone does not read, and then what it reads.
+    region = name.split(":")[3] if name.startswith("arn:") and name.count(":") > 4 else os.environ.get("AWS_REGION")
     patience = Config(connect_timeout=_PATIENCE, read_timeout=_PATIENCE, retries={"total_max_attempts": _REQUESTS})
     try:
-        return ask(Session().create_client(service, region_name=region, config=patience))
+        return ask(Session().create_client(service, region_name=region or None, config=patience))
     except ClientError as error:
         said = error.response.get("Error", {})
         code, message = str(said.get("Code", "")), str(said.get("Message", ""))
