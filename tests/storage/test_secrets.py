@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import count
 from pathlib import Path
+from threading import current_thread
 from typing import Any
 
 import botocore.session
@@ -16,6 +17,8 @@ import pytest
 
 from crossdock.errors import SecretUnavailable
 from crossdock.storage import aws_secrets
+from crossdock.storage.registry import new_storage
+from crossdock.storage.s3 import S3Settings
 from crossdock.storage.secret import Secret
 from tests.cli.conftest import Cli, cli
 from tests.servers import Moto, OpenSSH
@@ -195,6 +198,26 @@ def test_a_key_that_aws_keeps_signs_in(aws: Aws, cli: Cli, openssh: OpenSSH, tmp
     (folder / "a.csv").write_bytes(b"1\n")
     result = cli("cat", f"bank:{folder.name}/a.csv")
     assert (result.code, result.out, result.err) == (0, "1\n", "")
+
+
+async def test_the_keys_of_a_store_are_not_fetched_on_the_event_loop(
+    aws: Aws, moto: Moto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, threads = Secret.reveal, []
+
+    def told(secret: Secret) -> str:
+        threads.append(current_thread())
+        return usual(secret)
+
+    monkeypatch.setattr(Secret, "reveal", told)
+    settings = S3Settings.model_validate(
+        {"bucket": "acme-nothing", "endpoint_url": moto.endpoint_url, "access_key_id": moto.access_key}
+        | {"secret_access_key": f"ssm://{aws.parameter(moto.secret_key)}"}
+    )
+    async with new_storage("lake", settings) as lake:
+        assert not await lake.exists("a.csv")
+    assert threads
+    assert current_thread() not in threads
 
 
 def test_a_wrong_reference_in_the_file_is_told_with_its_line(cli: Cli, tmp_path: Path) -> None:

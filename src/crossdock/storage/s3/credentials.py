@@ -74,7 +74,7 @@ class CredentialSource:
     async def _refresh(self) -> None:
         self._tried = self._clock()
         try:
-            self._keys = self._given() or await self._in_thread(self._resolve)
+            self._keys = await asyncio.to_thread(self._given) or await self._in_thread(self._resolve)
         except StorageError:
             # Botocore refreshes minutes ahead: until the end the old ones serve.
             if self._keys is None or self._found.refresh_needed(refresh_in=60):
