@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import sys
+from pathlib import Path
 
 from tests.servers.packages import Missing, Tree
 from tests.servers.server import LOOPBACK, Server
@@ -33,7 +34,8 @@ class Moto(Server):
         self.version = f"moto {importlib.metadata.version('moto')}"
         (port,) = self._ports(1)
         log = self.base / "moto.log"
-        command = [sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(port)]
-        child = self._spawn(command, log, {"PYTHONWARNINGS": "ignore"})
+        script = Path(__file__).with_name("moto_server.py")
+        command = [sys.executable, "-P", str(script), LOOPBACK, str(port)]
+        child = self._spawn(command, log, {"PYTHONWARNINGS": "ignore", "MOTO_PORT": str(port)})
         self._wait_for_port(port, log, alive=lambda: child.poll() is None, seconds=60)
         self.endpoint_url = f"http://{LOOPBACK}:{port}"
