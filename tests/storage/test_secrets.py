@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import socket
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -62,6 +64,34 @@ def aws(moto: Moto, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setattr(aws_secrets, "_known", {})
     yield Aws(moto)
+
+
+@pytest.mark.parametrize("text", ["", "\n"])
+def test_nothing_is_no_secret(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A CI sets what nobody has filled in to nothing; to sign in with that may lock the account."""
+    monkeypatch.setenv("BANK_PASSWORD", text)
+    (tmp_path / "word").write_text(text)
+    (tmp_path / "word").chmod(0o600)
+    for secret in (Secret("env:BANK_PASSWORD"), Secret("file:word", tmp_path)):
+        with pytest.raises(SecretUnavailable, match=f"the secret of {secret.reference} is empty. Next: put it there"):
+            secret.reveal()
+
+
+def test_a_line_break_at_the_end_is_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`echo word | base64`, in a secret of Kubernetes."""
+    monkeypatch.setenv("BANK_PASSWORD", "pass word\n")
+    assert Secret("env:BANK_PASSWORD").reveal() == "pass word"
+
+
+def test_what_others_may_read_is_mended_as_it_says(tmp_path: Path) -> None:
+    path = tmp_path / "bank's pass word"
+    path.write_text("word")
+    path.chmod(0o644)
+    with pytest.raises(SecretUnavailable, match="others may read") as caught:
+        Secret(f"file:{path}").reveal()
+    assert caught.value.hint is not None
+    subprocess.run(shlex.split(caught.value.hint), check=True)
+    assert Secret(f"file:{path}").reveal() == "word"
 
 
 def test_a_whole_secret(aws: Aws) -> None:

@@ -54,7 +54,8 @@ def _field(name: str, text: str, field: str) -> str:
     value = found.get(field)
     if not isinstance(value, (str, int)) or isinstance(value, bool):
         what = "is no text" if field in found else "is not there"
-        raise _unavailable(name, f"its field {field} {what}; it has {shown(', '.join(sorted(found))) or 'none'}")
+        names = shown(", ".join(sorted(found))) or "none"
+        raise _unavailable(name, f"its field {field} {what}; it has {names}", "write one that is a text after #")
     return str(value)
 
 
@@ -99,9 +100,9 @@ def _asked(service: str, name: str, ask: Callable[[Any], str]) -> str:
         raise _unavailable(name, "no credentials were found", hint) from error
     except UnicodeDecodeError:
         # Its message, and itself as the cause, would hold a part of the secret.
-        raise _unavailable(name, "it is no text in UTF-8") from None
+        raise _unavailable(name, "it is no text in UTF-8", "keep it there as text") from None
     except (BotoCoreError, ValueError) as error:
-        raise _unavailable(name, shown(str(error))) from error
+        raise _unavailable(name, shown(str(error)), "see that AWS can be reached from here") from error
 
 
 def _hint(service: str, code: str) -> str:
@@ -113,5 +114,5 @@ def _hint(service: str, code: str) -> str:
     return f"see that this machine's clock and credentials are right, and may use {action}"
 
 
-def _unavailable(name: str, reason: str, hint: str | None = None) -> SecretUnavailable:
+def _unavailable(name: str, reason: str, hint: str) -> SecretUnavailable:
     return SecretUnavailable(f"AWS does not give the secret {shown(name)}: {reason}", hint=hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
-from crossdock.errors import SecretUnavailable
+from crossdock.errors import SecretUnavailable, shown
 
 __all__ = ["BY_REFERENCE", "Secret", "expanded", "is_reference"]
 
@@ -80,16 +81,24 @@ class Secret:
         """The secret itself. Reads a file, or asks AWS: not for the event loop.
 
         Raises `SecretUnavailable` if the variable, file or entry is missing or not to be had, others can read the file,
-        or it is no text.
+        or it is empty or no text.
         """
+        found = _line(self._revealed())
+        if not found:
+            # As a CI leaves variables that nobody has set; to sign in with nothing may lock the account.
+            hint = "put it there; or, if there is none, leave the setting out"
+            raise SecretUnavailable(f"the secret of {shown(self.reference)} is empty", hint=hint)
+        return found
+
+    def _revealed(self) -> str:
         if self._scheme == "env":
             return _of_environment(self._rest)
         if self.path is not None:
-            return _line(_of_file(self.path))
+            return _of_file(self.path)
         from crossdock.storage.aws_secrets import of_parameter_store, of_secrets_manager
 
         name, field = self._at_aws
-        return _line(of_secrets_manager(name, field) if self._scheme == "secret" else of_parameter_store(name))
+        return of_secrets_manager(name, field) if self._scheme == "secret" else of_parameter_store(name)
 
     def __repr__(self) -> str:
         return f"Secret({self.reference})"
@@ -130,7 +139,7 @@ def _of_file(path: Path) -> str:
             # A pipe may be waited for without end, and be read once; a device may never end.
             raise SecretUnavailable(f"the secret's {path} is no file", hint="put it there, with mode 600")
         if stat.S_IMODE(mode) & 0o077:
-            raise SecretUnavailable(f"others may read the secret in {path}", hint=f"chmod 600 {path}")
+            raise SecretUnavailable(f"others may read the secret in {path}", hint=f"chmod 600 {shlex.quote(str(path))}")
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         # As the cause it would hold the secret.
