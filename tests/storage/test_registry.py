@@ -9,7 +9,7 @@ from urllib.parse import SplitResult
 
 import pytest
 
-from crossdock.errors import ConfigError, ConnectionFailed
+from crossdock.errors import ConfigError, ConnectionFailed, ProtocolViolation
 from crossdock.storage import registry
 from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.registry import backend_types, new_storage, parse_url, settings_class
@@ -35,6 +35,16 @@ def test_every_type_has_a_backend(kind: str) -> None:
     assert isinstance(settings, settings_class(kind))
     backend = new_storage("there", settings).backend
     assert (settings.type, backend.endpoint, path) == (kind, "there", "name")
+
+
+@pytest.mark.parametrize("kind", ["ftp", "netstorage", "s3", "sftp"])
+async def test_one_that_is_not_open_says_so(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEY", "k")
+    settings, path = parse_url(URLS[kind])
+    storage = new_storage("there", settings)
+    for unopened in (storage.stat(path), storage.write_bytes(path, b"1")):
+        with pytest.raises(ProtocolViolation, match=r": it is not open\. Next: use the storage inside 'async with'"):
+            await unopened
 
 
 def test_installed_types_are_searched_for_what_is_not_built_in_and_replace_nothing(

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-from crossdock.errors import AuthenticationFailed, ProtocolViolation
-from crossdock.storage.base import Backend
+from crossdock.errors import AuthenticationFailed
+from crossdock.storage.base import Backend, not_open
 from crossdock.storage.secret import Secret
 from crossdock.storage.settings import EndpointSettings
 
@@ -129,7 +129,7 @@ class Member(ABC, Generic[_P]):
     @property
     def pool(self) -> _P:
         if self._pool is None:
-            raise self.backend.error(ProtocolViolation, "use", "", "the endpoint is not open")
+            raise not_open(self.backend.endpoint, "use")
         return self._pool
 
     def join(self) -> None:

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from crossdock.errors import StorageError, Unsupported
+from crossdock.errors import ProtocolViolation, StorageError, Unsupported
 
 __all__ = [
     "Backend",
@@ -42,6 +42,7 @@ __all__ = [
     "WriteOptions",
     "Writer",
     "distinct",
+    "not_open",
 ]
 
 Kind = Literal["file", "dir", "link", "other"]
@@ -214,6 +215,14 @@ class Writer(ABC):
     async def leave(self) -> None:
         """Let go of everything, and remove nothing: another worker, whose file it is by now, cleans up."""
         await self.suspend()
+
+
+def not_open(endpoint: str, operation: str, path: str = "") -> StorageError:
+    """The error of a backend that is used before `open`, or after `close`."""
+    hint = "use the storage inside 'async with'"
+    error = ProtocolViolation("it is not open", operation=operation, endpoint=endpoint, path=path, hint=hint)
+    error.exhausted = True
+    return error
 
 
 class Backend(ABC):

@@ -14,6 +14,7 @@ import aiohttp
 from yarl import URL
 
 from crossdock.errors import ProtocolViolation, Throttled
+from crossdock.storage.base import not_open
 from crossdock.storage.http import FAILURES, TooLong, trusted, whole
 from crossdock.storage.netstorage.faults import Place, failure, refused
 from crossdock.storage.netstorage.settings import NetStorageSettings
@@ -109,7 +110,7 @@ class Client:
     def signed(self, request: Request, **more: str | int) -> dict[str, str]:
         """Fresh signature headers."""
         if self._signer is None:
-            raise RuntimeError("the backend is not open")
+            raise not_open(self.endpoint, request.operation, request.path)
         action = action_of(request.action, **{**request.parameters, **more})
         return self._signer.headers(quoted(request.name), action)
 
@@ -117,7 +118,7 @@ class Client:
         """One try, signed anew, up to the answer's headers; no redirect is followed. The caller ends the answer."""
         await self._turn()
         if self._session is None:
-            raise RuntimeError("the backend is not open")
+            raise not_open(self.endpoint, request.operation, request.path)
         headers = {"Accept-Encoding": "identity", **request.headers, **self.signed(request)}
         try:
             return await self._session.request(

@@ -22,7 +22,7 @@ from botocore.awsrequest import AWSRequest
 from yarl import URL
 
 from crossdock.errors import ProtocolViolation
-from crossdock.storage.base import Backend
+from crossdock.storage.base import Backend, not_open
 from crossdock.storage.http import FAILURES, TooLong, trusted, whole
 from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.s3.bulk import Bulk, BulkResponse
@@ -190,7 +190,7 @@ class Client:
     async def send(self, request: Request) -> Response:
         """One try, up to the answer's headers; no redirect is followed. The caller closes or releases the answer."""
         if self._session is None:
-            raise RuntimeError("the backend is not open")
+            raise not_open(self.endpoint, request.operation, request.path)
         url = self.url(request)
         headers = await self._signed(request, url)
         host = urlsplit(url)
