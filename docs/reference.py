@@ -38,7 +38,8 @@ This page is written by `make docs` from the code; do not edit it.
 - A *size* is a number of bytes, or has K, M, G or T after it (powers of 1024): `64M`.
 - A *secret* is a reference: `env:NAME` is an environment variable, `file:PATH` a file that only its owner may read;
   `secret://aws-sm/NAME#FIELD` and `ssm://NAME` are kept by AWS (see [Secrets](guide.md#secrets)).
-- A relative *path* starts at the folder of the configuration file; `file:` before it is optional.
+- A relative *path* starts at the folder of the configuration file, or, if that is a pipe such as `<(sops -d …)`,
+  at the working folder; `file:` before it is optional.
 
 Every command takes `--config FILE` (else `$CROSSDOCK_CONFIG`, else `crossdock.yaml` in the working folder),
 `-v` (log to stderr; `-vv` logs every operation and shows tracebacks) and `-q` (no progress, no summary).

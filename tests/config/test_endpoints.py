@@ -57,6 +57,22 @@ def test_which_file_is_read(write: Write, monkeypatch: pytest.MonkeyPatch) -> No
         load(Path("nowhere.yaml"))
 
 
+def test_what_comes_out_of_a_pipe_lies_in_the_working_folder(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of `crossdock --config <(sops -d crossdock.yaml)`."""
+    monkeypatch.chdir(tmp_path)
+    reading, writing = os.pipe()
+    os.write(writing, b"endpoints: {here: {type: local, root: data}}")
+    os.close(writing)
+    try:
+        config = load(f"/dev/fd/{reading}")
+    finally:
+        os.close(reading)
+    assert config.folder == tmp_path
+    assert config.endpoint("here").model_dump()["root"] == tmp_path / "data"
+
+
 def test_json_and_toml_say_the_same(write: Write) -> None:
     yaml = load(write('endpoints: {a: {type: sftp, host: h, password: "env:P"}}'))
     json = load(write('{\n\t"endpoints": {"a": {"type": "sftp", "host": "h", "password": "env:P"}}}', "c.json"))
@@ -269,7 +285,7 @@ def test_local_paths(config: Config, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("partnr:x", r"no endpoint is called 'partnr' \(crossdock.yaml\). Next: did you mean partner\? write \./"),
+        ("partnr:x", r"no endpoint is called 'partnr' \(.*/crossdock.yaml\). Next: did you mean partner\? write \./"),
         ("qqq:x", "Next: write one of here, lake, partner"),
         ("lake", "'lake' is an endpoint, and there is nothing of that name here. Next: write lake: for the endpoint"),
         ("lake/in/x", r"Next: write lake:in/x for the endpoint, or \./lake/in/x for a local path"),

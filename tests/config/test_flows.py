@@ -174,7 +174,7 @@ def test_files_that_differ_in_form_say_the_same(write: Write) -> None:
 
 def test_an_unknown_flow(write: Write) -> None:
     config = load(write(f"{ENDPOINTS}flows: {{statements: {{source: bank:x, to: 'lake:'}}}}\n"))
-    with pytest.raises(ConfigError, match=r"no flow is called 'statement' \(crossdock.yaml\). Next: did you mean"):
+    with pytest.raises(ConfigError, match=r"no flow is called 'statement' \(.*/crossdock.yaml\). Next: did you mean"):
         config.flow("statement")
     with pytest.raises(ConfigError, match="write one of statements"):
         config.flow("x")

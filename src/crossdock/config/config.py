@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossdock.errors import ConfigError, located
+from crossdock.errors import ConfigError, located, shown
 
 if TYPE_CHECKING:
     from crossdock.config.mistakes import Report
@@ -115,15 +115,8 @@ class Config:
         """A flow by its name. Raises `ConfigError`."""
         if name in self.flows:
             return self.flows[name]
-        where = self.file.name if self.file else f"no {DEFAULT_FILE} here"
-        near = difflib.get_close_matches(name, self.flows, 1)
-        if near:
-            hint = f"did you mean {near[0]}?"
-        elif self.flows:
-            hint = f"write one of {', '.join(sorted(self.flows))}"
-        else:
-            hint = f"add it to 'flows:' in {DEFAULT_FILE}, or pass --config FILE"
-        raise ConfigError(f"no flow is called {name!r} ({where})", hint=hint)
+        hint = _instead(name, self.flows) or f"add it to 'flows:' in {DEFAULT_FILE}, or pass --config FILE"
+        raise ConfigError(f"no flow is called {name!r} ({self._where})", hint=hint)
 
     def endpoint(self, name: str) -> EndpointSettings:
         """The settings of a named endpoint. Raises `ConfigError`."""
@@ -167,17 +160,25 @@ class Config:
         return _local(text)
 
     def _unknown(self, name: str, *other: str) -> ConfigError:
-        known = [*self.endpoints, *self.unusable]
-        where = self.file.name if self.file else f"no {DEFAULT_FILE} here"
-        near = difflib.get_close_matches(name, known, 1)
-        if near:
-            hint = f"did you mean {near[0]}?"
-        elif known:
-            hint = f"write one of {', '.join(sorted(known))}"
-        else:
-            hint = f"add {name} to 'endpoints:' in {DEFAULT_FILE}, or pass --config FILE"
+        hint = _instead(name, [*self.endpoints, *self.unusable])
+        hint = hint or f"add {name} to 'endpoints:' in {DEFAULT_FILE}, or pass --config FILE"
         hint = "; ".join([hint, *other]).replace("?;", "?")
-        return ConfigError(f"no endpoint is called {name!r} ({where})", hint=hint)
+        return ConfigError(f"no endpoint is called {name!r} ({self._where})", hint=hint)
+
+    @property
+    def _where(self) -> str:
+        """The file, as it was named."""
+        if self.report is not None:
+            return shown(self.report.document.file)
+        return self.file.name if self.file else f"no {DEFAULT_FILE} here"
+
+
+def _instead(name: str, known: Collection[str]) -> str:
+    """What to write in place of a name that is none of the known ones; "" if there are none."""
+    near = difflib.get_close_matches(name, known, 1)
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"write one of {', '.join(sorted(known))}" if known else ""
 
 
 def may_name_endpoint(text: str) -> bool:

@@ -140,6 +140,9 @@ class Report:
             hint = f"write keys below it: {', '.join(keys)}" if keys else "write 'key: value' pairs below it"
         elif kind in ("tuple_type", "list_type"):
             message, hint = "must be a list", "write each item on a line of its own, after '- '"
+        elif kind == "path_type":
+            message = "not a path"
+            hint = "write a path, in quotes" + (' ("~" is the home folder)' if item["input"] is None else "")
         elif kind == "string_type":
             hint = "put the value in quotes"
             if isinstance(item["input"], bool):

@@ -19,7 +19,8 @@ def check_pins(report: Report, key: Key, settings: EndpointSettings) -> None:
     """Adds to the report what is pinned and cannot be: not SHA-256, not a public key."""
     found = settings.model_dump(include={*_HOSTS, *_HOSTS.values(), "port"})
     for name, of in _HOSTS.items():
-        host = str(found.get(of) or "HOST").rpartition("@")[2]
+        known = report.sound((*key, of), below=False) and found.get(of)
+        host = str(known or "HOST").rpartition("@")[2]
         if of == "host" and found.get("port"):
             host = f"[{host}]:{found['port']}" if ":" in host else f"{host}:{found['port']}"
         for at, pin in enumerate(found.get(name) or ()):

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from crossdock.config.config import DEFAULT_FILE, NAME, VARIABLE, Config, Mistakes
@@ -41,6 +42,7 @@ def load(explicit: Path | str | None = None, *, folder: Path | None = None) -> C
     try:
         with file.open("rb") as opened:
             raw = opened.read(LARGEST + 1)
+            piped = not S_ISREG(os.fstat(opened.fileno()).st_mode)
     except FileNotFoundError:
         if named is None:
             return Config(None, {}, {})
@@ -54,7 +56,8 @@ def load(explicit: Path | str | None = None, *, folder: Path | None = None) -> C
     from crossdock.documents import parse
 
     document = parse(raw, str(file))
-    return _Reading(document, file.resolve()).config()
+    # What comes out of a pipe, as of `<(sops -d …)`, lies in no folder.
+    return _Reading(document, Path(file.name).absolute() if piped else file.resolve()).config()
 
 
 def _nameless(data: Any, key: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], str]]:
@@ -161,8 +164,7 @@ class _Reading:
             if self.report.full:
                 return
             key = ("flows", name)
-            if not isinstance(name, str) or not _NAME.fullmatch(name):
-                self.report.mistake(key, "not a name for a flow", "use letters, digits, '-', '_' and '.'")
+            self._name(key, "a flow")
             if not isinstance(data, dict):
                 self.report.mistake(key, "must be a mapping", "write {source: name:folder, to: name:}")
                 continue
@@ -173,6 +175,12 @@ class _Reading:
             check_flow(self.report, flow)
         if not self.report.full:
             check_across(self.report, self.flows, self.endpoints)
+
+    def _name(self, key: tuple[str, Any], of: str) -> None:
+        name = key[1]
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            hint = "use letters, digits, '-', '_' and '.'" if isinstance(name, str) else "put it in quotes"
+            self.report.mistake(key, f"not a name for {of}", hint)
 
     def _endpoints(self, found: Any) -> None:
         if found is None:
@@ -186,8 +194,8 @@ class _Reading:
                 self.types.setdefault(name, None)
                 continue
             key = ("endpoints", name)
-            if not isinstance(name, str) or not _NAME.fullmatch(name):
-                self.report.mistake(key, "not a name for an endpoint", "use letters, digits, '-', '_' and '.'")
+            self._name(key, "an endpoint")
+            name = str(name)
             if not isinstance(data, dict):
                 self.types[name] = None
                 self.report.mistake(key, "must be a mapping of settings", "write {type: sftp, host: …}")
