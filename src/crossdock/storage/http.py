@@ -11,7 +11,7 @@ from typing import Protocol
 
 import aiohttp
 
-from crossdock.errors import AuthenticationFailed, ConfigError, ConnectionFailed, ProtocolViolation, TimedOut
+from crossdock.errors import AuthenticationFailed, ConfigError, ConnectionFailed, ProtocolViolation, TimedOut, shown
 from crossdock.storage.sockets import TlsSocket, system_words
 
 __all__ = ["FAILURES", "NotHttp", "TooLong", "Unreachable", "http_date", "no_answer", "retry_after", "trusted", "whole"]
@@ -46,7 +46,8 @@ def trusted(ca_file: Path | str | None) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except OSError as error:
-        raise ConfigError(f"cannot read the certificates in {ca_file}: {error.strerror or error}") from error
+        reason = f"cannot read the certificates in {ca_file}: {error.strerror or error}"
+        raise ConfigError(reason, hint="name a PEM file with the authority's certificate") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = TlsSocket
     return context
@@ -121,4 +122,9 @@ def _words(error: BaseException) -> str:
         return error.verify_message
     if isinstance(error, OSError) and error.strerror:
         return system_words(error)
+    if isinstance(error, NotHttp):
+        return shown(str(error))[:200]
+    if isinstance(error, aiohttp.ClientResponseError) and error.message:
+        # Below its first line the parser quotes what it has read.
+        return shown(error.message.strip().partition("\n")[0].rstrip(":"))
     return str(error) if isinstance(error, UnicodeError) else type(error).__name__

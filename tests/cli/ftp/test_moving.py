@@ -173,6 +173,9 @@ def test_temporary_names_that_are_forbidden(
 ) -> None:
     with running(request.config, kind("none", config=config)) as server:
         doctor.finds(server, ("write", "STOR: 55", "^staging: none$"))
+        (doctor.folder / "a.csv").touch()
+        assert "\nNext: " in (told := doctor.cli("cp", "a.csv", "partner:").err)
+        assert told.endswith("(vsftpd deny_file, Pure-FTPd -x), write staging: none\n")
         assert doctor(server, staging="none").code == 0
 
 

@@ -128,6 +128,14 @@ class TestRefused:
                 with pytest.raises(NotFound, match="bucket"):
                     await action
 
+    async def test_what_is_no_http_is_told_in_part(self, storage: Storage, proxy: FaultProxy) -> None:
+        proxy.fail("HEAD", "/name", raw(b"220 welcome\r\n\r\n"), 100)
+        with pytest.raises(ProtocolViolation, match="does not speak HTTP: BadStatusLine: 220 welcome"):
+            await storage.stat("name")
+        proxy.fail("GET", "list-type=2", raw(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"), 100)
+        with pytest.raises(ProtocolViolation, match=r"does not speak HTTP: [A-Z][^\\]+\. Next"):
+            [entry async for entry in storage.walk()]
+
     async def test_a_chunk_after_the_answer_to_a_head(self, storage: Storage, proxy: FaultProxy) -> None:
         """Swift's s3api on Debian's eventlet ends a refusal's absent body with a last chunk."""
         refusal = raw(b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")

@@ -127,6 +127,16 @@ async def test_no_sftp_subsystem() -> None:
             await opened(peer.settings())
 
 
+async def test_what_is_no_ssh_server() -> None:
+    async def http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with port(http) as settings:
+        with pytest.raises(Throttled, match="Next: check that this is an SSH server"):
+            await opened(settings)
+
+
 @pytest.mark.parametrize("asked", ["session", "subsystem"])
 async def test_a_connection_lost_before_sftp_begins_is_tried_again(asked: str) -> None:
     class Dying(_NoSubsystem):

@@ -99,12 +99,13 @@ _HINTS: dict[type[StorageError], str] = {
     AuthenticationFailed: "check user and password with the server's operator",
     Unsupported: "ask the server's operator, or do without it at this endpoint",
 }
+_FORBIDDEN = "where names like .crossdock-….part are forbidden (vsftpd deny_file, Pure-FTPd -x), write staging: none"
 _WRITE = "vsftpd write_enable=YES, ProFTPD <Limit WRITE>; the root of a chroot is often not writable"
 _RENAME = "vsftpd cmds_denied without RNFR and RNTO, ProFTPD <Limit RNFR RNTO>, Pure-FTPd without -G"
 _PERMITS = {
     "RETR": "vsftpd download_enable=YES, ProFTPD <Limit READ>",
     "LIST": "vsftpd dirlist_enable=YES, ProFTPD <Limit DIRS>",
-    "STOR": f"{_WRITE}; for anonymous vsftpd anon_upload_enable=YES; for names with a dot first Pure-FTPd without -x",
+    "STOR": f"{_WRITE}; for anonymous vsftpd anon_upload_enable=YES",
     "MKD": f"{_WRITE}; for anonymous vsftpd anon_mkdir_write_enable=YES, Pure-FTPd -M",
     "RMD": f"{_WRITE}; for anonymous vsftpd anon_other_write_enable=YES",
     "RNFR": f"{_RENAME}; for anonymous vsftpd anon_other_write_enable=YES",
@@ -153,6 +154,8 @@ def translated(error: Exception, operation: str, endpoint: str, path: str) -> St
         hint = _WANTS_TLS_HINT if _WANTS_TLS.search(reply.text) else _MODE_HINTS.get(error.command)
         if kind is PermissionDenied and error.command in _PERMITS:
             hint = hint_for_permission(error.command)
+        elif kind is InvalidPath and error.command in ("STOR", "APPE"):
+            hint = f"{_HINTS[kind]}; {_FORBIDDEN}"
         elif kind is Throttled and re.search(_IN_USE, reply.words, re.IGNORECASE):
             hint = "somebody has it open; it is tried again"
     elif isinstance(error, (IsFile, IsFolder, Missing)):
@@ -176,7 +179,8 @@ def translated(error: Exception, operation: str, endpoint: str, path: str) -> St
 
 def hint_for_permission(command: str) -> str:
     """What each server calls the permission for a command, such as "STOR"."""
-    return f"ask the server's operator for the permission ({_PERMITS[command]}), or choose another folder"
+    hint = f"ask the server's operator for the permission ({_PERMITS[command]}), or choose another folder"
+    return f"{hint}; {_FORBIDDEN}" if command in ("STOR", "APPE") else hint
 
 
 def no_rename(error: Refused, endpoint: str, path: str) -> Exception:

@@ -325,7 +325,8 @@ class Connector:
             return self._error(
                 Throttled,
                 f"{name} closed the connection before SFTP began",
-                "it may limit connections: lower 'max_connections' at this endpoint; it is tried again",
+                "check that this is an SSH server; if it limits connections, lower 'max_connections' at this endpoint; "
+                "it is tried again",
             )
         if isinstance(error, asyncssh.ServiceNotAvailable):
             return self._error(TimedOut, f"{name}: {error.reason}", "check the server; it is tried again")
