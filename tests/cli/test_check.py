@@ -81,7 +81,7 @@ def test_a_gpg_that_is_missing_is_advice(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_extras_that_are_missing_are_advice(cli: Cli, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    more = "  bank: {type: sftp, host: h}\nledger: postgresql://u@h/db\nflows:"
+    more = "  bank: {type: sftp, host: h, user: u, password: 'ssm://bank'}\nledger: postgresql://u@h/db\nflows:"
     config.write_text(CONFIG.replace("flows:", more).replace("{every: 5m}", "{watch: true}"))
     assert "not installed" not in cli("check").err
     monkeypatch.setattr(check, "find_spec", lambda _: None)
@@ -89,7 +89,8 @@ def test_extras_that_are_missing_are_advice(cli: Cli, config: Path, monkeypatch:
     assert result.code == 0
     told = result.err.splitlines()
     for key, package, extra in (
-        ("endpoints.bank", "asyncssh", "sftp"), ("endpoints.lake", "botocore", "s3"),
+        ("endpoints.bank", "asyncssh", "sftp"), ("endpoints.bank.password", "botocore", "aws"),
+        ("endpoints.lake", "botocore", "s3"),
         ("flows.statements.trigger.watch", "watchfiles", "watch"), ("ledger", "asyncpg", "postgres"),
     ):  # fmt: skip
         at = told.index(f"crossdock: advice: {key}: needs the package {package}, which is not installed here")

@@ -148,6 +148,20 @@ def test_check(cli: Cli, tmp_path: Path) -> None:
     ]
 
 
+def test_a_copy_to_nowhere(cli: Cli) -> None:
+    result = cli("cp", "a")
+    assert result.code == 2
+    assert result.err.startswith("crossdock: where from, and where to: only one place was named\n")
+
+
+def test_the_file_is_told_as_it_was_named(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "crossdock.yaml").write_text("endpoints: {here: {type: memory}}")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/crossdock.yaml").write_text("endpoints: {there: {type: memory}}")
+    assert "no endpoint is called 'no' (crossdock.yaml)" in cli("ls", "no:").err
+    assert "no endpoint is called 'no' (x/crossdock.yaml)" in cli("ls", "no:", "--config", "x/crossdock.yaml").err
+
+
 def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
     for number in range(3000):
         (tmp_path / f"{number:05}-{'x' * 100}").touch()

@@ -51,7 +51,9 @@ async def test_one_runs(tmp_path: Path) -> None:
         return crossdock.new_storage(name, LocalSettings(root=tmp_path / name))
 
     async with MemoryLedger() as ledger, crossdock.Engine([FLOW], storage, ledger) as engine:
-        done = await engine.run_once()
+        done = await engine.run_once("day")
+        with pytest.raises(ConfigError, match="no flow is called 'night'"):
+            await engine.run_once("night")
     assert (done.delivered, done.good) == (1, True)
     assert (tmp_path / "there/a.csv").read_bytes() == b"1"
 

@@ -18,6 +18,7 @@ from crossdock.cli.main import complain
 from crossdock.cli.output import count, emit, human_time
 from crossdock.cli.session import Session, common, opened
 from crossdock.errors import ConfigError, CrossdockError, NotFound, PermissionDenied, shown
+from crossdock.storage.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -143,6 +144,9 @@ def _not_installed(config: Config) -> Iterator[ConfigError]:
     for name, flow in config.flows.items():
         needs += [(f"flows.{name}.trigger.watch", "watch", "watchfiles")] if flow.trigger.watch else []
         needs += [(f"flows.{name}.notify.webhook", "notify", "aiohttp")] if flow.webhooks else []
+    for name, one in config.endpoints.items():
+        secrets = [key for key, value in one if isinstance(value, Secret) and value.managed]
+        needs += [(f"endpoints.{name}.{key}", "aws", "botocore") for key in secrets]
     for key, extra, library in needs:
         if library is not None and find_spec(library) is None:
             what = f"needs the package {library}, which is not installed here"

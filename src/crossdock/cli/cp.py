@@ -40,7 +40,7 @@ class _Job:
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True, metavar="SRC...")
+@click.argument("sources", nargs=-1, metavar="SRC...")
 @click.argument("target", metavar="DST")
 @click.option("-r", "--recursive", is_flag=True, help="Copy folders with all that is in them; what is there stays.")
 @click.option("--no-overwrite", is_flag=True, help="Fail for files that exist with other content.")
@@ -66,6 +66,8 @@ def cp(
     DST is a folder if it ends with a slash, if it is the root of an endpoint, or if there is a folder of that name;
     then files keep their names. Otherwise it is the new name. Files under their final name are always complete.
     """
+    if not sources:
+        raise click.UsageError("where from, and where to: only one place was named")
     places, there = [session.locate(source) for source in sources], session.locate(target)
     from crossdock.storage.retry import RetryPolicy
     from crossdock.transfer.copy import CopyOptions

@@ -181,12 +181,13 @@ class Engine:
             usable=lambda name: not self.endpoints.pause(self.planner(name).flow.source.endpoint)[0],
         )
 
-    async def run_once(self, flows: Iterable[str] | None = None, *, patience: float = PATIENCE) -> Summary:
+    async def run_once(self, flows: str | Iterable[str] | None = None, *, patience: float = PATIENCE) -> Summary:
         """Look at every source and work off what the ledger holds for these flows (all of them by default).
 
         Files that settle are looked at again as long as that takes no more than `patience` seconds in all. A source
         that cannot be listed does not stop the other flows. Raises what the ledger raises.
         """
+        flows = [flows] if isinstance(flows, str) else flows
         names = list(self.planners if flows is None else flows)
         summary = Summary()
 
@@ -282,5 +283,5 @@ def _planners(flows: Iterable[Flow]) -> dict[str, Planner]:
             schedule_of(flow.trigger)
             found[flow.name] = Planner(flow)
         except ValueError as error:
-            raise ConfigError(f"flow {flow.name}: {error}") from error
+            raise ConfigError(f"flow {flow.name}: {error}", hint="mend the crossdock.Flow of this name") from error
     return found
