@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import click
 from crossdock.cli import exits
 from crossdock.cli.output import emit
 from crossdock.cli.session import Session, common
-from crossdock.errors import ConfigError, shown
+from crossdock.errors import ConfigError, located, shown
 
 if TYPE_CHECKING:
     from crossdock.config import Config
@@ -75,7 +76,8 @@ def _place(session: Session, text: str) -> tuple[str, str, int, tuple[str, ...]]
     if bare in config.endpoints or bare in config.unusable or "://" in text:
         settings: Any = config.endpoint(bare) if "://" not in text else config.locate(text).settings
         if settings.type != "sftp":
-            raise ConfigError(f"{shown(bare)} is of type {settings.type}, which has no host key")
+            reason = f"{shown(bare)} is of type {settings.type}, which has no host key"
+            raise ConfigError(reason, hint=f"see whether it can be used: crossdock doctor {shlex.quote(located(bare))}")
         if settings.ssh_config:
             raise ConfigError(
                 f"{shown(bare)} takes its address from ssh_config", hint="write: crossdock trust HOST:PORT"
@@ -129,5 +131,5 @@ def _add(session: Session, file: Path, keys: list[HostKey], yes: bool) -> None:
             lines.write("" if not text or text.endswith("\n") else "\n")
             lines.writelines(f"{line}\n" for line in new)
     except OSError as error:
-        raise ConfigError(f"cannot write {file}: {error.strerror}") from error
+        raise ConfigError(f"cannot write {file}: {error.strerror}", hint="name another by --known-hosts") from error
     session.say(f"added to {file}; name it at the endpoint: known_hosts: {file}")

@@ -53,7 +53,8 @@ def signature(secret: str, id: str, timestamp: int, body: bytes) -> str:
         try:
             key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
         except binascii.Error as error:
-            raise ConfigError("a webhook's secret that starts with whsec_ is not base64") from error
+            hint = "copy it again from the receiver, whole"
+            raise ConfigError("a webhook's secret that starts with whsec_ is not base64", hint=hint) from error
     digest = hmac.new(key, f"{id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
     return f"v1,{base64.b64encode(digest).decode()}"
 

@@ -260,7 +260,8 @@ class _Attempt:
         opened = reader.entry
         if opened.size is not None and size < opened.size:
             reason = f"the stream ended after {size} of {opened.size} bytes"
-            raise Truncated.at("read", self.source.endpoint, self.path, reason)
+            hint = "run it again; if it ends there each time, ask who runs the server"
+            raise Truncated.at("read", self.source.endpoint, self.path, reason, hint=hint)
         if await self._changed(reader, size):
             raise self._source_changed()
 
@@ -363,7 +364,8 @@ class _Attempt:
                 await pipe(reader, tally.feed, depth=self.options.depth)
             return await self._present(entry, tally, error)
         if entry.size is not None and stored.size is not None and entry.size != stored.size:
-            raise IntegrityError(f"copy {self.names}: {entry.size} bytes became {stored.size}")
+            reason = f"copy {self.names}: {entry.size} bytes became {stored.size}"
+            raise IntegrityError(reason, hint="run it again; if that does not help, ask who runs the store")
         self.progress(entry.size or 0)
         return await self._receipt(entry, stored, entry.size or 0, stored.digests.get("sha256"), "server")
 

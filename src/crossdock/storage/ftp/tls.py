@@ -142,7 +142,8 @@ def _context(settings: FtpSettings) -> ssl.SSLContext:
             else:
                 context.load_default_certs()
         except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"cannot use {settings.ca_file}: {error}", key="ca_file") from error
+            hint = "name a PEM file with the authority's certificate"
+            raise ConfigError(f"cannot use {settings.ca_file}: {error}", key="ca_file", hint=hint) from error
     if settings.client_certificate is not None:
         passphrase = settings.client_key_passphrase
 

@@ -96,7 +96,7 @@ class NetStorageBackend(Backend):
     async def server(self) -> str:
         """What the service calls itself, and how far apart the clocks are."""
         name, skew = await self._greeting()
-        return f"{shown(name) or 'nameless'} at {self.client.service}, its clock {skew:+.0f} s from here"
+        return f"{shown(name) or 'nameless'} at {self.client.service}, its clock {round(skew):+d} s from here"
 
     async def remarks(self) -> list[tuple[str, str, str]]:
         """(what, detail, remedy) of what works today and need not tomorrow."""

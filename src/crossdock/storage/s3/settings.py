@@ -157,7 +157,8 @@ class S3Settings(EndpointSettings):
                 try:
                     return _endpoint_url(found)
                 except ValueError as error:
-                    raise ConfigError(f"environment variable {name}: {error}") from None
+                    hint = f"set it to an address like https://s3.example, or unset {name}"
+                    raise ConfigError(f"environment variable {name}: {error}", hint=hint) from None
         return None
 
     @property

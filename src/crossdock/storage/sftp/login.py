@@ -316,7 +316,8 @@ async def make_plan(settings: SftpSettings) -> Plan:
             pairs = tuple(_sound(pair, settings.legacy) for pair in await agent.get_keys())
     except (OSError, ValueError) as error:
         reason = str(error) or f"nothing came within {settings.connect_timeout:g} seconds"
-        raise SecretUnavailable(f"the ssh-agent does not answer: {reason}", key="agent") from error
+        hint = "start it, and see that SSH_AUTH_SOCK names its socket; or set private_key instead"
+        raise SecretUnavailable(f"the ssh-agent does not answer: {reason}", key="agent", hint=hint) from error
     if not pairs:
         raise SecretUnavailable("the ssh-agent holds no key", key="agent", hint="ssh-add KEYFILE")
 
