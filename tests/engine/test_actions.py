@@ -7,8 +7,11 @@ import pytest
 from crossdock.engine.notice import NotificationFailed
 from crossdock.errors import Unsupported
 from crossdock.flows.flow import After, Mail, Webhook
+from crossdock.storage.base import Entry
+from crossdock.storage.local.writer import LocalWriter
 from crossdock.storage.retry import Retry
-from tests.engine.bench import DAY, Bench
+from crossdock.storage.staging import Stored, is_temporary
+from tests.engine.bench import DAY, Bench, Killed
 
 
 @pytest.mark.parametrize("place", ["ceph", "moto"], indirect=True)
@@ -49,6 +52,25 @@ async def test_a_marker_beside_each_delivered_file(bench: Bench) -> None:
     receipt = {**bench.receipt(lease), "target_entry": {"path": "in/outbox/a/b~1.csv"}}
     await bench.actions().follow(lease, receipt)
     assert (bench.target / "in/outbox/a/b~1.csv.done").exists()
+
+
+async def test_what_a_killed_process_staged_of_a_marker_is_swept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(self: LocalWriter) -> None:
+        pass
+
+    async def die(self: LocalWriter, stored: Stored) -> Entry:
+        raise Killed
+
+    (lease,) = await bench.delivered(await bench.write())
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalWriter, "_publish", die)
+        patch.setattr(LocalWriter, "abort", nothing)
+        with pytest.raises(Killed):
+            await bench.follow(lease, After(marker="{name}.done"))
+    folder = bench.target / "in/outbox/a"
+    assert [is_temporary(path.name) for path in folder.iterdir()] == [True]
+    await bench.follow(await bench.reclaim())
+    assert [path.name for path in folder.iterdir()] == ["b.csv.done"]
 
 
 HOOK = Webhook(url="https://hooks.example/", on=frozenset({"delivered", "failed"}))

@@ -17,11 +17,13 @@ from crossdock.engine.disposal import Disposal, beside
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.notice import Notice
 from crossdock.engine.outbox import Outbox, Send
+from crossdock.engine.recovery import attempt_id, sweep
 from crossdock.errors import ConfigError, shown
 from crossdock.flows.explain import missed
 from crossdock.flows.flow import Flow
 from crossdock.flows.route import Template
 from crossdock.ledger.base import Lease, Ledger, State, Transfer
+from crossdock.storage.base import WriteOptions
 
 __all__ = ["Actions"]
 
@@ -54,7 +56,7 @@ class Actions:
         """
         words = []
         if self._marker is not None:
-            words.append(await self._mark(lease.transfer, receipt, self._marker))
+            words.append(await self._mark(lease, receipt, self._marker))
         gone = False
         if self._flow.after.takes_source or self._flow.after.tag:
             siblings = await self._ledger.siblings(lease.id)
@@ -88,7 +90,8 @@ class Actions:
         await self.outbox.flush()
         return removed
 
-    async def _mark(self, transfer: Transfer, receipt: Mapping[str, Any], template: Template) -> str:
+    async def _mark(self, lease: Lease, receipt: Mapping[str, Any], template: Template) -> str:
+        transfer = lease.transfer
         delivered = _delivered_path(transfer, receipt)
         times = {"now": _finished(receipt) or self._clock(), "modified": transfer.entry.modified}
         try:
@@ -96,7 +99,10 @@ class Actions:
         except ValueError as error:
             raise ConfigError(f"after.marker: {error}", hint="choose words that every file has") from error
         storage = await self._endpoints.storage(transfer.target)
-        await storage.write_bytes(path, b"")
+        # As a file: whoever comes after one that was killed knows what it staged.
+        await sweep(lease, None, storage, self._ledger.id, [path])
+        options = WriteOptions(attempt=attempt_id(self._ledger.id, lease.id, lease.fence))
+        await storage.write_bytes(path, b"", options)
         return f"marked by {transfer.target}:{shown(path)}"
 
     def _failed(self, transfer: Transfer, error: str, at: datetime) -> Notice:
