@@ -16,6 +16,7 @@ from crossdock.storage.base import Expect
 from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.storage import Storage
 from crossdock.testing.cut import CutProxy
+from crossdock.testing.fault_ftp import FaultyFtpServer
 from crossdock.testing.fault_sftp import FaultySftpServer, SftpFault
 from crossdock.testing.faults import Fault, FaultyBackend
 
@@ -293,3 +294,15 @@ class TestFaultySftpServer:
                 assert server.requests["rename"] == 1
                 with pytest.raises(asyncssh.SFTPOpUnsupported):
                     await sftp.posix_rename("b", "c")
+
+
+async def test_a_command_without_its_end_is_not_obeyed(tmp_path: Path) -> None:
+    """Its name would be the beginning of another."""
+    (tmp_path / "file").write_bytes(b"1")
+    async with FaultyFtpServer(tmp_path) as server:
+        reader, writer = await asyncio.open_connection(server.host, server.port)
+        writer.write(b"DELE /file")
+        writer.write_eof()
+        assert await reader.read() == b"220 crossdock's faulty server\r\n"
+        writer.close()
+    assert (tmp_path / "file").exists()
