@@ -12,8 +12,9 @@ from crossdock.engine.discovery import Discovery
 from crossdock.engine.engine import FileEvent
 from crossdock.engine.serving import serve
 from crossdock.errors import ConnectionFailed, CrossdockError, LedgerUnavailable
-from crossdock.flows.flow import Place, Settle, Trigger
+from crossdock.flows.flow import Place, Rule, Settle, Trigger
 from crossdock.ledger.base import State
+from crossdock.storage.base import Entry
 from tests.engine.places import House, flow, lost
 
 
@@ -54,6 +55,62 @@ async def test_an_event_for_a_file_that_settles_comes_again(home: House) -> None
         home.clock.move(10)
         assert len(await engine.notice(event)) == 1
         assert acknowledged == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("settle", "other"),
+    [
+        (Settle(sightings=1, seconds=0.0, marker="{name}.done"), "a.done"),
+        (Settle(sightings=1, seconds=0.0, manifest="LIST"), "LIST"),
+    ],
+    ids=["marker", "manifest"],
+)
+async def test_an_event_for_what_speaks_of_a_file_moves_that_file(home: House, settle: Settle, other: str) -> None:
+    acknowledged: list[str] = []
+
+    def event(path: str) -> FileEvent:
+        return FileEvent("src", path, lambda: acknowledged.append(path))
+
+    await home.put("a")
+    async with home.engine(flow(settle=settle)) as engine:
+        assert await engine.notice(event("a")) == []
+        assert acknowledged == [], "it waits for the other one"
+        await home.put(other, b"a\n")
+        assert len(await engine.notice(event(other))) == 1
+        assert await engine.notice(event("a")) == []
+        assert acknowledged == [other, "a"]
+
+
+async def test_an_event_that_a_cap_leaves_for_later_comes_again(home: House) -> None:
+    acknowledged: list[str] = []
+    for name in ("a", "b", "a.done", "b.done"):
+        await home.put(name)
+    capped = flow(settle=Settle(sightings=1, seconds=0.0, marker="{name}.done"), max_files=1)
+    async with home.engine(capped) as engine:
+        event = FileEvent("src", "b.done", lambda: acknowledged.append("b.done"))
+        assert len(await engine.notice(event)) == 1
+        assert acknowledged == []
+        assert len(await engine.notice(event)) == 1
+        assert acknowledged == ["b.done"]
+
+
+async def test_an_event_for_a_file_that_no_rule_can_place_comes_again(
+    home: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would be forgotten where nothing but events starts the flow."""
+    acknowledged: list[str] = []
+
+    def call(entry: Entry) -> str:
+        raise ZeroDivisionError
+
+    await home.put("a")
+    event = FileEvent("src", "a", lambda: acknowledged.append("a"))
+    async with home.engine(flow(rules=(Rule(name="mine", call=call, call_name="python:mine"),))) as engine:
+        assert await engine.notice(event) == []
+    assert caplog.messages == ["flow f: a: rule mine: python:mine failed for a: ZeroDivisionError: "]
+    async with home.engine(flow(unmatched="fail", rules=(Rule(name="other", glob="b"),))) as engine:
+        assert await engine.notice(event) == []
+    assert acknowledged == []
 
 
 class Queue:
@@ -153,13 +210,21 @@ async def test_what_is_under_way_outlasts_a_ledger_that_fails(
         refused += 1
         raise LedgerUnavailable("away", hint="wait")
 
-    stop = asyncio.Event()
+    stop, fails, heard = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class Late(Queue):
+        async def events(self) -> AsyncIterator[FileEvent]:
+            await fails.wait()
+            async for event in super().events():
+                yield event
+
     async with home.engine(flow(trigger=Trigger(every=3600.0)), lease=60.0 if comes_back else 0.4) as engine:
-        serving = asyncio.create_task(serve(engine, stop))
+        serving = asyncio.create_task(serve(engine, stop, sources=[Late(FileEvent("src", "a", heard.set))]))
         async with asyncio.timeout(60):
             while not home.dst.calls["commit"]:
                 await asyncio.sleep(0.01)
             home.ledger._ask = away  # type: ignore[method-assign]
+            fails.set()
             while refused < 10:
                 await asyncio.sleep(0.01)
             if not comes_back:
@@ -168,6 +233,7 @@ async def test_what_is_under_way_outlasts_a_ledger_that_fails(
                 assert home.dst.hold("a") is None
                 return
             home.ledger._ask = ask  # type: ignore[method-assign]
+            await heard.wait()
             home.dst.gates.pop("commit").set()
             while await home.state("a") != "done":
                 await asyncio.sleep(0.01)

@@ -26,7 +26,7 @@ from crossdock.engine.late import check_late
 from crossdock.engine.poisoned import check_poisoned
 from crossdock.engine.summary import Summary
 from crossdock.engine.worker import Worker
-from crossdock.errors import ConfigError, ConnectionFailed, CrossdockError, LedgerError
+from crossdock.errors import ConfigError, ConnectionFailed, CrossdockError, LedgerError, shown
 from crossdock.flows.expect import Late
 from crossdock.flows.flow import Flow, OnConflict, Order, Unmatched
 from crossdock.flows.plan import Planner
@@ -151,16 +151,24 @@ class Engine:
     async def notice(self, event: FileEvent) -> list[int]:
         """Add what follows from an event, in every flow that it concerns; then it is acknowledged. The new ids.
 
-        While the file settles it is not: the event comes again, and is the next look.
+        While the file settles, or a rule that breaks keeps it, it is not: the event comes again, and is the next look.
         """
         added: list[int] = []
-        settles = False
+        again = False
         for name, planner in self.planners.items():
-            if planner.flow.source.endpoint == event.endpoint and event.path.startswith(planner.prefix):
-                found = await self.discover(name, only=[event.path])
-                added += found.added
-                settles = settles or any(each.verdict == "settle" for each in found.new)
-        if settles:
+            if planner.flow.source.endpoint != event.endpoint or not event.path.startswith(planner.prefix):
+                continue
+            # A marker or a manifest lies beside the file, and an event for one speaks of others.
+            found = await self.discover(name, only=None if planner.looks_beside else [event.path])
+            added += found.added
+            path = event.path[len(planner.prefix) :]
+            for each in found.stuck(planner.flow):
+                if each.entry.path == path:
+                    log.warning("flow %s: %s: %s", name, shown(path), each.reason)
+                    again = True
+            settles = any(each.verdict == "settle" and each.entry.path == path for each in found.new)
+            again = again or settles or found.waiting > 0
+        if again:
             return added
         self._step("R2:before")
         event.acknowledge()

@@ -14,7 +14,7 @@ from crossdock.engine.engine import Engine, FileEvent
 from crossdock.engine.triggers import ticks, until_next
 from crossdock.engine.verdicts import may_pass
 from crossdock.engine.watch import watch
-from crossdock.errors import CrossdockError, LedgerError, LedgerUnavailable
+from crossdock.errors import CrossdockError, LedgerError, LedgerUnavailable, located
 
 __all__ = ["GRACE", "EventSource", "Looked", "serve"]
 
@@ -113,14 +113,17 @@ class _Serving:
 
     async def _hear(self, source: EventSource) -> None:
         async for event in source.events():
-            try:
-                if await self._engine.notice(event):
-                    self._worker.wake()
-            except LedgerError:
-                raise
-            except CrossdockError as error:
-                # Not acknowledged: it comes again.
-                log.warning("the event for %s:%s: %s", event.endpoint, event.path, error)
+            await self._outlasting(partial(self._notice, event))
+
+    async def _notice(self, event: FileEvent) -> None:
+        try:
+            if await self._engine.notice(event):
+                self._worker.wake()
+        except LedgerError:
+            raise
+        except CrossdockError as error:
+            # Not acknowledged: it comes again.
+            log.warning("the event for %s: %s", located(event.endpoint, event.path), error)
 
     async def _tick(self, name: str) -> None:
         # Closed in any case: the tick of a run that is broken off is given back.

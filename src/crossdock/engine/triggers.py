@@ -50,10 +50,9 @@ async def ticks(
     Whoever takes a tick does not ask for the next before its run has ended, so runs never overlap. Ticks that passed
     meanwhile, or while nobody asked (a machine that slept, a daemon that was stopped), are one tick, the last of
     them. A flow that the ledger has never seen starts at once with `every`, and at its next time with `cron`, as does
-    one whose line was changed since. Jitter
-    delays the start by up to `trigger.jitter` seconds. A tick whose run was broken off is taken again: at once if
-    this generator was closed before the end of the run, and after `lease` seconds if its scheduler was killed. Ends
-    at once if the flow has no schedule. Raises `LedgerUnavailable`.
+    one whose line was changed since. Jitter delays the start by up to `trigger.jitter` seconds. A tick whose run was
+    broken off is taken again: at once if this generator was closed before the end of the run, and after `lease`
+    seconds if its scheduler was killed. Ends at once if the flow has no schedule. Raises `LedgerUnavailable`.
     """
     schedule = schedule_of(flow.trigger)
     if schedule is None:
