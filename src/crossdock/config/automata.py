@@ -16,7 +16,7 @@ from re import _constants as code  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
-__all__ = ["END", "Automaton", "Machine", "Test", "TooLarge", "alphabet_of", "compiled", "edges"]
+__all__ = ["END", "Automaton", "Machine", "Test", "TooLarge", "alphabet_of", "compiled", "edges", "tail_of"]
 
 END = ""
 """Stands for the next character after the last."""
@@ -143,6 +143,28 @@ def compiled(*patterns: str, unroll: int = 1000, ways: float = math.inf, ahead: 
         end = builder.sequence(tree, begin, tree.state.flags)
         automaton.empty[end].append((automaton.end, None))
     return automaton
+
+
+def tail_of(pattern: str) -> str:
+    """What every text that the pattern matches as a whole ends with, as far as it is written out at its end."""
+    tree = parser.parse(pattern)
+    return "" if tree.state.flags & re.IGNORECASE else _tail(tree)[0]
+
+
+def _tail(items: Any) -> tuple[str, bool]:
+    """The end, and whether it is all."""
+    found, whole = "", True
+    for operation, argument in reversed(items):
+        if operation is code.LITERAL:
+            found = chr(argument) + found
+        elif operation is code.ATOMIC_GROUP or (operation is code.SUBPATTERN and not argument[1]):
+            more, whole = _tail(argument if operation is code.ATOMIC_GROUP else argument[3])
+            found = more + found
+        elif operation not in (code.AT, code.ASSERT, code.ASSERT_NOT):
+            whole = False
+        if not whole:
+            break
+    return found, whole
 
 
 class _Builder:

@@ -126,6 +126,8 @@ def _archive_read(report: Report, archiving: Reach, reader: Reach) -> None:
     archive = archiving.flow.after.archive
     if archive is None or archiving.root is None or reader.root is None:
         return
+    if (reader.root, reader.flow.after.archive) == (archiving.root, archive):
+        return  # It is its own as well, which it never takes.
     folder = archiving.root.below(archive.partition("{")[0])
     if folder != archiving.root and f"{reader.root.path}/".startswith(f"{folder.path}/"):
         return  # Its source is the archive: that is meant.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from crossdock.config.automata import Automaton, Machine, TooLarge, alphabet_of, compiled, edges
+from crossdock.config.automata import Automaton, Machine, TooLarge, alphabet_of, compiled, edges, tail_of
 from crossdock.flows.filters import compile_glob
 
 __all__ = ["Language", "common_path", "cost", "pattern_of"]
@@ -27,6 +27,8 @@ class Language:
     machine: Machine | None = None
     start: int = 0
     everything: bool = False
+    tail: str = ""
+    """What all of them end with, as far as that is known."""
 
     @classmethod
     def of(cls, *, regex: str | None = None, glob: str | None = None) -> Language:
@@ -40,7 +42,8 @@ class Language:
         if None in wanted:
             return cls(everything=True)
         try:
-            return cls(_machine(*(pattern for pattern in wanted if pattern is not None)))
+            machine = _machine(*(pattern for pattern in wanted if pattern is not None))
+            return cls(machine, tail=_tail(wanted[0]) if len(wanted) == 1 and wanted[0] is not None else "")
         except (TooLarge, RecursionError):
             return cls()
 
@@ -49,7 +52,8 @@ class Language:
         if self.machine is None or not folder:
             return self
         try:
-            return replace(self, start=self.machine.after(f"{folder}/", self.start))
+            start = self.machine.after(f"{folder}/", self.start)
+            return replace(self, start=start, tail=self.tail.rpartition("/")[2])
         except TooLarge:
             return Language()
 
@@ -69,6 +73,9 @@ def _machine(*patterns: str) -> Machine:
     return Machine(compiled(*patterns))
 
 
+_tail = lru_cache(maxsize=4096)(tail_of)
+
+
 def common_path(of: Sequence[Language], *, none_of: Sequence[Language] = ()) -> tuple[str | None, bool]:
     """A shortest path that all of `of` take and none of `none_of` does, and whether the answer is certain.
 
@@ -76,16 +83,25 @@ def common_path(of: Sequence[Language], *, none_of: Sequence[Language] = ()) -> 
     """
     if any(one.everything for one in none_of):
         return None, True
+    longest = max((one.tail for one in of), key=len, default="")
+    if not all(longest.endswith(one.tail) for one in of):
+        return None, True
     wanted = [(_machine(_PATH), 0), *((one.machine, one.start) for one in of if one.machine is not None)]
     unwanted = [(one.machine, one.start) for one in none_of if one.machine is not None and one.known]
     certain = all(one.known for one in (*of, *none_of))
     try:
         found = _shortest(wanted, [])
-        if found is not None and unwanted:
+        # Mostly it is in none of the others, which costs one look at each; to walk all of them side by side is slow.
+        if found is not None and any(_takes(*each, found) for each in unwanted):
             found = _shortest(wanted, unwanted)
     except TooLarge:
         return None, False
     return found, certain or found is None
+
+
+def _takes(machine: Machine, start: int, path: str) -> bool:
+    after = machine.after(path, start)
+    return after >= 0 and machine.accepts(after)
 
 
 def _shortest(wanted: Sequence[tuple[Machine, int]], unwanted: Sequence[tuple[Machine, int]]) -> str | None:
