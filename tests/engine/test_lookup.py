@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import fnmatch
+import re
 import secrets
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from crossdock.engine import lookup
 from crossdock.engine.lookup import by_name, files_of, matching
-from crossdock.ledger.base import Ledger, Planned, Query
+from crossdock.flows.filters import compile_glob
+from crossdock.ledger.base import Ledger, Planned, Query, Transfer
 from crossdock.ledger.postgres import PostgresLedger
 from crossdock.ledger.sqlite import SqliteLedger
 from crossdock.storage.base import Entry
@@ -67,6 +72,45 @@ async def test_globs(ledger: Ledger, glob: str, names: set[str]) -> None:
     rows = [each async for each in matching(ledger, Query(target="lake"), path=glob)]
     assert {each.entry.path.removeprefix("out/") for each in rows} == names
     assert [each.id for each in rows] == sorted((each.id for each in rows), reverse=True)
+
+
+@settings(max_examples=500)
+@given(st.text("ab*?/[]!{,}\\.", min_size=1, max_size=9), st.text("ab/.*[{,\\", min_size=1, max_size=7))
+def test_what_the_ledger_is_asked_for_is_no_less_than_the_glob_takes(glob: str, path: str) -> None:
+    try:
+        pattern = compile_glob(glob)
+    except ValueError:
+        assume(False)
+    if pattern.match(path):
+        coarse = lookup._coarse(glob).replace("[", "[[]")
+        assert re.match(fnmatch.translate(coarse), path)
+
+
+@pytest.mark.parametrize("glob", ["rep_[0-9].csv", "rep_{1,2}.csv", "rep_\\1.csv", "{in,out}/rep_?.csv"])
+def test_and_not_all_that_there_is(glob: str) -> None:
+    assert fnmatch.fnmatchcase("out/rep_1.csv", lookup._coarse(glob))
+    assert not fnmatch.fnmatchcase("out/other.csv", lookup._coarse(glob))
+
+
+async def test_one_name_in_many_folders_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each of the files found, all of their name were read once more: 300,000 of them took for ever."""
+    async with SqliteLedger(tmp_path / "l.db") as ledger:
+        await ledger.add([planned(f"{n}/data.csv", to) for n in range(400) for to in ("lake", "staging")], who="test")
+        read = 0
+        find = ledger.find
+
+        async def counted(query: Query) -> list[Transfer]:
+            nonlocal read
+            rows = await find(query)
+            read += len(rows)
+            return rows
+
+        monkeypatch.setattr(ledger, "find", counted)
+        assert len(await by_name(ledger, "data.csv")) == 800
+        assert read == 1600
+        read = 0
+        assert len(await by_name(ledger, "7/data.csv")) == 2
+        assert read == 802
 
 
 async def test_pages(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

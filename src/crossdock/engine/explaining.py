@@ -12,7 +12,7 @@ from datetime import datetime
 
 from crossdock.engine.discovery import Discovery, look
 from crossdock.engine.engine import Engine
-from crossdock.engine.lookup import matching
+from crossdock.engine.lookup import exactly, matching
 from crossdock.errors import CrossdockError, LedgerError, NotFound
 from crossdock.flows.explain import RuleSaid, archived_as, missed, rules_said, tried_again, until, what_next
 from crossdock.flows.flow import Flow, Place
@@ -155,7 +155,7 @@ async def explain(engine: Engine, flow: str, path: str) -> Explanation:
             taken, _ = ordered(looked.moves, planner.flow)
             found.before = 0 if found.decision in taken else len(taken)
     full = planner.above(Entry(path=path)).path
-    query = Query(flow=flow, source=planner.flow.source.endpoint, name=full.rpartition("/")[2])
+    query = Query(flow=flow, source=planner.flow.source.endpoint, name=full.rpartition("/")[2], path=exactly(full))
     found.rows = [row async for row in matching(engine.ledger, query) if row.entry.path == full]
     entry = found.entry or (planner.below(found.rows[0].entry) if found.rows else Entry(path=path))
     found.rules = rules_said(planner.flow, entry, found.now)

@@ -18,7 +18,7 @@ from crossdock.ledger.base import Ledger, Query, Transfer
 from crossdock.storage.base import Entry
 from crossdock.storage.storage import Storage
 
-__all__ = ["Found", "arrived_path", "at_source", "by_member", "by_name", "files_of", "matching"]
+__all__ = ["Found", "arrived_path", "at_source", "by_member", "by_name", "exactly", "files_of", "matching"]
 
 _PAGE = 500
 
@@ -76,11 +76,16 @@ async def by_name(
             matching(ledger, Query(flow=flow), target_path=text),
         ):
             await _collect(found, rows, limit, lambda path: glob.match(path) is not None, endpoint)
-    for one in {(each.flow, each.source, each.entry.path): each for each in found.values()}.values():
-        files = {(each.fingerprint, each.gone) for each in found.values() if each.entry.path == one.entry.path}
-        query = Query(flow=one.flow, source=one.source, name=one.entry.path.rpartition("/")[2])
+    # Files by their names: of one name there may be as many as there are folders, and they are read once.
+    named: dict[tuple[str, str, str], set[tuple[str, str, bool]]] = {}
+    for each in found.values():
+        key = (each.flow, each.source, each.entry.path.rpartition("/")[2])
+        named.setdefault(key, set()).add((each.entry.path, each.fingerprint, each.gone))
+    for (in_flow, source, called), files in named.items():
+        paths = {path for path, _, _ in files}
+        query = Query(flow=in_flow, source=source, name=called, path=exactly(paths.pop()) if len(paths) == 1 else None)
         async for each in matching(ledger, query):
-            if each.entry.path == one.entry.path and (each.fingerprint, each.gone) in files:
+            if (each.entry.path, each.fingerprint, each.gone) in files:
                 found[each.id] = each
     return [found[id] for id in sorted(found, reverse=True)]
 
@@ -155,13 +160,20 @@ def arrived_path(transfer: Transfer) -> str:
     return str(path or transfer.target_path)
 
 
-def _coarse(glob: str) -> str | None:
-    """A pattern of the ledger's that takes at least what the glob takes; None where there is no such short one."""
-    if re.search(r"[\[\\{]", glob):
-        return None
-    bare = glob.rstrip("/")
-    pattern = bare.lstrip("/").replace("**/", "*").replace("?", "*")
-    return ("" if "/" in bare else "*") + pattern + ("/*" if glob.endswith("/") else "")
+def exactly(path: str) -> str | None:
+    """For `Query.path`, to which a star in it would be a wildcard: then nothing, and whoever asks has to compare."""
+    return None if "*" in path else path
+
+
+def _coarse(glob: str) -> str:
+    """A pattern of the ledger's that takes at least what the glob takes."""
+    flat = re.sub(r"\\.|\[[!^]?\]?[^\]]*\]", "*", glob, flags=re.DOTALL)
+    anchored = "/" in flat.rstrip("/") and "{" not in flat
+    while (shorter := re.sub(r"\{[^{}]*\}", "*", flat)) != flat:
+        flat = shorter
+    pattern = flat.strip("/").replace("**/", "*").replace("?", "*")
+    below = "" if not flat.endswith("/") else "*" if pattern.endswith("*") else "/*"
+    return ("" if anchored else "*") + pattern + below
 
 
 @dataclass(frozen=True, slots=True)

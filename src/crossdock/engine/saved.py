@@ -14,7 +14,7 @@ from crossdock.engine.discovery import Discovery, add, look
 from crossdock.engine.engine import Engine
 from crossdock.engine.estimate import requests
 from crossdock.engine.explaining import unbounded
-from crossdock.engine.lookup import matching
+from crossdock.engine.lookup import exactly, matching
 from crossdock.engine.steps import why
 from crossdock.errors import ConfigError, CrossdockError, LedgerError
 from crossdock.flows.flow import Flow, Place
@@ -285,7 +285,8 @@ async def _drifted(engine: Engine, planner: Planner, row: Row, decision: Decisio
 
 async def _why_not(engine: Engine, planner: Planner, row: Row) -> str:
     """For a file that the look did not find, or that is not new."""
-    query = Query(flow=row.flow, source=row.source, name=row.entry.path.rpartition("/")[2])
+    path = row.entry.path
+    query = Query(flow=row.flow, source=row.source, name=path.rpartition("/")[2], path=exactly(path))
     known: list[Transfer] = [
         each
         async for each in matching(engine.ledger, query)
