@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import pytest
 
+import crossdock.cli.transfers as module
 from crossdock.cli.transfers import transfers
-from crossdock.ledger.base import Ledger
+from crossdock.ledger.base import Ledger, Transfer
 from tests.cli.conftest import Cli
 from tests.cli.flow_files import configure, in_ledger, put
 
@@ -114,6 +116,29 @@ def test_pages_with_a_glob_are_full(cli: Cli, tmp_path: Path) -> None:
     found = cli("transfers", "list", "--json", "--match", "*.csv", "--limit", "1")
     assert len(found.rows) == 1
     assert f"--below {found.rows[0]['id']}" in found.err
+
+
+def test_no_more_than_a_batch_is_held(three: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million transfers took gigabytes: to be listed, and twice that to be changed."""
+    monkeypatch.setattr(module, "_BATCH", 1)
+    held: list[int] = []
+    print_ = module._print
+
+    def counted(found: Sequence[Transfer], as_json: bool) -> None:
+        held.append(len(found))
+        print_(found, as_json)
+
+    monkeypatch.setattr(module, "_print", counted)
+    assert [row["id"] for row in three("transfers", "list", "--json").rows] == [3, 2, 1]
+    listed = three("transfers", "list", "--limit", "2")
+    assert [line.split()[0] for line in listed.out.splitlines()] == ["3", "2"]
+    assert "the next page: --below 2" in listed.err
+    failed = [row["id"] for row in reversed(three("transfers", "list", "--json", "--state", "failed").rows)]
+    for options, state in ((["--dry-run"], "failed"), ([], "pending")):
+        retried = three("transfers", "retry", "--all", *options)
+        assert [line.split()[:2] for line in retried.out.splitlines()] == [[str(id), state] for id in failed]
+        assert "2 transfers" in retried.err
+    assert max(held) == 1
 
 
 def test_show(three: Cli) -> None:

@@ -68,18 +68,22 @@ def list_(session: Session, /, limit: int, below: int | None, as_json: bool, **o
     filters = filters_of(options, below=below)
 
     async def work() -> None:
-        found: list[Transfer] = []
+        page: list[Transfer] = []
+        number = last = 0
         async with existing_ledger(session, options["ledger"]) as ledger, aclosing(filters.find(ledger)) as rows:
             async for transfer in rows:
-                found.append(transfer)
-                if len(found) > limit:
-                    break
-        if not found:
+                if number == limit:
+                    _print(page, as_json)
+                    session.say(f"there are more; the next page: --below {last}")
+                    return
+                page.append(transfer)
+                number, last = number + 1, transfer.id
+                if len(page) == _BATCH:
+                    _print(page, as_json)
+                    page = []
+        if not number:
             filters.nothing_found(session.config)
-        more = len(found) > limit
-        _print(found[:limit], as_json)
-        if more:
-            session.say(f"there are more; the next page: --below {found[limit - 1].id}")
+        _print(page, as_json)
 
     session.run(work)
 
@@ -253,23 +257,37 @@ class _Change:
             raise click.UsageError("give either ids or filters")
         if not ids and not given and not options["everything"]:
             raise click.UsageError("say which transfers: by id, by a filter, or --all")
+        number = 0
         async with existing_ledger(self.session, options["ledger"]) as ledger:
-            if ids:
-                found = await _all_of(ledger, ids)
-            else:
-                async with aclosing(self.filters.find(ledger)) as rows:
-                    found = [transfer async for transfer in rows]
-                if not found:
-                    self.filters.nothing_found(self.session.config)
-                found = sorted((each for each in found if self.possible(each)), key=lambda each: each.id)
-            wanted = [each.id for each in found if self.possible(each)]
-            changed = set(wanted) if options["dry_run"] else set()
-            for start in range(0, 0 if options["dry_run"] else len(wanted), _BATCH):
-                batch = wanted[start : start + _BATCH]
-                changed.update(await method(ledger)(batch, who=_who(), why=options["why"]))
-            after = found if options["dry_run"] else [await ledger.get(each.id) or each for each in found]
-        self._tell(after, changed)
-        return exits.OK if len(changed) == len(found) else exits.SOME
+            wanted = await self._wanted(ledger, ids)
+            try:
+                # Not all at once: there may be a million of them.
+                for start in range(0, len(wanted), _BATCH):
+                    batch = wanted[start : start + _BATCH]
+                    possible = [id for id, may_change in batch if may_change]
+                    changed = set(possible)
+                    if not options["dry_run"]:
+                        changed = set(await method(ledger)(possible, who=_who(), why=options["why"]))
+                    number += len(changed)
+                    self._tell([row for id, _ in batch if (row := await ledger.get(id))], changed)
+            finally:
+                would = "would be " if options["dry_run"] else ""
+                self.session.say(f"{count(number, 'transfer')} {would}{self.words}")
+        return exits.OK if number == len(wanted) else exits.SOME
+
+    async def _wanted(self, ledger: Ledger, ids: tuple[int, ...]) -> list[tuple[int, bool]]:
+        """Those that were named, each with whether it can be changed; of those that filters find, the ones that can."""
+        if ids:
+            return [(each.id, self.possible(each)) for each in await _all_of(ledger, ids)]
+        found, any_ = [], False
+        async with aclosing(self.filters.find(ledger)) as rows:
+            async for each in rows:
+                any_ = True
+                if self.possible(each):
+                    found.append((each.id, True))
+        if not any_:
+            self.filters.nothing_found(self.session.config)
+        return sorted(found)
 
     def _tell(self, found: list[Transfer], changed: set[int]) -> None:
         from crossdock.flows.explain import what_next
@@ -285,7 +303,6 @@ class _Change:
             if each.id not in changed:
                 said = shown(what_next(each, now))
                 click.echo(f"transfer {each.id} stays as it is: {each.state}; next: {said}", err=True)
-        self.session.say(f"{count(len(changed), 'transfer')} {'would be ' if dry else ''}{self.words}")
 
 
 @transfers.command(short_help="Write the whole ledger, one JSON object a line.")
