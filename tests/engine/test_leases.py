@@ -90,10 +90,10 @@ async def test_an_outcome_that_cannot_be_recorded_stops_no_others(home: House, a
             raise LedgerUnavailable("full", hint="free some space")
         await delivered(lease, receipt, owed=owed)
 
-    async def fails_too(lease: Lease, why: str, *, seconds: float = 0.0) -> None:
+    async def fails_too(lease: Lease, why: str, *, seconds: float = 0.0, others: int = 0) -> None:
         if not again:
             raise LedgerUnavailable("full", hint="free some space")
-        await released(lease, why, seconds=seconds)
+        await released(lease, why, seconds=seconds, others=others)
 
     home.ledger.delivered = fails  # type: ignore[method-assign]
     home.ledger.released = fails_too  # type: ignore[method-assign]

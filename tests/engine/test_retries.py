@@ -100,6 +100,21 @@ async def test_nothing_is_kept_for_a_destination_that_is_left_alone(home: House)
         assert not source.sharing
 
 
+async def test_what_waits_for_a_destination_fills_no_ledger(home: House) -> None:
+    """All that waited was claimed and given back each time, two lines of history for each: gigabytes in a day."""
+    for number in range(60):
+        await home.put(f"{number:02}")
+    home.dst.faults["write"] = [AuthenticationFailed("no", operation="sign in", endpoint="dst")] * 99
+    async with home.engine(flow(), transfers=2) as engine:
+        summary = await engine.run_once(patience=0.0)
+        assert (summary.delivered, summary.waiting) == (0, 60 - summary.failed)
+    rows = (await home.transfers()).values()
+    assert sum([len(await home.ledger.history(each.id)) for each in rows]) < 60 + 12
+    home.dst.faults["write"] = []
+    home.clock.move(1000)
+    assert (await home.run(flow())).delivered == 60 - summary.failed
+
+
 async def test_a_failed_commit_is_no_delivery(home: House) -> None:
     """What was announced and then removed by ourselves must not look as if it had been published."""
     await home.put("a", b"1")

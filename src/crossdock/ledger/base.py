@@ -301,10 +301,10 @@ class Ledger(ABC):
         """The attempt failed; another may be made `seconds` from now. A delivered transfer stays delivered."""
 
     @abstractmethod
-    async def released(self, lease: Lease, why: str, *, seconds: float = 0.0) -> None:
+    async def released(self, lease: Lease, why: str, *, seconds: float = 0.0, others: int = 0) -> None:
         """Give it back untried (a worker that shuts down, an endpoint that is down): no attempt is counted.
 
-        It may be claimed again `seconds` from now.
+        It may be claimed again `seconds` from now, as may so many `others` of its flow to the same target, unnoted.
         """
 
     @abstractmethod

@@ -180,8 +180,11 @@ class SqlLedger(Ledger):
     async def retry_in(self, lease: Lease, seconds: float, error: str) -> None:
         await self._under("retry", lease, seconds=float(seconds), error=stored(error))
 
-    async def released(self, lease: Lease, why: str, *, seconds: float = 0.0) -> None:
+    async def released(self, lease: Lease, why: str, *, seconds: float = 0.0, others: int = 0) -> None:
         await self._under("released", lease, why=stored(why), seconds=float(seconds))
+        if others:
+            of = {"flow": stored(lease.transfer.flow), "target": stored(lease.transfer.target)}
+            await self._rows("put off", {**of, "seconds": float(seconds), "limit": others})
 
     async def failed(self, lease: Lease, error: str) -> None:
         await self._under("failed", lease, error=stored(error))

@@ -175,6 +175,22 @@ class LeaseCases:
         await clock.move(2)
         assert (await claim_one(ledger)).attempt == 2
 
+    async def test_others_are_put_off_with_one_that_is_released(self, ledger: Ledger, clock: LedgerClock) -> None:
+        """A target that is down for a day would fill the ledger with who claimed what waits for it and gave it back."""
+        ids = await add(ledger, "0.csv", "1.csv", "2.csv", "3.csv")
+        await add(ledger, "0.csv", target="staging")
+        await add(ledger, "4.csv", flow="other")
+        lease = await claim_one(ledger)
+        assert lease.id == ids[0]
+        await ledger.released(lease, "lake is down", seconds=60, others=2)
+        assert [steps(await ledger.history(id)) for id in ids[1:]] == [[(None, "pending")]] * 3
+        left = await ledger.claim("w2", limit=10, lease=3600)
+        assert len(left) == 3, "the fourth, and those of another target or flow"
+        await clock.move(55)
+        assert await ledger.claim("w3", limit=10) == []
+        await clock.move(6)
+        assert {each.id for each in await ledger.claim("w3", limit=10)} == set(ids[:3])
+
     async def test_released_counts_no_attempt(self, ledger: Ledger) -> None:
         """A worker that shuts down; at the bytes, and at the actions."""
         await add(ledger)

@@ -44,6 +44,15 @@ UPDATE transfers SET
 WHERE id IN (SELECT min(id) FROM candidates GROUP BY target, target_path)
 RETURNING *
 
+-- name: put off
+WITH others AS MATERIALIZED (
+    SELECT t.id FROM transfers AS t
+    WHERE t.flow = :flow AND t.target = :target AND t.state = 'pending' AND t.ready_at <= :now
+    ORDER BY t.ready_at, t.id LIMIT :limit FOR UPDATE OF t SKIP LOCKED)
+UPDATE transfers SET ready_at = :now + :seconds
+WHERE id IN (SELECT id FROM others)
+RETURNING id
+
 -- name: known files
 SELECT f.number, min(t.seen_at) < :now - :fresh AS stale
 FROM unnest(CAST(:paths AS text[]), CAST(:fingerprints AS text[])) WITH ORDINALITY AS f (path, fingerprint, number)

@@ -42,6 +42,14 @@ UPDATE transfers SET
 WHERE id IN (SELECT min(id) FROM candidates GROUP BY target, target_path)
 RETURNING *
 
+-- name: put off
+UPDATE transfers SET ready_at = :now + :seconds
+WHERE id IN (
+    SELECT t.id FROM transfers AS t
+    WHERE t.flow = :flow AND t.target = :target AND t.state = 'pending' AND t.ready_at <= :now
+    ORDER BY t.ready_at, t.id LIMIT :limit)
+RETURNING id
+
 -- name: known file
 SELECT max(id) AS id, min(seen_at) AS seen_at FROM transfers
 WHERE flow = :flow AND source = :source AND path = :path AND fingerprint = :fingerprint AND gone = 0
