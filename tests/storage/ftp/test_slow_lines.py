@@ -12,7 +12,8 @@ import pytest
 
 from crossdock.errors import TimedOut
 from crossdock.storage import sockets
-from crossdock.storage.ftp import data
+from crossdock.storage.base import Expect
+from crossdock.storage.ftp import data, pool
 from crossdock.storage.ftp.stream import Data
 from crossdock.storage.ftp.wire import Silent
 from crossdock.testing import ftp_session
@@ -54,6 +55,31 @@ async def test_a_slow_line_is_no_silence(
     async with faulty(server, timeout=30) as storage:
         await storage.write_bytes("name", DATA)
     assert looks == 51
+    assert (server.folder / "name").read_bytes() == DATA
+
+
+async def test_who_waits_for_a_slow_line_to_be_free_waits(
+    server: FaultyFtpServer, monkeypatch: pytest.MonkeyPatch, answers_when_told: asyncio.Event
+) -> None:
+    """For longer than its timeout: what holds the only connection is at work, and waits for nobody."""
+    rings, ring = 0, pool._ring
+
+    def counted(waiter: asyncio.Future[None]) -> None:
+        nonlocal rings
+        rings += 1
+        if rings == 3:
+            answers_when_told.set()
+        ring(waiter)
+
+    monkeypatch.setattr(pool, "_ring", counted)
+    (server.folder / "other").write_bytes(b"1")
+    async with faulty(server, timeout=0.3, max_connections=1) as storage:
+        async with storage.write("name") as writer:
+            await writer.write(DATA)  # more than a chunk: from now on it holds the connection
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(writer.commit(Expect(size=len(DATA))))
+                tasks.create_task(storage.stat("other"))
+    assert rings >= 3
     assert (server.folder / "name").read_bytes() == DATA
 
 

@@ -184,6 +184,7 @@ class Connection:
         self._connecting: socket.socket | None = None
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: Thread | None = None
+        self._given = self._done = 0
         self._killed = False
 
     # -- the thread's side ------------------------------------------------------------------------------------------
@@ -257,6 +258,11 @@ class Connection:
     def alive_in_transfer(self) -> bool:
         return not (self.broken or self._killed) and self._wire is not None and self._wire.alive
 
+    @property
+    def at_work(self) -> bool:
+        """Its thread has something to do, each part of which minds its own time."""
+        return self._given != self._done
+
     def end_data(self) -> None:
         """Wake the thread from whatever it does with the data connection."""
         shut(self.data)
@@ -273,7 +279,15 @@ class Connection:
         if self._thread is None:
             self._thread = Thread(target=_work_off, args=(self._calls,), name="crossdock-ftp", daemon=True)
             self._thread.start()
-        self._calls.put(call)
+
+        def work() -> None:
+            try:
+                call()
+            finally:
+                self._done += 1
+
+        self._given += 1
+        self._calls.put(work)
 
     def begin(self, work: Callable[..., T], *arguments: object) -> Future[T]:
         future, call = as_future(work, arguments)

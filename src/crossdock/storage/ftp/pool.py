@@ -197,7 +197,8 @@ class Pool:
             raise
         except TimeoutError:
             moved = max((one.used for one in self._busy), default=time.monotonic())
-            if time.monotonic() - moved > patience:
+            # On a slow line a chunk, or a server's last word, takes longer.
+            if time.monotonic() - moved > patience and not any(one.at_work for one in self._busy):
                 raise self._error(
                     Throttled,
                     f"all {len(self._busy)} connections are held by transfers that wait for another one",
