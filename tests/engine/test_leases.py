@@ -14,7 +14,10 @@ from crossdock.errors import LeaseLost, LedgerUnavailable
 from crossdock.flows.flow import Webhook
 from crossdock.ledger.base import Lease
 from crossdock.storage.base import WriteOptions, Writer
+from crossdock.storage.netstorage.writer import NetStorageWriter
+from crossdock.testing import FakeNetStorage, NetStorageFault
 from tests.engine.places import House, flow, lost
+from tests.storage.netstorage.places import settings_of
 
 
 async def test_a_lost_lease_ends_its_attempt(home: House) -> None:
@@ -31,6 +34,30 @@ async def test_a_lost_lease_ends_its_attempt(home: House) -> None:
     assert (summary.lost, summary.delivered) == (1, 0)
     assert await home.state("a") == "cancelled"
     assert home.dst.hold("a") is None
+
+
+async def test_what_is_staged_after_the_lease_was_lost_is_removed(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has it by now has looked for it before it was there, and nobody looks again."""
+    await home.put("a")
+    slow, let_go = NetStorageFault(action="upload", how="late"), NetStorageWriter._let_go
+
+    async def lets_go(self: NetStorageWriter) -> None:
+        slow.released.set()
+        await let_go(self)
+
+    monkeypatch.setattr(NetStorageWriter, "_let_go", lets_go)
+    async with FakeNetStorage() as server:
+        server.faults.append(slow)
+        home.places["dst"] = settings_of(server, monkeypatch).backend("dst")  # type: ignore[assignment]
+        async with home.engine(flow(), lease=0.2) as engine, asyncio.timeout(60):
+            running = asyncio.create_task(engine.run_once(patience=0))
+            while not slow.struck:
+                await asyncio.sleep(0.01)
+            (id,) = [each.id for each in (await home.transfers()).values()]
+            await home.ledger.cancel([id], who="me", why="not wanted")
+            assert (await running).lost == 1
+        assert server.requests["upload"] == 1
+        assert server.peer().names() == set()
 
 
 async def test_heartbeats_keep_a_lease(home: House) -> None:

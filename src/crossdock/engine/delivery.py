@@ -170,14 +170,16 @@ class _Attempt:
         self._courier, self._planner, self._lease, self.transfer = courier, planner, lease, lease.transfer
         self._ledger, self._endpoints, self._step = courier._ledger, courier._endpoints, courier._step
         self._record = Record.load(lease.transfer.checkpoint)
+        self._id = attempt_id(self._ledger.id, lease.id, lease.fence)
         self._moved = 0
         self._kept: bytes | None = None  # staged by this very attempt, and left for the next one to go on with
         self._folder: str | None = None  # where an earlier attempt has begun to publish what is in an archive
 
     async def take_back(self, stopped: BaseException) -> None:
         """Whoever has the lease by now has cleaned up already: what was kept since then, nobody would find."""
-        # Not what is announced in the ledger, or may be: its being gone would look as if it had been published.
-        if self._kept is not None:
+        # Not what is announced by its token, or may be: its being gone would look as if it had been published.
+        record = self._record
+        if self._kept is not None or (record is not None and record.sha256 is not None and record.token is None):
             await self._discard(self._kept, stopped)
 
     async def deliver(self) -> Mapping[str, Any]:
@@ -200,12 +202,7 @@ class _Attempt:
                 # Another file has the name by now for which it was staged.
                 await target.discard(resume)
                 resume = self._record = None
-            options = CopyOptions(
-                overwrite=overwrite,
-                resume=resume,
-                attempt=attempt_id(self._ledger.id, transfer.id, self._lease.fence),
-                transforms=transforms,
-            )
+            options = CopyOptions(overwrite=overwrite, resume=resume, attempt=self._id, transforms=transforms)
             try:
                 async with self._shared(source):
                     receipt = await self._move(source, target, to, options)
@@ -392,9 +389,13 @@ class _Attempt:
             again_in=verdict.seconds if what == "retry" else None,
         )
 
-    async def _discard(self, token: bytes, error: BaseException) -> None:
+    async def _discard(self, token: bytes | None, error: BaseException) -> None:
+        """None: what this attempt staged, where that cannot be resumed."""
         try:
             target = await self._endpoints.storage(self.transfer.target)
-            await target.discard(token)
+            if token is None and self._record is not None:
+                token = target.leftover(self._record.to, self._id)
+            if token is not None:
+                await target.discard(token)
         except CrossdockError as failed:
             error.add_note(f"what was staged could not be removed: {failed}")
