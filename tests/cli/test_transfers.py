@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,6 +140,27 @@ def test_no_more_than_a_batch_is_held(three: Cli, monkeypatch: pytest.MonkeyPatc
         assert [line.split()[:2] for line in retried.out.splitlines()] == [[str(id), state] for id in failed]
         assert "2 transfers" in retried.err
     assert max(held) == 1
+
+
+@pytest.mark.parametrize("how", ["run", "apply"])
+def test_what_waits_for_an_endpoint_says_so(cli: Cli, tmp_path: Path, how: str) -> None:
+    """All of it, though few of them were tried."""
+    configure(tmp_path)
+    (tmp_path / "partner/out").mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(tmp_path / "lake")
+    for number in range(60):
+        (tmp_path / f"partner/out/{number}.csv").write_text("x")
+    if how == "run":
+        assert "60 " in cli("run", "--once").err.splitlines()[-1]
+    else:
+        assert cli("plan", "--out", "p.json").code == 0
+        assert "60 to be tried again" in cli("apply", "p.json").err
+    lines = cli("transfers", "list").out.splitlines()
+    assert len(lines) == 60
+    assert all(" pending " in line and "lake" in line.partition(": ")[2] for line in lines)
+    (tmp_path / "lake").mkdir()
+    assert cli("transfers", "retry", "--all").code == 0
+    assert "60 transfers delivered" in cli("run", "--once").err
 
 
 def test_show(three: Cli) -> None:

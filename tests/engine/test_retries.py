@@ -109,6 +109,7 @@ async def test_what_waits_for_a_destination_fills_no_ledger(home: House) -> None
         summary = await engine.run_once(patience=0.0)
         assert (summary.delivered, summary.waiting) == (0, 60 - summary.failed)
     rows = (await home.transfers()).values()
+    assert all("dst" in each.why and each.ready for each in rows)
     assert sum([len(await home.ledger.history(each.id)) for each in rows]) < 60 + 12
     home.dst.faults["write"] = []
     home.clock.move(1000)

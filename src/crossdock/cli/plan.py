@@ -165,11 +165,10 @@ class _Apply:
         from crossdock.engine import saved
         from crossdock.engine.summary import Summary
 
-        summary, waiting = Summary(), set[int]()
+        summary = Summary()
 
         def report(delivery: Delivery) -> None:
             summary.count(delivery)
-            (waiting.add if delivery.what == "retry" else waiting.discard)(delivery.transfer.id)
             self._tell(delivery)
 
         async with opened_engine(self.session, self.options["ledger"]) as engine:
@@ -188,7 +187,7 @@ class _Apply:
                 flows = {row.flow for row in rows} & set(engine.planners)
                 await engine.worker(flows, report=report).run(until_idle=True)
             seconds = asyncio.get_running_loop().time() - started
-        summary.waiting = len(waiting)
+            summary.waiting = sum([(await engine.unfinished(flow))[0] for flow in flows])
         done = f"{count(len(added), 'transfer')} added, {summary.delivered} delivered ({human_size(summary.size)})"
         more = [(summary.skipped, "skipped"), (summary.failed, "failed"), (summary.waiting, "to be tried again")]
         parts = [done, *(f"{number} {what}" for number, what in [*more, (len(drifted), "drifted")] if number)]

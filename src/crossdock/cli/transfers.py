@@ -115,7 +115,7 @@ def _told(transfer: Transfer) -> str:
     """What went wrong with it, or who took it out of the way."""
     from crossdock.ledger.base import State
 
-    waits_untried = transfer.state is State.PENDING and transfer.fence > 0
+    waits_untried = transfer.state is State.PENDING and (transfer.fence > 0 or transfer.ready != transfer.added)
     if waits_untried or transfer.state in (State.SKIPPED, State.CANCELLED):
         return transfer.why
     return transfer.error or ""

@@ -220,13 +220,10 @@ class Engine:
                 break
             await asyncio.sleep(max(0.05, min(dues[name] for name in looking)))
         summary.settling, summary.left = sum(settling.values()), sum(left.values())
-        moment = self.clock()
         for name in names:
-            found_open = await self.ledger.find(Query(flow=name, states=_NOT_DONE, limit=_COUNTED))
-            summary.waiting += sum(
-                each.owner is None and each.ready is not None and each.ready > moment for each in found_open
-            )
-            summary.held += sum(each.owner is not None for each in found_open)
+            waiting, held = await self.unfinished(name)
+            summary.waiting += waiting
+            summary.held += held
         everybody = await self.ledger.find(Query(states=_NOT_DONE, limit=_COUNTED))
         summary.parked = Counter(each.flow for each in everybody if each.flow not in self.planners)
         for name in names:
@@ -234,6 +231,13 @@ class Engine:
             summary.removed += removed
             summary.late += late
         return summary
+
+    async def unfinished(self, flow: str) -> tuple[int, int]:
+        """Transfers that wait for their next attempt, and that are under way at others; of the newest 1,000."""
+        found = await self.ledger.find(Query(flow=flow, states=_NOT_DONE, limit=_COUNTED))
+        now = self.clock()
+        waiting = sum(each.owner is None and each.ready is not None and each.ready > now for each in found)
+        return waiting, sum(each.owner is not None for each in found)
 
     async def _discover_all(self, names: list[str], summary: Summary) -> list[Discovery]:
         async def one(name: str) -> Discovery | None:

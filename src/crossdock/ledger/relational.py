@@ -184,7 +184,7 @@ class SqlLedger(Ledger):
         await self._under("released", lease, why=stored(why), seconds=float(seconds))
         if others:
             of = {"flow": stored(lease.transfer.flow), "target": stored(lease.transfer.target)}
-            await self._rows("put off", {**of, "seconds": float(seconds), "limit": others})
+            await self._rows("put off", {**of, "why": stored(why), "seconds": float(seconds), "limit": others})
 
     async def failed(self, lease: Lease, error: str) -> None:
         await self._under("failed", lease, error=stored(error))

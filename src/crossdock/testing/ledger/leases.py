@@ -184,6 +184,7 @@ class LeaseCases:
         assert lease.id == ids[0]
         await ledger.released(lease, "lake is down", seconds=60, others=2)
         assert [steps(await ledger.history(id)) for id in ids[1:]] == [[(None, "pending")]] * 3
+        assert [(await got(ledger, id)).why == "lake is down" for id in ids[1:]] == [True, True, False]
         left = await ledger.claim("w2", limit=10, lease=3600)
         assert len(left) == 3, "the fourth, and those of another target or flow"
         await clock.move(55)

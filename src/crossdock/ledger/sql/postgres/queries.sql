@@ -49,7 +49,7 @@ WITH others AS MATERIALIZED (
     SELECT t.id FROM transfers AS t
     WHERE t.flow = :flow AND t.target = :target AND t.state = 'pending' AND t.ready_at <= :now
     ORDER BY t.ready_at, t.id LIMIT :limit FOR UPDATE OF t SKIP LOCKED)
-UPDATE transfers SET ready_at = :now + :seconds
+UPDATE transfers SET ready_at = :now + :seconds, why = :why
 WHERE id IN (SELECT id FROM others)
 RETURNING id
 

@@ -43,7 +43,7 @@ WHERE id IN (SELECT min(id) FROM candidates GROUP BY target, target_path)
 RETURNING *
 
 -- name: put off
-UPDATE transfers SET ready_at = :now + :seconds
+UPDATE transfers SET ready_at = :now + :seconds, why = :why
 WHERE id IN (
     SELECT t.id FROM transfers AS t
     WHERE t.flow = :flow AND t.target = :target AND t.state = 'pending' AND t.ready_at <= :now
