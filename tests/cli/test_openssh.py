@@ -211,3 +211,16 @@ def test_an_account_without_sftp(cli: Cli, tmp_path: Path, pytestconfig: pytest.
         result = cli("ls", "partner:")
         assert result.code == 5
         assert "instead of SFTP the server sends text" in result.err or "may have no SFTP" in result.err
+
+
+def test_a_server_that_sets_no_times(cli: Cli, tree: Path, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    """What is there is not sent again at each sync."""
+    old = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
+    for path in tree.rglob("*"):
+        os.utime(path, (old, old))
+    with running(pytestconfig, OpenSSH(config=("ForceCommand internal-sftp -P setstat,fsetstat",))) as server:
+        write_config(server, tmp_path, server.folder, host_key=server.fingerprint)
+        assert "0 files copied" not in cli("sync", "in", "partner:").err
+        assert "0 files copied" in cli("sync", "in", "partner:").err
+        result = cli("doctor", "partner:")
+        assert (result.code, "modification times cannot be set" in result.out) == (0, True)

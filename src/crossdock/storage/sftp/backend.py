@@ -59,22 +59,24 @@ class SftpBackend(Backend):
         connection = await calls.pool.acquire()
         try:
             session = connection.session
-            with Translate("open", self.endpoint, ""):
-                calls.base = await self._root(session)
             calls.posix_rename = POSIX_RENAME in session.extensions
             calls.hardlink = HARDLINK in session.extensions
             # OpenSSH renames by link(2), which cannot replace; what others do is not known, behind its sshd as well.
             calls.openssh = "OpenSSH" in connection.server and session.extensions.keys() >= _OPENSSH_OWN
-            if not calls.openssh:
-                base = calls.base or b""
-                with Translate("open", self.endpoint, ""):
+            with Translate("open", self.endpoint, ""):
+                if calls.openssh:
+                    # It may have been told to set none: internal-sftp -P setstat,fsetstat
+                    base, timeless = await asyncio.gather(self._root(session), lacks_times(calls, session, b"."))
+                    missing = list[bytes]()
+                else:
+                    base = await self._root(session)
                     missing, timeless = await asyncio.gather(
                         refused(session, base, (POSIX_RENAME, HARDLINK)), lacks_times(calls, session, base)
                     )
-                calls.keeps_times = not timeless
-                for name in missing:
-                    calls.posix_rename = calls.posix_rename and name != POSIX_RENAME
-                    calls.hardlink = calls.hardlink and name != HARDLINK
+            calls.base, calls.keeps_times = base, not timeless
+            for name in missing:
+                calls.posix_rename = calls.posix_rename and name != POSIX_RENAME
+                calls.hardlink = calls.hardlink and name != HARDLINK
             host = self.settings.host.lower()
             self.store = f"sftp:{self.settings.user}@{host}:{self.settings.port or 22}"
             self.capabilities = self._capable()
