@@ -50,6 +50,7 @@ def test_there_and_back(cli: Cli, lake: str, tree: Path, tmp_path: Path) -> None
     assert cli("rm", "-ry", "lake:new").err == "4 files removed\n"
     assert cli("ls", "lake:new").code == 4
     assert cli("rm", "-ry", "lake:").code == 2
+    assert cli("cat", "lake:").err == "crossdock: read lake: no name\nNext: name a file below it\n"
 
 
 def test_a_name_that_s3_cannot_have_fails_by_itself(cli: Cli, lake: str, tree: Path) -> None:

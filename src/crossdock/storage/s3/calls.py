@@ -69,7 +69,7 @@ class Calls:
         if size > _LONGEST_KEY:
             raise self._invalid(operation, path, f"the key has {size} bytes, of 1024 at most")
         if not path:
-            raise self._invalid(operation, path, "no name")
+            raise self.backend.error(InvalidPath, operation, path, "no name", hint="name a file below it")
         return key
 
     def _invalid(self, operation: str, path: str, reason: str) -> Exception:
