@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from crossdock.engine.discovery import look
@@ -9,8 +14,12 @@ from crossdock.engine.lookup import at_source
 from crossdock.errors import NotFound
 from crossdock.flows.flow import Place
 from crossdock.flows.plan import Planner
+from crossdock.ledger import relational
+from crossdock.ledger.memory import MemoryLedger
+from crossdock.storage.local import LocalSettings
 from crossdock.storage.storage import Storage
 from tests.engine.bench import Bench
+from tests.engine.clocks import Clock
 from tests.engine.places import flow
 from tests.servers import Ceph
 from tests.storage.s3.places import backend as s3_backend
@@ -38,3 +47,32 @@ async def test_a_bucket_that_is_not_there_is_no_empty_source(
 async def test_a_folder_that_is_not_there_is_no_empty_source(bench: Bench) -> None:
     with pytest.raises(NotFound):
         await look(Planner(FLOW), bench.plain, bench.ledger, bench.clock())
+
+
+async def test_a_look_that_is_broken_off_leaves_no_listing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the ledger was asked: Ctrl-C then printed a traceback for each layer of the listing."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).touch()
+    asked, begun = asyncio.Event(), list[Any]()
+
+    async def hangs(*_: object) -> list[bool]:
+        asked.set()
+        never: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
+        return await never
+
+    async with MemoryLedger() as ledger, Storage(LocalSettings(root=tmp_path).backend("here")) as storage:
+        monkeypatch.setattr(relational, "_BATCH", 1)
+        monkeypatch.setattr(ledger, "_unknown", hangs)
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(firstiter=begun.append)
+        try:
+            task = asyncio.create_task(look(Planner(flow(source=Place("here", ""))), storage, ledger, Clock()()))
+            await asked.wait()
+            task.cancel()
+            await asyncio.wait([task])
+        finally:
+            sys.set_asyncgen_hooks(*hooks)
+    assert len(begun) > 4
+    assert [each.__qualname__ for each in begun if each.ag_frame is not None] == []

@@ -103,9 +103,11 @@ async def look(
                 else:
                     found.skipped += 1
 
-    listed = candidates()
-    unknown = ledger.unknown(flow.name, flow.source.endpoint, listed) if only is None else listed
-    entries = [entry async for entry in unknown]
+    # Closed one after the other if this is broken off, as the event loop at its end would not.
+    async with aclosing(candidates()) as listed:
+        unknown = ledger.unknown(flow.name, flow.source.endpoint, listed) if only is None else listed
+        async with aclosing(unknown):
+            entries = [entry async for entry in unknown]
     for manifest in manifests:
         try:
             text = (await storage.read_bytes(manifest.path)).decode("utf-8", "surrogateescape")
