@@ -19,6 +19,7 @@ from crossdock.ledger import sqlite_file
 from crossdock.ledger.base import Query
 from crossdock.ledger.sqlite import SqliteLedger
 from crossdock.ledger.sqlite_file import connect, file_system, wal_is_safe
+from crossdock.ledger.writer import Writer
 from crossdock.testing.ledger.base import add, claim_one, planned
 
 
@@ -269,3 +270,35 @@ async def test_a_lock_that_stays_is_told(path: Path, impatient: None) -> None:
         other.execute("ROLLBACK")
         other.close()
         assert len(await add(ledger)) == 1
+
+
+async def test_what_nobody_waits_for_is_not_read_to_its_end(path: Path) -> None:
+    """Ctrl-C during a search of a large ledger waited for all of it."""
+    begun, steps = asyncio.Event(), 0
+    loop = asyncio.get_running_loop()
+
+    def step() -> int:
+        nonlocal steps
+        if steps == 0:
+            loop.call_soon_threadsafe(begun.set)
+        steps += 1
+        return 1
+
+    def count(connection: sqlite3.Connection, to: int = 10_000_000) -> Any:
+        numbers = f"WITH n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT {to})"
+        return connection.execute(f"{numbers} SELECT sum(step()) FROM n").fetchone()[0]
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.create_function("step", 0, step)
+        return connection
+
+    writer = Writer(connect, lambda error: error, "test")
+    await writer.start()
+    reading = asyncio.create_task(writer.ask(count, writes=False))
+    await begun.wait()
+    reading.cancel()
+    await asyncio.wait([reading])
+    assert await writer.ask(lambda connection: count(connection, 500_000), writes=True) == 500_000
+    await writer.stop()
+    assert steps < 10_000_000

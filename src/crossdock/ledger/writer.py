@@ -19,6 +19,8 @@ Together = Callable[[Connection, Sequence[Any]], bool]
 _Answer = tuple[asyncio.Future[Any], Any, BaseException | None]
 _TOGETHER = 1000
 """Operations in one transaction, at most."""
+_LOOK_UP = 200_000
+"""Of SQLite's own steps, after which it asks whether to go on: a tenth of a second or so."""
 
 
 @dataclass(slots=True)
@@ -51,6 +53,8 @@ class Writer:
         self._collected: list[_Asked] = []
         """Of one turn of the loop: waking the thread for each would cost more than most actions."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._reading: Sequence[_Asked] = ()
+        """What the thread is at, if none of it writes."""
         self._ended = True
 
     async def start(self) -> None:
@@ -108,12 +112,17 @@ class Writer:
             _tell([(self._opened, None, error)])
             return
         _tell([(self._opened, None, None)])
+        connection.set_progress_handler(self._for_nobody, _LOOK_UP)
         try:
             while batch := self._next():
                 self._transact(connection, batch)
         finally:
             self._ended = True
             connection.close()
+
+    def _for_nobody(self) -> bool:
+        """What is being read, nobody waits for any more: SQLite ends it."""
+        return bool(self._reading) and all(asked.answer.cancelled() for asked in self._reading)
 
     def _next(self) -> list[_Asked]:
         """What waits; empty once the end was asked for and everything before it is done."""
@@ -135,6 +144,7 @@ class Writer:
             _tell([(asked.answer, None, wrong) for asked in batch])
             return
         begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
+        self._reading = () if writes else batch
         try:
             connection.execute(begin)
             answers = _quickly(connection, batch)
