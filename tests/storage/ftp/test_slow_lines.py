@@ -18,7 +18,7 @@ from crossdock.storage.ftp.stream import Data
 from crossdock.storage.ftp.wire import Silent
 from crossdock.testing import ftp_session
 from crossdock.testing.fault_ftp import FaultyFtpServer
-from tests.storage.ftp.places import DATA, faulty
+from tests.storage.ftp.places import DATA, backend_of, faulty
 from tests.storage.test_sockets import Crowded
 
 
@@ -73,9 +73,11 @@ async def test_who_waits_for_a_slow_line_to_be_free_waits(
 
     monkeypatch.setattr(pool, "_ring", counted)
     (server.folder / "other").write_bytes(b"1")
-    async with faulty(server, timeout=0.3, max_connections=1) as storage:
+    async with faulty(server, timeout=30, max_connections=1) as storage:
         async with storage.write("name") as writer:
             await writer.write(DATA)  # more than a chunk: from now on it holds the connection
+            connections = backend_of(storage).calls.pool
+            connections._settings = connections._settings.model_copy(update={"timeout": 0.05})
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(writer.commit(Expect(size=len(DATA))))
                 tasks.create_task(storage.stat("other"))
