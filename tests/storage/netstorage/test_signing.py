@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -11,7 +12,7 @@ from crossdock.errors import (
     PermissionDenied,
 )
 from crossdock.storage.netstorage.backend import NetStorageBackend
-from crossdock.storage.netstorage.signing import signature
+from crossdock.storage.netstorage.signing import WINDOW, Signer, signature
 from crossdock.storage.netstorage.wire import action_of, quoted
 from crossdock.storage.storage import Storage
 from crossdock.testing import FakeNetStorage, NetStorageFault
@@ -103,3 +104,19 @@ async def test_a_key_that_was_replaced_is_no_missing_right(
         await asks(storage, "name")
     with pytest.raises(AuthenticationFailed, match="check 'key_name'"):
         await storage.write_bytes("other", b"x")
+
+
+async def test_a_time_is_that_of_the_request_s_head(server: FakeNetStorage) -> None:
+    """An upload may take longer than the clocks may differ (Akamai: "the time the header is received")."""
+    target, action = "/123456/slow", "version=1&action=upload"
+    head = "".join(
+        f"{name}: {value}\r\n" for name, value in Signer(server.key_name, server.key).headers(target, action).items()
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(f"PUT {target} HTTP/1.1\r\n{head}Content-Length: 4\r\nExpect: 100-continue\r\n\r\n".encode())
+    assert b"100" in await reader.readuntil(b"\r\n\r\n")
+    server.clock_offset = WINDOW + 30
+    writer.write(b"late")
+    assert (await reader.readuntil(b"\r\n")).split()[1] == b"200"
+    writer.close()
+    assert server.peer().read("slow") == b"late"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
 
@@ -48,6 +49,8 @@ class Query:
     trailers: dict[str, str] = field(default_factory=dict)
     chunked: bool = False
     keep: bool = True
+    begun: float = 0.0
+    """When the head had come, by the server's clock."""
 
 
 @dataclass(slots=True)
@@ -60,7 +63,9 @@ class Reply:
     cut: int | None = None
 
 
-async def read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Query | None:
+async def read_request(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, clock: Callable[[], float]
+) -> Query | None:
     """The next request; None at the end of the connection. Raises `BadRequest`, `asyncio.IncompleteReadError`."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -74,7 +79,7 @@ async def read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
     found = _REQUEST_LINE.fullmatch(line)
     if found is None:
         raise BadRequest(f"no request line: {line[:100]!r}")
-    query = Query(found[1], found[2], _fields(fields))
+    query = Query(found[1], found[2], _fields(fields), begun=clock())
     query.keep = found[3] == "1" and query.headers.get("connection", "").lower() != "close"
     if query.headers.get("expect", "").lower() == "100-continue":
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

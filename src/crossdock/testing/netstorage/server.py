@@ -171,7 +171,7 @@ class FakeNetStorage:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while (query := await read_request(reader, writer)) is not None:
+        while (query := await read_request(reader, writer, lambda: self.now)) is not None:
             self.busy += 1
             try:
                 reply = await self._reply(query)
@@ -213,7 +213,7 @@ class FakeNetStorage:
         return reply
 
     def _answer(self, query: Query, name: str, action: str, parameters: dict[str, bytes]) -> Reply:
-        wrong = self._authenticated(query, query.headers, action)
+        wrong = self._authenticated(query, query.headers, action, query.begun)
         if wrong is not None:
             return self._refused(wrong)
         if name not in METHODS or parameters.get("version") != b"1":
@@ -230,7 +230,7 @@ class FakeNetStorage:
             later = query.trailers.get(ACTION.lower())
             if later is None:
                 return Reply(400, b"A trailer without an action\n")
-            wrong = self._authenticated(query, query.trailers, later)
+            wrong = self._authenticated(query, query.trailers, later, self.now)
             if wrong is not None:
                 return self._refused(f"trailer: {wrong}")
             changed = parameters_of(later)
@@ -242,8 +242,8 @@ class FakeNetStorage:
             self.trailers += 1
         return self.actions.run(name, path, parameters, query)
 
-    def _authenticated(self, query: Query, headers: dict[str, str], action: str) -> str | None:
-        """None: signed by the account, now. Over the request target as received, still escaped."""
+    def _authenticated(self, query: Query, headers: dict[str, str], action: str, came: float) -> str | None:
+        """None: signed by the account when it came. Over the request target as received, still escaped."""
         data, sign = headers.get(DATA.lower(), ""), headers.get(SIGN.lower(), "")
         # rclone leaves out the last space.
         fields = [field.strip() for field in data.split(",")]
@@ -257,8 +257,8 @@ class FakeNetStorage:
             return str(error)
         if not hmac.compare_digest(expected, sign):
             return "wrong signature"
-        if abs(self.now - int(fields[3])) > WINDOW:
-            return f"{self.now - int(fields[3]):.0f} seconds apart"
+        if abs(came - int(fields[3])) > WINDOW:
+            return f"{came - int(fields[3]):.0f} seconds apart"
         if self._reject_replays and sign in self._used:
             return "signature used before"
         self._used.add(sign)
