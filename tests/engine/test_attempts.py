@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import pytest
 
@@ -69,6 +70,25 @@ async def test_resumes_after_each_cut() -> None:
         assert await memory.read_bytes("f") == CONTENT
         assert receipt.sha256 == hashlib.sha256(CONTENT).hexdigest()
         assert await names(memory) == ["f"]
+
+
+async def test_a_file_that_takes_long_has_all_its_attempts() -> None:
+    """As many as were asked for, while each of them goes on for minutes before the line breaks."""
+    policy, _ = await policy_waits()
+    now = 0.0
+    policy = replace(policy, clock=lambda: now)
+
+    def goes_on(size: int) -> None:
+        nonlocal now
+        now += 100
+
+    async with Storage(MemoryBackend("a")) as source, Storage(MemoryBackend("b")) as memory:
+        await source.write_bytes("f", CONTENT)
+        _, attempts = await deliver(
+            source, "f", Storage(Flaky(memory.backend, failures=3)), "f", policy=policy, progress=goes_on
+        )
+        assert attempts == 4
+        assert await memory.read_bytes("f") == CONTENT
 
 
 async def test_gives_up_within_bounds_and_leaves_nothing() -> None:

@@ -83,6 +83,27 @@ async def test_stops_at_the_bound_of_time() -> None:
     assert sum(time.slept) <= 10
 
 
+async def test_what_took_long_before_it_failed_is_tried_again() -> None:
+    """The bound of time is one of failing, not of working."""
+    time, calls = Time(), 0
+
+    async def work() -> str:
+        nonlocal calls
+        calls += 1
+        time.now += 1000
+        if calls < 3:
+            raise lost()
+        return "done"
+
+    calls = 1
+    assert await time.policy().run(work) == "done"
+    calls = 0
+    with pytest.raises(ConnectionFailed):
+        await time.policy().run(work)
+    calls = 0
+    assert await time.policy().run(work, moved=lambda: time.now) == "done"
+
+
 async def test_the_peer_may_ask_for_a_longer_pause() -> None:
     time = Time()
     pause = Throttled("slow down", operation="stat", endpoint="memory", retry_after=7)

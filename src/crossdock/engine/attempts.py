@@ -33,12 +33,16 @@ async def deliver(
     attempt fails: what it had moved does not count.
     """
     options = options or CopyOptions()
+    policy = policy or RetryPolicy()
     attempts = moved = 0
+    last = policy.clock()
     token: bytes | None = options.resume
 
     def count(size: int) -> None:
-        nonlocal moved
+        nonlocal moved, last
         moved += size
+        if size > 0:
+            last = policy.clock()
         if progress is not None:
             progress(size)
 
@@ -76,7 +80,7 @@ async def deliver(
             await to_its_end(target.discard(staged))
 
     try:
-        receipt = await (policy or RetryPolicy()).run(attempt)
+        receipt = await policy.run(attempt, moved=lambda: last)
     except BaseException as error:
         if moved:
             count(-moved)

@@ -36,7 +36,7 @@ class RetryPolicy:
 
     attempts: int = 4
     seconds: float = 120
-    """No new attempt starts later than this after the first."""
+    """No new attempt starts later than this after the first failure."""
     base: float = 0.5
     longest: float = 20
     clock: Callable[[], float] = time.monotonic
@@ -48,12 +48,19 @@ class RetryPolicy:
         jittered = self.draw(0, min(self.longest, self.base * 2 ** (attempt - 1)))
         return max(jittered, error.retry_after or 0)
 
-    async def run(self, action: Callable[[], Awaitable[T]], *, but: tuple[type[CrossdockError], ...] = ()) -> T:
+    async def run(
+        self,
+        action: Callable[[], Awaitable[T]],
+        *,
+        but: tuple[type[CrossdockError], ...] = (),
+        moved: Callable[[], float] | None = None,
+    ) -> T:
         """Call until it succeeds, fails for good, or the bounds are reached; then the error is `exhausted`.
 
-        `but`: errors that asking again cannot mend.
+        `but`: errors that asking again cannot mend. `moved`: when it last went on, by `clock`; `seconds` count from
+        there, if that is later.
         """
-        started, attempt = self.clock(), 1
+        since, attempt = float("inf"), 1
         while True:
             try:
                 return await action()
@@ -61,7 +68,9 @@ class RetryPolicy:
                 if not error.retryable or error.exhausted or isinstance(error, but):
                     raise
                 wait = self.wait(attempt, error)
-                if attempt >= self.attempts or self.clock() - started + wait > self.seconds:
+                now = self.clock()
+                since = min(since, now) if moved is None else max(min(since, now), moved())
+                if attempt >= self.attempts or now - since + wait > self.seconds:
                     error.exhausted = True
                     raise
                 log.info("attempt %d of %d failed, again in %.1fs: %s", attempt, self.attempts, wait, error)
