@@ -9,12 +9,15 @@ import ssl
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from crossdock.storage import sockets
-from crossdock.storage.sockets import TlsSocket, send_whole, until_taken
+from crossdock.storage.ftp.securing import patient
+from crossdock.storage.ftp.wire import Silent
+from crossdock.storage.sockets import TlsSocket, mind_silence, reached_in_time, receive, send_whole, until_taken
 
 
 @contextmanager
@@ -107,3 +110,94 @@ def test_what_stands_still_on_its_way_is_silence(monkeypatch: pytest.MonkeyPatch
             until_taken(ours, 0.1)
         theirs.sendall(b"refused")
         until_taken(ours, 0.1)
+
+
+class Quiet:
+    """A line on which `held` has come, and nothing since; as the kernel minds the time of one call, on a clock of its
+    own."""
+
+    def __init__(self, held: bytes) -> None:
+        self.held, self.each, self.now = held, 30.0, 0.0
+
+    def setsockopt(self, level: int, option: int, value: bytes) -> None:
+        if option == socket.SO_RCVTIMEO:
+            seconds, micros = struct.unpack("ll", value)
+            self.each = seconds + micros / 1e6
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        assert flags == socket.MSG_WAITALL
+        self.now += self.each
+        found, self.held = self.held[:size], b""
+        if not found:
+            raise BlockingIOError
+        return found
+
+
+def test_what_came_first_hides_no_silence() -> None:
+    """A call that has something to give takes the whole time all the same: the silence was minded twice over."""
+    line: Any = Quiet(b"abc")
+    settings = SimpleNamespace(timeout=30, connect_timeout=30, mode="passive")
+    stream = patient(cast("Any", SimpleNamespace(settings=settings)), line)
+    with pytest.raises(Silent):
+        stream.read(100)
+    assert line.now == pytest.approx(35)
+
+    line = Quiet(b"abc")
+    mind_silence(line, 30)
+    assert receive(line, 100) == b"abc"
+    with pytest.raises(TimeoutError):
+        receive(line, 97)
+    assert line.now == pytest.approx(35)
+
+
+class Net:
+    """Eight addresses, of which those in `silent` say nothing; stands for the modules `socket` and `time`."""
+
+    SOCK_STREAM = socket.SOCK_STREAM
+
+    def __init__(self, *silent: int) -> None:
+        self.silent, self.asked, self.now, self.open = silent, list[int](), 0.0, 0
+
+    def getaddrinfo(self, host: str, port: int, type: int) -> list[Any]:
+        return [(socket.AF_INET, type, 6, "", number) for number in range(8)]
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def socket(self, *_: int) -> Net:
+        self.open += 1
+        return self
+
+    def settimeout(self, seconds: float) -> None:
+        self.patience = seconds
+
+    def connect(self, address: int) -> None:
+        self.asked.append(address)
+        if address in self.silent:
+            self.now += self.patience
+            raise TimeoutError("timed out")
+
+    def close(self) -> None:
+        self.open -= 1
+
+
+def test_an_address_that_is_silent_leaves_time_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net(0, 1)
+    monkeypatch.setattr(sockets, "socket", net)
+    monkeypatch.setattr(sockets, "time", net)
+    _, address = reached_in_time("store", 443, 10)
+    assert (address, net.asked, net.open) == (2, [0, 1, 2], 1)
+    assert net.now < 3
+    reached_in_time("store", 443, 10, address)
+    assert net.asked == [0, 1, 2, 2]
+
+
+def test_a_host_that_is_silent_takes_the_time_limit_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many addresses it has."""
+    net = Net(*range(8))
+    monkeypatch.setattr(sockets, "socket", net)
+    monkeypatch.setattr(sockets, "time", net)
+    with pytest.raises(TimeoutError):
+        reached_in_time("store", 443, 10)
+    assert (net.asked, net.open) == (list(range(8)), 0)
+    assert net.now == pytest.approx(10)

@@ -15,7 +15,18 @@ import time
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["TlsSocket", "confirmed", "keep_pace", "send_whole", "system_words", "unsent", "until_taken"]
+__all__ = [
+    "TlsSocket",
+    "confirmed",
+    "keep_pace",
+    "mind_silence",
+    "reached_in_time",
+    "receive",
+    "send_whole",
+    "system_words",
+    "unsent",
+    "until_taken",
+]
 
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
 
@@ -23,6 +34,8 @@ _UNSENT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 _MOST_UNSENT = 512 * 1024
 _LOOK = 0.5
 """Seconds between two looks at how much is still to be sent."""
+_TURNS = 6
+"""Calls that share a time limit: the kernel counts the whole of one, so what came in it would hide a silence since."""
 
 
 class TlsSocket(ssl.SSLSocket):
@@ -103,6 +116,48 @@ def until_taken(connection: socket.socket, timeout: float) -> None:
             moved = time.monotonic()
         elif time.monotonic() - moved > timeout:
             raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+
+def mind_silence(connection: socket.socket, timeout: float) -> None:
+    """Prepare a blocking socket for `receive`."""
+    each = timeout / _TURNS
+    value = struct.pack("ll", int(each), int(each % 1 * 1e6))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+
+
+def receive(connection: socket.socket, size: int) -> bytes:
+    """`size` bytes; fewer on a slow line, none at the end. Raises `TimeoutError` after the silence that is minded."""
+    for _ in range(_TURNS):
+        with suppress(BlockingIOError):
+            return connection.recv(size, socket.MSG_WAITALL)
+    raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+
+def reached_in_time(host: str, port: int, seconds: float, first: Any = None) -> tuple[socket.socket, Any]:
+    """Connected to the first of the host's addresses that answers, and that address. Raises `OSError`, `UnicodeError`.
+
+    `first`: the one to begin with. One that says nothing, as beyond a broken IPv6, leaves of `seconds` enough for the
+    others.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    deadline = time.monotonic() + seconds
+    failed = OSError("the host has no address")
+    found = sorted(found, key=lambda one: one[4] != first)
+    for others, (family, kind, protocol, _, address) in zip(range(len(found) - 1, -1, -1), found, strict=True):
+        connected: socket.socket | None = None
+        try:
+            # Refused where the system lacks the family, as in a container without IPv6.
+            connected = socket.socket(family, kind, protocol)
+            left = deadline - time.monotonic()
+            connected.settimeout(max(left / (others + 2) if others else left, 0.001))
+            connected.connect(address)
+        except OSError as error:
+            if connected is not None:
+                connected.close()
+            failed = error
+        else:
+            return connected, address
+    raise failed
 
 
 def system_words(error: OSError) -> str:

@@ -23,7 +23,7 @@ from crossdock.errors import (
     TimedOut,
 )
 from crossdock.storage.accounts import LOCKED_OUT
-from crossdock.storage.ftp import FtpSettings, data
+from crossdock.storage.ftp import FtpSettings, connecting, data
 from crossdock.storage.ftp.connecting import Connector
 from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.pool import Account, Pool
@@ -268,3 +268,17 @@ async def test_an_address_of_a_family_that_the_system_lacks_is_passed_over(
     async with faulty(server) as storage:
         await storage.write_bytes("name", b"x")
     assert (server.folder / "name").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("error", [TimeoutError("timed out"), OSError(errno.EHOSTUNREACH, "No route to host")])
+async def test_a_host_that_is_not_reached_is_no_question_of_tls(
+    server: FaultyFtpServer, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    def unreachable(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(connecting, "reached_in_time", unreachable)
+    with pytest.raises(ConnectionFailed, match="check host, port and firewall") as caught:
+        async with faulty(server):
+            pass
+    assert "ftps" not in str(caught.value)

@@ -126,6 +126,24 @@ async def test_a_refusal_before_the_body_is_taken() -> None:
         assert await get(bulk, peer) == DATA and peer.connections == 2
 
 
+async def test_an_address_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be silent: each of its turns would take long."""
+    answer = sends(DATA, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", then="close")
+    with socket.socket() as dead:
+        async with serving(answer, answer) as (peer, bulk):
+            dead.bind(("127.0.0.1", 0))
+            kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+            here = ("127.0.0.1", int(peer.url.rpartition(":")[2]))
+            found = [(*kind, dead.getsockname()), (*kind, here)]
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+            assert await get(bulk, peer) == DATA
+            dead.listen()
+            dead.setblocking(False)
+            assert await get(bulk, peer) == DATA and peer.connections == 2
+            with pytest.raises(BlockingIOError):
+                dead.accept()
+
+
 async def test_a_connection_that_ended_while_unused() -> None:
     async with serving(sends(DATA, then="close"), sends(DATA)) as (peer, bulk):
         assert await get(bulk, peer) == DATA

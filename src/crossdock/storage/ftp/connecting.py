@@ -20,7 +20,8 @@ from crossdock.errors import (
 from crossdock.storage.ftp.connection import Connection, Features
 from crossdock.storage.ftp.faults import hint_for_certificate
 from crossdock.storage.ftp.tls import NotTls, TlsLayer, Untrusted, presented
-from crossdock.storage.ftp.wire import Learned, Lost, Refused, Reply, Silent, Violation, Wire
+from crossdock.storage.ftp.wire import Lost, Refused, Reply, Silent, Violation, Wire
+from crossdock.storage.sockets import reached_in_time
 
 if TYPE_CHECKING:
     from crossdock.storage.ftp.settings import FtpSettings
@@ -62,7 +63,7 @@ class Connector:
                 self._sign_in(connection, old_tls=old_tls)
         except Silent as error:
             hint = "check host, port and firewall; it is tried again"
-            if self._settings.security != "implicit" and connection.wire_is_fresh:
+            if self._settings.security != "implicit" and connection.connected and connection.wire_is_fresh:
                 hint = "if the server expects TLS from the first byte (port 990), write type: ftps"
             elif not connection.wire_is_fresh:
                 hint = (
@@ -127,7 +128,10 @@ class Connector:
     def _connect(self, connection: Connection) -> socket.socket:
         settings = self._settings
         try:
-            connected = _reach(settings, connection.learned)
+            learned = connection.learned
+            # Silence takes long: the address that answered before is asked first.
+            connected, learned.address = reached_in_time(*settings.address, settings.connect_timeout, learned.address)
+            connected.settimeout(settings.connect_timeout)
         except TimeoutError as error:
             raise Silent("no answer") from error
         except (OSError, UnicodeError) as error:
@@ -229,7 +233,7 @@ class Connector:
             )
         if "WRONG_VERSION" in str(error):
             return "the server left TLS, as vsftpd does to report a mistake in its own settings: ask its operator"
-        if connection.wire_is_fresh and self._settings.security != "implicit":
+        if connection.connected and connection.wire_is_fresh and self._settings.security != "implicit":
             return (
                 "check host and port; if the server expects TLS from the first byte (port 990), write type: ftps; "
                 "if it does not admit this machine, ask its operator (ProFTPD <Limit LOGIN>, hosts.deny, a firewall)"
@@ -284,27 +288,6 @@ class Connector:
 
 def _is_utf8(encoding: str) -> bool:
     return encoding.lower().replace("-", "").replace("_", "") == "utf8"
-
-
-def _reach(settings: FtpSettings, learned: Learned) -> socket.socket:
-    """The first of the host's addresses that answers; the one that did before is asked first, as silence takes long."""
-    failed: OSError | None = None
-    addresses = socket.getaddrinfo(*settings.address, type=socket.SOCK_STREAM)
-    for family, kind, protocol, _, address in sorted(addresses, key=lambda each: each[4] != learned.address):
-        connected: socket.socket | None = None
-        try:
-            # Refused where the system lacks the family, as in a container without IPv6.
-            connected = socket.socket(family, kind, protocol)
-            connected.settimeout(settings.connect_timeout)
-            connected.connect(address)
-        except OSError as error:
-            if connected is not None:
-                connected.close()
-            failed = error
-        else:
-            learned.address = address
-            return connected
-    raise failed or OSError("the host has no address")
 
 
 def _prepared(wire: Wire) -> bytes:

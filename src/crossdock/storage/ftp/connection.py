@@ -196,6 +196,11 @@ class Connection:
         return self._wire
 
     @property
+    def connected(self) -> bool:
+        """There was somebody to connect to, whether he has said a word or not."""
+        return self._wire is not None
+
+    @property
     def wire_is_fresh(self) -> bool:
         """The server has not said a word yet."""
         return self._wire is None or not self._wire.heard

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from crossdock.storage.ftp.stream import Data
 from crossdock.storage.ftp.tls import SessionRefused
 from crossdock.storage.ftp.wire import Lost, Refused, Reply, Silent, be_patient
+from crossdock.storage.sockets import mind_silence
 
 if TYPE_CHECKING:
     from crossdock.storage.ftp.connection import Connection
@@ -24,6 +25,7 @@ def patient(connection: Connection, connected: socket.socket) -> Data:
     settings = connection.settings
     if settings.timeout != settings.connect_timeout or settings.mode == "active":
         be_patient(connected, settings.timeout)
+    mind_silence(connected, settings.timeout)
     return Data(connected, settings.timeout)
 
 

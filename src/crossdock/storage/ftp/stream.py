@@ -9,7 +9,7 @@ import struct
 from contextlib import suppress
 
 from crossdock.storage.ftp.wire import Lost, Silent, shut
-from crossdock.storage.sockets import confirmed, send_whole, unsent
+from crossdock.storage.sockets import confirmed, receive, send_whole, unsent
 
 __all__ = ["Data"]
 
@@ -37,14 +37,12 @@ class Data:
             return self._read_records(self.socket, size)
         try:
             # The kernel fills the whole chunk, and minds the time, in one call.
-            found = self.socket.recv(size, socket.MSG_WAITALL)
+            found = receive(self.socket, size)
             while found and len(found) < size and len(found) != end:
-                more = self.socket.recv(size - len(found), socket.MSG_WAITALL)
+                more = receive(self.socket, size - len(found))
                 if not more:
                     break
                 found += more
-        except BlockingIOError as error:
-            raise self._lost(TimeoutError()) from error
         except OSError as error:
             raise self._lost(error) from error
         return found

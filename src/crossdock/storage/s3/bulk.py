@@ -14,20 +14,19 @@ import os
 import select
 import socket
 import ssl
-import struct
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from multidict import CIMultiDict
 
 from crossdock.storage.http import NotHttp, Unreachable
-from crossdock.storage.sockets import keep_pace, send_whole, until_taken
+from crossdock.storage.sockets import keep_pace, mind_silence, reached_in_time, receive, send_whole, until_taken
 
 __all__ = ["Bulk", "BulkResponse"]
 
@@ -51,6 +50,8 @@ class Bulk:
         self._slots = asyncio.Semaphore(limit)
         self._threads = ThreadPoolExecutor(limit, thread_name_prefix="crossdock-s3")
         self._idle: dict[str, deque[_Line]] = {}
+        self._addresses: dict[str, Any] = {}
+        """Host → the address that answered last."""
         self._busy: set[_Line] = set()
         self._closed = False
 
@@ -88,7 +89,7 @@ class Bulk:
             if line.fresh():
                 return line
             line.cut()
-        return _Line(host, self._port, self._tls, self._timeout, self._connect_timeout)
+        return _Line(host, self._port, self._tls, self._timeout, self._connect_timeout, self._addresses)
 
     def give_back(self, line: _Line, *, usable: bool) -> None:
         """The connection's answer has been read to its end (`usable`), or is given up."""
@@ -171,9 +172,15 @@ class _Line:
     """One connection. `cut` may be called from another thread than the one that works with it."""
 
     def __init__(
-        self, host: str, port: int | None, tls: ssl.SSLContext | None, timeout: float, connect_timeout: float
+        self,
+        host: str,
+        port: int | None,
+        tls: ssl.SSLContext | None,
+        timeout: float,
+        connect_timeout: float,
+        addresses: dict[str, Any],
     ) -> None:
-        self.host = host
+        self.host, self._addresses = host, addresses
         self.since = 0.0
         self._port, self._tls = port, tls
         self._timeout, self._connect_timeout = timeout, connect_timeout
@@ -294,11 +301,15 @@ class _Line:
 
     def _connect(self) -> http.client.HTTPConnection:
         try:
-            plain = socket.create_connection(
-                (self.host, self._port or (443 if self._tls else 80)), self._connect_timeout
+            plain, self._addresses[self.host] = reached_in_time(
+                self.host,
+                self._port or (443 if self._tls else 80),
+                self._connect_timeout,
+                self._addresses.get(self.host),
             )
         except OSError as error:
             raise Unreachable(error) from error
+        plain.settimeout(self._connect_timeout)
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             keep_pace(plain)
@@ -357,18 +368,12 @@ class _Line:
     def _wait_in_kernel(self) -> None:
         """Blocking for good, which is what MSG_WAITALL takes, with the timeout kept by the kernel."""
         assert self._socket is not None
-        seconds = int(self._timeout)
-        value = struct.pack("ll", seconds, int((self._timeout - seconds) * 1e6))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        mind_silence(self._socket, self._timeout)
         self._socket.settimeout(None)
 
     def _receive(self, size: int) -> bytes:
         assert self._socket is not None
-        assert _WAIT_ALL is not None
-        try:
-            return self._socket.recv(size, _WAIT_ALL)
-        except BlockingIOError:
-            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
+        return receive(self._socket, size)
 
     def _acknowledge(self) -> None:
         """As for small answers: Ceph sends headers and body apart, with Nagle's algorithm on."""
