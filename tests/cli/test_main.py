@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -17,7 +18,9 @@ import pytest
 
 from crossdock.cli import exits, main
 from crossdock.cli.table import COMMANDS
-from crossdock.errors import ConfigError, CrossdockError, NotFound, PermissionDenied, TimedOut
+from crossdock.engine import attempts
+from crossdock.errors import ConfigError, ConnectionFailed, CrossdockError, NotFound, PermissionDenied, TimedOut
+from crossdock.storage.storage import Storage
 from tests.cli.conftest import PROGRAM, Cli, contents
 
 
@@ -88,6 +91,29 @@ def test_an_error_is_a_line_and_a_next_step(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "crossdock.yml").touch()
     for argv in (["check"], ["run"], ["late"]):
         assert cli(*argv).err.endswith("Next: write one, or pass --config crossdock.yml\n")
+
+
+@pytest.mark.parametrize("command", ["cp", "sync"])
+def test_what_is_left_behind_is_told(cli: Cli, tree: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """As by a line that is dead for good: neither the file nor the removal of what was staged gets through."""
+
+    def dead(operation: str) -> ConnectionFailed:
+        return ConnectionFailed("the line is dead", operation=operation, endpoint="there", path="b.csv")
+
+    async def copy(*_: object, on_checkpoint: Callable[[bytes], None], **__: object) -> None:
+        on_checkpoint(b"token")
+        error = dead("write")
+        error.exhausted = True
+        raise error
+
+    async def discard(*_: object) -> None:
+        raise dead("delete")
+
+    monkeypatch.setattr(attempts, "copy", copy)
+    monkeypatch.setattr(Storage, "discard", discard)
+    source = tree / "sub/b.csv" if command == "cp" else tree / "sub"
+    result = cli(command, source, tree / "there")
+    assert "left behind ('crossdock doctor' removes it a day later): delete there:b.csv: the line is dead" in result.err
 
 
 def test_a_pattern_is_no_location(cli: Cli, tmp_path: Path) -> None:

@@ -155,6 +155,8 @@ def complaint(error: CrossdockError) -> Iterator[str]:
     """The lines that say so."""
     for mistake in getattr(error, "mistakes", [error]):
         yield f"crossdock: {_lines(mistake.message)}"
+        for note in getattr(mistake, "__notes__", ()):
+            yield f"Also: {_lines(note)}"
         if mistake.hint:
             yield f"Next: {_lines(mistake.hint)}"
 

@@ -117,7 +117,8 @@ class Reporter:
 
 
 def _told(outcome: Outcome) -> str:
-    return "; ".join(shown(line) for line in str(outcome.error or outcome.reason).splitlines())
+    lines = [*str(outcome.error or outcome.reason).splitlines(), *getattr(outcome.error, "__notes__", ())]
+    return "; ".join(map(shown, lines))
 
 
 @contextmanager

@@ -87,6 +87,6 @@ async def deliver(
         try:
             await forget()
         except CrossdockError as failed:
-            error.add_note(f"what was staged could not be removed: {failed}")
+            error.add_note(f"what was staged is left behind ('crossdock doctor' removes it a day later): {failed}")
         raise
     return receipt, attempts
