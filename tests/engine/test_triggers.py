@@ -257,6 +257,14 @@ async def test_a_clock_that_is_set_back_doubles_nothing_and_stops_nothing(ledger
     assert await take(found, 4) == ["20 05:30:00", "20 06:00:00", "20 07:30:00", "20 08:00:00"]
 
 
+async def test_a_clock_that_is_set_back_during_a_run_stops_nothing_either(ledger: SqliteLedger, clock: Clock) -> None:
+    """The flow rested until its old time came again."""
+    found = ticks(flow(Trigger(cron="0,30 * * * *")), ledger, clock, clock.sleep)
+    assert await take(found, 2) == ["20 06:30:00", "20 07:00:00"]
+    clock.move(-7200)
+    assert await take(found, 4) == ["20 05:30:00", "20 06:00:00", "20 07:30:00", "20 08:00:00"]
+
+
 async def test_old_ticks_are_forgotten_but_not_the_last(ledger: SqliteLedger, clock: Clock) -> None:
     found = ticks(flow(Trigger(every=60)), ledger, clock, clock.sleep)
     await take(found, 600)

@@ -78,7 +78,8 @@ async def ticks(
             if runs % _FORGOTTEN_TOGETHER == 0:
                 await _forget(flow, ledger, tick, clock())
             runs += 1
-        due = schedule.next(now)
+        # Set back during the run: what was next may be hours off by now.
+        due = schedule.next(min(now, clock()))
         if held is not None:
             due = min(due, held)
 
