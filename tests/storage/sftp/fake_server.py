@@ -247,7 +247,7 @@ class Peer:
             "password": "env:FAKE_PASSWORD",
             "host_key": self.fingerprints,
             "root": "/",
-            "timeout": 5,
+            "timeout": 30,
             "connect_timeout": 10,
         }
         return SftpSettings.model_validate(
