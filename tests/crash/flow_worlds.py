@@ -129,7 +129,7 @@ class World:
         if endpoint.startswith("disk"):
             return {"type": "local", "root": str(self.root(endpoint)), "fsync": False}
         if endpoint.startswith("sftp"):
-            return self.openssh.settings(root=str(self.root(endpoint)), timeout="20s")
+            return self.openssh.settings(root=str(self.root(endpoint)), timeout="120s")
         return {
             "type": "s3",
             "bucket": self.peer.bucket,
@@ -139,7 +139,7 @@ class World:
             "part_size": "5M",
             "copy_threshold": "5M",
             "copy_part_size": "5M",
-            "timeout": "20s",
+            "timeout": "120s",
         }
 
     def put(self, path: str, data: bytes) -> None:

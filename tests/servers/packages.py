@@ -32,9 +32,12 @@ class Tree:
     root: Path
 
     def find(self, name: str) -> Path | None:
-        """`name` is a path without the leading slash, as in a package's list; `{triplet}` stands for the machine's."""
+        """`name` is a path without the leading slash, as in a package's list; `{triplet}` stands for the machine's.
+
+        `*` stands for any version; of several the last in the order of their names is taken.
+        """
         name = name.format(triplet=TRIPLET)
-        return next((path for path in (self.root / name, Path("/") / name) if path.exists()), None)
+        return next((path for tree in (self.root, Path("/")) for path in sorted(tree.glob(name), reverse=True)), None)
 
     def path(self, name: str) -> Path:
         """As `find`, but raises Missing."""

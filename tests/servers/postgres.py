@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.servers.account import AccountServer
 from tests.servers.server import LOOPBACK, StartFailed, guard, stop, tail
 
-_PROGRAMS = "usr/lib/postgresql/15/bin"
+_PROGRAMS = "usr/lib/postgresql/*/bin"
 
 
 class Postgres(AccountServer):
@@ -23,7 +23,7 @@ class Postgres(AccountServer):
     """
 
     name = "postgres"
-    packages = ("postgresql-15",)
+    packages = ("postgresql",)
     needs = tuple(f"{_PROGRAMS}/{program}" for program in ("postgres", "initdb"))
 
     def __init__(self) -> None:
