@@ -197,6 +197,10 @@ class Vsftpd(FtpServer):
         self._launch([str(tree.path("usr/sbin/vsftpd")), str(path)], {**tree.environment(), **wrapper})
 
 
+_SPLIT_OFF = ("mod_ls", "mod_xfer", "mod_delay")
+"""Files of their own since Debian 13, part of the program before."""
+
+
 class Proftpd(FtpServer):
     """TLS with the session reuse that it requires by default."""
 
@@ -214,6 +218,7 @@ class Proftpd(FtpServer):
         groups.chmod(0o640)
         lines = [
             f"ModulePath {tree.path('usr/lib/proftpd')}",
+            *(f"LoadModule {name}.c" for name in _SPLIT_OFF if tree.find(f"usr/lib/proftpd/{name}.so")),
             "ServerName crossdock",
             "ServerType standalone",
             "DefaultServer on",
