@@ -19,7 +19,7 @@ from tests.servers.server import LOOPBACK
 
 
 async def test_the_server_runs_as_nobody_special(postgres: Postgres, raw: Any) -> None:
-    assert postgres.version.startswith("PostgreSQL 15")
+    assert postgres.version.startswith("PostgreSQL ")
     assert await raw.fetchval("SHOW listen_addresses") == LOOPBACK
     assert (postgres.base / "data").stat().st_uid == postgres.uid != 0
 

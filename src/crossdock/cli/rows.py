@@ -45,9 +45,12 @@ def absent(ledger: Ledger) -> str | None:
     if not isinstance(ledger, SqliteLedger):
         return None
     try:
-        return None if Path(ledger.where).exists() else ledger.where
+        Path(ledger.where).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return ledger.where
     except OSError:
-        return None  # Opening it says what is wrong.
+        pass  # Opening it says what is wrong.
+    return None
 
 
 def _require(ledger: Ledger) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import random
 import socket
 import ssl
@@ -100,6 +101,15 @@ async def test_one_connection_for_many_bodies() -> None:
         assert peer.connections == 1
         assert peer.heads[0].startswith("GET /a%20b?x=1 HTTP/1.1\r\nHost: 127.0.0.1:")
         assert "X-Name: value\r\n" in peer.heads[0] and "ccept-" not in peer.heads[0]
+
+
+@pytest.mark.parametrize("size", [8 * 1024, 128 * 1024])
+async def test_what_came_with_the_head_is_all_taken(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Whatever buffer `http.client` has: since Python 3.14 it is 128 KiB."""
+    monkeypatch.setattr(io, "DEFAULT_BUFFER_SIZE", size)
+    small = DATA[: 100 * 1024]
+    async with serving(sends(small), sends(DATA)) as (peer, bulk):
+        assert [await get(bulk, peer) for _ in range(2)] == [small, DATA]
 
 
 async def test_what_is_sent() -> None:

@@ -337,9 +337,9 @@ class _Line:
         missing = answer.length
         read: Callable[[int], bytes] = answer.read
         if missing is not None and self._tls is None and _WAIT_ALL is not None:
-            # What came along with the headers lies in the answer's own buffer.
+            # What came along with the headers lies in the answer's own buffer: 8 KiB, or 128 since Python 3.14.
             if missing:
-                missing = self._taken(answer.read1(min(missing, 8192)), missing, take)
+                missing = self._taken(answer.read1(min(missing, _CHUNK)), missing, take)
             # If that was all, the answer has closed a connection that ends with it (Python 3.12.2).
             if missing:
                 read = self._receive
