@@ -7,7 +7,7 @@ import pytest
 from crossdock.errors import CrossdockError, NotADirectory, NotFound, ProtocolViolation
 from crossdock.storage.sftp import codec as c
 from crossdock.storage.sftp.codec import U32, text
-from tests.storage.sftp.fake_server import EOF, FAILURE, FakeSftp
+from tests.storage.sftp.fake_server import EOF, FAILURE, FakeSftp, status
 from tests.storage.sftp.places import served
 
 
@@ -40,6 +40,25 @@ async def test_what_is_missing_is_not_listed_as_an_empty_folder() -> None:
             assert [entry async for entry in storage.scan("missing")] == []
         with pytest.raises(NotADirectory, match="x"):
             assert [entry async for entry in storage.scan("x")] == []
+
+
+async def test_what_is_below_a_missing_folder_is_missing_where_that_is_not_permitted() -> None:
+    """Maverick's word for it, where it is asked to open something there; what it describes is missing."""
+    sftp = FakeSftp()
+
+    def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        if kind not in (c.OPEN, c.OPENDIR):
+            return None
+        name, _ = c.take(body, 0)
+        return None if (name.rpartition(b"/")[0] or b"/") in sftp.folders else status(c.PERMISSION_DENIED)
+
+    sftp.hook = hook
+    async with served(sftp) as (storage, _):
+        with pytest.raises(NotFound):
+            assert [entry async for entry in storage.scan("a/b")] == []
+        await storage.write_bytes("a/b/c", b"x")
+        assert [entry.path async for entry in storage.scan("a/b")] == ["a/b/c"]
+    assert sftp.files == {b"/a/b/c": b"x"}
 
 
 async def test_a_listing_that_fails_midway_is_an_error() -> None:

@@ -69,14 +69,17 @@ async def _open_folder(calls: Calls, session: Session, path: str) -> bytes:
 
 
 async def _no_folder(calls: Calls, session: Session, path: str, error: Status) -> Exception:
-    """OpenSSH says "no such file" of what is no folder, others "failure", and some only when its names are read."""
-    asked = error.code in (*codec.MISSING, codec.FAILURE)
-    if not asked:
+    """OpenSSH says "no such file" of what is no folder, others "failure", and some only when its names are read.
+
+    Maverick does not permit to list what is below a missing folder.
+    """
+    unclear = (codec.FAILURE, codec.PERMISSION_DENIED)
+    if error.code not in (*codec.MISSING, *unclear):
         return error
     kind = await kind_of(session, calls.full(path, "list"))
     if kind in ("file", "other"):
         return calls.backend.error(NotADirectory, "list", path, "it is no folder")
-    if kind is None and error.code == codec.FAILURE:
+    if kind is None and error.code in unclear:
         return calls.backend.error(NotFound, "list", path, "no such folder", hint=hint_for(NotFound))
     return error
 

@@ -122,8 +122,11 @@ async def below_file(calls: Calls, session: Session, name: bytes) -> str:
 
 
 async def lacks_folder(session: Session, name: bytes, error: Status) -> bool:
-    """Whether nothing could be made under `name` because the folder above is missing, also where that is failure."""
-    if error.code != codec.FAILURE:
+    """Whether nothing could be made under `name` because the folder above is missing, whatever the server calls it.
+
+    Maverick does not permit it.
+    """
+    if error.code not in (codec.FAILURE, codec.PERMISSION_DENIED):
         return error.code in codec.MISSING
     try:
         return await kind_of(session, name.rpartition(b"/")[0] or b"/") is None
