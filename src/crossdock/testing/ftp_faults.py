@@ -53,6 +53,16 @@ class FtpFaults:
     """An upload that is complete is gone, as in a drop box; `FaultyFtpServer.taken` holds what was in it."""
     times: Literal["set", "forgotten"] = "set"
     """What becomes of MFMT, once it is agreed to."""
+    empties: bool = False
+    """A file that is gone on with by REST and STOR is empty at first, and then has zeros at its beginning."""
+    ascii: bool = False
+    """Every letter beyond ASCII in a name is stored as "?", as Java does without a locale."""
+    hides: bool = False
+    """LIST leaves out names with a dot in front, but for `LIST -a`."""
+    lazy: bool = False
+    """Under TLS a download begins it with the first byte: a data connection without one ends as it came."""
+    careless: bool = False
+    """RMD removes a folder with all that is in it."""
     ibm_i: bool = False
     """Until SITE changes it, PWD tells a library, and LIST is in its own dialect (LISTFMT 0)."""
     replies: dict[str, str] = field(default_factory=dict)

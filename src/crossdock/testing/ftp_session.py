@@ -112,6 +112,8 @@ class Session:
 
     def _path(self, argument: str) -> Path:
         whole = argument if argument.startswith("/") else f"{self._at.rstrip('/')}/{argument}"
+        if self.faults.ascii:
+            whole = whole.encode("ascii", "replace").decode()
         return self.server.folder / whole.strip("/")
 
     # -- signing in -------------------------------------------------------------------------------------------------
@@ -201,7 +203,7 @@ class Session:
         await self.say("257 made")
 
     async def _do_rmd(self, argument: str) -> None:
-        self._path(argument).rmdir()
+        (shutil.rmtree if self.faults.careless else os.rmdir)(self._path(argument))
         await self.say("250 gone")
 
     async def _do_rnfr(self, argument: str) -> None:
@@ -246,10 +248,13 @@ class Session:
 
         async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self.server.writers.append(writer)
+            if self.faults.lazy:
+                writer.transport.pause_reading()  # type: ignore[attr-defined] # the greeting is for TLS
             if not arrived.done():
                 arrived.set_result((reader, writer))
 
-        self._passive = await asyncio.start_server(take, self.server.host, 0, ssl=self.server.tls)
+        tls = None if self.faults.lazy else self.server.tls
+        self._passive = await asyncio.start_server(take, self.server.host, 0, ssl=tls)
         return int(self._passive.sockets[0].getsockname()[1])
 
     async def _do_epsv(self, argument: str) -> None:
@@ -278,9 +283,7 @@ class Session:
                 await asyncio.wait_for(asyncio.shield(self._data), self.faults.looks_first)
             except TimeoutError:
                 raise _Unseen from None
-        if self.faults.agreement in ("once", "twice"):
-            await self.say(reply)
-        if self.faults.agreement == "twice":
+        for _ in range({"once": 1, "twice": 2}.get(self.faults.agreement, 0)):
             await self.say(reply)
         while self.faults.during != "wait":
             try:
@@ -305,14 +308,15 @@ class Session:
         await self._list("".join(f"{self._facts(path)} {path.name}\r\n" for path in paths))
 
     async def _do_list(self, argument: str) -> None:
-        lines = []
-        for path in sorted(self._path(self._at).iterdir()):
+        every = argument == "-a" or not self.faults.hides
+        lines = ["drw-r--r--   1 own   grp          0 Jan  1 00:00 .\r\n"] if every and self.faults.hides else []
+        for path in sorted(one for one in self._path(self._at).iterdir() if every or one.name[0] != "."):
+            folder, size = path.is_dir(), path.stat().st_size
             if "LISTFMT" in self._formats:
-                kind = "*DIR" if path.is_dir() else "*STMF"
-                lines.append(f"QPGMR      {path.stat().st_size:10} 05/17/24 10:00:00 {kind:10} {path.name}\r\n")
-                continue
-            kind = "d" if path.is_dir() else "-"
-            lines.append(f"{kind}rw-r--r--   1 own   grp {path.stat().st_size:10} Jan  1 00:00 {path.name}\r\n")
+                kind = "*DIR" if folder else "*STMF"
+                lines.append(f"QPGMR      {size:10} 05/17/24 10:00:00 {kind:10} {path.name}\r\n")
+            else:
+                lines.append(f"{'d' if folder else '-'}rw-r--r--   1 own   grp {size:10} Jan  1 00:00 {path.name}\r\n")
         await self._list("total 1\r\n" + "".join(lines))
 
     async def _list(self, text: str) -> None:
@@ -320,14 +324,15 @@ class Session:
         await self._send(content)
 
     async def _do_retr(self, argument: str) -> None:
-        content = self._path(argument).read_bytes()
-        told = f" ({len(content)} bytes)" if self.faults.tells_size else ""
-        content, self._offset = content[self._offset :], 0
-        await self._send(content, told)
+        content, start = self._path(argument).read_bytes(), self._offset
+        self._offset = 0
+        await self._send(content[start:], f" ({len(content)} bytes)" if self.faults.tells_size else "")
 
     async def _send(self, content: bytes, told: str = "") -> None:
         await self._agree(f"150 here it comes{told}")
         _, writer = await self._opened()
+        if self.faults.lazy and content and self.server.tls is not None:
+            await writer.start_tls(self.server.tls)
         cut = self.faults.cut_download
         whole = cut is None or cut >= len(content)
         if not whole and self.faults.how == "rst":
@@ -351,7 +356,7 @@ class Session:
 
     async def _do_stor(self, argument: str) -> None:
         offset, self._offset = self._offset, 0
-        await self._store(self._path(argument), "r+b" if offset else "wb", offset)
+        await self._store(self._path(argument), "r+b" if offset and not self.faults.empties else "wb", offset)
 
     async def _do_appe(self, argument: str) -> None:
         await self._store(self._path(argument), "ab", None)

@@ -17,9 +17,11 @@ from crossdock.errors import (
     NotADirectory,
     NotFound,
     PermissionDenied,
+    ProtocolViolation,
     SourceChanged,
     Throttled,
     TimedOut,
+    Truncated,
 )
 from crossdock.storage.base import WriteOptions
 from crossdock.testing.fault_ftp import FaultyFtpServer
@@ -313,3 +315,113 @@ async def test_a_port_that_is_closed_again_is_a_matter_of_time(server: FaultyFtp
     async with faulty(server) as storage:
         with pytest.raises(ConnectionFailed):
             await storage.write_bytes("name", DATA)
+
+
+async def test_an_empty_line_lists_nothing(server: FaultyFtpServer) -> None:
+    """jsftpd's listing of an empty folder."""
+    server.faults.listing = b"\r\n"
+    async with faulty(server) as storage:
+        assert [entry async for entry in storage.scan("")] == []
+
+
+@pytest.mark.parametrize("reply", ["450 busy", "550 permission denied"])
+async def test_a_folder_that_is_refused_hides_nothing_in_the_next_one(server: FaultyFtpServer, reply: str) -> None:
+    """`LIST -a` was understood before: what a listing leaves out, a sync that deletes would take for gone."""
+    server.features = ("SIZE", "MDTM")
+    server.faults.hides = True
+    (server.folder / ".hidden").touch()
+    async with faulty(server, max_connections=1) as storage:
+        for refused in (False, True, False):
+            server.faults.replies = {"LIST": reply} if refused else {}
+            if refused:
+                with pytest.raises((PermissionDenied, ConnectionFailed)):
+                    [entry async for entry in storage.scan("")]
+            else:
+                assert [entry.path async for entry in storage.scan("")] == [".hidden"]
+
+
+async def test_a_first_folder_that_is_refused_hides_nothing_in_the_next_one(server: FaultyFtpServer) -> None:
+    server.features = ("SIZE", "MDTM")
+    server.faults.hides = True
+    server.faults.replies["LIST"] = "550 permission denied"
+    (server.folder / ".hidden").touch()
+    async with faulty(server, max_connections=1) as storage:
+        with pytest.raises(PermissionDenied):
+            [entry async for entry in storage.scan("")]
+        server.faults.replies.clear()
+        assert [entry.path async for entry in storage.scan("")] == [".hidden"]
+
+
+@pytest.mark.parametrize("extended", [True, False], ids=["EPSV", "PASV"])
+async def test_a_server_that_is_already_in_passive_mode_is_asked_on_another_connection(
+    server: FaultyFtpServer, extended: bool
+) -> None:
+    """The gem ftpd says so until somebody has connected to the port that it named before."""
+    command = "EPSV" if extended else "PASV"
+    server.faults.replies = {} if extended else {"EPSV": "500 what?"}
+    async with faulty(server, max_connections=1) as storage:
+        await storage.write_bytes("name", DATA)
+        server.faults.replies[command] = "200 Already in passive mode"
+        with pytest.raises(ConnectionFailed, match="names no port"):
+            await storage.read_bytes("name", limit=len(DATA))
+        del server.faults.replies[command]
+        assert await storage.read_bytes("name", limit=len(DATA)) == DATA
+    assert server.accepted == 2
+
+
+async def test_what_is_empty_by_its_size_needs_no_tls_of_its_own(tmp_path: Path) -> None:
+    """Servers made with Go begin TLS with the first byte. Of a listing nothing tells that it should be empty."""
+    folder, certificate = tmp_path / "home", tmp_path / "certificate.pem"
+    (folder / "folder").mkdir(parents=True)
+    (folder / "empty").touch()
+    (folder / "name").write_bytes(b"data")
+    write_certificate(certificate)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    async with FaultyFtpServer(folder, tls=context) as server:
+        server.faults.lazy = True
+        async with faulty(server, type="ftps", ca_file=certificate) as storage:
+            assert {entry.path async for entry in storage.scan("")} == {"empty", "folder", "name"}
+            assert await storage.read_bytes("name") == b"data"
+            assert await storage.read_bytes("empty") == b""
+            with pytest.raises(ProtocolViolation, match="before TLS is up"):
+                [entry async for entry in storage.scan("folder")]
+            server.faults.cut_download = 0
+            with pytest.raises((ProtocolViolation, Truncated)):
+                await storage.read_bytes("name")
+
+
+async def test_letters_that_a_server_takes_for_one_another_are_refused(server: FaultyFtpServer) -> None:
+    """Java without a locale: of two files one would be lost."""
+    server.faults.ascii = True
+    async with faulty(server) as storage:
+        for name in ("é.csv", "ü/plain.csv"):
+            with pytest.raises(InvalidPath, match="beyond ASCII"):
+                await storage.write_bytes(name, b"x")
+        await storage.write_bytes("plain.csv", b"x")
+        with pytest.raises(InvalidPath, match="beyond ASCII"):
+            await storage.rename("plain.csv", "ü.csv")
+        with pytest.raises(InvalidPath, match="beyond ASCII"):
+            await storage.make_dir("ü")
+    assert [path.name for path in server.folder.iterdir()] == ["plain.csv"]
+
+
+async def test_letters_that_a_server_keeps_are_tried_once(server: FaultyFtpServer) -> None:
+    async with faulty(server) as storage:
+        for name in ("é.csv", "ü.csv", "ü/ö.csv"):
+            await storage.write_bytes(name, name.encode())
+        assert await storage.read_bytes("é.csv") == "é.csv".encode()
+    assert sum("probe" in command or command.endswith("é") for command in server.commands) <= 4
+
+
+async def test_a_folder_that_is_not_empty_stays_where_the_server_would_remove_it(server: FaultyFtpServer) -> None:
+    """MinimalFTP deletes all that is in it."""
+    server.faults.careless = True
+    (server.folder / "folder").mkdir()
+    (server.folder / "folder" / "file").touch()
+    async with faulty(server) as storage:
+        with pytest.raises(PermissionDenied, match="not empty"):
+            await storage.remove_dir("folder")
+        await storage.delete("folder/file")
+        await storage.remove_dir("folder")
+    assert list(server.folder.iterdir()) == []

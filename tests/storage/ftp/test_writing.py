@@ -188,7 +188,32 @@ async def test_a_write_is_resumed_by_whichever_the_server_has(server: FaultyFtpS
             await again.commit(Expect(size=len(DATA)))
         assert await storage.read_bytes("name", limit=len(DATA)) == DATA
     verb = "APPE" if refused == "REST" else "STOR"
-    assert sum(command.startswith(verb) for command in server.commands) == (1 if verb == "APPE" else 2)
+    # STOR and REST are tried first, by two more.
+    assert sum(command.startswith(verb) for command in server.commands) == (1 if verb == "APPE" else 4)
+
+
+async def test_a_server_that_empties_what_is_gone_on_with_is_started_anew(server: FaultyFtpServer) -> None:
+    """bftpd: with zeros at its beginning, the file has the size that it should."""
+    server.faults.empties = True
+    async with faulty(server) as storage:
+        for number in range(2):
+            writer = await storage.begin_write("name", WriteOptions())
+            await writer.write(DATA[:2_000_000])
+            token = writer.checkpoint()
+            await writer.suspend()
+            if number:
+                assert token is None
+                break
+            # More has arrived than is known to be a beginning of the file.
+            (staged,) = server.folder.iterdir()
+            with staged.open("ab") as file:
+                file.write(b"more")
+            again = await storage.begin_write("name", WriteOptions(resume=token))
+            with pytest.raises(ProtocolViolation, match="loses what is before"):
+                await again.write(DATA[again.offset :])
+            await again.abort()
+            assert not storage.capabilities.resume_write
+            assert list(server.folder.iterdir()) == []
 
 
 async def test_a_server_that_can_do_neither_is_started_anew(server: FaultyFtpServer) -> None:

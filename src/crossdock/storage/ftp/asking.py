@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from crossdock.errors import NotFound, PermissionDenied, Throttled
 from crossdock.storage.base import Entry, Kind
@@ -17,8 +17,8 @@ from crossdock.storage.ftp.wire import IsFile, IsFolder, Lost, Missing, Refused,
 from crossdock.storage.staging import temporary_path
 
 __all__ = [
+    "keeps_beginning",
     "kind_of",
-    "lacks_times",
     "list_folder",
     "look",
     "make_folders",
@@ -27,16 +27,12 @@ __all__ = [
     "questions",
     "remove",
     "remove_folder",
-    "stamp",
-    "times",
     "understood",
 ]
 
+log = logging.getLogger("crossdock.storage.ftp")
+
 _BLOCK = 256 * 1024
-_TOGETHER = 32
-"""MDTM commands sent in one go: their replies fit every socket buffer."""
-_LATEST = 0xFFFFFFFF
-"""Unix time; not every server knows later ones, or negative ones."""
 _NO_SUCH_COMMAND = (500, 501, 502, 504)
 
 
@@ -168,33 +164,32 @@ def kind_of(connection: Connection, name: bytes) -> Kind | None:
     return None if found is None else found.kind
 
 
-def stamp(connection: Connection, name: bytes, modified: datetime | None) -> tuple[bytes, ...]:
-    """The command that sets a file's time; none, where there is none for it."""
-    command = connection.features.sets_times
-    if command is None or modified is None or not 0 <= modified.timestamp() <= _LATEST:
-        return ()
-    return (command + modified.astimezone(UTC).strftime(" %Y%m%d%H%M%S ").encode() + name,)
+def keeps_beginning(connection: Connection, name: bytes) -> bool:
+    """Whether REST and STOR leave what is before that place, tried beside `name`. Raises `Refused`.
 
-
-def lacks_times(connection: Connection, folder: bytes) -> bool:
-    """Whether it is certain that no file's time can be set: asked to do so for a name that does not exist.
-
-    In front of object stores (AWS Transfer Family) MFMT is offered; it is refused, or agreed to and not done.
+    bftpd empties the file first: with zeros at its beginning, it then has the size that it should.
     """
-    if connection.features.sets_times != b"MFMT" or connection.features.server:
-        return False
-    name = folder + b"/" + temporary_path("probe", secrets.token_hex(6)).encode()
-    reply = connection.wire.ask(b"MFMT 20000101000000 " + name)[0]
-    return reply.good or reply.code in (500, 502, 504) or "support" in reply.text.lower()
+    learned = connection.learned
+    if learned.keeps_beginning is None and not connection.features.server:
+        probe = name.rpartition(b"/")[0] + b"/" + temporary_path("probe", secrets.token_hex(6)).encode()
+        try:
+            _store(connection, probe, b"ab")
+            _store(connection, probe, b"c", offset=1)
+            stream = data.begin(connection, b"RETR " + probe)
+            found = stream.read(_BLOCK)
+            data.finish(connection, stream)
+        finally:
+            if connection.alive:
+                remove(connection, probe)
+        learned.keeps_beginning = found == b"ac"
+    return learned.keeps_beginning is not False
 
 
-def times(connection: Connection, names: Sequence[bytes]) -> list[datetime | None]:
-    """When files were modified, asked for together; None: the server does not say."""
-    found: list[datetime | None] = []
-    for start in range(0, len(names), _TOGETHER):
-        replies = connection.wire.ask(*(b"MDTM " + name for name in names[start : start + _TOGETHER]))
-        found += [parse_time(reply.lines[0].strip()) if reply.code == 213 else None for reply in replies]
-    return found
+def _store(connection: Connection, name: bytes, content: bytes, *, offset: int = 0) -> None:
+    stream = data.begin(connection, b"STOR " + name, offset=offset)
+    stream.write(content)
+    stream.end()
+    data.finish(connection, stream, patience=data.LAST_WORD)
 
 
 def list_folder(connection: Connection, folder: bytes, listing: Listing) -> None:
@@ -213,18 +208,20 @@ def list_folder(connection: Connection, folder: bytes, listing: Listing) -> None
     if "MLSD" in connection.features or "MLST" in connection.features:
         _fetch(connection, b"MLSD -a" if connection.features.apache else b"MLSD", listing, facts=True)
         return
-    if connection.lists_hidden:
+    if connection.lists_hidden is not False:
         try:
             _fetch(connection, b"LIST -a", listing, facts=False)
         except Refused as error:
-            if error.reply.code not in (*_NO_SUCH_COMMAND, 450, 550):
+            # Once it has listed them, this is about the folder: no listing is to lack hidden files from then on.
+            if connection.lists_hidden or error.reply.code not in (*_NO_SUCH_COMMAND, 450, 451, 550):
                 raise
         else:
             if listing.shows_itself:
+                connection.lists_hidden = True
                 return
-        # What was listed may be a file called "-a", or the search for one.
-        connection.lists_hidden = False
+    # What was listed may be a file called "-a", or the search for one.
     _fetch(connection, b"LIST", listing, facts=False)
+    connection.lists_hidden = connection.lists_hidden or False
 
 
 def _fetch(connection: Connection, command: bytes, listing: Listing, *, facts: bool) -> None:
@@ -253,8 +250,31 @@ def _received(connection: Connection, command: bytes, listing: Listing) -> bool:
     return not stream.ragged
 
 
+def _must_tell_apart(connection: Connection, name: bytes) -> None:
+    """Raises `Refused` if the server takes letters beyond ASCII for one another, as it might `name` and another.
+
+    Java without a locale stores each of them as "?": of two files one would be lost. Tried once, beside `name`.
+    """
+    learned, settings = connection.learned, connection.settings
+    if name.isascii() or connection.features.server or settings.encoding not in ("utf-8", "utf8"):
+        return
+    if learned.tells_apart is None and settings.staging == "rename":
+        probe = name.rpartition(b"/")[0] + b"/" + temporary_path("probe", secrets.token_hex(6)).encode()
+        one, other = (probe + letter.encode() for letter in "éü")
+        learned.tells_apart = True
+        try:
+            _store(connection, one, b"")
+            learned.tells_apart = look(connection, other) is None
+            remove(connection, one)
+        except Refused as error:
+            log.debug("no file beside %r: %s", name, error)
+    if learned.tells_apart is False:
+        raise Refused(b"RNTO", Reply(501, (b"an illegal name: letters beyond ASCII all become one at this server",)))
+
+
 def make_folders(connection: Connection, folder: bytes) -> None:
     """Make a folder and those above it. Raises `Refused`, `IsFile`."""
+    _must_tell_apart(connection, folder)
     missing: list[bytes] = []
     while folder and not _is_folder(connection, folder):
         missing.append(folder)
@@ -271,6 +291,7 @@ def make_folders(connection: Connection, folder: bytes) -> None:
 
 def move(connection: Connection, old: bytes, new: bytes) -> None:
     """Raises `Refused`; its command tells which half was."""
+    _must_tell_apart(connection, new)
     # Sent together: after an RNFR that was refused, RNTO is out of sequence and does nothing (RFC 959 §5.4).
     first, second = connection.wire.ask(b"RNFR " + old, b"RNTO " + new)
     if first.code != 350:
@@ -303,6 +324,9 @@ def remove_folder(connection: Connection, name: bytes) -> None:
     # ftp-srv deletes a file by RMD as well.
     if connection.features.careless and kind_of(connection, name) not in ("dir", None):
         raise IsFile(name)
+    if not connection.features.server and _holds_names(connection, name):
+        # MinimalFTP deletes all that is below as well.
+        raise Refused(b"RMD", Reply(550, (b"the folder is not empty",)))
     reply = connection.wire.ask(b"RMD " + name)[0]
     if reply.good:
         return
@@ -315,13 +339,18 @@ def remove_folder(connection: Connection, name: bytes) -> None:
     reply = connection.wire.ask(b"CWD /", b"RMD " + name)[1]
     if reply.good:
         return
-    if reply.code < 500:
-        # Apache FtpServer and aioftp say no more than that they cannot, which is no matter of time.
-        listing = Listing(prefix="", encoding="latin-1")
-        try:
-            list_folder(connection, name, listing)
-            if listing.page():
-                reply = Reply(550, (b"the folder is not empty: " + reply.text.encode(),))
-        finally:
-            listing.close()
+    # Apache FtpServer and aioftp say no more than that they cannot, which is no matter of time.
+    if reply.code < 500 and _holds_names(connection, name):
+        reply = Reply(550, (b"the folder is not empty: " + reply.text.encode(),))
     raise Refused(b"RMD", reply)
+
+
+def _holds_names(connection: Connection, folder: bytes) -> bool:
+    listing = Listing(prefix="", encoding="latin-1")
+    try:
+        list_folder(connection, folder, listing)
+        return bool(listing.page())
+    except (Missing, Refused):
+        return False
+    finally:
+        listing.close()

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from crossdock.errors import AlreadyExists, NotAFile, NotFound, StorageError, Truncated, Unsupported
 from crossdock.storage.base import Backend, Entry, Reader, WriteOptions, Writer
-from crossdock.storage.ftp import asking, describing, listing
+from crossdock.storage.ftp import asking, describing, listing, stamps
 from crossdock.storage.ftp.calls import Calls
 from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.faults import Translate
@@ -53,7 +53,7 @@ class FtpBackend(Backend):
                 raise self.error(Unsupported, "open", "", reason, hint=hint)
             if self.settings.verify != "none":
                 with Translate("open", self.endpoint, ""):
-                    if await connection.run(asking.lacks_times, connection, calls.base):
+                    if await connection.run(stamps.lacks_times, connection, calls.base):
                         calls.cannot_stamp()
             host, port = self.settings.address
             self.store = f"ftp:{self.settings.user}@{host.lower()}:{port}"

@@ -170,8 +170,8 @@ class Connection:
         """EPSV is understood, and of use, as far as is known."""
         self.invites = False
         """EPSV has been answered."""
-        self.lists_hidden = True
-        """`LIST -a` is understood."""
+        self.lists_hidden: bool | None = None
+        """`LIST -a` is understood; None: not tried."""
         self.data: socket.socket | None = None
         self.pending = False
         """A transfer has begun and its last reply has not been read."""

@@ -302,17 +302,26 @@ def _passive_port(connection: Connection, invited: Reply | None) -> int:
             match = _EXTENDED.search(b" ".join(reply.lines))
             connection.invites = True
             return _port(connection, int(match[2]) if match else 0, reply)
+        _must_be_idle(connection, reply)
         if reply.code < 500 or connection.family != socket.AF_INET:
             raise Refused(b"EPSV", reply)
         connection.extended = False
     reply = _idle(connection, b"PASV")
     if reply.code != 227:
+        _must_be_idle(connection, reply)
         raise Refused(b"PASV", reply)
     match = _PASSIVE.search(b" ".join(reply.lines))
     numbers = [int(number) for number in match.groups()] if match else [256]
     if max(numbers) > 255:
         return _port(connection, 0, reply)
     return _port(connection, numbers[4] * 256 + numbers[5], reply)
+
+
+def _must_be_idle(connection: Connection, reply: Reply) -> None:
+    """The gem ftpd says "200 Already in passive mode" until somebody has connected; on a new connection it is not."""
+    if reply.good:
+        connection.wire.alive = False
+        raise Lost(f"the server names no port for the data connection: {reply}")
 
 
 def told_address(connection: Connection) -> str | None:

@@ -97,7 +97,7 @@ def _unix_or_dos(line: bytes) -> tuple[Entry, bytes] | None:
         if mark is None:
             return Entry(path="", size=parse_size(size)), name
         return Entry(path="", kind="dir" if mark == b"<DIR>" else "link"), name
-    if not line.strip() or _TOTAL.fullmatch(line.strip()):
+    if _TOTAL.fullmatch(line.strip()):
         return None
     # To leave it out would be a shorter listing, from which a deletion might be concluded.
     raise Violation(f"a line of the listing that is understood as no dialect: {line[:100]!r}")
@@ -141,7 +141,9 @@ class Listing:
             if not line.endswith(b"\n"):
                 # What follows may be missing as well, though the server calls it complete.
                 raise Violation(f"a listing with a line without an end: {line[:100]!r}")
-            parsed = parse(line.rstrip(b"\r\n"))
+            line = line.rstrip(b"\r\n")
+            # jsftpd lists an empty folder as an empty line.
+            parsed = parse(line) if line.strip() else None
             if parsed is None:
                 continue
             entry, name = parsed

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from crossdock.errors import NotFound
 from crossdock.storage.base import Entry
-from crossdock.storage.ftp import asking
+from crossdock.storage.ftp import asking, stamps
 from crossdock.storage.ftp.calls import Calls
 from crossdock.storage.ftp.dialects import Listing
 from crossdock.storage.ftp.faults import Translate
@@ -41,7 +41,7 @@ async def _timed(calls: Calls, page: list[Entry], path: str) -> list[Entry]:
     if not files or (calls.features.known and "MDTM" not in calls.features):
         return page
     names = [calls.full(page[number].path, "list") for number in files]
-    found = await calls.call("list", path, asking.times, names)
+    found = await calls.call("list", path, stamps.times, names)
     for number, modified in zip(files, found, strict=True):
         page[number] = replace(page[number], modified=modified)
     return page

@@ -15,6 +15,7 @@ from crossdock.storage.ftp.calls import Calls
 from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.dialects import parse_size
 from crossdock.storage.ftp.faults import Translate
+from crossdock.storage.ftp.securing import Unsecured
 from crossdock.storage.ftp.tls import SessionRefused
 from crossdock.storage.ftp.wire import IsFolder, Lost, Missing, Refused, Violation
 
@@ -102,9 +103,15 @@ class FtpReader(Reader):
         # Answered once all is sent, which is not the same as received, unless that is done in the same call.
         self._behind = connection.queues and self.entry.size is not None and self.entry.size < _CHUNK
         behind = asked if self._behind else ()
-        self._stream = data.begin(
-            connection, b"RETR " + self._name, offset=self._offset, invited=invited, behind=behind
-        )
+        try:
+            self._stream = data.begin(
+                connection, b"RETR " + self._name, offset=self._offset, invited=invited, behind=behind
+            )
+        except Unsecured:
+            if self.entry.size != 0:
+                raise
+            self._ended, self.changed = True, False
+            return b""
         first = self._next(connection)
         if self.entry.size is not None and self._position > self.entry.size:
             # Another file. If this is its end, the connection can go on.

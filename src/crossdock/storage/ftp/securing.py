@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from crossdock.storage.ftp.stream import Data
 from crossdock.storage.ftp.tls import SessionRefused
-from crossdock.storage.ftp.wire import Lost, Refused, Reply, Silent, be_patient
+from crossdock.storage.ftp.wire import Lost, Refused, Reply, Silent, Violation, be_patient
 from crossdock.storage.sockets import mind_silence
 
 if TYPE_CHECKING:
     from crossdock.storage.ftp.connection import Connection
 
-__all__ = ["Overlooked", "about_session", "overlooks", "patient", "secured", "secured_first"]
+__all__ = ["Overlooked", "Unsecured", "about_session", "overlooks", "patient", "secured", "secured_first"]
 
 _SESSION = re.compile(r"reus|resum|session|\b(?:ssl|tls)\b", re.IGNORECASE)
 _CANNOT_BUILD = re.compile(r"operation not permitted", re.IGNORECASE)
@@ -30,7 +30,10 @@ def patient(connection: Connection, connected: socket.socket) -> Data:
 
 
 def secured(connection: Connection, connected: socket.socket) -> Data:
-    """Under TLS, if there is any, once the server has agreed. Raises `Refused`, `SessionRefused`, `Silent`."""
+    """Under TLS, if there is any, once the server has agreed.
+
+    Raises `Refused`, `SessionRefused`, `Silent`, `Unsecured`.
+    """
     timeout = connection.settings.timeout
     if connection.tls is None:
         return patient(connection, connected)
@@ -47,6 +50,8 @@ def secured(connection: Connection, connected: socket.socket) -> Data:
         connection.pending = False
         if about_session(connection, reply):
             raise SessionRefused(str(reply)) from error
+        if reply.good:
+            raise Unsecured(reply) from error
         raise Refused(b"transfer", reply) from error
     return Data(found, timeout)
 
@@ -60,6 +65,19 @@ def about_session(connection: Connection, reply: Reply) -> bool:
     return reply.code in (425, 426, 450, 451, 534) and bool(
         _SESSION.search(reply.text) or (reply.code == 425 and _CANNOT_BUILD.search(reply.text))
     )
+
+
+class Unsecured(Violation):
+    """A data connection ended before TLS was up on it, and the server calls that complete.
+
+    Servers made with Go begin TLS with the first byte that they send. Nothing tells what is empty from what was cut
+    off on its way, unless its size was told.
+    """
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(
+            f"the server ends the data connection before TLS is up on it, and calls that complete: {reply}"
+        )
 
 
 class Overlooked(SessionRefused):

@@ -51,6 +51,10 @@ class Learned:
     """The ports that EPSV names can be reached; False: those that PASV names alone."""
     secures_first: bool | None = None
     """TLS on a data connection is begun before the server agrees to a transfer; False: not even that has helped."""
+    keeps_beginning: bool | None = None
+    """An upload that goes on in the middle of a file leaves what is before. None: not tried."""
+    tells_apart: bool | None = None
+    """Names that differ in letters beyond ASCII are two. None: not tried."""
     address: object = None
     """The one of the host's addresses that has answered."""
 

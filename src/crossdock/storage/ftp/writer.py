@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from crossdock.errors import AlreadyExists, NotFound, ProtocolViolation, StorageError
 from crossdock.storage.base import Entry, Expect, WriteOptions
-from crossdock.storage.ftp import asking, data
+from crossdock.storage.ftp import asking, data, stamps
 from crossdock.storage.ftp.calls import Calls
 from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.digests import Own, difference, own_digest
@@ -94,16 +94,14 @@ class FtpWriter(StagedWriter):
             except Refused as error:
                 log.debug("no APPE: %s", error)
         try:
-            return data.begin(connection, b"STOR " + self._target, offset=self.offset)
+            if asking.keeps_beginning(connection, self._target):
+                return data.begin(connection, b"STOR " + self._target, offset=self.offset)
+            reason = "the server loses what is before the place where a file is gone on with (REST, STOR)"
         except Refused as error:
-            self._calls.cannot_append()
-            raise self._calls.backend.error(
-                ProtocolViolation,
-                "resume",
-                self.path,
-                f"the server offers REST and refuses it ({error})",
-                hint="it is tried again from the start",
-            ) from error
+            reason = f"the server offers REST and refuses it ({error})"
+        self._calls.cannot_append()
+        hint = "it is tried again from the start"
+        raise self._calls.backend.error(ProtocolViolation, "resume", self.path, reason, hint=hint)
 
     def _send(self, connection: Connection, parts: list[bytes]) -> None:
         assert self._stream is not None
@@ -197,7 +195,7 @@ class FtpWriter(StagedWriter):
 
     def _asks(self, connection: Connection) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         looks = self._calls.settings.verify != "none"
-        stamp = asking.stamp(connection, self._target, self.options.modified)
+        stamp = stamps.stamp(connection, self._target, self.options.modified)
         return stamp, asking.questions(connection, self._target) if looks else ()
 
     def _answered(self, connection: Connection, stamps: int, replies: Sequence[Reply]) -> Stored:

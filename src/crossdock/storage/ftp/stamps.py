@@ -1,0 +1,47 @@
+"""When files were modified: asked for by MDTM, set by MFMT. Blocking, for a connection's thread."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from crossdock.storage.ftp.connection import Connection
+from crossdock.storage.ftp.dialects import parse_time
+from crossdock.storage.staging import temporary_path
+
+__all__ = ["lacks_times", "stamp", "times"]
+
+_TOGETHER = 32
+"""MDTM commands sent in one go: their replies fit every socket buffer."""
+_LATEST = 0xFFFFFFFF
+"""Unix time; not every server knows later ones, or negative ones."""
+
+
+def stamp(connection: Connection, name: bytes, modified: datetime | None) -> tuple[bytes, ...]:
+    """The command that sets a file's time; none, where there is none for it."""
+    command = connection.features.sets_times
+    if command is None or modified is None or not 0 <= modified.timestamp() <= _LATEST:
+        return ()
+    return (command + modified.astimezone(UTC).strftime(" %Y%m%d%H%M%S ").encode() + name,)
+
+
+def lacks_times(connection: Connection, folder: bytes) -> bool:
+    """Whether it is certain that no file's time can be set: asked to do so for a name that does not exist.
+
+    In front of object stores (AWS Transfer Family) MFMT is offered; it is refused, or agreed to and not done.
+    """
+    if connection.features.sets_times != b"MFMT" or connection.features.server:
+        return False
+    name = folder + b"/" + temporary_path("probe", secrets.token_hex(6)).encode()
+    reply = connection.wire.ask(b"MFMT 20000101000000 " + name)[0]
+    return reply.good or reply.code in (500, 502, 504) or "support" in reply.text.lower()
+
+
+def times(connection: Connection, names: Sequence[bytes]) -> list[datetime | None]:
+    """When files were modified, asked for together; None: the server does not say."""
+    found: list[datetime | None] = []
+    for start in range(0, len(names), _TOGETHER):
+        replies = connection.wire.ask(*(b"MDTM " + name for name in names[start : start + _TOGETHER]))
+        found += [parse_time(reply.lines[0].strip()) if reply.code == 213 else None for reply in replies]
+    return found
