@@ -425,3 +425,20 @@ async def test_a_folder_that_is_not_empty_stays_where_the_server_would_remove_it
         await storage.delete("folder/file")
         await storage.remove_dir("folder")
     assert list(server.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_times_that_the_server_does_not_say_it_tells(server: FaultyFtpServer, *, known: bool) -> None:
+    """goftp/server's FEAT has no MDTM. Listed without a time, no file was found again as the one that was listed."""
+    server.features = ("SIZE",)
+    server.faults.replies = {} if known else {"MDTM": "502 not implemented"}
+    async with faulty(server, max_connections=1) as storage:
+        for name in ("a", "b"):
+            await storage.write_bytes(name, b"x")
+        for _ in range(2):
+            server.commands.clear()
+            for entry in [entry async for entry in storage.scan("")]:
+                assert (entry.modified is not None) == known
+                assert entry == await storage.stat(entry.path)
+    # Asked for both by each listing, and by each look.
+    assert sum(command.startswith("MDTM") for command in server.commands) == (4 if known else 2)

@@ -38,7 +38,7 @@ async def scan(calls: Calls, path: str) -> AsyncGenerator[list[Entry]]:
 async def _timed(calls: Calls, page: list[Entry], path: str) -> list[Entry]:
     """LIST tells times too coarsely to know a file again by: they are asked for."""
     files = [number for number, entry in enumerate(page) if entry.kind == "file"]
-    if not files or (calls.features.known and "MDTM" not in calls.features):
+    if not files:
         return page
     names = [calls.full(page[number].path, "list") for number in files]
     found = await calls.call("list", path, stamps.times, names)

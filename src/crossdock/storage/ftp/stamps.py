@@ -40,6 +40,12 @@ def lacks_times(connection: Connection, folder: bytes) -> bool:
 
 def times(connection: Connection, names: Sequence[bytes]) -> list[datetime | None]:
     """When files were modified, asked for together; None: the server does not say."""
+    features, learned = connection.features, connection.learned
+    if learned.tells_times is None and features.known and "MDTM" not in features:
+        # Not all is told by FEAT (goftp/server); whoever looks at a file asks for its time as well.
+        learned.tells_times = connection.wire.ask(b"MDTM " + names[0])[0].code not in (500, 501, 502, 504)
+    if learned.tells_times is False:
+        return [None] * len(names)
     found: list[datetime | None] = []
     for start in range(0, len(names), _TOGETHER):
         replies = connection.wire.ask(*(b"MDTM " + name for name in names[start : start + _TOGETHER]))

@@ -55,6 +55,8 @@ class Learned:
     """An upload that goes on in the middle of a file leaves what is before. None: not tried."""
     tells_apart: bool | None = None
     """Names that differ in letters beyond ASCII are two. None: not tried."""
+    tells_times: bool | None = None
+    """MDTM is known, though FEAT does not tell of it. None: not tried, or there is no need to."""
     address: object = None
     """The one of the host's addresses that has answered."""
 
