@@ -47,9 +47,11 @@ async def test_what_is_below_a_missing_folder_is_missing_where_that_is_not_permi
     sftp = FakeSftp()
 
     def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
-        if kind not in (c.OPEN, c.OPENDIR):
+        if kind not in (c.OPEN, c.OPENDIR, c.RENAME):
             return None
-        name, _ = c.take(body, 0)
+        name, at = c.take(body, 0)
+        if kind == c.RENAME:
+            name, _ = c.take(body, at)
         return None if (name.rpartition(b"/")[0] or b"/") in sftp.folders else status(c.PERMISSION_DENIED)
 
     sftp.hook = hook
@@ -58,7 +60,8 @@ async def test_what_is_below_a_missing_folder_is_missing_where_that_is_not_permi
             assert [entry async for entry in storage.scan("a/b")] == []
         await storage.write_bytes("a/b/c", b"x")
         assert [entry.path async for entry in storage.scan("a/b")] == ["a/b/c"]
-    assert sftp.files == {b"/a/b/c": b"x"}
+        await storage.rename("a/b/c", "d/e/f", overwrite=False)
+    assert sftp.files == {b"/d/e/f": b"x"}
 
 
 async def test_a_listing_that_fails_midway_is_an_error() -> None:

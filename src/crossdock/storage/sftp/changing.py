@@ -9,7 +9,7 @@ from crossdock.errors import AlreadyExists, NotADirectory, NotAFile, NotFound, P
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.calls import Calls, kind_of, kind_of_mode
 from crossdock.storage.sftp.codec import text
-from crossdock.storage.sftp.faults import Translate
+from crossdock.storage.sftp.faults import Translate, hint_for
 from crossdock.storage.sftp.reasons import below_file, explain, lacks_folder, not_moved
 from crossdock.storage.sftp.wire import Session, Status, checked
 from crossdock.storage.staging import publish_by_swap
@@ -48,6 +48,8 @@ async def move(
                     raise left from error
                 log.warning("%s", left)
     except Status as error:
+        if error.code == codec.PERMISSION_DENIED and await lacks_folder(session, new, error):
+            raise calls.backend.error(NotFound, operation, shown, "no such folder", hint=hint_for(NotFound)) from error
         replaces = overwrite and (calls.openssh or error.code not in (codec.FAILURE, codec.ALREADY_EXISTS))
         raise await not_moved(calls, session, operation, shown, error, overwrite=replaces) from error
 

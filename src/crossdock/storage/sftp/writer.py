@@ -102,7 +102,8 @@ class SftpWriter(StagedWriter):
                 flags = codec.FOR_WRITING
             elif self.options.resume is None and await lacks_folder(session, self._target, error):
                 await make_parents(self._calls, session, self.path, "write")
-            else:
+            elif error.code != codec.PERMISSION_DENIED or self._calls.openssh:
+                # Else it is Maverick's word, and somebody may have made the folder meanwhile.
                 self._touched = self.options.resume is not None
                 raise await self._why(session, error) from error
             try:
