@@ -76,8 +76,9 @@ class Session:
         return config.locate(text)
 
     def say(self, text: str) -> None:
-        """A line for a human, on stderr; silent with -q."""
+        """A line for a human, on stderr, below what was written to stdout before; silent with -q."""
         if not self.quiet:
+            sys.stdout.flush()
             click.echo(text, err=True)
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:

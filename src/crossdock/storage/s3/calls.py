@@ -8,7 +8,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from mimetypes import MimeTypes
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl
 
 from crossdock.errors import AlreadyExists, InvalidPath, ProtocolViolation, Unsupported
 from crossdock.storage.base import Backend, WriteOptions
@@ -24,6 +24,7 @@ from crossdock.storage.s3.wire import (
     etag_of,
     format_mtime,
     number_of,
+    tagging,
     texts,
 )
 
@@ -113,7 +114,7 @@ class Calls:
         if attempt is not None:
             headers[ATTEMPT] = attempt
         if settings.tags:
-            headers["x-amz-tagging"] = urlencode(settings.tags)
+            headers["x-amz-tagging"] = tagging(settings.tags)
         return headers | self.storage_headers()
 
     def storage_headers(self) -> dict[str, str]:

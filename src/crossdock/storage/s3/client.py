@@ -142,6 +142,8 @@ class Client:
         self._session = aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,
+            # One that is sent has to be signed (Signature V4), which Ceph 20 insists on.
+            skip_auto_headers=("Content-Type",),
             read_bufsize=_READ_BUFFER,
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=settings.connect_timeout, sock_read=settings.timeout

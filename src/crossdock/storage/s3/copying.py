@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
-from urllib.parse import unquote, urlencode
+from urllib.parse import unquote
 
 from crossdock.errors import AlreadyExists, NotFound, PermissionDenied, ProtocolViolation, Unsupported
 from crossdock.storage.base import Entry, WriteOptions
@@ -26,6 +26,7 @@ from crossdock.storage.s3.wire import (
     format_mtime,
     parse_mtime,
     quoted,
+    tagging,
     texts,
 )
 from crossdock.storage.waiting import to_its_end
@@ -95,7 +96,7 @@ class Copy:
     async def _tagging(self, source: Mapping[str, str]) -> dict[str, str]:
         """The header with the source's tags, and above them those that the settings give every object."""
         tags = {**await self._tags(source), **self._calls.settings.tags}
-        return {"x-amz-tagging": urlencode(tags)} if tags else {}
+        return {"x-amz-tagging": tagging(tags)} if tags else {}
 
     async def _tags(self, source: Mapping[str, str]) -> dict[str, str]:
         count = source.get("x-amz-tagging-count")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import urlencode
 
 from crossdock.errors import StorageError, Unsupported
 from crossdock.storage.base import Entry
 from crossdock.storage.s3.calls import Calls
 from crossdock.storage.s3.faults import changed
 from crossdock.storage.s3.request import Answer
-from crossdock.storage.s3.wire import VERSION, etag_of
+from crossdock.storage.s3.wire import VERSION, etag_of, tagging
 
 __all__ = ["delete_exactly", "delete_pinned", "set_tags"]
 
@@ -70,7 +69,7 @@ async def set_tags(calls: Calls, path: str, tags: Mapping[str, str], pin: Entry)
         raise calls.backend.error(Unsupported, "tag", path, "this store keeps no tags", hint="take the tags out")
     merged = {**old, **tags}
     if merged != old:
-        await calls.tag(path, key, urlencode(merged), version)
+        await calls.tag(path, key, tagging(merged), version)
 
 
 def _changed(calls: Calls, method: str, operation: str, path: str, key: str) -> StorageError | Exception:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from email.errors import MessageError
 from email.header import decode_header, make_header
-from urllib.parse import quote, unquote_plus
+from urllib.parse import quote, unquote_plus, urlencode
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
@@ -62,6 +62,11 @@ _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 def quoted(text: str) -> str:
     """A key as a URL's path: every byte but unreserved ones and "/" escaped, nothing normalised."""
     return quote(text, safe="/~")
+
+
+def tagging(tags: Mapping[str, str]) -> str:
+    """Tags as a header holds them; a space is "%20", as Ceph 20 keeps a "+" for what it is."""
+    return urlencode(tags, safe="", quote_via=quote)
 
 
 def decoded(text: str | None) -> str:

@@ -153,6 +153,9 @@ class _Pgp(Transform):
     def _hint(self, said: Sequence[Sequence[str]]) -> str:
         found = _words(said)
         where = f"--homedir {self.options.home} " if self.options.home else ""
+        if _locked(said):
+            # Before what gpg 2.4 adds, that there is no key.
+            return "give the secret key's passphrase by reference: passphrase: env:NAME"
         if "NO_SECKEY" in found:
             return f"import the secret key it is encrypted to: gpg {where}--import KEYFILE"
         files = [str(path) for path in getattr(self.options, "recipient_files", ())]
@@ -168,8 +171,6 @@ class _Pgp(Transform):
             return f"ask its sender for the public key as it is now: gpg {where}--import KEYFILE"
         if "NO_PUBKEY" in found or "INV_RECP" in found:
             return f"import the public key: gpg {where}--import KEYFILE"
-        if _locked(said):
-            return "give the secret key's passphrase by reference: passphrase: env:NAME"
         return "ask its sender, or try gpg by hand on the file"
 
     def stop(self) -> None:
