@@ -148,11 +148,14 @@ def _must_be_missing(connection: Connection, name: bytes, reply: Reply) -> None:
         raise Refused(b"MLST", reply)
 
 
-def _is_folder(connection: Connection, name: bytes) -> bool:
+def _is_folder(connection: Connection, name: bytes, *, or_missing: bool = False) -> bool:
+    """Raises `IsFile` where it has to be a folder `or_missing`, if the server tells."""
     if connection.features.describes(name):
         # Pure-FTPd lets each CWD that fails wait longer than the one before.
         reply = connection.wire.ask(b"MLST " + (name or b"/"))[0]
         kind = _described(reply).kind if reply.good else None
+        if kind == "file" and or_missing:
+            raise IsFile(name)
         if kind != "link":
             return kind == "dir"
     return connection.wire.ask(b"CWD " + (name or b"/"))[0].good
@@ -276,7 +279,8 @@ def make_folders(connection: Connection, folder: bytes) -> None:
     """Make a folder and those above it. Raises `Refused`, `IsFile`."""
     _must_tell_apart(connection, folder)
     missing: list[bytes] = []
-    while folder and not _is_folder(connection, folder):
+    # Asked beforehand: ProFTPD 1.3.9 says of a file that MKD has made a folder of it.
+    while folder and not _is_folder(connection, folder, or_missing=True):
         missing.append(folder)
         folder = folder.rpartition(b"/")[0]
     while missing:
