@@ -15,6 +15,7 @@ from crossdock.errors import (
     ConnectionFailed,
     IntegrityError,
     NoSpace,
+    NotADirectory,
     NotAFile,
     PermissionDenied,
     ProtocolViolation,
@@ -328,6 +329,16 @@ async def test_cancelled_at_any_moment_an_upload_leaves_nothing(server: FaultyFt
             await storage.delete("name")
         async with aclosing(storage.scan("", temporaries=True)) as entries:
             assert [entry.path async for entry in entries] == []
+
+
+async def test_a_file_where_a_folder_is_to_be_made_is_not_asked_for(server: FaultyFtpServer) -> None:
+    """ProFTPD 1.3.9 would say that MKD has made one."""
+    async with faulty(server) as storage:
+        await storage.write_bytes("file", b"x")
+        for path in ("file", "file/below"):
+            with pytest.raises(NotADirectory):
+                await storage.make_dir(path)
+    assert not [command for command in server.commands if command.startswith("MKD")]
 
 
 async def test_a_server_that_agrees_before_it_looks_for_the_folder(server: FaultyFtpServer) -> None:
