@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from crossdock.errors import (
 )
 from crossdock.storage.accounts import LOCKED_OUT, Breaker
 from crossdock.storage.base import Expect, WriteOptions
+from crossdock.storage.sftp.connect import Connection, Connector
 from crossdock.storage.sftp.pool import Pool
 from crossdock.storage.storage import Storage
 from tests.storage.sftp.fake_server import FakeServer, FakeSftp, serving
@@ -234,6 +236,36 @@ async def test_growth_beside_small_files_that_fails_is_not_tried_again_at_once()
         for _ in range(10):
             await asyncio.gather(*(one() for _ in range(4)))
         assert (len(made), len(peer.sign_ins)) == (2, 1)
+
+
+async def test_growth_that_has_just_failed_is_not_tried_again() -> None:
+    """Wanted in the moment between the end of the task and what is done after it."""
+
+    class Failing(Connector):
+        made = 0
+
+        async def make(self) -> Connection:
+            self.made += 1
+            if self.made == 1:
+                return await super().make()
+            asyncio.get_running_loop().call_soon(want)
+            raise ConnectionFailed("no more", operation="connect", endpoint="fake")
+
+    def want() -> None:
+        with suppress(StopIteration):
+            pool.acquire(stream=True, size=1).send(None)
+        wanted.set()
+
+    wanted = asyncio.Event()
+    async with serving() as peer:
+        connector = Failing(peer.settings(), "fake")
+        pool = Pool(peer.settings(), "fake", connector=connector)
+        for _ in range(2):
+            await pool.acquire(stream=True, size=1)
+        await wanted.wait()
+        await asyncio.sleep(0.1)  # As long as any other would be put off, and more.
+        assert connector.made == 2
+        await pool.close()
 
 
 async def test_a_cancelled_connect_leaves_nothing_stuck() -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "parse_time",
     "parse_xml",
     "quoted",
+    "tagging",
     "texts",
 ]
 

@@ -166,8 +166,8 @@ class Pool:
     def _made(self, task: asyncio.Task[None]) -> None:
         if self._making is task:
             self._making = None
-        if not task.cancelled() and isinstance(error := task.exception(), CrossdockError) and self._connections:
-            self._do_without(error)
+        if not task.cancelled():
+            task.exception()  # Known to who waited for it, or told by `_make`.
         self._wake()
 
     async def _make(self) -> None:
@@ -175,8 +175,12 @@ class Pool:
             await asyncio.sleep(random.uniform(0, _STAGGER))
         try:
             made = await self._connector.make()
-        except AuthenticationFailed as error:
-            self._breaker.trip(error)
+        except CrossdockError as error:
+            if isinstance(error, AuthenticationFailed):
+                self._breaker.trip(error)
+            # Here, as the next one may be wanted before what is to be done after a task is done.
+            if self._connections:
+                self._do_without(error)
             raise
         if self._closed:
             await made.close()
