@@ -178,8 +178,7 @@ class _Attempt:
     async def take_back(self, stopped: BaseException) -> None:
         """Whoever has the lease by now has cleaned up already: what was kept since then, nobody would find."""
         # Not what is announced by its token, or may be: its being gone would look as if it had been published.
-        record = self._record
-        if self._kept is not None or (record is not None and record.sha256 is not None and record.token is None):
+        if self._kept is not None or ((own := self._record) and own.sha256 is not None and own.token is None):
             await self._discard(self._kept, stopped)
 
     async def deliver(self) -> Mapping[str, Any]:
