@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
-import zipfile
 from datetime import timedelta
 from typing import Any
 
@@ -14,11 +12,10 @@ from crossdock.engine.engine import Engine, LeftAlone
 from crossdock.engine.recovery import Record, attempt_id
 from crossdock.errors import (
     AuthenticationFailed,
-    LedgerUnavailable,
     PermissionDenied,
 )
-from crossdock.flows.flow import After, Destination, Flow, Place, Retry, Rule, TransformSpec
-from crossdock.ledger.base import Lease, State
+from crossdock.flows.flow import After, Destination, Place, Retry, Rule
+from crossdock.ledger.base import State
 from crossdock.storage.base import WriteOptions, Writer
 from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
@@ -184,76 +181,6 @@ async def test_who_cleans_up_may_fail_as_well(home: House) -> None:
     home.clock.move(60)
     assert (await home.run(flow())).delivered == 1
     assert (home.dst.hold("a"), home.dst.staged) == (b"1", [])
-
-
-async def test_what_was_staged_of_an_archives_members_is_swept(home: House) -> None:
-    """Their names are in no record."""
-    await home.put("a", zipped("in/one", "in/two"))
-    staged, asked = home.ledger.staged, 0
-
-    async def fails(lease: Lease, checkpoint: bytes | None) -> None:
-        nonlocal asked
-        asked += 1
-        if asked > 1:
-            raise LedgerUnavailable("full", hint="free some space")
-        await staged(lease, checkpoint)
-
-    home.ledger.staged = fails  # type: ignore[method-assign]
-    unpacks = flow(rules=(Rule(name="all", to=(Destination(endpoint="dst"),), transforms=(TransformSpec("unzip"),)),))
-    assert (await home.run(unpacks)).delivered == 0
-    assert [name.rpartition("/")[0] for name in home.dst.staged] == ["a/in"]
-    home.ledger.staged = staged  # type: ignore[method-assign]
-    home.clock.move(60)
-    assert (await home.run(unpacks)).delivered == 1
-    assert (home.dst.hold("a/in/two"), home.dst.staged) == (b"in/two", [])
-
-
-def unzips(on_conflict: Any, **more: Any) -> Flow:
-    rule = Rule(name="all", to=(Destination("dst", "in/{stem}"),), transforms=(TransformSpec("unzip"),))
-    return flow(rules=(rule,), on_conflict=on_conflict, **more)
-
-
-def zipped(*names: str) -> bytes:
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for name in names:
-            archive.writestr(name, name)
-    return packed.getvalue()
-
-
-async def test_an_archive_that_was_published_in_part_goes_on_in_its_folder(home: House) -> None:
-    """Its own first files are no reason for another version, beside which they would stay."""
-    await home.put("a.zip", zipped("one", "two"))
-    versions = unzips("version", after=After(marker="{name}.done"))
-    strike = home.dst.strike
-
-    async def breaks(operation: str) -> None:
-        await strike(operation)
-        if operation == "commit" and home.dst.calls["commit"] in (2, 4):
-            raise lost()
-
-    home.dst.strike = breaks  # type: ignore[method-assign]
-    for _ in range(3):
-        await home.run(versions)
-        home.clock.move(60)
-    assert await home.state("a.zip") == "done"
-    assert sorted(home.dst._files) == ["in/a.done", "in/a/one", "in/a/two"]
-    await home.put("a.zip", zipped("one", "three"))
-    await home.run(versions)
-    assert sorted(home.dst._files)[3:] == ["in/a~1.done", "in/a~1/one", "in/a~1/three"]
-
-
-@pytest.mark.parametrize(("mode", "state"), [("skip", "skipped"), ("fail", "failed")])
-async def test_an_archive_that_meets_another_file_publishes_nothing(home: House, mode: str, state: str) -> None:
-    """Else the first of its files would be there, and the rest never come."""
-    await Storage(home.dst).write_bytes("in/a/two", b"other")
-    await home.put("a.zip", zipped("one", "two", "three"))
-    await home.run(unzips(mode))
-    assert await home.state("a.zip") == state
-    assert {path: home.dst.hold(path) for path in home.dst._files} == {"in/a/two": b"other"}
-    await Storage(home.dst).write_bytes("in/a/two", b"two")
-    await home.put("a.zip", zipped("one", "two", "three"))
-    assert (await home.run(unzips(mode))).delivered == 1
 
 
 async def test_a_lost_wire_is_resumed(home: House) -> None:

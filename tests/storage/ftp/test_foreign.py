@@ -1,10 +1,9 @@
-"""What servers do that are not started here: ftp-srv, Apache FtpServer, aioftp, as they were found to."""
+"""What servers do that are not started here: ftp-srv, Apache FtpServer, aioftp, as they were found to do it."""
 
 from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -13,10 +12,7 @@ import pytest
 
 from crossdock.errors import (
     ConnectionFailed,
-    InvalidPath,
-    NotADirectory,
     NotFound,
-    PermissionDenied,
     ProtocolViolation,
     SourceChanged,
     Throttled,
@@ -30,32 +26,6 @@ from tests.servers.ftp import write_certificate
 from tests.storage.ftp.places import DATA, FACTS, backend_of, faulty
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncGenerator[FaultyFtpServer]:
-    folder = tmp_path / "home"
-    folder.mkdir()
-    async with FaultyFtpServer(folder) as server:
-        yield server
-
-
-@pytest.mark.parametrize("name", ["..\\win.ini", "a\\b", 'a"b', "a\tb", "a ", "a\nb"])
-async def test_a_name_that_a_server_may_alter_is_not_sent(server: FaultyFtpServer, name: str) -> None:
-    """ftp-srv and Apache FtpServer take a backslash for "/", and the former drops quotation marks."""
-    async with faulty(server) as storage:
-        with pytest.raises(InvalidPath) as caught:
-            await storage.write_bytes(name, b"x")
-    assert caught.value.hint is not None
-    assert list(server.folder.iterdir()) == []
-
-
-@pytest.mark.parametrize("greeting", ["(vsFTPd 3.0.3)", "ProFTPD Server", "pyftpdlib 2.2.0 ready."])
-async def test_a_server_that_is_known_is_sent_every_name(server: FaultyFtpServer, greeting: str) -> None:
-    server.greeting = greeting
-    async with faulty(server) as storage:
-        await storage.write_bytes('a\\"b', b"x")
-    assert [path.name for path in server.folder.iterdir()] == ['a\\"b']
-
-
 async def test_the_size_of_an_empty_file_that_is_told_in_words(server: FaultyFtpServer) -> None:
     """ftp-srv says "213 File status" instead of 0."""
     server.features = ("SIZE", "MDTM")
@@ -64,47 +34,6 @@ async def test_the_size_of_an_empty_file_that_is_told_in_words(server: FaultyFtp
         entry = await storage.write_bytes("empty", b"")
         assert (entry.size, (await storage.stat("empty")).size) == (0, 0)
         assert entry.modified is not None
-
-
-async def test_a_file_is_not_removed_as_a_folder_by_a_server_that_would(server: FaultyFtpServer) -> None:
-    """ftp-srv deletes files by RMD as well."""
-    (server.folder / "file").touch()
-    async with faulty(server) as storage:
-        with pytest.raises(NotADirectory):
-            await storage.remove_dir("file")
-    assert not any(command.startswith("RMD") for command in server.commands)
-
-
-async def test_a_folder_is_not_removed_from_within(server: FaultyFtpServer) -> None:
-    """Apache FtpServer calls the folder busy that the session is in."""
-    (server.folder / "folder").mkdir()
-
-    async def leave() -> None:
-        server.faults.replies.pop("RMD")
-
-    server.faults.replies["RMD"] = "450 resource busy"
-    async with faulty(server, max_connections=1) as storage:
-        assert [entry async for entry in storage.scan("folder")] == []
-        server.then = [("CWD /", leave)]
-        await storage.remove_dir("folder")
-    assert list(server.folder.iterdir()) == []
-
-
-@pytest.mark.parametrize("reply", ["450 Can't remove directory", "451 file system error"])
-async def test_a_folder_that_is_not_empty_is_no_matter_of_time(server: FaultyFtpServer, reply: str) -> None:
-    (server.folder / "folder").mkdir()
-    (server.folder / "folder" / "file").touch()
-    server.faults.replies["RMD"] = reply
-    async with faulty(server) as storage:
-        with pytest.raises(PermissionDenied, match="not empty"):
-            await storage.remove_dir("folder")
-
-
-async def test_a_name_that_is_too_long_is_no_matter_of_time(server: FaultyFtpServer) -> None:
-    server.faults.replies["RNTO"] = "451 file system error"
-    async with faulty(server) as storage:
-        with pytest.raises(InvalidPath, match="256 bytes"):
-            await storage.write_bytes("n" * 256, b"x")
 
 
 async def test_a_server_that_has_facts_and_no_feat(server: FaultyFtpServer) -> None:
@@ -124,33 +53,6 @@ async def test_hidden_files_are_asked_for(server: FaultyFtpServer) -> None:
         await storage.write_bytes(".hidden", b"x")
         assert [entry.path async for entry in storage.scan("")] == [".hidden"]
     assert "MLSD -a" in server.commands
-
-
-@pytest.mark.parametrize("path", ["report[1].csv", "a?b", "a*b", "folder[1]/name"])
-async def test_a_name_is_not_described_as_the_pattern_that_a_server_takes_it_for(
-    server: FaultyFtpServer, path: str
-) -> None:
-    """Of such a name Apache FtpServer's MLST describes the folder."""
-    server.features = (*FACTS, "MD5", "MMD5")
-    server.faults.patterns = True
-    async with faulty(server) as storage:
-        assert not await storage.exists(path)
-        await storage.write_bytes(path, b"data")
-        assert (await storage.stat(path)).size == 4
-        assert await storage.read_bytes(path) == b"data"
-        await storage.delete(path)
-        assert not await storage.exists(path)
-
-
-@pytest.mark.parametrize("path", ["~", "folder/~", "~/name"])
-async def test_a_name_that_stands_for_the_home_is_not_sent(server: FaultyFtpServer, path: str) -> None:
-    """Apache FtpServer takes "~" for it wherever it stands."""
-    server.features = (*FACTS, "MD5", "MMD5")
-    async with faulty(server) as storage:
-        with pytest.raises(InvalidPath):
-            await storage.write_bytes(path, b"x")
-        await storage.write_bytes("name~", b"x")
-    assert [path.name for path in server.folder.iterdir()] == ["name~"]
 
 
 async def test_what_lists_facts_is_not_said_to_have_none(server: FaultyFtpServer) -> None:
@@ -324,34 +226,6 @@ async def test_an_empty_line_lists_nothing(server: FaultyFtpServer) -> None:
         assert [entry async for entry in storage.scan("")] == []
 
 
-@pytest.mark.parametrize("reply", ["450 busy", "550 permission denied"])
-async def test_a_folder_that_is_refused_hides_nothing_in_the_next_one(server: FaultyFtpServer, reply: str) -> None:
-    """`LIST -a` was understood before: what a listing leaves out, a sync that deletes would take for gone."""
-    server.features = ("SIZE", "MDTM")
-    server.faults.hides = True
-    (server.folder / ".hidden").touch()
-    async with faulty(server, max_connections=1) as storage:
-        for refused in (False, True, False):
-            server.faults.replies = {"LIST": reply} if refused else {}
-            if refused:
-                with pytest.raises((PermissionDenied, ConnectionFailed)):
-                    [entry async for entry in storage.scan("")]
-            else:
-                assert [entry.path async for entry in storage.scan("")] == [".hidden"]
-
-
-async def test_a_first_folder_that_is_refused_hides_nothing_in_the_next_one(server: FaultyFtpServer) -> None:
-    server.features = ("SIZE", "MDTM")
-    server.faults.hides = True
-    server.faults.replies["LIST"] = "550 permission denied"
-    (server.folder / ".hidden").touch()
-    async with faulty(server, max_connections=1) as storage:
-        with pytest.raises(PermissionDenied):
-            [entry async for entry in storage.scan("")]
-        server.faults.replies.clear()
-        assert [entry.path async for entry in storage.scan("")] == [".hidden"]
-
-
 @pytest.mark.parametrize("extended", [True, False], ids=["EPSV", "PASV"])
 async def test_a_server_that_is_already_in_passive_mode_is_asked_on_another_connection(
     server: FaultyFtpServer, extended: bool
@@ -389,42 +263,6 @@ async def test_what_is_empty_by_its_size_needs_no_tls_of_its_own(tmp_path: Path)
             server.faults.cut_download = 0
             with pytest.raises((ProtocolViolation, Truncated)):
                 await storage.read_bytes("name")
-
-
-async def test_letters_that_a_server_takes_for_one_another_are_refused(server: FaultyFtpServer) -> None:
-    """Java without a locale: of two files one would be lost."""
-    server.faults.ascii = True
-    async with faulty(server) as storage:
-        for name in ("é.csv", "ü/plain.csv"):
-            with pytest.raises(InvalidPath, match="beyond ASCII"):
-                await storage.write_bytes(name, b"x")
-        await storage.write_bytes("plain.csv", b"x")
-        with pytest.raises(InvalidPath, match="beyond ASCII"):
-            await storage.rename("plain.csv", "ü.csv")
-        with pytest.raises(InvalidPath, match="beyond ASCII"):
-            await storage.make_dir("ü")
-    assert [path.name for path in server.folder.iterdir()] == ["plain.csv"]
-
-
-async def test_letters_that_a_server_keeps_are_tried_once(server: FaultyFtpServer) -> None:
-    async with faulty(server) as storage:
-        for name in ("é.csv", "ü.csv", "ü/ö.csv"):
-            await storage.write_bytes(name, name.encode())
-        assert await storage.read_bytes("é.csv") == "é.csv".encode()
-    assert sum("probe" in command or command.endswith("é") for command in server.commands) <= 4
-
-
-async def test_a_folder_that_is_not_empty_stays_where_the_server_would_remove_it(server: FaultyFtpServer) -> None:
-    """MinimalFTP deletes all that is in it."""
-    server.faults.careless = True
-    (server.folder / "folder").mkdir()
-    (server.folder / "folder" / "file").touch()
-    async with faulty(server) as storage:
-        with pytest.raises(PermissionDenied, match="not empty"):
-            await storage.remove_dir("folder")
-        await storage.delete("folder/file")
-        await storage.remove_dir("folder")
-    assert list(server.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -1,0 +1,88 @@
+"""Folders at servers that are not started here: ftp-srv, Apache FtpServer, MinimalFTP."""
+
+from __future__ import annotations
+
+import pytest
+
+from crossdock.errors import (
+    ConnectionFailed,
+    NotADirectory,
+    PermissionDenied,
+)
+from crossdock.testing.fault_ftp import FaultyFtpServer
+from tests.storage.ftp.places import faulty
+
+
+async def test_a_file_is_not_removed_as_a_folder_by_a_server_that_would(server: FaultyFtpServer) -> None:
+    """ftp-srv deletes files by RMD as well."""
+    (server.folder / "file").touch()
+    async with faulty(server) as storage:
+        with pytest.raises(NotADirectory):
+            await storage.remove_dir("file")
+    assert not any(command.startswith("RMD") for command in server.commands)
+
+
+async def test_a_folder_is_not_removed_from_within(server: FaultyFtpServer) -> None:
+    """Apache FtpServer calls the folder busy that the session is in."""
+    (server.folder / "folder").mkdir()
+
+    async def leave() -> None:
+        server.faults.replies.pop("RMD")
+
+    server.faults.replies["RMD"] = "450 resource busy"
+    async with faulty(server, max_connections=1) as storage:
+        assert [entry async for entry in storage.scan("folder")] == []
+        server.then = [("CWD /", leave)]
+        await storage.remove_dir("folder")
+    assert list(server.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("reply", ["450 Can't remove directory", "451 file system error"])
+async def test_a_folder_that_is_not_empty_is_no_matter_of_time(server: FaultyFtpServer, reply: str) -> None:
+    (server.folder / "folder").mkdir()
+    (server.folder / "folder" / "file").touch()
+    server.faults.replies["RMD"] = reply
+    async with faulty(server) as storage:
+        with pytest.raises(PermissionDenied, match="not empty"):
+            await storage.remove_dir("folder")
+
+
+@pytest.mark.parametrize("reply", ["450 busy", "550 permission denied"])
+async def test_a_folder_that_is_refused_hides_nothing_in_the_next_one(server: FaultyFtpServer, reply: str) -> None:
+    """`LIST -a` was understood before: what a listing leaves out, a sync that deletes would take for gone."""
+    server.features = ("SIZE", "MDTM")
+    server.faults.hides = True
+    (server.folder / ".hidden").touch()
+    async with faulty(server, max_connections=1) as storage:
+        for refused in (False, True, False):
+            server.faults.replies = {"LIST": reply} if refused else {}
+            if refused:
+                with pytest.raises((PermissionDenied, ConnectionFailed)):
+                    [entry async for entry in storage.scan("")]
+            else:
+                assert [entry.path async for entry in storage.scan("")] == [".hidden"]
+
+
+async def test_a_first_folder_that_is_refused_hides_nothing_in_the_next_one(server: FaultyFtpServer) -> None:
+    server.features = ("SIZE", "MDTM")
+    server.faults.hides = True
+    server.faults.replies["LIST"] = "550 permission denied"
+    (server.folder / ".hidden").touch()
+    async with faulty(server, max_connections=1) as storage:
+        with pytest.raises(PermissionDenied):
+            [entry async for entry in storage.scan("")]
+        server.faults.replies.clear()
+        assert [entry.path async for entry in storage.scan("")] == [".hidden"]
+
+
+async def test_a_folder_that_is_not_empty_stays_where_the_server_would_remove_it(server: FaultyFtpServer) -> None:
+    """MinimalFTP deletes all that is in it."""
+    server.faults.careless = True
+    (server.folder / "folder").mkdir()
+    (server.folder / "folder" / "file").touch()
+    async with faulty(server) as storage:
+        with pytest.raises(PermissionDenied, match="not empty"):
+            await storage.remove_dir("folder")
+        await storage.delete("folder/file")
+        await storage.remove_dir("folder")
+    assert list(server.folder.iterdir()) == []
