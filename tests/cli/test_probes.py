@@ -96,6 +96,15 @@ async def test_names_that_are_kept() -> None:
     assert left == set()
 
 
+@pytest.mark.parametrize(("folds", "said"), [(True, "are ONE file"), (False, "are two files")])
+async def test_names_that_differ_in_case_only(*, folds: bool, said: str) -> None:
+    one = "scratch/probe"
+    told, left = await findings(Renaming(lambda path: one if folds and path.lower() == one else path, finds=True))
+    (found,) = (finding.detail for finding in told if finding.name == "case")
+    assert said in found
+    assert left == set()
+
+
 async def test_a_local_folder_is_named_as_the_shell_takes_it(tmp_path: Path) -> None:
     root = tmp_path / "in 1"
     root.mkdir()

@@ -128,7 +128,7 @@ class _Probes:
         if self.blind:
             return [*found, ("write", self.write)]
         found += [("write", self.write), ("clock", self.clock), ("read", self.read), ("overwrite", self.overwrite)]
-        found.append(("names", self.names))
+        found += [("names", self.names), ("case", self.case)]
         if able.create_new:
             found.append(("create new", self.create_new))
         if able.mtime_precision is not None:
@@ -229,6 +229,11 @@ class _Probes:
             f"{name} came back as {came}: to whoever looks for it, it is not there",
             f"encoding: …, if the server's names are not {encoding}; else move files with ASCII names only",
         )
+
+    async def case(self) -> str:
+        if await self.storage.exists(f"{self.scratch}/PROBE"):
+            return "names that differ in case only are ONE file: sync moves the first of them, and tells the others"
+        return "names that differ in case only are two files"
 
     async def create_new(self) -> str:
         from crossdock.storage.base import WriteOptions

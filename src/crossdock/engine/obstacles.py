@@ -1,15 +1,40 @@
-"""What stands at the target where a file is to go, for a run that only says what it would do."""
+"""What stands in the way of a sync: a target within its source, and files and folders where a file is to go."""
 
 from __future__ import annotations
 
-from crossdock.errors import CrossdockError, NotADirectory, NotAFile, NotFound, PermissionDenied, Unsupported
+from crossdock.errors import (
+    Conflict,
+    CrossdockError,
+    NotADirectory,
+    NotAFile,
+    NotFound,
+    PermissionDenied,
+    Unsupported,
+    located,
+)
 from crossdock.storage.storage import Storage
 
-__all__ = ["Obstacles"]
+__all__ = ["Obstacles", "refuse_overlap"]
+
+
+def refuse_overlap(source: Storage, folder: str, target: Storage, to: str) -> None:
+    """Raise `Conflict` where one of two folders is within the other."""
+    if source.backend.store is None or source.backend.store != target.backend.store:
+        return
+    here = f"{source.backend.address(folder)}/".lstrip("/")
+    there = f"{target.backend.address(to)}/".lstrip("/")
+    if here.startswith(there) or there.startswith(here):
+        raise Conflict(
+            f"sync {located(source.endpoint, folder)} → {located(target.endpoint, to)}: source and target overlap",
+            hint="choose a target outside the source",
+        )
 
 
 class Obstacles:
-    """Of one target. It is asked once for each folder, and once for each file whose folder is there."""
+    """Of one target, for a run that only says what it would do.
+
+    It is asked once for each folder, and once for each file whose folder is there.
+    """
 
     def __init__(self, target: Storage) -> None:
         self._target = target

@@ -17,9 +17,11 @@ from typing import Literal, Protocol, TypeGuard
 
 from crossdock.engine.attempts import deliver
 from crossdock.engine.merge import merged
-from crossdock.engine.obstacles import Obstacles
+from crossdock.engine.obstacles import Obstacles, refuse_overlap
 from crossdock.engine.outcome import Outcome, Summary
-from crossdock.errors import Conflict, CrossdockError, located
+from crossdock.engine.surplus import check_plausible
+from crossdock.engine.twins import Twins
+from crossdock.errors import CrossdockError, located
 from crossdock.flows.compare import UNSURE, Comparison
 from crossdock.flows.filters import Filters
 from crossdock.storage.base import Entry
@@ -112,11 +114,13 @@ class _Run:
         self._courier = courier or self._deliver
         self._comparison = Comparison(source.capabilities, target.capabilities)
         self._obstacles = Obstacles(target)
+        self._twins = Twins(target)
+        self._late: list[tuple[str, Entry]] = []
         self._filtered = options.filters != Filters()
 
     async def run(self) -> Summary:
         started = time.monotonic()
-        self._refuse_overlap()
+        refuse_overlap(self.source, self.folder, self.target, self.to)
         work: _Work = asyncio.Queue(self.options.transfers * 4)
 
         async def work_off() -> None:
@@ -131,24 +135,14 @@ class _Run:
         listing = asyncio.create_task(self._decide(work))
         try:
             await _all_or_none([listing, *workers])
+            for name, entry in self._late:
+                await self._move(name, entry, "new", twin=True)
         finally:
             self.summary.seconds = time.monotonic() - started
         if self.options.delete:
             await self._delete()
         self.summary.seconds = time.monotonic() - started
         return self.summary
-
-    def _refuse_overlap(self) -> None:
-        if self.source.backend.store is None or self.source.backend.store != self.target.backend.store:
-            return
-        here = f"{self.source.backend.address(self.folder)}/".lstrip("/")
-        there = f"{self.target.backend.address(self.to)}/".lstrip("/")
-        if here.startswith(there) or there.startswith(here):
-            raise Conflict(
-                f"sync {located(self.source.endpoint, self.folder)} → {located(self.target.endpoint, self.to)}: "
-                "source and target overlap",
-                hint="choose a target outside the source",
-            )
 
     async def _decide(self, work: _Work) -> None:
         """Fill the queue. The digests of one page are taken while the next one is listed and compared."""
@@ -172,6 +166,7 @@ class _Run:
             )
             async with aclosing(listing) as pages:
                 async for pairs in pages:
+                    await self._twins.learn(there.path for _, _, there in pairs if there and there.kind == "file")
                     unsure: list[_Unsure] = []
                     for name, entry, there in pairs:
                         job = self._job(name, entry, there, unsure)
@@ -204,6 +199,9 @@ class _Run:
             return None
         if self._filtered and (verdict := self._verdict(entry, name)) is not None:
             self._skip(name, verdict, entry.size)
+            return None
+        if self._twins.add(name) and there is None:
+            self._late.append((name, entry))
             return None
         if there is None:
             return lambda: self._move(name, entry, "new")
@@ -285,7 +283,11 @@ class _Run:
         else:
             await self._move(name, entry, reason)
 
-    async def _move(self, name: str, entry: Entry, reason: str) -> None:
+    async def _move(self, name: str, entry: Entry, reason: str, *, twin: bool = False) -> None:
+        to = _below(self.to, name)
+        if twin and (error := await self._twins.refused(name, to)) is not None:
+            self._tell(Outcome(path=name, action="fail", reason=reason, size=entry.size, error=error))
+            return
         if self.options.dry_run:
             await self._rehearse(name, entry, reason)
             return
@@ -298,7 +300,8 @@ class _Run:
         moved(0)
         started = time.monotonic()
         try:
-            receipt, attempts = await self._courier(entry.path, _below(self.to, name), entry, moved)
+            receipt, attempts = await self._courier(entry.path, to, entry, moved)
+            await self._twins.learn([to])
         except CrossdockError as error:
             seconds = time.monotonic() - started
             self._tell(Outcome(path=name, action="fail", reason=reason, size=entry.size, seconds=seconds, error=error))
@@ -331,20 +334,14 @@ class _Run:
         """Remove what only the target has, if that is plausible and nothing failed before."""
         if not self.surplus:
             return
-        what = (
-            f"sync {located(self.target.endpoint, self.to)}: {len(self.surplus)} of {self.held} files would be deleted"
+        check_plausible(
+            located(self.target.endpoint, self.to),
+            len(self.surplus),
+            held=self.held,
+            found=self.found,
+            failed=self.summary.failed,
+            bound=self.options.max_delete,
         )
-        if not self.found:
-            raise Conflict(f"{what}, but the source is empty; nothing was deleted", hint="check the source")
-        if self.summary.failed:
-            raise Conflict(f"{what}, but {self.summary.failed} files failed; nothing was deleted", hint="run it again")
-        bound = self.options.max_delete
-        limit = bound if isinstance(bound, int) else int(bound * self.held)
-        if len(self.surplus) > limit:
-            raise Conflict(
-                f"{what}, more than the {limit} that --max-delete allows; nothing was deleted",
-                hint="check the source, then raise --max-delete",
-            )
         names = iter(self.surplus)
 
         async def work_off() -> None:
@@ -354,12 +351,16 @@ class _Run:
         await _all_or_none([asyncio.create_task(work_off()) for _ in range(self.options.transfers)])
 
     async def _remove(self, name: str) -> None:
-        if not self.options.dry_run:
-            try:
-                await self.target.delete(_below(self.to, name))
-            except CrossdockError as error:
-                self._tell(Outcome(path=name, action="fail", reason="could not be deleted", error=error))
+        path = _below(self.to, name)
+        try:
+            if await self._twins.same(name, path):
+                self._skip(name, "the target takes this name for that of a file of the source")
                 return
+            if not self.options.dry_run:
+                await self.target.delete(path)
+        except CrossdockError as error:
+            self._tell(Outcome(path=name, action="fail", reason="could not be deleted", error=error))
+            return
         self._tell(Outcome(path=name, action="delete", reason="not at the source"))
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
-__all__ = ["FtpFaults"]
+__all__ = ["FtpFaults", "folded"]
 
 
 @dataclass
@@ -57,6 +58,8 @@ class FtpFaults:
     """A file that is gone on with by REST and STOR is empty at first, and then has zeros at its beginning."""
     ascii: bool = False
     """Every letter beyond ASCII in a name is stored as "?", as Java does without a locale."""
+    folds: bool = False
+    """Names are found whatever the case of their letters, as on Windows."""
     hides: bool = False
     """LIST leaves out names with a dot in front, but for `LIST -a`."""
     lazy: bool = False
@@ -67,3 +70,12 @@ class FtpFaults:
     """Until SITE changes it, PWD tells a library, and LIST is in its own dialect (LISTFMT 0)."""
     replies: dict[str, str] = field(default_factory=dict)
     """Commands that are answered like this, and do nothing: {"RNFR": "502 no"}."""
+
+
+def folded(path: Path) -> Path:
+    """The name by which this is there, if it is, in whatever case."""
+    if path.parent == path:
+        return path
+    folder = folded(path.parent)
+    there = folder.iterdir() if folder.is_dir() else ()
+    return next((one for one in there if one.name.lower() == path.name.lower()), folder / path.name)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from crossdock.testing.ftp_faults import FtpFaults
+from crossdock.testing.ftp_faults import FtpFaults, folded
 
 __all__ = ["Session"]
 
@@ -114,7 +114,8 @@ class Session:
         whole = argument if argument.startswith("/") else f"{self._at.rstrip('/')}/{argument}"
         if self.faults.ascii:
             whole = whole.encode("ascii", "replace").decode()
-        return self.server.folder / whole.strip("/")
+        path = self.server.folder / whole.strip("/")
+        return folded(path) if self.faults.folds else path
 
     # -- signing in -------------------------------------------------------------------------------------------------
 
