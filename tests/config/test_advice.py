@@ -143,7 +143,8 @@ def test_a_ledger_whose_password_may_go_in_clear_text(write: Write, monkeypatch:
 
     url = "postgresql://u@db.example/d?password=env:PG"
     assert "in clear text. Next: add sslmode=verify-full" in said(url)
-    for other in ("localhost", "127.0.0.1", "[::1]", ""):
+    assert "in clear text" in said(url.replace("db.example", "127.0.0.1,db.example:5"))
+    for other in ("localhost", "127.0.0.1", "[::1]", "", "127.0.0.1:5,localhost"):
         assert said(url.replace("db.example", other)) == ""
     assert said(f"{url}&sslmode=require") == said("ledger.db") == ""
     monkeypatch.setenv("PGSSLMODE", "verify-full")

@@ -273,6 +273,7 @@ def test_where_the_ledger_is(write: Write, tmp_path: Path, monkeypatch: pytest.M
         ("postgresql://u@h:5/d?password=env:PG", "postgresql://u@h:5/d"),
         ("postgresql://h/d?password=env:PG&sslmode=require", "postgresql://h/d?sslmode=require"),
         ("postgres://u@h/d", "postgres://u@h/d"),
+        ("postgresql://u@h:5,i:6/d?password=env:PG", "postgresql://u@h:5,i:6/d"),
     ],
 )
 def test_a_password_of_the_ledger_is_a_reference(

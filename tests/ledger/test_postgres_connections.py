@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
+from crossdock.config.ledgers import new_ledger
 from crossdock.errors import LedgerError, LedgerUnavailable
 from crossdock.ledger.base import Query
 from crossdock.ledger.postgres import PostgresLedger
@@ -26,6 +29,40 @@ async def test_a_host_that_cannot_be_is_told() -> None:
     with pytest.raises(LedgerError, match=r"no host has such a name") as caught:
         await PostgresLedger("postgresql://tester@a..b/x").open()
     assert caught.value.hint
+
+
+async def test_an_address_that_says_what_is_not(tmp_path: Path) -> None:
+    lost = tmp_path / "lost.pem"
+    mistakes = ((f"verify-full&sslrootcert={lost}", f"sslrootcert: {lost} is not there"), ("yes", "one of: disable"))
+    for more, told in mistakes:
+        with pytest.raises(LedgerError, match=told) as caught:
+            await PostgresLedger(f"postgresql://tester@127.0.0.1/x?sslmode={more}").open()
+        assert not isinstance(caught.value, LedgerUnavailable)
+        assert caught.value.hint
+
+
+async def test_the_server_that_may_be_written_to(postgres: Postgres, schema: str) -> None:
+    """Of several: one is down, one stands by, and the third is what it was when the first failed."""
+    standing_by = Postgres()
+    with closed_ports(1) as (down,), standing_by:
+        async with asyncio.timeout(60):
+            raw = await asyncpg.connect(standing_by.dsn)
+            await raw.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+            await raw.execute("SELECT pg_reload_conf()")
+            await raw.close()
+            while (raw := await asyncpg.connect(standing_by.dsn)) and not await _is_read_only(raw):
+                await raw.close()
+            await raw.close()
+        hosts = ",".join(f"{LOOPBACK}:{port}" for port in (down, standing_by.port, postgres.port))
+        ledger = f"postgresql://{postgres.user}@{hosts}/postgres?target_session_attrs=read-write"
+        async with PostgresLedger(new_ledger(ledger)._dsn, schema=schema) as one:  # type: ignore[attr-defined]
+            await add(one)
+        async with PostgresLedger(postgres.dsn, schema=schema) as same:
+            assert len(await same.find(Query())) == 1
+
+
+async def _is_read_only(raw: Any) -> bool:
+    return bool(await raw.fetchval("SHOW transaction_read_only") == "on")
 
 
 async def test_nobody_to_sign_in_as(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from crossdock.errors import ConfigError
 from crossdock.storage.secret import Secret, is_reference
@@ -46,10 +46,15 @@ def _may_be_clear_text(value: str) -> bool:
     if "://" not in value:
         return False
     parts = urlsplit(value)
-    host = parts.hostname or ""
-    if host in ("", "localhost", "::1") or host.startswith(("%2f", "127.")):
+    hosts = [each.hostname or "" for each in _hosts(parts)]
+    if all(host in ("", "localhost", "::1") or host.startswith(("%2f", "127.")) for host in hosts):
         return False
     return "sslmode" not in dict(parse_qsl(parts.query)) and "PGSSLMODE" not in os.environ
+
+
+def _hosts(parts: SplitResult) -> list[SplitResult]:
+    """One each for a server and those that stand by: `one:5432,two:5432`."""
+    return [urlsplit(f"//{host}") for host in parts.netloc.rpartition("@")[2].split(",")]
 
 
 def _checked(value: str, folder: Path) -> str:
@@ -66,7 +71,7 @@ def _checked(value: str, folder: Path) -> str:
         raise ConfigError(f"no ledger is of the kind {scheme}://", hint=hint)
     try:
         parts = urlsplit(value)
-        _ = parts.port
+        _ = [each.port for each in _hosts(parts)]
     except ValueError as error:
         if _PASSWORD.search(value):
             # By a password with "/", "?", "#" or "[" in it, what comes before that looks like host and port.

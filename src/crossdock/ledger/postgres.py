@@ -7,13 +7,14 @@ mode (PgBouncer) may stand between: no prepared statements, no LISTEN, no sessio
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache, partial
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 
@@ -29,6 +30,7 @@ T = TypeVar("T")
 _QUERIES = load("postgres")
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z]\w*)")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 _CONNECTING = 15.0
 """Seconds for a new connection."""
 _MIGRATING = 86400.0
@@ -73,7 +75,8 @@ class PostgresLedger(SqlLedger):
         if not _SCHEMA.fullmatch(schema):
             raise ValueError(f"schema {schema!r}: small letters, digits and _ only")
         address = urlsplit(dsn)
-        self.where = f"postgresql://{address.hostname or ''}{address.path}#{schema}"
+        hosts = (re.sub(r":\d*$", "", host).lower() for host in address.netloc.rpartition("@")[2].split(","))
+        self.where = f"postgresql://{','.join(hosts)}{address.path}#{schema}"
         self.max_rescues = max_rescues
         self._dsn, self._password, self._schema = dsn, password, schema
         self._connections, self._timeout = connections, timeout
@@ -82,6 +85,11 @@ class PostgresLedger(SqlLedger):
     async def open(self) -> None:
         if self._pool is not None:
             return
+        for name, value in parse_qsl(urlsplit(self._dsn).query):
+            # The driver would tell neither.
+            if name in _FILES and not os.access(value, os.R_OK):
+                reason = f"{name}: {value} is not there, or may not be read"
+                raise LedgerError(f"open ledger {self.where}: {reason}", hint="see the path, and whose the file is")
         async with self._reported("open"):
             pool = await asyncpg.create_pool(
                 self._dsn,
@@ -147,6 +155,11 @@ class PostgresLedger(SqlLedger):
         """Errors of the driver as those of the ledger."""
         try:
             yield
+        except asyncpg.ClientConfigurationError as error:
+            raise LedgerError(
+                f"{operation} in ledger {self.where}: {error}",
+                hint="mend the ledger's address, or libpq's environment (PG…)",
+            ) from error
         except _PASSING as error:
             raise LedgerUnavailable(
                 f"{operation} in ledger {self.where}: {str(error) or 'no answer in time'}",
