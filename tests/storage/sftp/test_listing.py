@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crossdock.errors import CrossdockError, NotADirectory, NotFound, ProtocolViolation
+from crossdock.errors import CrossdockError, NotADirectory, NotFound, PermissionDenied, ProtocolViolation
 from crossdock.storage.sftp import codec as c
 from crossdock.storage.sftp.codec import U32, text
 from tests.storage.sftp.fake_server import EOF, FAILURE, FakeSftp, status
@@ -58,10 +58,28 @@ async def test_what_is_below_a_missing_folder_is_missing_where_that_is_not_permi
     async with served(sftp) as (storage, _):
         with pytest.raises(NotFound):
             assert [entry async for entry in storage.scan("a/b")] == []
+        with pytest.raises(NotFound):
+            await storage.read_bytes("a/b")
         await storage.write_bytes("a/b/c", b"x")
         assert [entry.path async for entry in storage.scan("a/b")] == ["a/b/c"]
         await storage.rename("a/b/c", "d/e/f", overwrite=False)
     assert sftp.files == {b"/d/e/f": b"x"}
+
+
+async def test_what_is_below_a_file_is_missing_where_that_is_not_permitted() -> None:
+    """ProFTPD's mod_sftp neither opens nor describes it."""
+    sftp = FakeSftp(file=b"x", secret=b"x")
+
+    def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        name = c.take(body, 0)[0] if kind in (c.OPEN, c.STAT, c.LSTAT) else b""
+        return status(c.PERMISSION_DENIED) if name in (b"/file/below", b"/secret") else None
+
+    sftp.hook = hook
+    async with served(sftp) as (storage, _):
+        with pytest.raises(NotFound):
+            await storage.read_bytes("file/below")
+        with pytest.raises(PermissionDenied):
+            await storage.read_bytes("secret")
 
 
 async def test_a_listing_that_fails_midway_is_an_error() -> None:

@@ -40,12 +40,12 @@ async def explain(
     if calls.settings.verify == "none":
         return plain
     name = calls.full(path, operation)
-    fails = error.code == codec.FAILURE
+    fails, hidden = error.code == codec.FAILURE, False
     try:
         kind = await kind_of(session, name)
         if kind == "dir":
             return calls.backend.error(NotAFile, operation, path, "it is a folder")
-        if kind is None and fails and not creates:
+        if kind is None and not creates:
             return calls.backend.error(NotFound, operation, path, "no such file", hint=hint_for(NotFound))
         if creates and fails:
             if calls.settings.staging == "none" and kind is not None:
@@ -59,7 +59,8 @@ async def explain(
             hint = "write verify: none at this endpoint, where nothing may be looked at; or ask for the permission"
             return calls.backend.error(type(plain), operation, path, plain.reason, hint=hint)
         fails = fails and again.code == codec.FAILURE
-    above = await below_file(calls, session, name) if fails else ""
+        hidden = not creates
+    above = await below_file(calls, session, name) if fails or hidden else ""
     if above and not creates:
         return calls.backend.error(NotFound, operation, path, "no such file", hint=hint_for(NotFound))
     if fails and creates:
