@@ -23,7 +23,7 @@ from crossdock.storage.sftp import SftpSettings
 from crossdock.storage.sftp import codec as c
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_sftp import FaultySftpServer, SftpFault
-from tests.storage.sftp.fake_server import FAILURE, OK, FakeSftp, status
+from tests.storage.sftp.fake_server import FAILURE, MISSING, OK, FakeSftp, status
 from tests.storage.sftp.places import DATA, leftovers, served
 
 
@@ -183,34 +183,57 @@ async def test_create_new_needs_a_server_that_can() -> None:
     assert sftp.files[b"/x"] == b"old"
 
 
+def linking(sftp: FakeSftp, kind: int, body: bytes) -> tuple[int, bytes] | None:
+    """The server makes a hard link, which is all that it offers."""
+    if kind != c.EXTENDED:
+        return None
+    _, at = c.take(body, 0)
+    old, at = c.take(body, at)
+    new, _ = c.take(body, at)
+    if new in sftp.files or old not in sftp.files:
+        return FAILURE if new in sftp.files else MISSING
+    sftp.files[new] = sftp.files[old]
+    return OK
+
+
 async def test_create_new_by_hard_link() -> None:
     sftp = FakeSftp()
     sftp.extensions = [(b"hardlink@openssh.com", b"1")]
-
-    def link(kind: int, body: bytes) -> tuple[int, bytes] | None:
-        if kind != c.EXTENDED:
-            return None
-        _, at = c.take(body, 0)
-        old, at = c.take(body, at)
-        new, _ = c.take(body, at)
-        if new in sftp.files or old not in sftp.files:
-            return FAILURE
-        sftp.files[new] = sftp.files[old]
-        return OK
-
-    sftp.hook = link
+    sftp.hook = lambda kind, body: linking(sftp, kind, body)
     async with served(sftp) as (storage, _):
         assert storage.capabilities.create_new
         await storage.write_bytes("x", b"1", WriteOptions(overwrite=False))
         with pytest.raises(AlreadyExists):
             await storage.write_bytes("x", b"2", WriteOptions(overwrite=False))
         assert sftp.files == {b"/x": b"1"}
-        sftp.hook = lambda kind, body: status(3) if kind == c.REMOVE else link(kind, body)
+        sftp.hook = lambda kind, body: status(3) if kind == c.REMOVE else linking(sftp, kind, body)
         await storage.write_bytes("y", b"2", WriteOptions(overwrite=False))
         with pytest.raises(PermissionDenied, match="its old one as well"):
             await storage.rename("y", "z")
     assert sftp.files.pop(leftovers(sftp)[0]) == b"2"
     assert sftp.files == {b"/x": b"1", b"/y": b"2", b"/z": b"2"}
+
+
+@pytest.mark.parametrize(("refusal", "kind"), [(MISSING, NotFound), (status(3), PermissionDenied)])
+async def test_a_rename_that_cannot_remove_the_old_name_is_taken_back(
+    refusal: tuple[int, bytes], kind: type[StorageError]
+) -> None:
+    """ProFTPD's mod_sftp; of two that archive one file at once, one finds it gone, and there were two copies."""
+    sftp = FakeSftp(x=b"1")
+    sftp.extensions = [(b"hardlink@openssh.com", b"1")]
+
+    def hook(kind: int, body: bytes) -> tuple[int, bytes] | None:
+        if kind == c.REMOVE and c.take(body, 0)[0] == b"/x":
+            if refusal == MISSING:
+                sftp.files[b"/faster"] = sftp.files.pop(b"/x")
+            return refusal
+        return linking(sftp, kind, body)
+
+    sftp.hook = hook
+    async with served(sftp) as (storage, _):
+        with pytest.raises(kind):
+            await storage.rename("x", "y")
+    assert sftp.files == {b"/faster" if refusal == MISSING else b"/x": b"1"}
 
 
 async def test_a_server_that_refuses_names_with_a_dot() -> None:

@@ -42,16 +42,31 @@ async def move(
             try:
                 await session.status(codec.REMOVE, text(old))
             except Status as error:
-                reason = "it has this name now, and its old one as well, which the server does not remove"
-                left = calls.backend.error(PermissionDenied, operation, shown, reason)
-                if operation != "write":
-                    raise left from error
-                log.warning("%s", left)
+                await _two_names(calls, session, new, shown, error, operation)
     except Status as error:
         if error.code == codec.PERMISSION_DENIED and await lacks_folder(session, new, error):
             raise calls.backend.error(NotFound, operation, shown, "no such folder", hint=hint_for(NotFound)) from error
         replaces = overwrite and (calls.openssh or error.code not in (codec.FAILURE, codec.ALREADY_EXISTS))
         raise await not_moved(calls, session, operation, shown, error, overwrite=replaces) from error
+
+
+async def _two_names(calls: Calls, session: Session, new: bytes, shown: str, error: Status, operation: str) -> None:
+    """The old name was not removed, so a rename is taken back, as OpenSSH's server does; what is written is published.
+
+    Raises `NotFound` if another client had moved or removed the file by then: of two, one has it.
+    """
+    missing = error.code in codec.MISSING
+    reason = "it has this name now, and its old one as well, which the server does not remove"
+    if operation == "write":
+        if not missing:
+            log.warning("%s", calls.backend.error(PermissionDenied, operation, shown, reason))
+        return
+    with suppress(Status):
+        await session.status(codec.REMOVE, text(new))
+        reason = "the server does not remove its old name"
+    if missing:
+        raise calls.backend.error(NotFound, operation, shown, "no such file", hint=hint_for(NotFound)) from error
+    raise calls.backend.error(PermissionDenied, operation, shown, reason) from error
 
 
 async def replaced(calls: Calls, session: Session, old: str, new: str, attempt: str, operation: str) -> None:
