@@ -12,6 +12,7 @@ from crossdock.errors import ConnectionFailed, NotFound, PermissionDenied
 from crossdock.flows.flow import After, Place, Settle
 from crossdock.flows.plan import Planner
 from crossdock.ledger.base import Planned
+from crossdock.storage.base import WriteOptions
 from tests.engine.bench import DAY, Bench, Killed, everywhere
 
 
@@ -149,6 +150,33 @@ async def test_another_worker_between_copy_and_delete_makes_no_second_copy(bench
     said.append(await bench.follow(one, After(archive=".done")))
     assert said == [("archived as outbox/.done/a/b.csv", True)] * 2
     assert await bench.names() == {"outbox/.done/a/b.csv"}
+
+
+@everywhere
+async def test_of_two_that_end_at_once_one_takes_the_source(bench: Bench) -> None:
+    """Where a rename is a link and a removal, both had taken it, and it lay in the archive twice."""
+    leases = await bench.delivered(await bench.write(), "lake", "sea")
+    actions = bench.actions(After(archive=".done"))
+    bench.fragile.calls.clear()
+    said = await asyncio.gather(*(actions.follow(lease, bench.receipt(lease)) for lease in leases))
+    assert said == [("archived as outbox/.done/a/b.csv", True)] * 2
+    assert sum(call in ("rename", "copy") for call in bench.fragile.calls) == 1
+
+
+@pytest.mark.parametrize("place", ["local", "openssh"], indirect=True)
+@pytest.mark.parametrize(("data", "same"), [(b"12345", True), (b"54321", False)])
+async def test_a_rename_that_was_killed_with_both_names_there(bench: Bench, data: bytes, *, same: bool) -> None:
+    """Of two steps, a link and a removal, at servers that have no other that never replaces."""
+    entry = await bench.write()
+    await bench.delivered(entry)
+    options = WriteOptions(modified=entry.modified)
+    await bench.plain.write_bytes("outbox/.done/a/b.csv", data, options)
+    assert await bench.follow(await bench.reclaim(), After(archive=".done")) == (
+        f"archived as outbox/.done/a/b{'' if same else '~1'}.csv",
+        True,
+    )
+    assert await bench.names() == {"outbox/.done/a/b.csv", *([] if same else ["outbox/.done/a/b~1.csv"])}
+    assert await bench.read("outbox/.done/a/b.csv") == data
 
 
 @everywhere

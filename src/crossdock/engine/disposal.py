@@ -9,6 +9,7 @@ would choose, or its owner has taken it.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import logging
@@ -16,10 +17,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
+from weakref import WeakValueDictionary
 
 from crossdock.engine.archive import Archive
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.gone import is_there
+from crossdock.engine.recovery import sha256_of
 from crossdock.errors import (
     AlreadyExists,
     CrossdockError,
@@ -55,11 +58,19 @@ class Disposal:
         self._after, self._endpoints = flow.after, endpoints
         self.archive = Archive(flow, endpoints, ledger, clock)
         marker = Template(flow.settle.marker) if flow.settle.marker else None
+        self._busy: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         # One without the whole name may speak for several files.
         self.marker = marker if marker is not None and marker.names & {"name", "path"} else None
 
     async def dispose(self, lease: Lease, receipt: Mapping[str, Any], siblings: Sequence[Transfer]) -> tuple[str, bool]:
         """What was done, in words, and whether the source is gone. Safe to repeat. Raises `CrossdockError`."""
+        # The transfers to its destinations may end in one moment.
+        async with self._busy.setdefault(lease.transfer.entry.path, asyncio.Lock()):
+            return await self._dispose(lease, receipt, siblings)
+
+    async def _dispose(
+        self, lease: Lease, receipt: Mapping[str, Any], siblings: Sequence[Transfer]
+    ) -> tuple[str, bool]:
         transfer, after = lease.transfer, self._after
         storage = await self._endpoints.storage(transfer.source)
         meant = _read_entry(receipt) or transfer.entry
@@ -149,6 +160,10 @@ class _Work:
                     return await self._copied(path, now, again), True
                 archived = await self._moved(path)
             except AlreadyExists:
+                if again and (there := await self._linked(path, now)) is not None:
+                    _, gone = await self.delete(now)
+                    await self._archive.note(self._transfer, there)
+                    return f"archived as {shown(path)}{'' if gone else f'; {_NEWER}'}", True
                 continue
             except NotFound:
                 # Another worker, or the owner, was faster.
@@ -160,6 +175,14 @@ class _Work:
         raise self._storage.backend.error(
             AlreadyExists, "archive", self._path, "every name for it is taken", hint="tidy the archive up"
         )
+
+    async def _linked(self, path: str, now: Entry) -> Entry | None:
+        """The file at its new name, if a rename that takes a link and a removal was killed between the two."""
+        there = await self._at_name(path)
+        if there is None or not self._was_moved(there):
+            return None
+        same = await sha256_of(self._storage, there) == await sha256_of(self._storage, now)
+        return there if same else None
 
     async def _moved(self, path: str) -> Entry | None:
         """By a rename. None: a newer file had come, and was put back."""

@@ -29,7 +29,7 @@ from crossdock.storage.staging import is_temporary, temporary_path
 from crossdock.storage.storage import Storage
 from crossdock.transfer.pipe import Tally, pipe
 
-__all__ = ["Record", "attempt_id", "copied", "recovered", "sweep", "sweep_members", "version_of", "where"]
+__all__ = ["Record", "attempt_id", "copied", "recovered", "sha256_of", "sweep", "sweep_members", "version_of", "where"]
 
 log = logging.getLogger("crossdock.engine")
 
@@ -101,7 +101,7 @@ async def recovered(transfer: Transfer, record: Record | None, target: Storage) 
         there = None
     except (PermissionDenied, Unsupported):
         return None
-    if there is not None and there.size in (None, record.size) and await _sha256(target, there) == record.sha256:
+    if there is not None and there.size in (None, record.size) and await sha256_of(target, there) == record.sha256:
         return _receipt(
             transfer, record, target, there, "the attempt that published it was killed before it could say so"
         )
@@ -132,7 +132,7 @@ async def copied(
         if "-" not in f"{there.etag or '-'}{entry.etag or '-'}":
             return None
         now = await source.stat(entry.path)
-        if now.size != entry.size or await _sha256(source, now) != await _sha256(target, there):
+        if now.size != entry.size or await sha256_of(source, now) != await sha256_of(target, there):
             return None
     record = Record(to=there.path, size=entry.size, sha256=there.digests.get("sha256"))
     receipt = _receipt(transfer, record, target, there, "the target held the same object")
@@ -180,7 +180,7 @@ async def sweep_members(lease: Lease, target: Storage, ledger: str, paths: Seque
                 await target.discard(token)
 
 
-async def _sha256(storage: Storage, entry: Entry) -> str | None:
+async def sha256_of(storage: Storage, entry: Entry) -> str | None:
     """Of what is stored: as the endpoint says, or by reading all of it. None: it is no file."""
     if entry.kind != "file":
         return None
