@@ -30,7 +30,7 @@ from crossdock.storage.ftp.pool import Account, Pool
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
 from crossdock.testing.ftp_faults import FtpFaults
-from tests.storage.ftp.places import DATA, backend_of, faulty
+from tests.storage.ftp.places import DATA, backend_of, faulty, hang_up
 
 
 async def test_too_many_connections_lower_the_cap_and_it_is_remembered(server: FaultyFtpServer) -> None:
@@ -126,6 +126,24 @@ async def test_after_a_good_password_three_sign_in_together(server: FaultyFtpSer
     assert begun[:2] == [0, 1]
     assert all(number - ready <= 3 for number, ready in enumerate(begun, 1))
     await pool.close()
+
+
+async def test_an_idle_connection_is_asked_whether_it_is_there(server: FaultyFtpServer) -> None:
+    """Firewalls forget it, and servers end it; one that is gone is replaced before anybody is given it."""
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    def end() -> None:
+        ended.set()
+        hang_up()
+
+    server.then = [("NOOP", asked.set), ("NOOP", end)]
+    async with faulty(server, keepalive=0.05) as storage, asyncio.timeout(30):
+        assert not await storage.exists("name")
+        await asked.wait()
+        assert server.accepted == 1
+        await ended.wait()
+        assert not await storage.exists("name")
+        assert server.accepted == 2
 
 
 async def test_a_passive_address_is_not_followed(server: FaultyFtpServer) -> None:

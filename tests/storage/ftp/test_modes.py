@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from crossdock.errors import (
     AuthenticationFailed,
@@ -153,6 +154,30 @@ async def test_a_client_certificate(request: pytest.FixtureRequest, tmp_path: Pa
         with pytest.raises(CrossdockError):
             async with opened(server) as storage:
                 await storage.exists("x")
+
+
+async def test_a_client_certificate_with_an_encrypted_key(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, key = tmp_path / "client.pem", tmp_path / "client.key"
+    write_certificate(mine)
+    private = serialization.load_pem_private_key(mine.read_bytes(), None)
+    encrypted = serialization.BestAvailableEncryption(b"sesame")
+    key.write_bytes(private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encrypted))
+    mine.write_bytes(mine.read_bytes()[mine.read_bytes().index(b"-----BEGIN CERTIFICATE") :])
+    monkeypatch.setenv("CLIENT_KEY", "sesame")
+    config = ("TLSVerifyClient on", f"TLSCACertificateFile {mine}")
+    given = {"client_certificate": os.fspath(mine), "client_key": os.fspath(key)}
+    with running(request.config, Proftpd("explicit", config=config)) as server:
+        async with opened(server, **given, client_key_passphrase="env:CLIENT_KEY") as storage:
+            assert not await storage.exists("x")
+        with pytest.raises(ConfigError, match=r"the client key is encrypted.*client_key_passphrase"):
+            async with opened(server, **given):
+                pass
+        monkeypatch.setenv("CLIENT_KEY", "wrong")
+        with pytest.raises(ConfigError, match=r"cannot use .*client\.pem"):
+            async with opened(server, **given, client_key_passphrase="env:CLIENT_KEY"):
+                pass
 
 
 async def test_a_server_that_insists_on_tls(vsftpd: Vsftpd) -> None:

@@ -13,7 +13,7 @@ from crossdock.errors import ConnectionFailed, PermissionDenied, ProtocolViolati
 from crossdock.storage.base import Entry
 from crossdock.storage.storage import Storage
 from tests.storage.s3.faults import FaultProxy, Forward, Upstream, answer, cut, drop, edit, lose, raw, xml_error
-from tests.storage.s3.places import LARGE, MIB, SMALL, BotoPeer, chunks
+from tests.storage.s3.places import LARGE, MIB, SMALL, BotoPeer, backend, chunks
 
 
 class TestReading:
@@ -349,6 +349,22 @@ class TestReading:
                 for part in reader._ranges:  # type: ignore[attr-defined]
                     part.waited_for = True
         assert found == data and most == 4
+
+    @pytest.mark.parametrize("most", [1, 3])
+    async def test_as_many_ranges_as_are_allowed(
+        self, proxy: FaultProxy, peer: BotoPeer, monkeypatch: pytest.MonkeyPatch, most: int
+    ) -> None:
+        data = LARGE * 4
+        peer.write("name", data)
+        inner = backend(proxy, peer.bucket, monkeypatch, part_size="5M", read_concurrency=most)
+        found, seen = b"", set()
+        async with Storage(inner) as storage, storage.read("name") as reader:
+            while chunk := await reader.read():
+                found += chunk
+                seen.add(len(reader._ranges))  # type: ignore[attr-defined]
+                for part in reader._ranges:  # type: ignore[attr-defined]
+                    part.waited_for = True
+        assert found == data and max(seen) == most
 
     async def test_from_far_away_more_ranges_are_begun_before_the_first_is_here(
         self, storage: Storage, proxy: FaultProxy, peer: BotoPeer

@@ -111,6 +111,25 @@ class TestSent:
                 complete = next(sent for sent in proxy.requests if "x-amz-mp-object-size" in sent)
                 assert complete["x-amz-mp-object-size"] == str(6 * MIB)
 
+    async def test_of_keys_and_types(self, moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TEST_S3_TOKEN", "token")
+        more = {
+            "session_token": "env:TEST_S3_TOKEN",
+            "content_type": "text/x-partner",
+            "sse": "aws:kms",
+            "kms_key_id": "alias/theirs",
+        }
+        with bucket(moto) as peer:
+            async with FaultProxy(moto) as proxy:
+                inner = backend(proxy, peer.bucket, monkeypatch, conditional_writes="off", **more)
+                async with Storage(inner) as storage:
+                    await storage.write_bytes("x.csv", b"x")
+                sent = proxy.requests[0]
+        assert sent["content-type"] == "text/x-partner"
+        assert sent["x-amz-server-side-encryption"] == "aws:kms"
+        assert sent["x-amz-server-side-encryption-aws-kms-key-id"] == "alias/theirs"
+        assert sent["x-amz-security-token"] == "token" and "x-amz-security-token" in sent["authorization"]
+
     @pytest.mark.parametrize(
         ("status", "code", "words"),
         [

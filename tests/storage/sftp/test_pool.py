@@ -14,12 +14,16 @@ from crossdock.errors import (
     ConnectionFailed,
     CrossdockError,
     HostKeyMismatch,
+    TimedOut,
 )
 from crossdock.storage.accounts import LOCKED_OUT, Breaker
 from crossdock.storage.base import Expect, WriteOptions
+from crossdock.storage.sftp import SftpSettings
 from crossdock.storage.sftp.connect import Connection, Connector
 from crossdock.storage.sftp.pool import Pool
 from crossdock.storage.storage import Storage
+from crossdock.testing.cut import CutProxy
+from tests.servers import OpenSSH
 from tests.storage.sftp.fake_server import FakeServer, FakeSftp, serving
 
 
@@ -66,6 +70,18 @@ async def test_a_dead_connection_is_replaced() -> None:
                     await storage.stat("x")
             assert await storage.read_bytes("x") == b"1"
         assert len(peer.sign_ins) == 4
+
+
+async def test_an_idle_connection_is_asked_whether_it_is_there(openssh: OpenSSH) -> None:
+    """A network that is lost ends it, long before the time that an answer may take."""
+    async with CutProxy(openssh.host, openssh.port) as wire:
+        settings = openssh.settings(port=wire.port, keepalive=1, timeout=60)
+        async with Storage(SftpSettings.model_validate(settings).backend("server")) as storage:
+            wire.cut_now("stall")
+            wire.refusing = True
+            with pytest.raises(ConnectionFailed) as caught:
+                await storage.stat("")
+            assert not isinstance(caught.value, TimedOut)
 
 
 async def test_a_listing_holds_no_connection_between_entries() -> None:

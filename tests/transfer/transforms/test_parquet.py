@@ -65,6 +65,14 @@ def test_row_groups_and_blocks_have_bounds() -> None:
     assert table(parquet).column("id").to_pylist() == [row[0] for row in rows]
 
 
+@pytest.mark.parametrize("given", ["snappy", "zstd", "gzip", "none"])
+def test_compression(given: str) -> None:
+    data = run("csv_to_parquet", as_csv(ROWS), {"compression": given})
+    column = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(0)
+    assert column.compression == ("UNCOMPRESSED" if given == "none" else given.upper())
+    assert table(data).num_rows == len(ROWS)
+
+
 @given(
     st.lists(st.tuples(*[st.text('a";,\n\r é', max_size=6)] * 3), max_size=8),
     st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),

@@ -262,7 +262,6 @@ class Pool:
                     continue
                 self._idle.remove(connection)
                 self._busy[connection] = "short"
-                used = connection.used
                 try:
                     await connection.run(connection.wire.ask, b"NOOP")
                 except (Lost, Violation) as error:
@@ -271,7 +270,6 @@ class Pool:
                 if now - connection.made > _IDLE:
                     connection.broken = True
                 self.release(connection)
-                connection.used = used if connection.broken else connection.used
 
     async def close(self) -> None:
         """Close all connections; who still waits gets an error."""
