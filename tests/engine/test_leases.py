@@ -106,6 +106,30 @@ async def test_a_slow_ledger_keeps_every_lease(home: House) -> None:
 
 
 @pytest.mark.parametrize("again", [True, False])
+async def test_a_ledger_that_fails_ends_what_it_cannot_keep(home: House, again: bool) -> None:
+    """Not at the first failure: the lease lasts a while."""
+    await home.put("a")
+    home.dst.gates["commit"] = asyncio.Event()
+    beat, failed = home.ledger.heartbeat, asyncio.Event()
+
+    async def fails(lease: Lease, seconds: float) -> Lease:
+        if again and failed.is_set():
+            return await beat(lease, seconds)
+        failed.set()
+        raise LedgerUnavailable("full", hint="free some space")
+
+    home.ledger.heartbeat = fails  # type: ignore[method-assign, assignment]
+    async with home.engine(flow(), lease=0.2) as engine, asyncio.timeout(60):
+        running = asyncio.create_task(engine.run_once(patience=0))
+        await failed.wait()
+        if again:
+            home.dst.gates.pop("commit").set()
+        summary = await running
+    assert (summary.delivered, summary.lost) == (again, not again)
+    assert home.dst.hold("a") == (b"data" if again else None)
+
+
+@pytest.mark.parametrize("again", [True, False])
 async def test_an_outcome_that_cannot_be_recorded_stops_no_others(home: House, again: bool) -> None:
     """It is given back, if the ledger is there again; else the run says at its end that it is not known."""
     for name in ("a", "b", "c"):

@@ -172,6 +172,17 @@ async def test_what_was_uploaded_in_the_second_of_a_change_is_not_taken_for_it()
     assert outcomes["f"].reason == "unchanged"
 
 
+async def test_what_each_page_leaves_open_is_looked_at() -> None:
+    """Every folder is a page of its own."""
+    source, memory = await filled("a", {}), await filled("b", {})
+    for name in ("a/f", "b/f", "c/f"):
+        await memory.write_bytes(name, b"older", WriteOptions(modified=datetime(2026, 1, 1, tzinfo=UTC)))
+        await source.write_bytes(name, b"newer", WriteOptions(modified=datetime(2026, 1, 2, tzinfo=UTC)))
+    summary, _ = await run(source, Storage(Uploads(memory.backend, {})))
+    assert summary.copied == 3
+    assert await content(memory) == await content(source)
+
+
 @pytest.mark.parametrize("etag", ["0" * 32, "0-2"])
 async def test_one_md5_at_two_stores_settles_it(etag: str) -> None:
     """Whoever copied it there, and whenever; the etag of an upload in parts is no digest, and may be another's."""
