@@ -273,14 +273,21 @@ from crossdock.storage.registry import new_storage
 source = lambda: new_storage("a", LocalSettings(root=sys.argv[1]))
 target = lambda: new_storage("b", LocalSettings(root=sys.argv[2]))
 pool = Pool(3, source, target)
-outcomes, moved = [], []
+outcomes, moved, used = [], [], set()
+
+async def courier(*asked):
+    moving = asyncio.create_task(pool(*asked))
+    await asyncio.sleep(0)
+    used.update(each.child.pid for each in pool._pending.values())
+    return await moving
 
 async def main():
     async with source() as here, target() as there, pool:
-        await sync(here, "", there, "", report=outcomes.append, progress=lambda p, n, s: moved.append(n), courier=pool)
+        progress = lambda p, n, s: moved.append(n)
+        await sync(here, "", there, "", report=outcomes.append, progress=progress, courier=courier)
 
 asyncio.run(main())
-print(json.dumps({"outcomes": [outcome.as_json() for outcome in outcomes], "moved": sum(moved)}))
+print(json.dumps({"outcomes": [outcome.as_json() for outcome in outcomes], "moved": sum(moved), "used": len(used)}))
 """
 
 
@@ -334,6 +341,7 @@ def test_several_processes_move_the_same_tree(tmp_path: Path) -> None:
     expected = {path: data for path, data in files.items() if not path.startswith("d0/")}
     assert {str(p.relative_to(theirs)): p.read_bytes() for p in theirs.glob("*/*")} == expected
     assert found["moved"] == sum(map(len, expected.values()))
+    assert found["used"] == 3
     failed = [outcome for outcome in found["outcomes"] if outcome["action"] == "fail"]
     assert len(failed) == len(files) - len(expected)
     assert {outcome["kind"] for outcome in failed} == {"NotADirectory"}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import AsyncGenerator
 from typing import ClassVar
 
 import pytest
 
+from crossdock.errors import ConnectionFailed, NotFound
 from crossdock.storage.base import Backend
 from crossdock.storage.layers import Observe
 from crossdock.storage.limits import Limit, Throttle
@@ -15,7 +18,7 @@ from crossdock.storage.rate import TokenBucket
 from crossdock.storage.retry import Reopen, Retry
 from crossdock.storage.storage import Storage
 from crossdock.testing import StorageSuite
-from crossdock.testing.faults import FaultyBackend
+from crossdock.testing.faults import Fault, FaultyBackend
 
 
 class _Layered(StorageSuite):
@@ -32,7 +35,35 @@ class _Layered(StorageSuite):
 
 class TestObserve(_Layered):
     def layered(self, inner: Backend) -> Backend:
-        return Observe(inner, lambda event: None)
+        return Observe(inner)
+
+    async def test_what_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        inner = FaultyBackend(MemoryBackend())
+        storage = Storage(Observe(inner))
+        caplog.set_level(logging.DEBUG, "crossdock.storage")
+        await storage.write_bytes("a/f", b"12345")
+        await storage.write_bytes("a/g", b"1")
+        await storage.read_bytes("a/f")
+        assert len([entry async for entry in storage.scan("a")]) == 2
+        with pytest.raises(NotFound):
+            await storage.stat("b")
+        async with storage.write("b") as writer:
+            await writer.write(b"12")
+        inner.faults = [Fault(operation=each) for each in ("read", "commit", "list")]
+        for failing in (storage.read_bytes("a/f"), storage.write_bytes("c", b"123"), anext(storage.scan("a"))):
+            with pytest.raises(ConnectionFailed):
+                await failing
+        assert [re.sub(r" memory:(.*) [0-9.]+s ([^(]*)(?:\(.*)?", r" \1 \2", each) for each in caplog.messages] == [
+            "write 'a/f' 5 bytes",
+            "write 'a/g' 1 bytes",
+            "read 'a/f' 5 bytes",
+            "list 'a' 2 entries",
+            "stat 'b' NotFound",
+            "abort 'b' 2 bytes",
+            "read 'a/f' ConnectionFailed",
+            "write 'c' ConnectionFailed",
+            "list 'a' ConnectionFailed",
+        ]
 
 
 class TestLimit(_Layered):

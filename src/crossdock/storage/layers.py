@@ -11,13 +11,12 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import TypeVar
 
 from crossdock.errors import CrossdockError
 from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Leftover, Reader, WriteOptions, Writer
 
-__all__ = ["Event", "Layer", "LayeredReader", "LayeredWriter", "Observe"]
+__all__ = ["Layer", "LayeredReader", "LayeredWriter", "Observe"]
 
 log = logging.getLogger("crossdock.storage")
 T = TypeVar("T")
@@ -158,45 +157,21 @@ class LayeredWriter(Writer):
         await self.inner.leave()
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One operation at an endpoint, after it ended."""
-
-    endpoint: str
-    operation: str
-    path: str
-    seconds: float
-    size: int = 0
-    """Bytes moved, for reads and writes."""
-    error: BaseException | None = None
-
-
 class Observe(Layer):
-    """Tells `observer` of every operation, and logs it at DEBUG. A read or write is told once, when it ends."""
+    """Logs every operation at DEBUG; a read or a write once, when it ends."""
 
-    def __init__(self, inner: Backend, observer: Callable[[Event], None] | None = None) -> None:
-        super().__init__(inner)
-        self._observer = observer
-
-    def _tell(
-        self, operation: str, path: str, started: float, size: int = 0, error: BaseException | None = None
-    ) -> None:
-        event = Event(self.endpoint, operation, path, time.monotonic() - started, size, error)
-        if log.isEnabledFor(logging.DEBUG):
-            outcome = repr(error) if error else f"{size} bytes"
-            log.debug("%s %s:%r %.3fs %s", operation, self.endpoint, path, event.seconds, outcome)
-        if self._observer is not None:
-            self._observer(event)
+    def _log(self, operation: str, path: str, started: float, outcome: str) -> None:
+        log.debug("%s %s:%r %.3fs %s", operation, self.endpoint, path, time.monotonic() - started, outcome)
 
     async def _call(self, operation: str, path: str, action: Callable[[], Awaitable[T]], *, repeatable: bool) -> T:
         started = time.monotonic()
         try:
             result = await action()
         except BaseException as error:
-            self._tell(operation, path, started, error=error)
+            self._log(operation, path, started, repr(error))
             raise
         if operation not in ("read", "write"):
-            self._tell(operation, path, started)
+            self._log(operation, path, started, "done")
         return result
 
     async def scan(self, path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
@@ -207,64 +182,67 @@ class Observe(Layer):
                     count += len(page)
                     yield page
         except CrossdockError as error:
-            self._tell("list", path, started, count, error)
+            self._log("list", path, started, repr(error))
             raise
-        self._tell("list", path, started, count)
+        self._log("list", path, started, f"{count} entries")
 
     def _reader(self, reader: Reader, path: str) -> Reader:
-        return _ObservedReader(reader, self._tell, path)
+        return _ObservedReader(reader, self._log, path)
 
     def _writer(self, writer: Writer, path: str) -> Writer:
-        return _ObservedWriter(writer, self._tell, path)
+        return _ObservedWriter(writer, self._log, path)
+
+
+class _Told:
+    """Tells once how a stream ended."""
+
+    def __init__(self, log: Callable[[str, str, float, str], None], path: str) -> None:
+        self._log, self._path, self._started = log, path, time.monotonic()
+        self.size, self._told = 0, False
+
+    def ended(self, operation: str, error: BaseException | None = None) -> None:
+        if not self._told:
+            self._told = True
+            self._log(operation, self._path, self._started, f"{self.size} bytes" if error is None else repr(error))
 
 
 class _ObservedReader(LayeredReader):
-    def __init__(self, inner: Reader, tell: Callable[..., None], path: str) -> None:
+    def __init__(self, inner: Reader, log: Callable[[str, str, float, str], None], path: str) -> None:
         super().__init__(inner)
-        self._tell, self._path, self._started, self._size = tell, path, time.monotonic(), 0
-        self._error: BaseException | None = None
-        self._told = False
+        self._told = _Told(log, path)
 
     async def read(self) -> bytes:
         try:
             data = await self.inner.read()
         except BaseException as error:
-            self._error = error
+            self._told.ended("read", error)
             raise
-        self._size += len(data)
+        self._told.size += len(data)
         return data
 
     async def close(self) -> None:
         await self.inner.close()
-        if not self._told:
-            self._told = True
-            self._tell("read", self._path, self._started, self._size, self._error)
+        self._told.ended("read")
 
 
 class _ObservedWriter(LayeredWriter):
-    def __init__(self, inner: Writer, tell: Callable[..., None], path: str) -> None:
+    def __init__(self, inner: Writer, log: Callable[[str, str, float, str], None], path: str) -> None:
         super().__init__(inner)
-        self._tell, self._path, self._started, self._size = tell, path, time.monotonic(), 0
-        self._told = False
-
-    def _once(self, operation: str, error: BaseException | None = None) -> None:
-        if not self._told:
-            self._told = True
-            self._tell(operation, self._path, self._started, self._size, error)
+        self._told = _Told(log, path)
 
     async def write(self, data: bytes) -> None:
         await self.inner.write(data)
-        self._size += len(data)
+        self._told.size += len(data)
 
     async def commit(self, expect: Expect) -> Entry:
         try:
             entry = await self.inner.commit(expect)
         except BaseException as error:
-            self._once("write", error)
+            self._told.ended("write", error)
             raise
-        self._once("write")
+        self._told.ended("write")
         return entry
 
     async def abort(self) -> None:
         await self.inner.abort()
-        self._once("abort")
+        self._told.ended("abort")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeGuard
 from urllib.parse import unquote, urlsplit
 
 from crossdock.errors import ConfigError
-from crossdock.storage.layers import Event, Observe
+from crossdock.storage.layers import Observe
 from crossdock.storage.limits import Limit, Throttle
 from crossdock.storage.rate import TokenBucket
 from crossdock.storage.retry import Reopen, Retry, RetryPolicy
@@ -117,14 +117,13 @@ def new_storage(
     name: str,
     settings: EndpointSettings,
     *,
-    observer: Callable[[Event], None] | None = None,
     bandwidth: TokenBucket | None = None,
     retry: RetryPolicy | None = None,
 ) -> Storage:
     """A storage over the endpoint with all its layers, not yet opened (`async with` opens it)."""
     with extra_named(settings.type):
         backend = settings.backend(name)
-    layered = Limit(Reopen(Observe(backend, observer), retry), settings.slots)
+    layered = Limit(Reopen(Observe(backend), retry), settings.slots)
     return Storage(Retry(Throttle(layered, bandwidth) if bandwidth else layered, retry))
 
 

@@ -13,6 +13,7 @@ from crossdock.errors import AlreadyExists, ProtocolViolation, SourceChanged, Un
 from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.storage import Storage
 from crossdock.testing.storage.base import read_all
+from crossdock.transfer.copy import Staged, copy
 from tests.storage.s3.faults import Fault, FaultProxy, Forward, Upstream, answer, drop, edit, xml_error
 from tests.storage.s3.places import BotoPeer, Server, backend, bucket
 
@@ -67,6 +68,25 @@ async def test_everything_goes_along(storage: Storage, peer: BotoPeer, size: int
     assert {tag["Key"]: tag["Value"] for tag in tags} == {"team": "ops", "stage": "a b"}
     assert (await storage.stat(target)).modified == datetime(2001, 2, 3, 4, 5, 6, 789012, tzinfo=UTC)
     assert peer.uploads() == []
+
+
+@pytest.mark.parametrize("size", [10, len(DATA)], ids=["small", "in parts"])
+async def test_an_upload_is_announced_before_it_has_parts(storage: Storage, peer: BotoPeer, size: int) -> None:
+    """Who is killed while the store copies leaves one that costs money, and that the attempt does not name."""
+    peer.write("f", DATA[:size])
+    told: list[tuple[Staged, int]] = []
+
+    async def announced(found: Staged) -> None:
+        told.append((found, len(peer.uploads())))
+
+    receipt = await copy(storage, "f", storage, "g", on_staged=announced)
+    assert receipt.method == "server"
+    if size == 10:
+        assert told == []
+    else:
+        ((found, uploads),) = told
+        assert found.token is not None and uploads == 1
+    assert peer.read("g") == DATA[:size]
 
 
 @pytest.mark.parametrize("size", [0, 10, len(DATA)], ids=["empty", "small", "in parts"])

@@ -23,7 +23,7 @@ from crossdock.errors import (
 from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.sftp import codec as c
 from crossdock.storage.sftp.backend import SftpBackend
-from crossdock.storage.sftp.codec import U32
+from crossdock.storage.sftp.codec import U32, text
 from tests.storage.sftp.fake_server import FAILURE, OK, FakeSftp, status
 from tests.storage.sftp.places import DATA, WHEN, leftovers, served
 
@@ -44,6 +44,21 @@ async def test_the_round_trips_of_a_small_file(*, openssh: bool) -> None:
     expected = [[*first, c.CLOSE]] if openssh else [[*first, c.LSTAT], [c.CLOSE]]
     assert sftp.bursts == [[c.OPEN], *expected, [c.EXTENDED]]
     assert sftp.files == {b"/x": b"small"}
+
+
+@pytest.mark.parametrize("answer", [c.FAILURE, c.OP_UNSUPPORTED])
+async def test_a_flush_that_fails_is_a_write_that_fails(answer: int) -> None:
+    """The disk may not have it; a server that knows the word and not the deed is no news."""
+    sftp = FakeSftp()
+    fsync = text(b"fsync@openssh.com")
+    sftp.hook = lambda kind, body: status(answer) if kind == c.EXTENDED and body.startswith(fsync) else None
+    async with served(sftp) as (storage, _):
+        if answer == c.FAILURE:
+            with pytest.raises(CrossdockError):
+                await storage.write_bytes("x", b"small")
+        else:
+            await storage.write_bytes("x", b"small")
+    assert sftp.files == ({} if answer == c.FAILURE else {b"/x": b"small"})
 
 
 async def test_a_new_file_is_opened_by_flags_that_fopen_knows() -> None:

@@ -227,7 +227,6 @@ class FtpWriter(StagedWriter):
         """Look at what an earlier attempt staged, and go on from there. Raises `NotFound` if it is gone."""
         found = await self._calls.call("resume", self.path, asking.look, self._target)
         if found is None:
-            self._touched = False
             raise self._calls.backend.error(
                 NotFound, "resume", self.path, "the staged bytes are gone", hint="start the file again"
             )

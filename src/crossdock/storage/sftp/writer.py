@@ -133,7 +133,6 @@ class SftpWriter(StagedWriter):
             await self._remove()
             raise
         except BaseException:
-            self._touched = False
             await self._let_go()
             raise
 

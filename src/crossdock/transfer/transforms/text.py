@@ -24,7 +24,6 @@ class CharsetOptions(Options):
     def _known(cls, name: str) -> str:
         try:
             "".encode(name)
-            codecs.getincrementaldecoder(name)
         except LookupError:
             raise ValueError(f"no encoding is called {name!r}; write utf-8, latin-1, cp1252, utf-16, …") from None
         return name
