@@ -77,6 +77,36 @@ async def test_cancelled_while_it_cleans_up(announced: bool) -> None:
         assert ended
 
 
+@pytest.mark.parametrize("announced", [True, False])
+async def test_cancelled_while_it_is_published(announced: bool) -> None:
+    """What was announced stays for the next attempt to find, which has the writer's slot."""
+    publishing = asyncio.Event()
+
+    class Hanging(LayeredWriter):
+        async def commit(self, expect: Expect) -> Entry:
+            publishing.set()
+            return await asyncio.Future[Entry]()
+
+    class Hangs(Layer):
+        def _writer(self, writer: Writer, path: str) -> Writer:
+            return Hanging(writer)
+
+    async def recorded(staged: Staged) -> None:
+        pass
+
+    async with pair() as (source, memory), asyncio.timeout(30):
+        target = Storage(Limit(Hangs(memory.backend), 3))
+        told = recorded if announced else None
+        for name in ("f", "g", "h"):
+            publishing.clear()
+            task = asyncio.create_task(copy(source, "in/file.bin", target, name, on_staged=told))
+            await publishing.wait()
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+        assert len(await everything(memory)) == (3 if announced else 0)
+
+
 async def test_cancelled_while_the_lease_turns_out_to_be_lost(tmp_path: Path) -> None:
     """Whoever has the lease by then has cleaned up before the file was made: who made it removes it."""
     asked, answered = asyncio.Event(), asyncio.Event()
