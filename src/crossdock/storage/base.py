@@ -16,7 +16,7 @@ What every backend promises (`crossdock.testing.StorageSuite` holds each line):
 - `overwrite=False` never replaces: `AlreadyExists`.
 - Deleting what is missing succeeds. `rename` without `overwrite` never replaces.
 - A listing that fails midway raises; it is never a shorter listing. A scan holds no connection between two pages.
-- A capability that is False makes its method raise `Unsupported`.
+- A capability that is False makes its method raise `Unsupported`; for what `WriteOptions` ask, `Storage` does.
 - Cancellation may strike at any await: no connection is left in an unknown state, nothing is left behind.
 """
 

@@ -278,11 +278,14 @@ class Storage:
             raise self._invalid(
                 "write", path, "the name is reserved for crossdock's own temporaries" if path else "no name"
             )
+        self._may_write(path, options)
+        return await self.backend.begin_write(path, options)
+
+    def _may_write(self, path: str, options: WriteOptions) -> None:
         if not options.overwrite and not self.capabilities.create_new:
             raise self._unsupported("create without replacing", path)
         if options.resume is not None and not self.capabilities.resume_write:
             raise self._unsupported("resume a write", path)
-        return await self.backend.begin_write(path, options)
 
     async def write_bytes(self, path: str, data: bytes, options: WriteOptions | None = None) -> Entry:
         options = replace(options or WriteOptions(), size=len(data))
@@ -302,10 +305,11 @@ class Storage:
         self, source: Storage, path: str, target: str, options: WriteOptions | None = None, *, pin: Entry | None = None
     ) -> Entry:
         """Copy from `source` without moving bytes through here; `can_server_copy` tells whether that is possible."""
-        path, target = source.checked(path, "copy"), self.checked(target, "copy")
+        path, target, options = source.checked(path, "copy"), self.checked(target, "copy"), options or WriteOptions()
         if not self.can_server_copy(source):
             raise self._unsupported("copy on the server's side", target)
-        return await self.backend.server_copy(source.backend.address(path), target, options or WriteOptions(), pin=pin)
+        self._may_write(target, options)
+        return await self.backend.server_copy(source.backend.address(path), target, options, pin=pin)
 
     def can_server_copy(self, source: Storage) -> bool:
         store = self.backend.store

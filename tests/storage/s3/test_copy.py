@@ -70,6 +70,17 @@ async def test_everything_goes_along(storage: Storage, peer: BotoPeer, size: int
     assert peer.uploads() == []
 
 
+async def test_a_store_that_cannot_promise_it_is_not_asked_to_replace_nothing(
+    server: Server, peer: BotoPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer.write("f", b"new")
+    peer.write("g", b"old")
+    async with Storage(backend(server, peer.bucket, monkeypatch, conditional_writes="off")) as storage:
+        with pytest.raises(Unsupported, match="create without replacing"):
+            await storage.server_copy(storage, "f", "g", WriteOptions(overwrite=False))
+    assert peer.read("g") == b"old"
+
+
 @pytest.mark.parametrize("size", [10, len(DATA)], ids=["small", "in parts"])
 async def test_an_upload_is_announced_before_it_has_parts(storage: Storage, peer: BotoPeer, size: int) -> None:
     """Who is killed while the store copies leaves one that costs money, and that the attempt does not name."""

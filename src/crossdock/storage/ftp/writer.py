@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TypeVar
 
-from crossdock.errors import AlreadyExists, NotFound, ProtocolViolation, StorageError
+from crossdock.errors import NotFound, ProtocolViolation, StorageError
 from crossdock.storage.base import Entry, Expect, WriteOptions
 from crossdock.storage.ftp import asking, data, stamps
 from crossdock.storage.ftp.calls import Calls
@@ -300,7 +300,7 @@ class FtpWriter(StagedWriter):
                 await self._settle()
             parts, _ = self._taken()
             if self._stream is None:
-                self._at_once = self.options.overwrite and not self._direct
+                self._at_once = not self._direct
                 found = await self._with_ladder(self._complete, parts)
             else:
                 assert self._connection is not None
@@ -318,8 +318,6 @@ class FtpWriter(StagedWriter):
 
     async def _rename(self, connection: Connection) -> None:
         calls = self._calls
-        if not self.options.overwrite and await connection.run(asking.kind_of, connection, self._final) is not None:
-            raise calls.backend.error(AlreadyExists, "write", self.path, "the file exists")
         try:
             if self._refusal is not None:
                 raise self._refusal

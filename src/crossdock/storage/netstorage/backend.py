@@ -125,10 +125,6 @@ class NetStorageBackend(Backend):
         return await NetStorageReader.open(self.calls, path, offset, pin)
 
     async def begin_write(self, path: str, options: WriteOptions) -> Writer:
-        if options.resume is not None:
-            raise self._unsupported("resume a write", path)
-        if not options.overwrite:
-            raise self._unsupported("create without replacing", path)
         return NetStorageWriter(self.calls, path, options)
 
     def leftover(self, path: str, attempt: str) -> bytes | None:

@@ -95,8 +95,6 @@ class S3Backend(Backend):
         return await S3Reader.open(self.calls, path, self.calls.key(path, "read"), offset, pin)
 
     async def begin_write(self, path: str, options: WriteOptions) -> Writer:
-        if not options.overwrite and not self.capabilities.create_new:
-            raise self._unsupported("create without replacing", path)
         await must_keep(self.calls, path, "write")
         writer = S3Writer(self.calls, path, self.calls.key(path, "write"), options)
         if options.resume is not None:
@@ -113,8 +111,6 @@ class S3Backend(Backend):
         return f"/{self.settings.bucket}/{quoted(key)}" if key else f"/{self.settings.bucket}"
 
     async def server_copy(self, address: str, path: str, options: WriteOptions, *, pin: Entry | None = None) -> Entry:
-        if not options.overwrite and not self.capabilities.create_new:
-            raise self._unsupported("create without replacing", path)
         await must_keep(self.calls, path, "copy")
         return await Copy(self.calls, address, path, self.calls.key(path, "copy"), options).run(pin)
 
