@@ -41,6 +41,12 @@ class Refusing(MemoryBackend):
             raise self.error(InvalidPath, "write", path, "no such letters here")
         return await super().begin_write(path, options)
 
+    async def delete(self, path: str) -> None:
+        """As Twisted's server does it."""
+        if not path.isascii():
+            raise self.error(PermissionDenied, "delete", path, "failed")
+        await super().delete(path)
+
 
 class Forbidding(MemoryBackend):
     async def make_dir(self, path: str) -> None:

@@ -269,11 +269,16 @@ class _Probes:
 
     async def clean_up(self) -> CrossdockError | None:
         """Remove all that the probes made; what could not be removed is told."""
-        try:
-            for path in self.made:
+        left: CrossdockError | None = None
+        for path in self.made:
+            try:
                 await self.storage.delete(path)
-            if self.storage.capabilities.directories:
+            except CrossdockError as error:
+                left = error
+        if self.storage.capabilities.directories:
+            try:
                 await self.storage.remove_dir(self.scratch)
-        except CrossdockError as error:
-            return error
-        return None
+            except CrossdockError as error:
+                return left or error
+            return None
+        return left
