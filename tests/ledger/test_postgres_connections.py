@@ -31,14 +31,20 @@ async def test_a_host_that_cannot_be_is_told() -> None:
     assert caught.value.hint
 
 
-async def test_an_address_that_says_what_is_not(tmp_path: Path) -> None:
+async def test_an_address_that_says_what_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     lost = tmp_path / "lost.pem"
-    mistakes = ((f"verify-full&sslrootcert={lost}", f"sslrootcert: {lost} is not there"), ("yes", "one of: disable"))
-    for more, told in mistakes:
+    mistakes = {
+        f"verify-full&sslrootcert={lost}": f"sslrootcert: {lost} is not there",
+        "yes": "one of: disable",
+        "verify-full": f"{tmp_path}/.postgresql/root.crt",
+    }
+    for more, told in mistakes.items():
         with pytest.raises(LedgerError, match=told) as caught:
             await PostgresLedger(f"postgresql://tester@127.0.0.1/x?sslmode={more}").open()
         assert not isinstance(caught.value, LedgerUnavailable)
         assert caught.value.hint
+        assert "\n" not in str(caught.value)
 
 
 async def test_the_server_that_may_be_written_to(postgres: Postgres, schema: str) -> None:

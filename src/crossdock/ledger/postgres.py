@@ -157,23 +157,24 @@ class PostgresLedger(SqlLedger):
             yield
         except asyncpg.ClientConfigurationError as error:
             raise LedgerError(
-                f"{operation} in ledger {self.where}: {error}",
+                f"{operation} in ledger {self.where}: {_said(error)}",
                 hint="mend the ledger's address, or libpq's environment (PG…)",
             ) from error
         except _PASSING as error:
             raise LedgerUnavailable(
-                f"{operation} in ledger {self.where}: {str(error) or 'no answer in time'}",
+                f"{operation} in ledger {self.where}: {_said(error) or 'no answer in time'}",
                 hint="see that the database server runs and can be reached; nothing is taken on until then",
             ) from error
         except (asyncpg.InvalidAuthorizationSpecificationError, SecretUnavailable) as error:
             # Being changed, perhaps: what is under way may outlast that, and who is started anew may read another.
             raise LedgerUnavailable(
-                f"{operation} in ledger {self.where}: {error}",
+                f"{operation} in ledger {self.where}: {_said(error)}",
                 hint="see that its account may sign in with this password; one that comes from env: needs a restart",
             ) from error
         except asyncpg.PostgresError as error:
             raise LedgerError(
-                f"{operation} in ledger {self.where}: {error}", hint="see that the user may use database and schema"
+                f"{operation} in ledger {self.where}: {_said(error)}",
+                hint="see that the user may use database and schema",
             ) from error
 
     async def _run(self, operation: str, action: Callable[[Any], Awaitable[T]]) -> T:
@@ -259,6 +260,11 @@ class PostgresLedger(SqlLedger):
             await self._rows("seen", params)
         known = {row["number"] for row in rows}
         return [number not in known for number in range(1, len(files) + 1)]
+
+
+def _said(error: Exception) -> str:
+    """In one line, as a log has them."""
+    return "; ".join(str(error).splitlines())
 
 
 def _rows(records: Sequence[Mapping[str, Any]]) -> list[Row]:
