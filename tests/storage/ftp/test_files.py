@@ -17,6 +17,7 @@ from crossdock.errors import (
     Truncated,
 )
 from crossdock.storage.base import Expect, WriteOptions
+from crossdock.storage.ftp.backend import FtpBackend
 from tests.conftest import running
 from tests.servers import FtpServer, Proftpd, PureFtpd, Vsftpd
 from tests.storage.ftp.places import DATA, backend_of, opened, round_trip
@@ -53,6 +54,28 @@ async def test_a_write_goes_on_from_what_is_there(
                 await again.write(DATA[again.offset :])
                 await again.commit(Expect(size=len(DATA)))
         assert [(path.name, path.read_bytes()) for path in server.folder.iterdir()] == [("name", DATA)]
+
+
+@pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
+async def test_a_file_that_somebody_else_moves_first(
+    request: pytest.FixtureRequest, kind: type[FtpServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two destinations that end in one moment, both of which would archive it."""
+    with running(request.config, kind("none")) as server:
+        (server.folder / "old").write_bytes(b"x")
+        (server.folder / "done").mkdir()
+        look = FtpBackend._ready
+
+        def faster(self: FtpBackend, connection: Any, old: bytes, new: bytes) -> str | None:
+            found = look(self, connection, old, new)
+            (server.folder / "old").rename(server.folder / "done/other")
+            return found
+
+        monkeypatch.setattr(FtpBackend, "_ready", faster)
+        async with opened(server) as storage:
+            with pytest.raises(NotFound, match=r"rename .*old: "):
+                await storage.rename("old", "done/new")
+        assert [path.name for path in (server.folder / "done").iterdir()] == ["other"]
 
 
 async def test_where_no_size_is_told_tls_has_to_say_goodbye(

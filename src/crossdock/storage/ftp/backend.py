@@ -156,9 +156,10 @@ class FtpBackend(Backend):
         if there is not None and not overwrite:
             raise self.error(AlreadyExists, "rename", target, "the file exists")
         try:
-            await self.calls.call("rename", target, asking.move, old, new)
+            if not await self.calls.call("rename", target, self._move, old, new):
+                raise self.error(NotFound, "rename", path, "somebody else has moved or removed it")
         except StorageError as error:
-            if there is None or error.retryable:
+            if there is None or error.retryable or isinstance(error, NotFound):
                 raise
 
             async def step(one: str, other: str) -> None:
@@ -176,6 +177,16 @@ class FtpBackend(Backend):
         if there is None:
             asking.make_folders(connection, new.rpartition(b"/")[0])
         return there
+
+    def _move(self, connection: Connection, old: bytes, new: bytes) -> bool:
+        """False: it is gone since `_ready` saw it, which vsftpd tells in the words of what is not permitted."""
+        try:
+            asking.move(connection, old, new)
+        except Refused as error:
+            if error.command != "RNFR" or asking.look(connection, old) is not None:
+                raise
+            return False
+        return True
 
     async def make_dir(self, path: str) -> None:
         await self.calls.call("mkdir", path, asking.make_folders, self.calls.full(path, "mkdir"))
