@@ -45,6 +45,22 @@ def test_odd_schemas_are_refused(name: str) -> None:
         PostgresLedger("postgresql://x", schema=name)
 
 
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_a_database_of_another_encoding(postgres: Postgres, raw: Any, encoding: str) -> None:
+    name = f"of_{encoding.lower()}_{secrets.token_hex(4)}"
+    await raw.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+    ledger = PostgresLedger(postgres.dsn.removesuffix("postgres") + name)
+    if encoding == "LATIN1":
+        with pytest.raises(LedgerError, match="LATIN1, cannot hold every file's name") as caught:
+            await ledger.open()
+        assert "UTF8" in str(caught.value)
+    else:
+        async with ledger:
+            await add(ledger, "\N{THUMBS UP SIGN}")
+            assert (await claim_one(ledger)).transfer.entry.path == "\N{THUMBS UP SIGN}"
+    await raw.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 async def test_a_newer_schema_is_refused(postgres: Postgres, schema: str, raw: Any) -> None:
     async with PostgresLedger(postgres.dsn, schema=schema):
         pass

@@ -127,6 +127,13 @@ class PostgresLedger(SqlLedger):
     async def _migrate(self, connection: Any) -> str:
         """Bring the schema up to date, and tell the ledger's id."""
         scripts = migrations("postgres")
+        encoding = await connection.fetchval("SHOW server_encoding")
+        if encoding not in ("UTF8", "SQL_ASCII"):
+            # The first name of a file with a letter that it lacks would end every flow.
+            raise LedgerError(
+                f"open ledger {self.where}: the database's encoding, {encoding}, cannot hold every file's name",
+                hint="create it with ENCODING 'UTF8' TEMPLATE template0",
+            )
         async with connection.transaction(isolation="read_committed"):
             # Two that open a new ledger at once take turns; the number is arbitrary.
             await connection.execute("SELECT pg_advisory_xact_lock(3600041)")
