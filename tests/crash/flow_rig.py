@@ -136,7 +136,7 @@ def in_peace(rig: Rig, job: str, **more: Any) -> dict[str, int]:
             ended = driver.run(world.order())
             assert ended["ended"] == 0, ended
             settled(world, driver, rig)
-            assert not world.left()
+            assert world.left() == []
             reached: dict[str, int] = ended["reached"]
             return reached
     finally:
@@ -196,7 +196,7 @@ def killed_anywhere(rig: Rig, job: str, kills: int, **more: Any) -> None:
                 if left := world.left():
                     swept += len(left)
                     asyncio.run(clean(world))
-                    assert not world.left()
+                    assert world.left() == []
             except AssertionError as error:
                 raise AssertionError(f"killed at {point or after} ({nth}), then {again or 'not again'}") from error
 

@@ -18,7 +18,7 @@ from crossdock.errors import (
 from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.storage import Storage
 from tests.storage.s3.faults import FaultProxy, Upstream, answer, drop, edit, lose, xml_error
-from tests.storage.s3.places import LARGE, MIB, SMALL, BotoPeer, backend, chunks
+from tests.storage.s3.places import LARGE, MIB, SMALL, BotoPeer, Server, backend, bucket, chunks
 
 
 async def copied(storage: Storage, path: str, target: str, overwrite: bool = True) -> None:
@@ -316,6 +316,23 @@ class TestResume:
         assert found.path == "name" and found.begun is not None and found.begun.tzinfo is not None
         assert [each async for each in storage.backend.leftovers("nah")] == []
         await storage.discard(found.token)
+        assert peer.uploads() == []
+
+
+@pytest.mark.parametrize("name", ["plain", "a b/100%25 +\u00e9&=?#.bin", "a+b"], ids=ascii)
+@pytest.mark.parametrize("server", ["ceph", "moto"])
+async def test_leftovers_by_their_names(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, server: str, name: str
+) -> None:
+    """Ceph encodes them in the list of uploads as it is asked to, but does not say so."""
+    store: Server = request.getfixturevalue(server)
+    with bucket(store) as peer:
+        inner = backend(store, peer.bucket, monkeypatch, conditional_writes="off")
+        async with Storage(inner) as storage:
+            await inner.calls.create_upload(name, name, {})
+            (found,) = [each async for each in inner.leftovers("")]
+            assert found.path == name
+            await storage.discard(found.token)
         assert peer.uploads() == []
 
 

@@ -198,7 +198,13 @@ async def leftovers(calls: Calls, path: str) -> AsyncGenerator[tuple[str, str, d
             # How rclone's server says that there is none.
             return
         root, space = calls.client.xml(request, answer, "ListMultipartUploadsResult")
-        name: Callable[[str | None], str] = decoded if root.findtext(f"{space}EncodingType") == "url" else _as_is
+        encoded = root.findtext(f"{space}EncodingType") == "url"
+        keys = () if encoded else root.iter(f"{space}Key")
+        if "encoding-type" in query and any(decoded(key.text) != key.text for key in keys):
+            # Ceph encodes them as it is asked to, and does not say so; other stores do not.
+            del query["encoding-type"]
+            continue
+        name: Callable[[str | None], str] = decoded if encoded else _as_is
         for item in root.iter(f"{space}Upload"):
             row = texts(item, space)
             yield name(row.get("Key")), row.get("UploadId", ""), parse_time(row.get("Initiated"))
