@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from crossdock.errors import AlreadyExists, NotFound, PermissionDenied, ProtocolViolation, Unsupported
 from crossdock.storage.base import Entry, WriteOptions
-from crossdock.storage.s3.calls import Calls
+from crossdock.storage.s3.calls import UNHEARD, Calls
 from crossdock.storage.s3.entries import entry_of, stored_of, with_etag
 from crossdock.storage.s3.faults import changed
 from crossdock.storage.s3.plan import part_size_for
@@ -34,6 +34,8 @@ from crossdock.storage.waiting import to_its_end
 __all__ = ["Copy"]
 
 _KEPT = ("content-type", "cache-control", "content-disposition", "content-encoding", "content-language", "expires")
+_ABSENT = ("NotFound", "Forbidden", "AccessDenied", "MethodNotAllowed", "BadRequest", *UNHEARD)
+"""How a HEAD is refused of what is not there, or may not be seen."""
 
 
 class Copy:
@@ -110,8 +112,9 @@ class Copy:
                 return {}
             raise
 
-    def _source_headers(self, source: Entry) -> dict[str, str]:
+    def _source_headers(self, source: Entry, *, twice: bool = False) -> dict[str, str]:
         where = quoted(f"{self._bucket}/{self._source}")
+        where = quoted(where) if twice else where
         # No version but one that was asked for: to name it takes a right of its own, and the ETag tells it as well.
         headers = {"x-amz-copy-source": f"{where}?versionId={self._version}" if self._version else where}
         if source.etag and self._conditional:
@@ -178,6 +181,33 @@ class Copy:
             raise self._calls.backend.error(AlreadyExists, "copy", self._path, "the name is taken")
         return stored_of(self._path, answer.headers, 0)
 
+    async def _source_of_parts(self, source: Entry, upload: Upload) -> dict[str, str]:
+        """The headers by which the store finds this very object, and not another.
+
+        In the source of a part Ceph up to 18 decodes the name twice: instead of "a%20b" it would copy "a b". And every
+        Ceph, once it has decoded it, takes "?versionId=" for its own. So a byte is copied to see how it is read, if
+        there is nothing that it could be mistaken for.
+        """
+        name, mark, version = self._source.partition("?versionId=")
+        if self._calls.client.amazon or not (mark or "%" in name):
+            return self._source_headers(source)
+        mistaken = (name, version) if mark else (unquote(name), "")
+        for twice, (key, version) in ((True, (quoted(self._source), "")), (False, mistaken)):
+            query = {"versionId": version} if version else {}
+            request = replace(self._request("HEAD", "s3:GetObject", {}), key=key, query=query)
+            answer = await self._calls.client.call(request, allow=_ABSENT, repeat=True)
+            headers = self._source_headers(source, twice=twice)
+            byte = {"x-amz-copy-source": headers["x-amz-copy-source"], "x-amz-copy-source-range": "bytes=0-0"}
+            try:
+                if answer.code or key == self._source:
+                    await self._calls.copy_part(self._path, self._key, upload.id or "", 1, byte, 1)
+                    return headers
+            except (NotFound, PermissionDenied, Unsupported):
+                if twice and not mark:
+                    return self._source_headers(source)
+        reason, hint = f"this store may take {self._source!r} for another object", "give that another name"
+        raise self._calls.backend.error(Unsupported, "copy", self._path, reason, hint=hint)
+
     async def _in_parts(self, source: Entry, size: int, headers: dict[str, str], original: Mapping[str, str]) -> Entry:
         calls = self._calls
         attempt = secrets.token_hex(8)
@@ -185,7 +215,6 @@ class Copy:
         upload = Upload(calls, self._path, self._key, attempt, create_new=not self._options.overwrite)
         step = part_size_for(size, calls.settings.copy_part_size)
         slots = asyncio.Semaphore(calls.settings.part_concurrency)
-        common = self._source_headers(source)
 
         async def copy(number: int) -> None:
             start = (number - 1) * step
@@ -205,6 +234,7 @@ class Copy:
             await upload.start(headers, hash_parts=False)
             if self._options.staged is not None:
                 await self._options.staged(upload.token())
+            common = await self._source_of_parts(source, upload)
             tasks = [asyncio.ensure_future(copy(number)) for number in range(1, -(-size // step) + 1)]
             await asyncio.gather(*tasks)
             await self._unchanged(source)
