@@ -12,7 +12,8 @@ from crossdock.errors import ConnectionFailed, NotFound, PermissionDenied
 from crossdock.flows.flow import After, Place, Settle
 from crossdock.flows.plan import Planner
 from crossdock.ledger.base import Planned
-from crossdock.storage.base import WriteOptions
+from crossdock.storage.base import Backend, WriteOptions
+from crossdock.storage.layers import Layer
 from tests.engine.bench import DAY, Bench, Killed, everywhere
 
 
@@ -51,6 +52,20 @@ async def test_a_name_that_is_taken_in_the_archive_is_never_replaced(bench: Benc
     assert {"outbox/.done/a/b.csv", "outbox/.done/a/b~1.csv", "outbox/.done/a/b~9.csv"} < found
     assert {"outbox/.done/a/b~t11.csv", "outbox/.done/a/b~t13.csv"} < found
     assert sorted([len(await bench.read(name)) for name in found]) == list(range(13))
+
+
+@pytest.mark.parametrize("place", ["ceph", "moto"], indirect=True)
+async def test_what_has_a_name_in_the_archive_is_not_taken_for_our_own(bench: Bench, place: Backend) -> None:
+    """Where the store itself would replace it, a look tells: of the same size, and made just now."""
+    assert isinstance(place, Layer)
+    place.inner.capabilities = replace(place.capabilities, create_new=False)
+    (lease,) = await bench.delivered(await bench.write())
+    for name in ("b.csv", "b.csv.ok"):
+        await bench.plain.write_bytes(f"outbox/.done/a/{name}", b"other")
+    await bench.plain.write_bytes("outbox/a/b.csv.ok", b"ready")
+    assert (await bench.follow(lease, After(archive=".done"), settle=Settle(marker="{name}.ok")))[1]
+    found = {name.removeprefix("outbox/.done/a/"): await bench.read(name) for name in await bench.names()}
+    assert found == {"b.csv": b"other", "b~1.csv": b"12345", "b.csv.ok": b"other", "b.csv~1.ok": b"ready"}
 
 
 @everywhere

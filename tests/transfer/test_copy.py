@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -173,6 +174,22 @@ async def test_source_that_changes_behind_an_open_stream(change: str) -> None:
         loose = Storage(Tampered(source.backend, tamper, pinned_reads=False))
         with pytest.raises(SourceChanged, match="nothing was published"):
             await copy(loose, "in/file.bin", target, "f")
+        assert await everything(target) == []
+
+
+async def test_a_source_that_is_written_to_while_it_is_read(tmp_path: Path) -> None:
+    """Its reader tells it at the end; the size is the same."""
+    file = tmp_path / "f"
+    file.write_bytes(CONTENT)
+
+    def write(_: int) -> None:
+        with file.open("r+b") as open_file:
+            open_file.write(b"changed")
+        os.utime(file, (1, 1))
+
+    async with Storage(LocalSettings(root=tmp_path).backend("disk")) as disk, pair() as (_, target):
+        with pytest.raises(SourceChanged, match="nothing was published"):
+            await copy(disk, "f", target, "f", progress=write)
         assert await everything(target) == []
 
 
