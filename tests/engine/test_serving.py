@@ -45,6 +45,18 @@ async def test_an_event_is_acknowledged_when_its_transfers_are_recorded(home: Ho
         assert acknowledged == [1, 1], "who could not look does not acknowledge"
 
 
+async def test_an_event_concerns_the_flows_of_its_place(home: House) -> None:
+    await home.put("in/a")
+    await home.put("in/b")
+    other, deeper = flow(name="other", source=Place("dst2")), flow(name="deeper", source=Place("src", "in/deep"))
+    acknowledged: list[str] = []
+    async with home.engine(flow(source=Place("src", "in")), other, deeper) as engine:
+        assert len(await engine.notice(FileEvent("src", "in/a", lambda: acknowledged.append("a")))) == 1
+        assert acknowledged == ["a"]
+        assert (home.src.calls["stat"], home.dst2.calls["open"]) == (1, 0)
+        assert list(await home.transfers()) == [("in/a", "dst")]
+
+
 async def test_an_event_for_a_file_that_settles_comes_again(home: House) -> None:
     await home.put("a")
     acknowledged: list[str] = []

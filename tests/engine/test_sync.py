@@ -342,6 +342,8 @@ def test_several_processes_move_the_same_tree(tmp_path: Path) -> None:
     assert {str(p.relative_to(theirs)): p.read_bytes() for p in theirs.glob("*/*")} == expected
     assert found["moved"] == sum(map(len, expected.values()))
     assert found["used"] == 3
+    proofs = {outcome["target"]: outcome["verified"] for outcome in found["outcomes"] if outcome["action"] == "copy"}
+    assert proofs == {f"b:{path}": "size" for path in expected}
     failed = [outcome for outcome in found["outcomes"] if outcome["action"] == "fail"]
     assert len(failed) == len(files) - len(expected)
     assert {outcome["kind"] for outcome in failed} == {"NotADirectory"}

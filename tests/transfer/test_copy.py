@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ from crossdock.errors import (
 )
 from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader, WriteOptions, Writer
 from crossdock.storage.layers import Layer, LayeredReader
+from crossdock.storage.limits import Limit
 from crossdock.storage.local import LocalSettings
 from crossdock.storage.storage import Storage
 from crossdock.transfer.copy import CopyOptions, copy
@@ -125,6 +127,22 @@ async def test_no_overwrite(decides: bool) -> None:
             with pytest.raises(Conflict, match="exists with other content"):
                 await copy(source, "in/file.bin", target, "f", options=options)
             assert await memory.read_bytes("f") == other
+
+
+async def test_no_overwrite_keeps_no_slot() -> None:
+    """Where the name is taken while it is written."""
+    options = CopyOptions(overwrite=False)
+    async with pair() as (source, memory), asyncio.timeout(30):
+        target = Storage(Limit(memory.backend, 3))
+        for name in ("f", "g", "h"):
+
+            def take(_: int, name: str = name) -> None:
+                memory.backend._files.setdefault(name, memory.backend._files["taken"])  # type: ignore[attr-defined]
+
+            await memory.write_bytes("taken", b"other")
+            with pytest.raises(Conflict):
+                await copy(source, "in/file.bin", target, name, options=options, progress=take)
+        assert await everything(memory) == ["f", "g", "h", "taken"]
 
 
 async def test_no_overwrite_on_the_server() -> None:

@@ -112,6 +112,19 @@ async def test_resume_goes_on_where_the_server_is() -> None:
     assert sftp.files == {b"/x": DATA}
 
 
+async def test_a_server_that_has_lost_what_it_acknowledged() -> None:
+    """Gone on with, the file would have a hole."""
+    sftp = FakeSftp()
+    async with served(sftp) as (storage, _):
+        token = await suspended(storage, DATA[:400_000])
+        (staged,) = leftovers(sftp)
+        del sftp.files[staged][10:]
+        storage.backend.calls.openssh = True  # type: ignore[attr-defined]
+        with pytest.raises(NotFound, match=r"10 of \d+ staged bytes are left"):
+            await storage.begin_write("x", WriteOptions(resume=token))
+    assert sftp.files == {}
+
+
 async def test_what_was_never_acknowledged_is_cut_off() -> None:
     sftp = FakeSftp()
     async with served(sftp) as (storage, _):
