@@ -134,6 +134,25 @@ async def test_a_run_of_a_killed_scheduler_is_made_once_its_lease_is_over(ledger
     assert clock.now == datetime(2026, 11, 21, 6, 1, tzinfo=UTC)
 
 
+async def test_a_run_that_another_has_taken_over_is_not_given_back(
+    ledger: SqliteLedger, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By one whose machine slept for longer than its lease."""
+    caplog.set_level(logging.DEBUG, "crossdock")
+    the_flow = flow(Trigger(cron="0 6 * * *"))
+    slept = ticks(the_flow, ledger, clock, clock.sleep, lease=0.6)
+    assert await take(slept) == ["21 06:00:00"]
+    clock.move(1)
+    other = ticks(the_flow, ledger, clock, clock.sleep)
+    assert await take(other) == ["21 06:00:00"]
+    async with asyncio.timeout(60):
+        while "another scheduler has it now" not in caplog.text:
+            await asyncio.sleep(0.01)
+    await slept.aclose()
+    assert await asleep(the_flow, ledger, clock) == []
+    await other.aclose()
+
+
 async def test_a_run_that_goes_on_is_left_to_its_scheduler(tmp_path: Path, clock: Clock) -> None:
     """A second one that starts while the first is in the middle of it does not begin it again."""
     the_flow = flow(Trigger(every=365 * 86400))

@@ -353,7 +353,7 @@ class _Attempt:
             size=entry.size,
             overwrite=not self._decides,
             attributes=self.options.attributes,
-            staged=self._staged if self.on_staged is not None else None,
+            staged=self._staged,
         )
         try:
             await self._look_first()
