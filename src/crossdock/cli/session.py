@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -158,16 +158,13 @@ def new_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def run_in_child(main: Awaitable[None]) -> None:
+def run_in_child(main: Coroutine[Any, Any, None]) -> None:
     """What a process of `--processes` runs its work with."""
     import asyncio
 
-    async def whole() -> None:
-        await main
-
     collect_less_often()
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(whole())
+        runner.run(main)
 
 
 def collect_less_often() -> None:

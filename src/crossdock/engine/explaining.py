@@ -172,8 +172,6 @@ async def _there(engine: Engine, flow: Flow, place: Place) -> str:
         entry = await storage.stat(place.path)
     except NotFound:
         return "free"
-    except LedgerError:
-        raise
     except CrossdockError as error:
         return f"cannot be looked at: {error.message}"
     what = {

@@ -13,7 +13,7 @@ import pickle
 import signal
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Self
@@ -65,7 +65,7 @@ class Pool:
         target: Callable[[], Storage],
         *,
         policy: RetryPolicy | None = None,
-        run: Callable[[Awaitable[None]], None] | None = None,
+        run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run,
     ) -> None:
         self._children: list[_Child] = []
         self._pending: dict[int, _Pending] = {}
@@ -80,7 +80,7 @@ class Pool:
                 ours.close()
                 for child in self._children:
                     child.sock.close()
-                _run_child(theirs, source, target, policy, run or _run_plain)
+                _run_child(theirs, source, target, policy, run)
             theirs.close()
             self._children.append(_Child(pid, ours))
         gc.unfreeze()
@@ -159,19 +159,12 @@ async def _received(reader: asyncio.StreamReader) -> Any:
         return None
 
 
-def _run_plain(main: Awaitable[None]) -> None:
-    async def whole() -> None:
-        await main
-
-    asyncio.run(whole())
-
-
 def _run_child(
     sock: socket.socket,
     source: Callable[[], Storage],
     target: Callable[[], Storage],
     policy: RetryPolicy | None,
-    run: Callable[[Awaitable[None]], None],
+    run: Callable[[Coroutine[Any, Any, None]], None],
 ) -> None:
     """Never returns: a forked child must not run the parent's clean-up."""
     # A terminal and systemd tell all processes to stop; the parent decides, and the child follows its socket.

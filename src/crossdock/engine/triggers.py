@@ -32,14 +32,10 @@ _REMEMBERED = timedelta(hours=2)
 _FORGOTTEN_TOGETHER = 100
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 async def ticks(
     flow: Flow,
     ledger: Ledger,
-    clock: Callable[[], datetime] = _now,
+    clock: Callable[[], datetime],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     *,
     draw: Callable[[float, float], float] = random.uniform,

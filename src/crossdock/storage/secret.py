@@ -106,9 +106,6 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and (other.reference, other.path) == (self.reference, self.path)
 
-    def __hash__(self) -> int:
-        return hash((self.reference, self.path))
-
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def parse(value: object, info: ValidationInfo) -> Secret:

@@ -104,12 +104,15 @@ class TestCredentials:
                 with pytest.raises(AuthenticationFailed, match=code):
                     await storage.stat("name")
 
-    async def test_a_role(self, moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("given", [True, False])
+    async def test_a_role(self, moto: Server, monkeypatch: pytest.MonkeyPatch, given: bool) -> None:
         """Assumed at moto's STS, off the loop."""
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        own: dict[str, Any] = {"access_key_id": "key", "secret_access_key": "env:TEST_S3_SECRET"} if given else {}
+        monkeypatch.setenv("TEST_S3_SECRET" if given else "AWS_SECRET_ACCESS_KEY", "secret")
+        if not given:
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", moto.endpoint_url)
-        source = self._source(role_arn="arn:aws:iam::123456789012:role/mover", external_id="partner")
+        source = self._source(role_arn="arn:aws:iam::123456789012:role/mover", external_id="partner", **own)
         keys = await source.current()
         assert keys is not None and keys.access_key != "key" and keys.token
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import select
 import socket
 import ssl
-import struct
 from contextlib import suppress
 
-from crossdock.storage.ftp.wire import Lost, Silent, shut
+from crossdock.storage.ftp.wire import Lost, Silent
 from crossdock.storage.sockets import confirmed, receive, send_whole, unsent
 
 __all__ = ["Data"]
@@ -141,14 +140,6 @@ class Data:
         if isinstance(error, TimeoutError):
             return Silent(f"the data connection stood still for {self._timeout:g} s")
         return Lost(f"the data connection broke: {error.strerror or error}")
-
-    def reset(self) -> None:
-        """End it such that the peer cannot take the end for the end of the file."""
-        try:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        except OSError:
-            shut(self.socket)
-        self.socket.close()
 
     def close(self) -> None:
         self.socket.close()

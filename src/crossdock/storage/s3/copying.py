@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import unquote
 
-from crossdock.errors import AlreadyExists, NotFound, PermissionDenied, ProtocolViolation, Unsupported
+from crossdock.errors import AlreadyExists, PermissionDenied, ProtocolViolation, Unsupported
 from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.s3.calls import UNHEARD, Calls
 from crossdock.storage.s3.entries import entry_of, stored_of, with_etag
@@ -251,11 +251,3 @@ class Copy:
                     return await self._in_parts(source, size, headers, original)
                 raise changed(calls.client.place(self._request("GET", "", {})), "the object was replaced") from error
             raise
-
-
-async def source_of(calls: Calls, path: str) -> Entry:
-    """The object that is to be renamed. Raises `NotFound`."""
-    answer = await calls.head(path, calls.key(path, "rename"), operation="rename", allow=("NotFound",))
-    if answer.code:
-        raise calls.backend.error(NotFound, "rename", path, "no such key")
-    return entry_of(path, answer.headers)

@@ -267,9 +267,6 @@ class Receiver(asyncio.BufferedProtocol):
         self.opened = self.adjusted = 0
         """Packets of channel data, and of window, that came the shorter way."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._ssh.connection_made(transport)
-
     def connection_lost(self, exc: Exception | None) -> None:
         self._ssh.connection_lost(exc)
 
