@@ -71,6 +71,25 @@ async def _is_read_only(raw: Any) -> bool:
     return bool(await raw.fetchval("SHOW transaction_read_only") == "on")
 
 
+async def test_a_server_that_gives_few_connections(postgres: Postgres, schema: str, raw: Any) -> None:
+    """Fewer than a ledger would like to have: it goes on with those; without any it is away."""
+    role = f"few_{schema}"
+    await raw.execute(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 2; GRANT CREATE ON DATABASE postgres TO {role}")
+    dsn = postgres.dsn.replace(f"{postgres.user}@", f"{role}@")
+    async with PostgresLedger(dsn, schema=schema) as ledger, PostgresLedger(dsn, schema=schema) as other:
+        await asyncio.gather(*(add(one, f"f{number}") for number in range(20) for one in (ledger, other)))
+        assert len(await ledger.find(Query())) == 20
+    async with PostgresLedger(dsn, schema=schema) as ledger:
+        await raw.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
+        await ledger.find(Query())
+        await raw.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", role)
+        with pytest.raises(LedgerUnavailable):
+            while True:
+                await asyncio.gather(*(ledger.find(Query()) for _ in range(20)))
+    await raw.execute(f"DROP OWNED BY {role} CASCADE")
+    await raw.execute(f"DROP ROLE {role}")
+
+
 async def test_nobody_to_sign_in_as(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a container, say, that runs under a user id without a name."""
     monkeypatch.delenv("PGUSER", raising=False)

@@ -81,6 +81,7 @@ class PostgresLedger(SqlLedger):
         self._dsn, self._password, self._schema = dsn, password, schema
         self._connections, self._timeout = connections, timeout
         self._pool: Any = None
+        self._free = asyncio.Semaphore(connections)
 
     async def open(self) -> None:
         if self._pool is not None:
@@ -184,11 +185,36 @@ class PostgresLedger(SqlLedger):
                 hint="see that the user may use database and schema",
             ) from error
 
+    @asynccontextmanager
+    async def _connection(self, pool: Any) -> AsyncGenerator[Any]:
+        """One of the pool's. Where the server gives no more of them, there are so many fewer from then on."""
+        while True:
+            async with asyncio.timeout(self._timeout):
+                await self._free.acquire()
+            try:
+                connection = await pool.acquire(timeout=self._timeout)
+                break
+            except asyncpg.TooManyConnectionsError:
+                if self._connections == 1:
+                    self._free.release()
+                    raise
+                self._connections -= 1
+            except BaseException:
+                self._free.release()
+                raise
+        try:
+            yield connection
+        finally:
+            try:
+                await pool.release(connection)
+            finally:
+                self._free.release()
+
     async def _run(self, operation: str, action: Callable[[Any], Awaitable[T]]) -> T:
         """In one transaction, with the schema in sight for just as long."""
         if self._pool is None:
             raise LedgerUnavailable(f"{operation} in ledger {self.where}: it is not open", hint="open it first")
-        async with self._reported(operation), self._pool.acquire(timeout=self._timeout) as connection:
+        async with self._reported(operation), self._connection(self._pool) as connection:
             # The level that the statements are made for, whatever is the database's own.
             async with connection.transaction(isolation="read_committed"):
                 await connection.execute(f"SET LOCAL search_path TO {self._schema}")
