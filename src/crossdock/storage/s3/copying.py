@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import unquote
 
-from crossdock.errors import AlreadyExists, PermissionDenied, ProtocolViolation, Unsupported
+from crossdock.errors import AlreadyExists, NotFound, PermissionDenied, ProtocolViolation, Unsupported
 from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.s3.calls import UNHEARD, Calls
 from crossdock.storage.s3.entries import entry_of, stored_of, with_etag
