@@ -239,6 +239,22 @@ async def test_of_names_that_are_nearly_the_same(
     assert versioned.uploads() == [] and versioned.read(name) == DATA
 
 
+@pytest.mark.parametrize("other", ["a b", "c"])
+async def test_how_a_name_is_read_may_stay_unknown(
+    server: Server, peer: BotoPeer, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """Who asks for what is not there may be denied access: parts are copied where nothing can be mistaken."""
+    peer.write("a%20b", DATA)
+    peer.write(other, DATA[::-1])
+    more = {"copy_threshold": "6M", "copy_part_size": "5M", "conditional_writes": "off"}
+    async with FaultProxy(server) as proxy:
+        proxy.fail("PUT", "partNumber=1", xml_error(403, "AccessDenied"))
+        async with Storage(backend(proxy, peer.bucket, monkeypatch, **more)) as storage:
+            await storage.server_copy(storage, "a%20b", "to")
+    assert peer.read("to") == DATA
+    assert (proxy.count("partNumber=") == 1) is (other == "a b")
+
+
 @pytest.mark.parametrize("size", [10, len(DATA)], ids=["small", "in parts"])
 async def test_no_version_is_named_that_was_not_asked_for(
     server: Server, peer: BotoPeer, versioned: BotoPeer, monkeypatch: pytest.MonkeyPatch, size: int

@@ -202,9 +202,11 @@ class Copy:
                 if answer.code or key == self._source:
                     await self._calls.copy_part(self._path, self._key, upload.id or "", 1, byte, 1)
                     return headers
-            except (NotFound, PermissionDenied, Unsupported):
+            except NotFound:
                 if twice and not mark:
                     return self._source_headers(source)
+            except (PermissionDenied, Unsupported):
+                pass
         reason, hint = f"this store may take {self._source!r} for another object", "give that another name"
         raise self._calls.backend.error(Unsupported, "copy", self._path, reason, hint=hint)
 
