@@ -88,6 +88,18 @@ class TestFaults:
         assert os.listdir(root) == ["name"]
         assert (root / "name").read_bytes() == b"old"
 
+    async def test_what_could_not_be_made_is_not_removed(
+        self, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A read-only file system says so also of what is not there."""
+        failing(monkeypatch, "open", errno.EROFS, only=".crossdock-")
+        failing(monkeypatch, "unlink", errno.EROFS)
+        writer = await storage.begin_write("x", WriteOptions())
+        await writer.write(b"1")
+        with pytest.raises(PermissionDenied, match="write disk:x: read-only file system"):
+            await writer.commit(Expect(size=1))
+        await writer.abort()
+
     async def test_a_file_that_cannot_fit_is_refused_at_once(self, storage: Storage, root: Path) -> None:
         """The size declared is held against the free space before any byte is written."""
         with pytest.raises(NoSpace):

@@ -177,6 +177,17 @@ async def test_what_could_not_be_opened_is_not_removed(caplog: pytest.LogCapture
     assert "left behind" not in caplog.text
 
 
+async def test_what_could_not_be_opened_for_want_of_a_folder_is_not_removed(caplog: pytest.LogCaptureFixture) -> None:
+    """As at a server that is read-only."""
+    sftp = FakeSftp()
+    sftp.hook = lambda kind, body: status(3) if kind in (c.MKDIR, c.REMOVE) else status(2) if kind == c.OPEN else None
+    async with served(sftp) as (storage, _):
+        with pytest.raises(PermissionDenied):
+            await storage.write_bytes("new/x", b"1")
+    assert c.MKDIR in sftp.seen and c.REMOVE not in sftp.seen
+    assert "left behind" not in caplog.text
+
+
 async def test_a_time_that_no_open_file_takes_is_given_by_name() -> None:
     sftp = FakeSftp()
     stamped = []

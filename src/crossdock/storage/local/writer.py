@@ -39,6 +39,7 @@ class LocalWriter(StagedWriter):
         self._writing: deque[tuple[Future[CrossdockError | None], int]] = deque()
         self._folder: int | None = None
         self._descriptor: int | None = None
+        self._made = options.resume is not None
         self._name = path.rpartition("/")[2]
         self._staged_name = self.temporary.rpartition("/")[2]
 
@@ -60,6 +61,7 @@ class LocalWriter(StagedWriter):
                 if error.errno != errno.ENOENT and not (resume and error.errno in (errno.ENXIO, errno.ELOOP)):
                     raise
                 raise self._gone() from None
+            self._made = True
             if resume:
                 status = os.fstat(self._descriptor)
                 # Nor a file of another name written to, by a hard link.
@@ -174,8 +176,9 @@ class LocalWriter(StagedWriter):
         if self._folder is None:
             return
         try:
-            with self._tree.told("abort", self.path):
-                os.unlink(self._staged_name, dir_fd=self._folder)
+            if self._made:
+                with self._tree.told("abort", self.path):
+                    os.unlink(self._staged_name, dir_fd=self._folder)
         except NotFound:
             pass
         finally:

@@ -97,6 +97,7 @@ class SftpWriter(StagedWriter):
         try:
             handle = await session.open(self._target, flags)
         except Status as error:
+            self._touched = self.options.resume is not None
             if self.options.resume is not None and error.code not in codec.MISSING:
                 # What is written there may not be read.
                 flags = codec.FOR_WRITING
@@ -104,8 +105,8 @@ class SftpWriter(StagedWriter):
                 await make_parents(self._calls, session, self.path, "write")
             elif error.code != codec.PERMISSION_DENIED or self._calls.openssh:
                 # Else it is Maverick's word, and somebody may have made the folder meanwhile.
-                self._touched = self.options.resume is not None
                 raise await self._why(session, error) from error
+            self._touched = self._touched or not self._direct
             try:
                 handle = await session.open(self._target, flags)
             except Status as again:
