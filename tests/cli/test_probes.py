@@ -1,7 +1,9 @@
-"""doctor against endpoints that do not keep names as they are given."""
+"""doctor against endpoints that do not keep names as they are given, and the lines that it prints."""
 
 from __future__ import annotations
 
+import errno
+import shlex
 import unicodedata
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -16,6 +18,7 @@ from crossdock.storage.base import Entry, WriteOptions, Writer
 from crossdock.storage.local import LocalSettings
 from crossdock.storage.memory import MemoryBackend, MemorySettings
 from crossdock.storage.storage import Storage
+from tests.cli.conftest import Cli
 
 
 class Renaming(MemoryBackend):
@@ -57,7 +60,7 @@ async def findings(backend: MemoryBackend) -> tuple[list[Finding], set[str]]:
     """What is found, and what is left."""
     async with Storage(backend) as storage:
         place = Location("lake", MemorySettings(), "", True)
-        async with aclosing(probe(storage, "scratch", place)) as found:
+        async with aclosing(probe(storage, "scratch", place, removing="rm")) as found:
             told = [finding async for finding in found]
         left: AsyncGenerator[Entry] = storage.scan("")
         async with aclosing(left):
@@ -116,6 +119,29 @@ async def test_a_local_folder_is_named_as_the_shell_takes_it(tmp_path: Path) -> 
     root.mkdir()
     async with Storage(Forbidding()) as storage:
         place = Location("lake", LocalSettings(root=root), "sub", True)
-        async with aclosing(probe(storage, "sub/scratch", place)) as found:
+        async with aclosing(probe(storage, "sub/scratch", place, removing="rm")) as found:
             mends = [finding.mend async for finding in found]
-    assert f"sudo chown -R \"$USER\" '{root}/sub'" in mends
+    assert f"sudo chown \"$USER\" '{root}/sub'" in mends
+
+
+class ReadOnly(MemoryBackend):
+    async def make_dir(self, path: str) -> None:
+        raise self.error(PermissionDenied, "mkdir", path, "read-only file system") from OSError(errno.EROFS, "")
+
+
+async def test_a_disk_that_is_read_only_is_mounted_anew(tmp_path: Path) -> None:
+    async with Storage(ReadOnly()) as storage:
+        place = Location("lake", LocalSettings(root=tmp_path), "", True)
+        async with aclosing(probe(storage, "scratch", place, removing="rm")) as found:
+            mends = [finding.mend async for finding in found]
+    assert any(mend and mend.startswith("sudo mount -o remount,rw /") for mend in mends)
+
+
+def test_a_line_that_mends_can_be_entered_as_it_is(cli: Cli, tmp_path: Path) -> None:
+    """Quoted, with the same configuration, and with the settings of a URL."""
+    (tmp_path / "c.yaml").write_text("endpoints: {lake: {type: local, root: .}}")
+    for place in ("lake:it's in", f"file://{tmp_path}/a%20b"):
+        (bad,) = (row for row in cli("--config", "c.yaml", "doctor", place, "--json").rows if not row["good"])
+        assert shlex.split(bad["mend"]) == ["crossdock", "--config", "c.yaml", "mkdir", place]
+        assert cli(*shlex.split(bad["mend"])[1:]).code == 0
+        assert cli("--config", "c.yaml", "doctor", place).code == 0

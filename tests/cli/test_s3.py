@@ -152,9 +152,21 @@ def test_doctor_ends_uploads_that_nobody_else_will(cli: Cli, lake: str) -> None:
     result = cli("doctor", "--look-only", "lake:")
     assert result.code == 1
     assert "its parts are billed" in result.out
-    assert "crossdock doctor --clean 'lake:'" in result.out
+    assert "crossdock doctor --clean lake:" in result.out
     assert cli("doctor", "--look-only", "--clean", "lake:").code == 0
     assert cli("doctor", "--look-only", "lake:").code == 0
+
+
+def test_rm_takes_the_folders_that_others_made(cli: Cli, lake: str) -> None:
+    """The AWS console makes an empty object of each, whose name ends with a slash."""
+    assert cli("cp", "crossdock.yaml", "lake:a/b/c").code == 0
+    for name in ("a/", "a/b/", "a/empty/", "only/"):
+        urllib.request.urlopen(
+            urllib.request.Request(f"{lake}/landing/{name}", method="PUT", headers=_SIGNED), timeout=30
+        ).close()
+    assert cli("rm", "-ry", "lake:a", "lake:only").err == "1 file removed\n"
+    assert cli("ls", "lake:").out == ""
+    assert cli("stat", "lake:a").code == 4
 
 
 def test_no_such_bucket(cli: Cli, lake: str) -> None:

@@ -90,7 +90,7 @@ async def clean(world: World) -> None:
             model = settings_class("s3").model_validate(settings)
             async with new_storage(name, model) as storage:
                 place = Location(name, model, "", True)
-                async for _ in leftovers.found(storage, place, clean=True, undecided=_none):
+                async for _ in leftovers.found(storage, place, clean=True, cleaning="", undecided=_none):
                     pass
 
 

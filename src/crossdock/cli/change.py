@@ -101,6 +101,7 @@ async def _remove_tree(storage: Storage, path: str) -> int:
 
     slots = asyncio.Semaphore(_AT_ONCE)
     removed = 0
+    left: list[str] = []
 
     async def delete(name: str) -> None:
         nonlocal removed
@@ -137,12 +138,16 @@ async def _remove_tree(storage: Storage, path: str) -> int:
                     pass
                 continue
             open_folders.pop()
-            if folder and storage.capabilities.directories:
+            if not storage.capabilities.directories:
+                left.append(folder)
+            elif folder:
                 try:
                     await storage.remove_dir(folder)
                 except NotFound:
                     if not open_folders:
                         raise
+        if left and await storage.exists(path):
+            await _remove_markers(storage, left)
     except BaseExceptionGroup as group:
         # Of deletions that failed side by side, the first one is told.
         first: BaseException = group
@@ -150,6 +155,14 @@ async def _remove_tree(storage: Storage, path: str) -> int:
             first = first.exceptions[0]
         raise first from None
     return removed
+
+
+async def _remove_markers(storage: Storage, folders: list[str]) -> None:
+    """What stands for the folders of an object store, as the AWS console makes them: empty objects, `folder/`."""
+    for folder in filter(None, folders):
+        # Deleting what is not there would leave a marker of its own, in a bucket with versions.
+        if await storage.exists(f"{folder}/"):
+            await storage.delete(f"{folder}/")
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -30,11 +31,25 @@ __all__ = ["doctor"]
 @dataclass(frozen=True)
 class _Visit:
     session: Session
+    written: str
+    """The location, as it was given."""
     place: Location
     as_json: bool
     clean: bool
     look_only: bool
     ledger: str | None
+
+    def line(self, *words: str, below: str = "") -> str:
+        """A command about this place, or a name `below` it, that can be entered as it is."""
+        from crossdock.config import is_url
+
+        file = self.session.config_file
+        where = self.place.shown("/".join(part for part in (self.place.path, below) if part))
+        if is_url(self.written):
+            # With its settings.
+            url, mark, query = self.written.partition("?")
+            where = f"{url.rstrip('/')}/{below}{mark}{query}" if below else self.written
+        return shlex.join(["crossdock", *(["--config", file] if file else []), *words, where])
 
 
 @click.command()
@@ -50,7 +65,7 @@ def doctor(session: Session, location: str, look_only: bool, clean: bool, as_jso
 
     The probes write, read, rename and delete in a new folder of their own below LOCATION, and remove it again.
     """
-    visit = _Visit(session, session.locate(location), as_json, clean, look_only, ledger)
+    visit = _Visit(session, location, session.locate(location), as_json, clean, look_only, ledger)
 
     async def work() -> int:
         problems = 0
@@ -98,21 +113,25 @@ async def _findings(visit: _Visit) -> AsyncGenerator[Finding]:
             mend = error.hint
             if not there and storage.capabilities.directories:
                 # A root that is not there is more often written wrong than missing.
-                make = f"crossdock mkdir '{place.shown()}'"
+                make = visit.line("mkdir")
                 mend = make if place.path or not error.hint else f"{error.hint}; or make it: {make}"
             yield Finding("list", error.message, good=there and place.drop_box, mend=None if place.drop_box else mend)
         if not there:
             return
         if not visit.look_only:
-            scratch = "/".join(part for part in (place.path, scratch_name()) if part)
-            async with aclosing(probe(storage, scratch, place)) as findings:
+            name = scratch_name()
+            scratch = "/".join(part for part in (place.path, name) if part)
+            removing = visit.line("rm", "-r", below=name)
+            async with aclosing(probe(storage, scratch, place, removing=removing)) as findings:
                 async for finding in findings:
                     yield finding
         if not listed:
             return
         undecided = partial(leftovers.undecided, visit.session, visit.ledger, place)
         try:
-            async with aclosing(leftovers.found(storage, place, clean=visit.clean, undecided=undecided)) as findings:
+            cleaning = visit.line("doctor", "--clean")
+            found = leftovers.found(storage, place, clean=visit.clean, cleaning=cleaning, undecided=undecided)
+            async with aclosing(found) as findings:
                 async for finding in findings:
                     yield finding
         except CrossdockError as error:

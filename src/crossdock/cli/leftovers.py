@@ -24,11 +24,17 @@ _AGE = timedelta(days=1)
 
 
 async def found(
-    storage: Storage, place: Location, *, clean: bool, undecided: Callable[[], Awaitable[Mapping[str, int]]]
+    storage: Storage,
+    place: Location,
+    *,
+    clean: bool,
+    cleaning: str,
+    undecided: Callable[[], Awaitable[Mapping[str, int]]],
 ) -> AsyncGenerator[Finding]:
     """Findings about leftovers in the folder itself (not below it) and about all uploads; `clean` removes them.
 
-    `undecided`: by the path at the endpoint, the transfers that look for what they staged: it is spared.
+    `cleaning`: the command that does. `undecided`: by the path at the endpoint, the transfers that look for what they
+    staged: it is spared.
     """
     border = datetime.now(UTC) - _AGE
     old = await _temporaries(storage, place.path, border)
@@ -49,12 +55,13 @@ async def found(
     for path in old:
         if clean:
             await storage.delete(path)
-        yield _finding(f"{place.shown(path)} is what a killed run left", place, clean)
+        yield _finding(f"{place.shown(path)} is what a killed run left", cleaning, clean)
     for each in uploads:
         if clean:
             await storage.discard(each.token)
         age = f"begun {each.begun:%Y-%m-%d}" if each.begun else "begun at an unknown time"
-        yield _finding(f"an upload of {shown(each.path)}, {age}, was never ended; its parts are billed", place, clean)
+        words = f"an upload of {shown(each.path)}, {age}, was never ended; its parts are billed"
+        yield _finding(words, cleaning, clean)
     if not old and not uploads and not nameless:
         yield Finding("leftovers", "none older than a day")
     elif clean and (old or uploads):
@@ -97,10 +104,10 @@ def _stem(temporary: str) -> str:
     return temporary.rpartition("-")[0]
 
 
-def _finding(detail: str, place: Location, clean: bool) -> Finding:
+def _finding(detail: str, cleaning: str, clean: bool) -> Finding:
     if clean:
         return Finding("leftovers", f"removed: {detail}")
-    return Finding("leftovers", detail, good=False, mend=f"crossdock doctor --clean '{place.shown()}'")
+    return Finding("leftovers", detail, good=False, mend=cleaning)
 
 
 async def _temporaries(storage: Storage, folder: str, border: datetime) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import shlex
 import unicodedata
@@ -49,8 +50,11 @@ class _Wrong(Exception):
         self.mend = mend
 
 
-async def probe(storage: Storage, scratch: str, place: Location) -> AsyncGenerator[Finding]:
-    """One finding per probe; stops at the first failed write, since all else builds on it."""
+async def probe(storage: Storage, scratch: str, place: Location, *, removing: str) -> AsyncGenerator[Finding]:
+    """One finding per probe; stops at the first failed write, since all else builds on it.
+
+    `removing`: the command for what could not be removed.
+    """
     probes = _Probes(
         storage,
         scratch,
@@ -77,7 +81,7 @@ async def probe(storage: Storage, scratch: str, place: Location) -> AsyncGenerat
         mend = f"ask the server's operator to permit deleting, and to remove {place.shown(scratch)}"
         yield Finding("delete", left.message, good=False, mend=mend)
     else:
-        yield Finding("delete", left.message, good=False, mend=f"crossdock rm -r '{place.shown(scratch)}'")
+        yield Finding("delete", left.message, good=False, mend=removing)
 
 
 _VARIANTS: tuple[dict[str, str], ...] = (
@@ -106,7 +110,11 @@ async def _what_works(probes: _Probes, place: Location) -> str | None:
 
 def _mend(error: CrossdockError, place: Location) -> str | None:
     if isinstance(error, PermissionDenied) and place.settings.type == "local":
-        return f'sudo chown -R "$USER" {shlex.quote(str(Path(place.settings.root, place.path)))}'
+        folder = Path(place.settings.root, place.path).absolute()
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EROFS:
+            mount = next(parent for parent in (folder, *folder.parents) if parent.is_mount())
+            return f"sudo mount -o remount,rw {shlex.quote(str(mount))}"
+        return f'sudo chown "$USER" {shlex.quote(str(folder))}'
     if isinstance(error, NoSpace):
         return "free space there, or raise the quota"
     return error.hint

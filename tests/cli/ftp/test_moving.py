@@ -109,7 +109,7 @@ def test_a_root_that_is_not_there(
     """Written wrongly, or as the server's own machine calls it, which a chroot hides."""
     with running(request.config, kind("none")) as server:
         root = "nope/there" if which == "missing" else str(server.folder)
-        mend = "sign-in leads to /.*chroot_local_user.*DefaultRoot.*-A.*endpoint's root.*crossdock mkdir 'partner:'"
+        mend = "sign-in leads to /.*chroot_local_user.*DefaultRoot.*-A.*endpoint's root.*crossdock mkdir partner:"
         doctor.finds(server, ("list", f"no such folder: /{root.lstrip('/')}", mend), root=root)
         assert os.listdir(server.folder) == []
 
