@@ -84,6 +84,12 @@ def test_an_error_is_a_line_and_a_next_step(cli: Cli, tmp_path: Path) -> None:
     first, second = result.err.splitlines()
     assert first == "crossdock: no endpoint is called 'nope' (no crossdock.yaml here)"
     assert second.startswith("Next: add nope to 'endpoints:'")
+    (tmp_path / "c.yaml").touch()
+    assert (
+        cli("--config", "c.yaml", "ls", "nope:x")
+        .err.splitlines()[1]
+        .startswith("Next: add nope to 'endpoints:' in c.yaml, or pass --config FILE")
+    )
     assert "Traceback" in cli("-vv", "ls", "nope:x").err
     assert cli("run", "--once").err.startswith("crossdock: there is no crossdock.yaml here\nNext: write one, or ")
     (tmp_path / "crossdock.yml").touch()

@@ -151,6 +151,8 @@ def test_whom_to_ask_for_a_host_key(write: Write) -> None:
     for host, told in (("h.example, port: 2222", "h.example:2222"), ("'::1', port: 2222", "[::1]:2222"), ("h", "h")):
         (found,) = mistakes(write(f"endpoints: {{a: {{type: sftp, host: {host}, host_key: '{PIN[:-1]}'}}}}"))
         assert f"Next: write what 'crossdock trust {told}' shows" in found
+    _, found = mistakes(write(f"endpoints: {{a: {{type: sftp, host: h, port: 0, host_key: '{PIN[:-1]}'}}}}"))
+    assert "Next: write what 'crossdock trust h' shows" in found, "not the port that stands in for the wrong one"
 
 
 def test_a_key_given_twice(write: Write) -> None:
@@ -244,6 +246,15 @@ def config(write: Write) -> Config:
 def test_names_and_urls(config: Config, text: str, name: str, path: str, folder: bool) -> None:
     found = config.locate(text)
     assert (found.name, found.path, found.folder) == (name, path, folder)
+
+
+def test_a_plus_in_a_url_is_itself(config: Config) -> None:
+    """Every other fingerprint has one."""
+    pin = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"
+    found = config.locate(f"sftp://host/a+b?host_key={pin}&user=a%20b")
+    assert (found.path, found.settings.model_dump()["host_key"], found.settings.model_dump()["user"]) == (
+        "a+b", (pin,), "a b",
+    )  # fmt: skip
 
 
 def test_a_url_is_one_even_if_an_endpoint_has_the_name_of_its_scheme(write: Write) -> None:

@@ -160,8 +160,9 @@ class Config:
         return _local(text)
 
     def _unknown(self, name: str, *other: str) -> ConfigError:
+        file = self._where if self.file else DEFAULT_FILE
         hint = _instead(name, [*self.endpoints, *self.unusable])
-        hint = hint or f"add {name} to 'endpoints:' in {DEFAULT_FILE}, or pass --config FILE"
+        hint = hint or f"add {name} to 'endpoints:' in {file}, or pass --config FILE"
         hint = "; ".join([hint, *other]).replace("?;", "?")
         return ConfigError(f"no endpoint is called {name!r} ({self._where})", hint=hint)
 

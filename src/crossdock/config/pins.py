@@ -21,7 +21,7 @@ def check_pins(report: Report, key: Key, settings: EndpointSettings) -> None:
     for name, of in _HOSTS.items():
         known = report.sound((*key, of), below=False) and found.get(of)
         host = str(known or "HOST").rpartition("@")[2]
-        if of == "host" and found.get("port"):
+        if of == "host" and report.sound((*key, "port"), below=False) and found.get("port"):
             host = f"[{host}]:{found['port']}" if ":" in host else f"{host}:{found['port']}"
         for at, pin in enumerate(found.get(name) or ()):
             reason = _wrong(pin.strip())

@@ -145,7 +145,8 @@ class EndpointSettings(BaseModel):
 
 def query_of(url: SplitResult) -> dict[str, Any]:
     """The settings in a URL's query, as the model takes them. Raises `ValueError` for a key given twice."""
-    pairs = parse_qsl(url.query, keep_blank_values=True)
+    # "+" is itself, as fingerprints of host keys have it, and no space as in a form.
+    pairs = parse_qsl(url.query.replace("+", "%2B"), keep_blank_values=True)
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
