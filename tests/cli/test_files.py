@@ -79,6 +79,12 @@ def test_cp_refuses_what_cannot_be_meant(cli: Cli, tree: Path, tmp_path: Path) -
     result = cli("cp", "in/a.txt", "in/sub/a.txt", "out/")
     assert result.code == 2
     assert "would both become" in result.err
+    (tmp_path / "crossdock.yaml").write_text("endpoints: {one: {type: local, root: in}, two: {type: local, root: in}}")
+    for other in ("two:", "in/a.txt"):
+        result = cli("cp", "-r", "one:", other, "out/")
+        assert (result.code, result.err.splitlines()[0]) == (
+            2, "crossdock: one: is the root of its endpoint; copy it by itself",
+        ), "else the last of several files of one name would be the one that is there"  # fmt: skip
     assert cli("cp", "in/a.txt", "in/sub/b.csv", "file").code == 2
     assert cli("cp", "in/sub/", "out").code == 2
     result = cli("cp", "in/sub", "out")

@@ -46,6 +46,12 @@ def test_dry_run_says_what_and_why_and_does_nothing(cli: Cli, tree: Path, tmp_pa
     assert "would copy sub/b.csv (new)" in result.out
     assert result.err.startswith("would be 5 files copied")
     assert contents(tmp_path / "out") == {"a.txt": b"older"}
+    (tmp_path / "out/b.txt").write_bytes(b"more")
+    result = cli("sync", "-n", "in", "out", "--delete", "--max-delete", "0")
+    assert (result.code, result.err.splitlines()[0]) == (
+        7,
+        "ended early: would be 5 files copied (1.97 KiB), 0 skipped",
+    )
 
 
 def test_report_and_json_are_the_same(cli: Cli, tree: Path, tmp_path: Path) -> None:
@@ -56,6 +62,13 @@ def test_report_and_json_are_the_same(cli: Cli, tree: Path, tmp_path: Path) -> N
         "copy": 5, "skip": 0, "delete": 0, "fail": 0, "size": 2014, "seconds": 0,
     }  # fmt: skip
     assert all(row["reason"] == "new" and len(row["sha256"]) == 64 for row in rows)
+    for report in ("in/a.txt", "out/r.jsonl"):
+        before = contents(tree)
+        result = cli("sync", "--delete", "--report", report, "in", "out")
+        assert (result.code, "write it elsewhere, or add --exclude /" in result.err) == (2, True)
+        assert contents(tree) == before
+    assert cli("sync", "--delete", "--report", "out/r.jsonl", "in", "out", "--exclude", "/r.jsonl").code == 0
+    assert (tmp_path / "out/r.jsonl").exists()
     assert cli("sync", "--report", "nope/r", "in", "out").code == 2
     result = cli("sync", "--report", "/dev/full", "in", "out")
     assert result.code == 7

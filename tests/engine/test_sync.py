@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from crossdock.errors import Conflict
+from crossdock.errors import Conflict, NotAFile
 from crossdock.flows.filters import Filters
 from crossdock.storage.base import Backend, Capabilities, Entry, WriteOptions
 from crossdock.storage.layers import Layer
@@ -254,6 +254,18 @@ async def test_links_and_special_files_are_skipped_with_a_note(tmp_path: Path) -
     assert {path: o.action for path, o in outcomes.items()} == {"real": "copy", "link": "skip", "pipe": "skip"}
     assert "link" in outcomes["link"].reason
     assert "regular" in outcomes["pipe"].reason
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_a_link_in_the_way_of_a_file_is_a_failure(tmp_path: Path, dry_run: bool) -> None:
+    """Not a file left out: what is there is not the source's."""
+    source = await filled("a", {"x": b"file", "y": b"2"})
+    (tmp_path / "x").symlink_to("elsewhere")
+    async with Storage(LocalSettings(root=tmp_path).backend("b")) as target:
+        summary, outcomes = await run(source, target, dry_run=dry_run)
+    assert (summary.failed, summary.copied) == (1, 1)
+    assert isinstance(outcomes["x"].error, NotAFile)
+    assert os.readlink(tmp_path / "x") == "elsewhere"
 
 
 async def test_age_is_measured_against_the_start_of_the_run() -> None:

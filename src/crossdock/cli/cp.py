@@ -105,7 +105,10 @@ async def _plan(
             raise click.UsageError(f"{place.shown()} is a folder; add -r to copy it with all that is in it")
         name = place.path.rpartition("/")[2]
         to = "/".join(part for part in (there.path, name) if part) if into else there.path
-        if to in names and not (tree and not name):
+        if tree and not name and len(places) > 1:
+            # A root has no name that its files would stay apart by.
+            raise click.UsageError(f"{place.shown()} is the root of its endpoint; copy it by itself")
+        if to in names:
             raise click.UsageError(
                 f"{names[to].shown()} and {place.shown()} would both become {there.shown(to)}; copy them one by one"
             )

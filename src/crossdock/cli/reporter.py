@@ -101,9 +101,8 @@ class Reporter:
         seconds = time.monotonic() - self.started
         if self.json:
             emit({"summary": {**self.counts, "size": self.size, "seconds": round(seconds, 3)}})
-        would = "would be " if self.dry_run else ""
         speed = f", {human_size(self.size / seconds)}/s" if self.size and not self.dry_run and seconds else ""
-        self.session.say(f"{would}{self._done()} in {human_time(seconds)}{speed}")
+        self.session.say(f"{self._done()} in {human_time(seconds)}{speed}")
         return exits.SOME if self.counts["fail"] else exits.OK
 
     def _done(self) -> str:
@@ -113,7 +112,7 @@ class Reporter:
             parts.append(f"{counts['delete']:,} deleted")
         if counts["fail"]:
             parts.append(f"{counts['fail']:,} failed")
-        return ", ".join(parts)
+        return ("would be " if self.dry_run else "") + ", ".join(parts)
 
 
 def _told(outcome: Outcome) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,11 +14,12 @@ import click
 from crossdock.cli.options import DURATION, MAX_DELETE, SIZE, OrderedGlobs, rules_of
 from crossdock.cli.reporter import Reporter
 from crossdock.cli.session import Session, common, opened, run_in_child
-from crossdock.errors import NotADirectory, PermissionDenied
+from crossdock.errors import NotADirectory, PermissionDenied, shown
 
 if TYPE_CHECKING:
     from crossdock.config import Location
     from crossdock.engine.processes import Pool
+    from crossdock.flows.filters import Filters
     from crossdock.storage.retry import RetryPolicy
 
 __all__ = ["sync"]
@@ -84,6 +88,9 @@ def sync(context: click.Context, /, source: str, target: str, **options: Any) ->
         min_size=options["min_size"],
         max_size=options["max_size"],
     )
+    if options["report"] is not None:
+        for place in (ours, theirs):
+            _keep_apart(options["report"], place, filters)
     policy = RetryPolicy(attempts=options["retries"] + 1)
     settings = SyncOptions(
         filters=filters,
@@ -128,6 +135,18 @@ def sync(context: click.Context, /, source: str, target: str, **options: Any) ->
         return reporter.finish()
 
     return session.run(work)
+
+
+def _keep_apart(report: str, place: Location, filters: Filters) -> None:
+    """Among the files of the sync it would be copied while it grows, or deleted."""
+    if place.settings.type != "local":
+        return
+    name = os.path.relpath(os.path.realpath(report), os.path.realpath(Path(place.settings.root) / place.path))
+    if name.split("/")[0] != ".." and filters.name_verdict(name) is None:
+        raise click.UsageError(
+            f"the report {shown(report)} would be one of the files in {place.shown()}; "
+            f"write it elsewhere, or add --exclude {shlex.quote(f'/{shown(name)}')}"
+        )
 
 
 def _shared(location: Location, processes: int) -> Location:

@@ -21,7 +21,7 @@ from crossdock.engine.obstacles import Obstacles, refuse_overlap
 from crossdock.engine.outcome import Outcome, Summary
 from crossdock.engine.surplus import check_plausible
 from crossdock.engine.twins import Twins
-from crossdock.errors import CrossdockError, located
+from crossdock.errors import CrossdockError, NotAFile, located
 from crossdock.flows.compare import UNSURE, Comparison
 from crossdock.flows.filters import Filters
 from crossdock.storage.base import Entry
@@ -206,7 +206,8 @@ class _Run:
         if there is None:
             return lambda: self._move(name, entry, "new")
         if there.kind != "file":
-            self._skip(name, f"the target has a {there.kind} of this name")
+            error = self.target.backend.error(NotAFile, "write", there.path, f"a {there.kind} has this name")
+            self._tell(Outcome(path=name, action="fail", reason="another kind", size=entry.size, error=error))
             return None
         if self.options.checksum and entry.size == there.size:
             return lambda: self._look_closer(name, entry, there)
