@@ -101,7 +101,7 @@ class _NoSession(FakeServer):
 
 async def test_sessions_are_refused() -> None:
     async with serving(server=_NoSession) as peer:
-        with pytest.raises(Throttled, match="opens no session"):
+        with pytest.raises(Throttled, match=r"opens no session: .* Next: .* whether the account may use SFTP"):
             await opened(peer.settings())
         assert peer.connections == [] or await _gone(peer)
 

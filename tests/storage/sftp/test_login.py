@@ -173,6 +173,9 @@ async def test_only_configured_keys_are_offered(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("KEY_TEXT", (tmp_path / "two").read_text())
     async with serving(server=only(second)) as peer:
         await connects(peer.settings(password=None, private_key=[f"file:{tmp_path}/one", "env:KEY_TEXT"]))
+        monkeypatch.setenv("KEY_TEXT", (tmp_path / "two").read_text().replace("\n", " "))
+        with pytest.raises(ConfigError, match="Next: keep its line ends"):
+            await connects(peer.settings(password=None, private_key="env:KEY_TEXT"))
         assert set(peer.passwords) == {first.get_fingerprint(), second.get_fingerprint()}
         with pytest.raises(AuthenticationFailed, match=r"no credentials at all\. Next: set private_key"):
             await connects(peer.settings(password=None))

@@ -129,9 +129,8 @@ class Connector:
                     raise self._error(
                         Unsupported, "the server offers no SFTP", "ask its operator to enable the sftp subsystem"
                     ) from error
-                raise self._error(
-                    Throttled, f"the server opens no session: {error.reason}", "lower 'max_connections'"
-                ) from error
+                hint = "lower 'max_connections'; where 1 is too many, ask its operator whether the account may use SFTP"
+                raise self._error(Throttled, f"the server opens no session: {error.reason}", hint) from error
             except (asyncssh.Error, OSError) as error:
                 raise self._refused(plan.target, error) from error
             return connection

@@ -190,6 +190,8 @@ def _import_key(text: str | bytes, source: str, passphrase: str | None) -> async
     except _UNREADABLE as error:
         reason = str(error) if isinstance(error, asyncssh.KeyImportError) else "it is damaged"
         hint = "set passphrase: env:NAME" if "passphrase" in reason.lower() else "use a key that ssh-keygen made"
+        if isinstance(text, str) and text.startswith("-----BEGIN") and "\n" not in text.strip():
+            hint = "keep its line ends: as one line it cannot be read"
         raise ConfigError(f"cannot use {source}: {reason}", key="private_key", hint=hint) from error
 
 
