@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import pytest
 
 from crossdock.errors import (
     AuthenticationFailed,
+    ConfigError,
     ConnectionFailed,
 )
 from crossdock.storage.s3 import S3Settings
@@ -87,6 +89,39 @@ class TestCredentials:
         assert await source.region() == "eu-west-2"
         with pytest.raises(AuthenticationFailed, match="other"):
             await self._source(profile="other").current()
+
+    @pytest.mark.parametrize(
+        ("profile", "words"),
+        [
+            ("credential_process = /nonexistent/program", "No such file or directory: '/nonexistent/program'"),
+            ("credential_process = echo no JSON", "Expecting value"),
+            ("credential_process = echo []", "the source of the credentials fails"),
+            ('credential_process = echo "', "No closing quotation"),
+            ("role_arn = arn:aws:iam::1:role/x\nweb_identity_token_file = /nonexistent/token", "'/nonexistent/token'"),
+        ],
+    )
+    async def test_a_source_that_fails(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, profile: str, words: str
+    ) -> None:
+        (tmp_path / "config").write_text(f"[profile p]\n{profile}\n")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        with pytest.raises(AuthenticationFailed, match=re.escape(words)) as caught:
+            await self._source(profile="p").current()
+        assert caught.value.hint
+
+    @pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "AWS_REGION"])
+    async def test_a_line_break_in_the_environment(
+        self, moto: Server, monkeypatch: pytest.MonkeyPatch, variable: str
+    ) -> None:
+        """As a file that was read into a variable has at its end."""
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+            monkeypatch.setenv(name, "hunter2")
+        monkeypatch.setenv(variable, "hunter2\n")
+        settings = S3Settings(bucket="lake", endpoint_url=moto.endpoint_url, conditional_writes="off")
+        async with Storage(settings.backend("lake")) as storage:
+            with pytest.raises(ConfigError, match=r"stat lake:x: .* line break") as caught:
+                await storage.stat("x")
+        assert "hunter2" not in str(caught.value)
 
     @pytest.mark.parametrize(("wrong", "code"), [("id", "InvalidAccessKeyId"), ("secret", "SignatureDoesNotMatch")])
     async def test_keys_that_were_replaced_are_no_missing_right(

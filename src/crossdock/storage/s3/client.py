@@ -21,7 +21,7 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from yarl import URL
 
-from crossdock.errors import ProtocolViolation
+from crossdock.errors import ConfigError, ProtocolViolation, located
 from crossdock.storage.base import Backend, not_open
 from crossdock.storage.http import FAILURES, TooLong, trusted, whole
 from crossdock.storage.retry import RetryPolicy
@@ -52,6 +52,7 @@ _PACKED = {"Accept-Encoding": "gzip, br"}
 """Else Google's store unpacks what was stored with `Content-Encoding: gzip`, and Cloudflare's also "br"."""
 _OBJECT = {"versionId"}
 """What the query of a request for an object's bytes may have."""
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _LENGTHS = {"content-length", "content-range"}
 _NOTHING = hashlib.sha256(b"").hexdigest()
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
@@ -195,6 +196,13 @@ class Client:
             raise not_open(self.endpoint, request.operation, request.path)
         url = self.url(request)
         headers = await self._signed(request, url)
+        for name, value in headers.items():
+            if _CONTROL.search(value):
+                raise ConfigError(
+                    f"{request.operation} {located(self.endpoint, request.path)}: a header cannot have a line break, "
+                    f"nor another control character, as {name} does",
+                    hint="look for it in this endpoint's settings, its credentials and AWS_REGION",
+                )
         host = urlsplit(url)
         proxy = self._proxy(host.scheme, host.hostname or "")
         bulk = None if proxy else self._bulk

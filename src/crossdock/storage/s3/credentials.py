@@ -15,6 +15,8 @@ from crossdock.storage.s3.settings import S3Settings
 
 __all__ = ["CredentialSource", "Keys"]
 
+_OF_OTHERS = (OSError, ValueError, LookupError, TypeError, AttributeError)
+"""What botocore passes on of the programs and files that a profile or the environment names."""
 _REFRESH_EVERY = 30.0
 """Seconds between tries to refresh early: with the instance's metadata service down, requests need not queue for it."""
 
@@ -149,9 +151,10 @@ class CredentialSource:
         except (HTTPClientError, MetadataRetrievalError) as error:
             reason = f"the source of the credentials does not answer: {error}"
             raise self._error(ConnectionFailed, "authenticate", "", reason) from error
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, *_OF_OTHERS) as error:
             hint = "check 'profile', 'role_arn' and the environment; 'aws sts get-caller-identity' uses the same chain"
-            raise self._error(AuthenticationFailed, "authenticate", "", str(error), hint=hint) from error
+            reason = f"the source of the credentials fails: {error}" if isinstance(error, _OF_OTHERS) else str(error)
+            raise self._error(AuthenticationFailed, "authenticate", "", reason, hint=hint) from error
 
 
 def _environment_region() -> str | None:
