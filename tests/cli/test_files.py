@@ -150,6 +150,15 @@ def test_rm(cli: Cli, tree: Path, tmp_path: Path) -> None:
     assert tree.exists()
 
 
+@pytest.mark.parametrize("argv", [["rm", "link"], ["rm", "-ry", "link"], ["rm", "-ry", "link/"]])
+def test_rm_of_a_link_spares_what_it_leads_to(cli: Cli, tree: Path, tmp_path: Path, argv: list[str]) -> None:
+    (tmp_path / "link").symlink_to("in")
+    result = cli(*argv)
+    assert (result.code, result.err) == (0, "1 file removed\n")
+    assert not (tmp_path / "link").is_symlink()
+    assert len(contents(tree)) == 5
+
+
 def test_rm_of_a_tree_deeper_than_pythons_stack(cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "deep"
     for _ in range(sys.getrecursionlimit() + 100):

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ def rm(session: Session, locations: tuple[str, ...], recursive: bool, yes: bool,
 
     -r asks first; where nobody can be asked, it wants --yes.
     """
-    places = [session.locate(location) for location in locations]
+    places = [_itself(location, session.locate(location)) for location in locations]
     for place in places:
         if not place.path and not recursive:
             raise click.UsageError(f"{place.shown()} is a folder; add -r to remove all that is in it")
@@ -64,6 +65,16 @@ def rm(session: Session, locations: tuple[str, ...], recursive: bool, yes: bool,
             session.say(f"{count(removed, 'file')} removed")
 
     session.run(work)
+
+
+def _itself(text: str, place: Location) -> Location:
+    """A local path, which may be a link: what goes then is the link, and not the folder that it leads to."""
+    path = Path(text.rstrip("/"))
+    if not place.name.startswith("/") or not path.is_symlink():
+        return place
+    root = Path(os.path.realpath(path.absolute().parent))
+    settings = place.settings.model_copy(update={"root": root})
+    return replace(place, name=str(root), settings=settings, path=path.name, folder=False)
 
 
 def _holds_us(place: Location) -> bool:
