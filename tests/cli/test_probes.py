@@ -124,17 +124,22 @@ async def test_a_local_folder_is_named_as_the_shell_takes_it(tmp_path: Path) -> 
     assert f"sudo chown \"$USER\" '{root}/sub'" in mends
 
 
-class ReadOnly(MemoryBackend):
-    async def make_dir(self, path: str) -> None:
-        raise self.error(PermissionDenied, "mkdir", path, "read-only file system") from OSError(errno.EROFS, "")
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.EROFS, "sudo mount -o remount,rw /"), (errno.ELOOP, "name what it leads to")]
+)
+async def test_what_no_owner_could_do(tmp_path: Path, number: int, words: str) -> None:
+    class Refuses(MemoryBackend):
+        async def make_dir(self, path: str) -> None:
+            raise self.error(PermissionDenied, "mkdir", path, "no", hint="name what it leads to") from OSError(
+                number, ""
+            )
 
-
-async def test_a_disk_that_is_read_only_is_mounted_anew(tmp_path: Path) -> None:
-    async with Storage(ReadOnly()) as storage:
+    async with Storage(Refuses()) as storage:
         place = Location("lake", LocalSettings(root=tmp_path), "", True)
         async with aclosing(probe(storage, "scratch", place, removing="rm")) as found:
             mends = [finding.mend async for finding in found]
-    assert any(mend and mend.startswith("sudo mount -o remount,rw /") for mend in mends)
+    assert any(mend and mend.startswith(words) for mend in mends)
+    assert not any(mend and "chown" in mend for mend in mends)
 
 
 def test_a_line_that_mends_can_be_entered_as_it_is(cli: Cli, tmp_path: Path) -> None:

@@ -111,10 +111,12 @@ async def _what_works(probes: _Probes, place: Location) -> str | None:
 def _mend(error: CrossdockError, place: Location) -> str | None:
     if isinstance(error, PermissionDenied) and place.settings.type == "local":
         folder = Path(place.settings.root, place.path).absolute()
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EROFS:
+        number = getattr(error.__cause__, "errno", errno.EACCES)
+        if number == errno.EROFS:
             mount = next(parent for parent in (folder, *folder.parents) if parent.is_mount())
             return f"sudo mount -o remount,rw {shlex.quote(str(mount))}"
-        return f'sudo chown "$USER" {shlex.quote(str(folder))}'
+        if number == errno.EACCES:
+            return f'sudo chown "$USER" {shlex.quote(str(folder))}'
     if isinstance(error, NoSpace):
         return "free space there, or raise the quota"
     return error.hint

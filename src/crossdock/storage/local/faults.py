@@ -40,7 +40,7 @@ ERRORS: dict[int, tuple[type[StorageError], str, str | None]] = {
     errno.EACCES: (PermissionDenied, "permission denied", "give crossdock's user the right, or use another folder"),
     errno.EPERM: (PermissionDenied, "not permitted", "look at the owner and flags (lsattr) of the file and its folder"),
     errno.EROFS: (PermissionDenied, "read-only file system", "mount it writable"),
-    errno.ELOOP: (PermissionDenied, _LINK, "point the endpoint's root at the link's target"),
+    errno.ELOOP: (PermissionDenied, _LINK, "name what it leads to (readlink -f), or point the endpoint's root there"),
     errno.ENOSPC: (NoSpace, "the disk is full", "free some space"),
     errno.EDQUOT: (NoSpace, "the quota is used up", "raise the quota or free some space"),
     errno.EFBIG: (Unsupported, "larger than this file system takes", "use another file system"),
