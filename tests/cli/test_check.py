@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import secrets
 import subprocess
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from crossdock.cli import check
 from tests.cli.conftest import PROGRAM, Cli
-from tests.servers import OpenSSH
+from tests.servers import OpenSSH, Postgres
 
 CONFIG = """endpoints:
   here: {type: local, root: .}
@@ -132,6 +135,40 @@ flows:
     rows = {row["name"]: row for row in cli("check", "--connect", "--json").rows if row["kind"] == "connection"}
     assert {name: row["good"] for name, row in rows.items()} == {"here": True, "partner": True, "gone": False}
     assert rows["gone"]["message"]
+
+
+def _asked(dsn: str, sql: str) -> object:
+    async def ask() -> object:
+        connection = await asyncpg.connect(dsn)
+        try:
+            return await connection.fetchval(sql)
+        finally:
+            await connection.close()
+
+    return asyncio.run(ask())
+
+
+def test_connect_to_a_ledgers_server(cli: Cli, postgres: Postgres, tmp_path: Path) -> None:
+    """No table is made for that, and it is looked at only where flows need it."""
+    (tmp_path / "in").mkdir()
+    text = "endpoints: {here: {type: local, root: .}}\nflows: {a: {source: 'here:in', to: 'here:out'}}\nledger: "
+    file = tmp_path / "crossdock.yaml"
+    name = f"check_{secrets.token_hex(6)}"
+    _asked(postgres.dsn, f"CREATE DATABASE {name}")
+    dsn = postgres.dsn.replace("/postgres", f"/{name}")
+    file.write_text(f"{text}{dsn}\n")
+    result = cli("check", "--connect")
+    assert (result.code, result.out.count("ledger: answers")) == (0, 1), result.err
+    assert _asked(dsn, "SELECT to_regnamespace('crossdock')") is None
+    file.write_text(f"{text}{postgres.dsn.replace('/postgres', '/nowhere')}\n")
+    result = cli("check", "--connect")
+    assert (result.code, result.out.count("ledger: cannot be used")) == (1, 1)
+    assert 'database "nowhere" does not exist' in result.err
+    (row,) = [row for row in cli("check", "--connect", "--json").rows if row["kind"] == "ledger"]
+    assert (row["name"], row["good"]) == ("ledger", False)
+    assert cli("check").code == 0
+    file.write_text(f"{text}{postgres.dsn}?password=env:CROSSDOCK_NOBODY\n")
+    assert "CROSSDOCK_NOBODY is not set" in cli("check", "--connect").err
 
 
 def test_route(cli: Cli, config: Path) -> None:

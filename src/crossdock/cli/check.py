@@ -33,7 +33,11 @@ __all__ = ["check", "route", "schema"]
 
 @click.command()
 @click.argument("file", required=False)
-@click.option("--connect", is_flag=True, help="Also connect to every endpoint and list the flows' sources.")
+@click.option(
+    "--connect",
+    is_flag=True,
+    help="Also connect to every endpoint and list the flows' sources; and to a ledger's server.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One finding per line.")
 @common
 @click.pass_obj
@@ -65,11 +69,11 @@ def check(session: Session, file: str | None, connect: bool, as_json: bool) -> i
     if wrong:
         return exits.CONFIG
     report.flows(config)
-    unreached = session.run(lambda: _connect(config, report)) if connect else 0
+    unreached, ledger = session.run(lambda: _connect(config, report)) if connect else (0, True)
     report.end(config, unreached)
     if config.unusable:
         return exits.CONFIG
-    return exits.SOME if unreached else exits.OK
+    return exits.SOME if unreached or not ledger else exits.OK
 
 
 class _Report:
@@ -112,9 +116,9 @@ class _Report:
                 click.echo(f"{name}: {flow.source} → {where} ({count(len(flow.rules), 'rule')}{tests}; {_start(flow)})")
         self.mistakes([*config.warnings, *_not_installed(config)], "warning")
 
-    def reached(self, name: str, seconds: float, error: CrossdockError | None) -> None:
+    def reached(self, name: str, seconds: float, error: CrossdockError | None, *, kind: str = "connection") -> None:
         if self.as_json:
-            found: dict[str, Any] = {"kind": "connection", "name": name, "good": error is None, "seconds": seconds}
+            found: dict[str, Any] = {"kind": kind, "name": name, "good": error is None, "seconds": seconds}
             if error is not None:
                 found |= {"message": error.message, "next": error.hint}
             emit({key: value for key, value in found.items() if value is not None})
@@ -193,8 +197,8 @@ def _written(seconds: float) -> str:
     return f"{seconds / units.get(unit, 1):g}{unit}"
 
 
-async def _connect(config: Config, report: _Report) -> int:
-    """How many endpoints cannot be reached or lack a flow's source."""
+async def _connect(config: Config, report: _Report) -> tuple[int, bool]:
+    """How many endpoints cannot be reached or lack a flow's source; and whether the ledger can be."""
 
     async def one(name: str) -> bool:
         started = time.monotonic()
@@ -211,8 +215,27 @@ async def _connect(config: Config, report: _Report) -> int:
         report.reached(name, time.monotonic() - started, error)
         return error is None
 
-    found = await asyncio.gather(*(one(name) for name in config.endpoints))
-    return found.count(False)
+    ledger, *found = await asyncio.gather(_ledger_answers(config, report), *(one(name) for name in config.endpoints))
+    return found.count(False), ledger
+
+
+async def _ledger_answers(config: Config, report: _Report) -> bool:
+    """Whether its server lets us in. A file is made by the first run, and is not looked at."""
+    if not config.flows or "://" not in (config.ledger or ""):
+        return True
+    started = time.monotonic()
+    error: CrossdockError | None = None
+    try:
+        ledger = config.new_ledger()
+        from crossdock.ledger.postgres import PostgresLedger
+
+        assert isinstance(ledger, PostgresLedger)
+        await ledger.open(tables=False)
+        await ledger.close()
+    except CrossdockError as found:
+        error = found
+    report.reached("ledger", time.monotonic() - started, error, kind="ledger")
+    return error is None
 
 
 async def _listed(storage: Storage, path: str) -> None:

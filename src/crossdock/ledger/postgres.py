@@ -83,7 +83,8 @@ class PostgresLedger(SqlLedger):
         self._pool: Any = None
         self._free = asyncio.Semaphore(connections)
 
-    async def open(self) -> None:
+    async def open(self, *, tables: bool = True) -> None:
+        """Without `tables` none are made or looked at: whether the server lets us in is all that is asked."""
         if self._pool is not None:
             return
         for name, value in parse_qsl(urlsplit(self._dsn).query):
@@ -105,7 +106,8 @@ class PostgresLedger(SqlLedger):
             )
             try:
                 async with pool.acquire() as connection:
-                    self.id = await self._migrate(connection)
+                    if tables:
+                        self.id = await self._migrate(connection)
             except KeyError as error:  # from getpass.getuser(); an OSError since Python 3.13
                 await pool.close()
                 reason = "it names no user, and the account that this process runs as has no name"
