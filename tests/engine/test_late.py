@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import time
+from datetime import time, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,11 +12,13 @@ import pytest
 from crossdock.engine.late import check_late, missing
 from crossdock.engine.notice import Notice, NotificationFailed
 from crossdock.engine.outbox import Outbox
+from crossdock.engine.serving import serve
 from crossdock.flows.flow import Expectation, Flow, Mail, Place, Rule, Webhook
 from crossdock.ledger.base import Planned, State
 from crossdock.ledger.sqlite import SqliteLedger
 from crossdock.storage.base import Entry
 from tests.engine.clocks import Clock
+from tests.engine.places import House, flow
 
 FLOW = Flow(
     name="statements",
@@ -178,3 +180,25 @@ async def test_two_processes(tmp_path: Path, ledger: SqliteLedger, clock: Clock,
 
 async def test_a_flow_that_expects_nothing(ledger: SqliteLedger, clock: Clock) -> None:
     assert await check_late(Flow(name="x", source=Place("bank"), rules=FLOW.rules), ledger, clock) == []
+
+
+@pytest.mark.parametrize("daemon", [True, False])
+async def test_whoever_runs_the_flow_tells_it(home: House, told: Told, daemon: bool) -> None:
+    """Once, whatever else comes of the run."""
+    expect = (Expectation(match="eod.csv", by=(home.clock() + timedelta(minutes=1)).time()),)
+    async with home.engine(flow(expect=expect, mails=FLOW.mails)) as engine, asyncio.timeout(60):
+        engine._actions["f"].outbox._send = told
+        await engine.run_once(patience=0)
+        assert told.notices == []
+        home.clock.move(120)
+        if daemon:
+            stop = asyncio.Event()
+            serving = asyncio.create_task(serve(engine, stop))
+            while not told.notices:
+                await asyncio.sleep(0.01)
+            stop.set()
+            await serving
+        else:
+            await engine.run_once(patience=0)
+        await engine.run_once(patience=0)
+    assert [each.kind for each in told.notices] == ["late"]

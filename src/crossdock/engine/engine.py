@@ -27,7 +27,6 @@ from crossdock.engine.poisoned import check_poisoned
 from crossdock.engine.summary import Summary
 from crossdock.engine.worker import Worker
 from crossdock.errors import ConfigError, ConnectionFailed, CrossdockError, LedgerError, shown
-from crossdock.flows.expect import Late
 from crossdock.flows.flow import Flow, OnConflict, Order, Unmatched
 from crossdock.flows.plan import Planner
 from crossdock.flows.schedule import schedule_of
@@ -227,9 +226,7 @@ class Engine:
         everybody = await self.ledger.find(Query(states=_NOT_DONE, limit=_COUNTED))
         summary.parked = Counter(each.flow for each in everybody if each.flow not in self.planners)
         for name in names:
-            removed, late = await self.keep_house(name, report=report)
-            summary.removed += removed
-            summary.late += late
+            summary.removed += await self.keep_house(name, report=report)
         return summary
 
     async def unfinished(self, flow: str) -> tuple[int, int]:
@@ -266,18 +263,18 @@ class Engine:
                 summary.stuck += [(found.flow, each.entry.path, each.reason) for each in stuck[:STUCK_SHOWN]]
         return everything
 
-    async def keep_house(
-        self, flow: str, *, report: Callable[[Delivery], None] | None = None
-    ) -> tuple[int, list[Late]]:
-        """What is due by the clock alone: (archived files that were removed, what is late and was not before).
+    async def keep_house(self, flow: str, *, report: Callable[[Delivery], None] | None = None) -> int:
+        """What is due by the clock alone. The number of archived files that were removed.
 
-        Notices that wait are sent, and transfers reported that failed at a claim. Raises what the ledger raises.
+        What is late and was not before is told, notices that wait are sent, and transfers reported that failed at a
+        claim. Raises what the ledger raises.
         """
         actions = self._actions[flow]
         for each in await check_poisoned(flow, self.ledger, self.clock(), actions):
             (report or self._report)(Delivery(transfer=each, what="failed", reason=each.why))
         removed = await actions.sweep()
-        return removed, await check_late(self.planner(flow).flow, self.ledger, self.clock, actions.outbox)
+        await check_late(self.planner(flow).flow, self.ledger, self.clock, actions.outbox)
+        return removed
 
 
 def _planners(flows: Iterable[Flow]) -> dict[str, Planner]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from crossdock.engine.delivery import Delivery
 from crossdock.errors import CrossdockError
-from crossdock.flows.expect import Late
 
 __all__ = ["Summary"]
 
@@ -43,8 +42,6 @@ class Summary:
     """Flow, path below its source, and reason: the first few of the refused and the clashes of each flow."""
     removed: int = 0
     """Archived files whose time was over."""
-    late: list[Late] = field(default_factory=list)
-    """Expected files that have not come, told for the first time."""
     errors: dict[str, CrossdockError] = field(default_factory=dict)
     """Flow → why its source could not be listed, or its archive kept."""
 

@@ -98,6 +98,13 @@ def test_bombs_are_refused_at_flat_memory(pack: str, unpack: str) -> None:
         run(unpack, packed, {"max_size": "1M"})
 
 
+def test_as_much_as_is_allowed_is_given() -> None:
+    packed = gzip.compress(bytes(1024 * 1024))
+    assert len(run("gunzip", packed, {"max_size": "1M"})) == 1024 * 1024
+    with pytest.raises(Refused, match="over 1048575 bytes"):
+        run("gunzip", packed, {"max_size": 1024 * 1024 - 1})
+
+
 def test_a_ratio_may_be_allowed() -> None:
     packed = gzip.compress(bytes(70 * 1024 * 1024))
     with pytest.raises(Refused, match="over 200 times"):
