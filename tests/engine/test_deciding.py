@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import pytest
 
@@ -16,10 +17,12 @@ from crossdock.errors import (
 from crossdock.flows.filters import Filters
 from crossdock.flows.filters import Rule as Exclude
 from crossdock.flows.flow import After, Destination, Place, Rule, Settle
-from crossdock.storage.base import Entry
+from crossdock.ledger.base import Query
+from crossdock.storage.base import Entry, Reader
 from crossdock.storage.layers import Layer
+from crossdock.storage.memory import _MemoryReader, _Node
 from crossdock.storage.storage import Storage
-from tests.engine.places import House, broken, flow
+from tests.engine.places import Faulty, House, broken, flow, lost
 
 TWO = (Rule(name="all", to=(Destination(endpoint="dst"), Destination(endpoint="dst2"))),)
 
@@ -227,3 +230,35 @@ async def test_an_unknown_flow(home: House) -> None:
     async with home.engine(flow()) as engine:
         with pytest.raises(ConfigError, match="no flow"):
             await engine.look("g")
+
+
+async def test_of_the_versions_of_a_file_an_older_one_does_not_come_after_a_newer(home: House) -> None:
+    """Where the store keeps them: one that waits for its next attempt could still be read."""
+
+    class Versioned(Faulty):
+        kept: ClassVar[list[bytes]] = []
+
+        def _entry(self, path: str, node: _Node) -> Entry:
+            return replace(super()._entry(path, node), version=str(len(self.kept)))
+
+        async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
+            await self.strike("read")
+            assert pin is not None and pin.version is not None
+            return _MemoryReader(pin, self.kept[int(pin.version) - 1], offset)
+
+    async def put(data: bytes) -> None:
+        Versioned.kept.append(data)
+        await home.put("a", data)
+
+    home.places["src"] = home.src = Versioned("src")
+    await put(b"old")
+    home.src.faults["read"] = [lost("src")]
+    assert (await home.run(flow())).waiting == 1
+    await put(b"newer")
+    home.clock.move(1)
+    assert (await home.run(flow())).delivered == 1
+    home.clock.move(60)
+    assert (await home.run(flow())).delivered == 0
+    assert home.dst.hold("a") == b"newer"
+    found = await home.ledger.find(Query(limit=10))
+    assert sorted((each.entry.version, str(each.state)) for each in found) == [("1", "skipped"), ("2", "done")]

@@ -12,7 +12,7 @@ from crossdock.engine.discovery import Discovery
 from crossdock.engine.engine import FileEvent
 from crossdock.engine.serving import serve
 from crossdock.errors import ConnectionFailed, CrossdockError, LedgerUnavailable
-from crossdock.flows.flow import Place, Rule, Settle, Trigger
+from crossdock.flows.flow import After, Place, Rule, Settle, Trigger
 from crossdock.ledger.base import State
 from crossdock.storage.base import Entry
 from tests.engine.places import House, flow, lost
@@ -123,6 +123,26 @@ async def test_an_event_for_a_file_that_no_rule_can_place_comes_again(
     async with home.engine(flow(unmatched="fail", rules=(Rule(name="other", glob="b"),))) as engine:
         assert await engine.notice(event) == []
     assert acknowledged == []
+
+
+@pytest.mark.parametrize("daemon", [True, False])
+async def test_what_is_archived_is_removed_in_time(home: House, daemon: bool) -> None:
+    """By whoever runs the flow, whether there is anything new or not."""
+    await home.put("a")
+    async with home.engine(flow(after=After(archive=".done", keep=60.0))) as engine, asyncio.timeout(60):
+        assert (await engine.run_once(patience=0)).delivered == 1
+        assert home.src.hold(".done/a") == b"data"
+        home.clock.move(61)
+        if daemon:
+            stop = asyncio.Event()
+            serving = asyncio.create_task(serve(engine, stop))
+            while home.src.hold(".done/a") is not None:
+                await asyncio.sleep(0.01)
+            stop.set()
+            await serving
+        else:
+            assert (await engine.run_once(patience=0)).removed == 1
+            assert home.src.hold(".done/a") is None
 
 
 class Queue:
