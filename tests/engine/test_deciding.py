@@ -40,6 +40,8 @@ async def test_settles_by_sightings_and_time(home: House) -> None:
     home.clock.move(30)
     assert (await home.run(slow)).delivered == 1
     assert home.dst.hold("a") == b"grown"
+    (again,) = await home.ledger.see("f", "src", [await home.src.stat("a")])
+    assert again.count == 1, "what has been moved need not be remembered"
 
 
 async def test_patience(home: House) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import socket
@@ -25,6 +26,7 @@ from crossdock.errors import (
     Unsupported,
 )
 from crossdock.storage.ftp import FtpSettings, connection, data, pool
+from crossdock.storage.ftp.digests import difference
 from crossdock.storage.registry import parse_url
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
@@ -178,6 +180,23 @@ async def test_a_client_certificate_with_an_encrypted_key(
         with pytest.raises(ConfigError, match=r"cannot use .*client\.pem"):
             async with opened(server, **given, client_key_passphrase="env:CLIENT_KEY"):
                 pass
+
+
+@pytest.mark.parametrize("algorithm", ["SHA-256", "MD5"])
+async def test_digests_that_are_chosen_before_they_are_asked_for(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    """HASH, where a server knows none of its older rivals."""
+    name = algorithm.lower().replace("-", "")
+    monkeypatch.setattr(connection.Features, "digests", {name: f"HASH {algorithm}".encode()})
+    with running(request.config, Proftpd("explicit", config=("LoadModule mod_digest.c", "DigestEngine on"))) as server:
+        async with opened(server) as storage:
+            await storage.write_bytes("a b", b"content")
+            calls, right = backend_of(storage).calls, hashlib.new(name, b"content").hexdigest()
+            for expected in (right, "0" * len(right)):
+                found = await calls.call("hash", "a b", difference, calls.full("a b", "hash"), {name: expected})
+                wrong = f"the server's {name} is {right}, {expected} expected"
+                assert found == (None if expected == right else wrong)
 
 
 async def test_a_server_that_insists_on_tls(vsftpd: Vsftpd) -> None:
