@@ -12,10 +12,12 @@ import pytest
 
 from crossdock.engine.notice import Notice, NotificationFailed, channel_of
 from crossdock.engine.outbox import OUTBOX, Outbox
-from crossdock.errors import ConfigError
+from crossdock.errors import ConfigError, PermissionDenied
 from crossdock.flows.flow import Flow, Mail, Place, Rule, Webhook
 from crossdock.ledger.sqlite import SqliteLedger
 from tests.engine.clocks import Clock
+from tests.engine.places import House, lost
+from tests.engine.places import flow as engine_flow
 
 HOOK = Webhook(url="https://hooks.example/a", on=frozenset({"delivered", "late"}))
 MAIL = Mail(to=("ops@example.com",), sender="a@example.com", host="mail.example", on=frozenset({"late"}))
@@ -239,3 +241,17 @@ async def test_one_mishap_is_one_failure(ledger: SqliteLedger, clock: Clock, pos
     post.errors.clear()
     clock.move(16)
     assert await box.flush() == 16
+
+
+async def test_a_transfer_that_fails_is_told(home: House, post: Post) -> None:
+    """And one that is tried again is not."""
+    await home.put("a")
+    failing = engine_flow(webhooks=(replace(HOOK, on=frozenset({"failed"})),))
+    home.dst.faults["write"] = [lost(), PermissionDenied("no", operation="write", endpoint="dst")]
+    async with home.engine(failing) as engine:
+        engine._actions["f"].outbox._send = post
+        assert (await engine.run_once(patience=0)).waiting == 1
+        assert post.taken == []
+        home.clock.move(60)
+        assert (await engine.run_once(patience=0)).failed == 1
+    assert [who for who, _ in post.taken] == ["webhook"]

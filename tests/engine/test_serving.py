@@ -145,6 +145,18 @@ async def test_what_is_archived_is_removed_in_time(home: House, daemon: bool) ->
             assert home.src.hold(".done/a") is None
 
 
+async def test_a_ledger_that_fails_ends_the_run(home: House) -> None:
+    """It has not delivered what there was: nobody may take it for a good one."""
+
+    async def fails(*owner: Any, **more: Any) -> Any:
+        raise LedgerUnavailable("full", hint="free some space")
+
+    await home.put("a")
+    home.ledger.claim = fails  # type: ignore[method-assign]
+    with pytest.raises(LedgerUnavailable, match="full"):
+        await home.run(flow())
+
+
 class Queue:
     def __init__(self, *events: FileEvent) -> None:
         self._events = events
