@@ -174,6 +174,17 @@ def test_a_server_ends_with_a_killed_owner(openssh: OpenSSH) -> None:
     assert not Path(base).exists()
 
 
+def test_whoever_has_the_number_of_a_process_that_ended_is_left_alone(openssh: OpenSSH) -> None:
+    server = OpenSSH()
+    server.start()
+    with subprocess.Popen(["/bin/sleep", "60"]) as other:
+        server.pids.append(other.pid)
+        server._born[other.pid] = "1"
+        server.stop()
+        assert other.poll() is None
+        other.kill()
+
+
 def test_without_apt_the_reason_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.servers.packages.SERVERS", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -45,6 +45,7 @@ class Server(ABC):
         self.base = Path()
         """The server's own folder, removed by `stop`."""
         self.pids: list[int] = []
+        self._born: dict[int, str | None] = {}
         self._children: list[subprocess.Popen[bytes]] = []
         self._guard: int | None = None
         self._held = ExitStack()
@@ -63,13 +64,16 @@ class Server(ABC):
         self.base = Path(tempfile.mkdtemp(prefix=f"crossdock-{self.name}-", dir=self._parent()))
         try:
             self._start()
+            self._born = {pid: _born(pid) for pid in self.pids}
             self._guard = guard(os.getpid() if owner is None else owner, self.pids, self.base)
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
-        stop(self.pids, self._guard, seconds=self.patience)
+        # Numbers are given anew within minutes: of what ended long ago, another's process may have it.
+        mine = [pid for pid in self.pids if _born(pid) == self._born.get(pid, _born(pid))]
+        stop(mine, self._guard, seconds=self.patience)
         for child in self._children:
             child.wait()
         self._children.clear()
@@ -183,6 +187,14 @@ def running(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def _born(pid: int) -> str | None:
+    """When a process was started, in ticks since the machine was; None: there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 def stop(pids: Iterable[int], guard: int | None, *, seconds: float) -> None:
