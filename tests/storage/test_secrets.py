@@ -170,6 +170,19 @@ def test_no_credentials(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
         Secret("ssm://bank").reveal()
 
 
+@pytest.mark.parametrize("program", ["/nonexistent/program", "echo []"])
+def test_a_source_of_credentials_that_fails(
+    aws: Aws, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str
+) -> None:
+    (tmp_path / "config").write_text(f"[profile p]\ncredential_process = {program}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "p")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(SecretUnavailable, match="the source of the credentials fails") as caught:
+        Secret("secret://aws-sm/x").reveal()
+    assert caught.value.hint
+
+
 def test_nobody_there(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as held:
         monkeypatch.setenv("AWS_ENDPOINT_URL_SSM", f"http://127.0.0.1:{held.getsockname()[1]}")

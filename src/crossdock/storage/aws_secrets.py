@@ -103,6 +103,10 @@ def _asked(service: str, name: str, ask: Callable[[Any], str]) -> str:
         raise _unavailable(name, "it is no text in UTF-8", "keep it there as text") from None
     except (BotoCoreError, ValueError) as error:
         raise _unavailable(name, shown(str(error)), "see that AWS can be reached from here") from error
+    except (OSError, LookupError, TypeError, AttributeError) as error:
+        # What botocore passes on of the programs and files that a profile or the environment names.
+        reason = f"the source of the credentials fails: {shown(str(error))}"
+        raise _unavailable(name, reason, "mend what the profile or the environment names") from error
 
 
 def _hint(service: str, code: str) -> str:
