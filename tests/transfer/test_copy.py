@@ -145,11 +145,14 @@ async def test_no_overwrite_keeps_no_slot() -> None:
         assert await everything(memory) == ["f", "g", "h", "taken"]
 
 
-async def test_no_overwrite_on_the_server() -> None:
-    async with pair() as (source, _):
+@pytest.mark.parametrize("decides", [True, False])
+async def test_no_overwrite_on_the_server(*, decides: bool) -> None:
+    async with pair() as (plain, _):
+        source = Storage(Without(plain.backend, create_new=decides))
         await source.write_bytes("same", CONTENT)
         await source.write_bytes("other", b"other")
         options = CopyOptions(overwrite=False)
+        assert (await copy(source, "in/file.bin", source, "new", options=options)).method == "server"
         assert (await copy(source, "in/file.bin", source, "same", options=options)).method == "present"
         with pytest.raises(Conflict):
             await copy(source, "in/file.bin", source, "other", options=options)
