@@ -145,6 +145,16 @@ def test_what_replaces_asks_nothing(
     assert len(asked) == 1
 
 
+def test_doctor_where_nothing_is_yet(cli: Cli, lake: str) -> None:
+    """A prefix needs not be made; a bucket does."""
+    result = cli("doctor", "lake:new")
+    assert (result.code, result.err) == (0, "no problems found\n"), result.out
+    assert "no names in lake:new" in result.out
+    result = cli("doctor", "s3://no-such-bucket-here/new")
+    assert result.code == 1
+    assert "there is no bucket 'no-such-bucket-here'" in result.out
+
+
 def test_doctor_ends_uploads_that_nobody_else_will(cli: Cli, lake: str) -> None:
     request = urllib.request.Request(f"{lake}/landing/big?uploads", method="POST", headers=_SIGNED)
     urllib.request.urlopen(request, timeout=30).close()

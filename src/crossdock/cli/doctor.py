@@ -109,13 +109,19 @@ async def _findings(visit: _Visit) -> AsyncGenerator[Finding]:
                     entries += 1
             yield Finding("list", f"{count(entries, 'name')} in {place.shown()}")
         except CrossdockError as error:
-            there, listed = not isinstance(error, NotFound), False
+            listed = isinstance(error, NotFound) and await _may_begin(storage, place)
+            there = listed or not isinstance(error, NotFound)
             mend = error.hint
             if not there and storage.capabilities.directories:
                 # A root that is not there is more often written wrong than missing.
                 make = visit.line("mkdir")
                 mend = make if place.path or not error.hint else f"{error.hint}; or make it: {make}"
-            yield Finding("list", error.message, good=there and place.drop_box, mend=None if place.drop_box else mend)
+            if listed:
+                yield Finding("list", f"no names in {place.shown()}: there is nothing of that name yet")
+            else:
+                yield Finding(
+                    "list", error.message, good=there and place.drop_box, mend=None if place.drop_box else mend
+                )
         if not there:
             return
         if not visit.look_only:
@@ -136,6 +142,17 @@ async def _findings(visit: _Visit) -> AsyncGenerator[Finding]:
                     yield finding
         except CrossdockError as error:
             yield Finding("leftovers", error.message, good=False, mend=error.hint)
+
+
+async def _may_begin(storage: Storage, place: Location) -> bool:
+    """A store without folders needs none to be made."""
+    if storage.capabilities.directories or not place.path:
+        return False
+    try:
+        await storage.check_store()
+    except CrossdockError:
+        return False
+    return True
 
 
 def _capabilities(storage: Storage) -> list[Finding]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from crossdock.cli.output import count
 from crossdock.cli.probes import Finding
-from crossdock.errors import shown
+from crossdock.errors import NotFound, shown
 
 if TYPE_CHECKING:
     from crossdock.cli.session import Session
@@ -116,8 +116,13 @@ async def _temporaries(storage: Storage, folder: str, border: datetime) -> list[
     def left(entry: Entry) -> bool:
         return is_temporary(entry.path) and entry.modified is not None and entry.modified < border
 
-    async with aclosing(storage.scan(folder, temporaries=True)) as entries:
-        return [entry.path async for entry in entries if left(entry)]
+    try:
+        async with aclosing(storage.scan(folder, temporaries=True)) as entries:
+            return [entry.path async for entry in entries if left(entry)]
+    except NotFound:
+        if storage.capabilities.directories:
+            raise
+        return []
 
 
 async def _nameless(storage: Storage, folder: str, temporaries: list[str]) -> list[str]:
