@@ -158,6 +158,19 @@ async def test_the_wire_cut_at_a_byte(at: int) -> None:
     assert sftp.files == {b"/x": DATA}
 
 
+async def test_a_write_that_was_suspended_or_not_resumed_keeps_no_connection() -> None:
+    """A read waits for one with room, a write does not."""
+    sftp = FakeSftp(y=DATA)
+    async with served(sftp, max_connections=1, streams_per_connection=1) as (storage, _), asyncio.timeout(30):
+        token = await suspended(storage, DATA)
+        assert await storage.read_bytes("y") == DATA
+        sftp.hook = lambda kind, body: status(4, b"Too many open files") if kind == c.OPEN else None
+        with pytest.raises(Throttled):
+            await storage.begin_write("x", WriteOptions(resume=token))
+        sftp.hook = None
+        assert await storage.read_bytes("y") == DATA
+
+
 async def test_a_failed_resume_keeps_what_is_staged_for_another() -> None:
     sftp = FakeSftp()
     async with served(sftp) as (storage, _):
