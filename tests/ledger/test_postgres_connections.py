@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from crossdock.ledger.base import Query
 from crossdock.ledger.postgres import PostgresLedger
 from crossdock.testing.ledger.base import add, planned
 from tests.servers import Postgres
+from tests.servers.ftp import write_certificate
 from tests.servers.server import LOOPBACK, closed_ports
 
 
@@ -45,6 +48,28 @@ async def test_an_address_that_says_what_is_not(tmp_path: Path, monkeypatch: pyt
         assert not isinstance(caught.value, LedgerUnavailable)
         assert caught.value.hint
         assert "\n" not in str(caught.value)
+
+
+async def test_a_certificate_that_nobody_known_has_signed(tmp_path: Path) -> None:
+    """All that is asked of a server up to then is whether it speaks TLS."""
+    certificate, known = tmp_path / "server.pem", tmp_path / "known.pem"
+    write_certificate(certificate)
+    write_certificate(known)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(8)
+        writer.write(b"S")
+        with suppress(OSError):
+            await writer.start_tls(context)
+        writer.close()
+
+    async with await asyncio.start_server(answer, LOOPBACK, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        dsn = f"postgresql://tester@{LOOPBACK}:{port}/x?sslmode=verify-full&sslrootcert={known}"
+        with pytest.raises(LedgerUnavailable, match=r"self.signed certificate.* sslrootcert"):
+            await PostgresLedger(dsn).open()
 
 
 async def test_the_server_that_may_be_written_to(postgres: Postgres, schema: str) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 import re
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache, partial
@@ -169,6 +170,11 @@ class PostgresLedger(SqlLedger):
             raise LedgerError(
                 f"{operation} in ledger {self.where}: {_said(error)}",
                 hint="mend the ledger's address, or libpq's environment (PG…)",
+            ) from error
+        except ssl.SSLCertVerificationError as error:
+            raise LedgerUnavailable(
+                f"{operation} in ledger {self.where}: {error.verify_message}",
+                hint="see that sslrootcert holds who signed the server's certificate, and that it is for this address",
             ) from error
         except _PASSING as error:
             raise LedgerUnavailable(
