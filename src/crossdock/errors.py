@@ -2,6 +2,7 @@
 
 CrossdockError                  .retryable  .retry_after  .hint
 ├── ConfigError                 file, line, key, what to write instead
+│   ├── NotInstalled            retry later: an extra that this machine lacks
 │   └── SecretUnavailable       retry later: a reference that leads nowhere now, whosever file it is about
 ├── StorageError                endpoint, operation, path
 │   ├── ConnectionFailed        retry: the wire or the peer failed
@@ -51,6 +52,7 @@ __all__ = [
     "NotADirectory",
     "NotAFile",
     "NotFound",
+    "NotInstalled",
     "PermissionDenied",
     "ProtocolViolation",
     "SecretUnavailable",
@@ -120,6 +122,11 @@ class ConfigError(CrossdockError):
         place = ":".join(str(part) for part in (file, line) if part is not None)
         super().__init__(": ".join(part for part in (place, key, message) if part), hint=hint)
         self.file, self.line, self.key = file, line, key
+
+
+class NotInstalled(ConfigError):
+    retryable = True
+    exhausted = True
 
 
 class SecretUnavailable(ConfigError):

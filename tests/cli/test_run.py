@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,11 @@ def test_the_exit_code_and_the_summary(cli: Cli, home: Path) -> None:
     assert result.code == 1
     assert [row["what"] for row in result.rows[:-1]] == ["failed"]
     assert result.rows[-1]["summary"]["failed"] == 1
+    assert result.err.splitlines()[-1] == "Next: mend what failed, then: crossdock transfers retry --all"
+    (home / "out/b").rmdir()
+    assert cli("transfers", "retry", "--all").code == 0
+    result = cli("run", "--once")
+    assert (result.code, (home / "out/b").read_bytes(), "Next:" in result.err) == (0, b"2", False)
     (home / "in").rename(home / "gone")
     gone = cli("run", "--once")
     assert gone.code == 4, "one flow, whose source is not there"
@@ -46,6 +52,26 @@ def test_what_a_killed_worker_holds_is_told(cli: Cli, home: Path) -> None:
     result = cli("run", "--once")
     assert (result.code, result.err.count("1 held by other workers, or by one that was killed")) == (0, 1), result.err
     assert cli("run", "--once", "--json").rows[-1]["summary"]["held"] == 1
+
+
+def test_an_extra_that_is_not_installed_fails_no_file(cli: Cli, home: Path) -> None:
+    """Once it is, what waits goes out, and nobody has to know that it was tried before."""
+    configure(home)
+    (home / "in/a").write_bytes(b"1")
+    text = (home / "crossdock.yaml").read_text()
+    (home / "crossdock.yaml").write_text(text.replace("{type: local, root: out}", "{type: s3, bucket: lake}"))
+    without = "import sys; sys.modules['aiohttp'] = None; from crossdock.__main__ import main; main()"
+    said = subprocess.run([sys.executable, "-c", without, "run", "--once"], cwd=home, capture_output=True, text=True)
+    assert re.match(
+        r"move: src:a: again in 5:0\d: endpoint dst: type s3 needs the package aiohttp\. "
+        r"Next: pip install 'crossdock\[s3\]'\n0 transfers delivered, .*; 1 to be tried again\.\n",
+        said.stderr,
+    ), said.stderr
+    assert said.returncode == 1
+    (waiting,) = cli("transfers", "list", "--json").rows
+    assert (waiting["state"], waiting["attempts"]) == ("pending", 0)
+    (home / "crossdock.yaml").write_text(text)
+    assert cli("transfers", "retry", "--all").code == 0
 
 
 def test_what_waits_for_a_flow_that_is_gone_is_told(cli: Cli, home: Path) -> None:

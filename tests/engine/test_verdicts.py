@@ -20,6 +20,7 @@ from crossdock.errors import (
     NoSpace,
     NotAFile,
     NotFound,
+    NotInstalled,
     PermissionDenied,
     SecretUnavailable,
     SourceChanged,
@@ -71,10 +72,11 @@ def test_judge(error: CrossdockError, more: dict[str, Any], what: str) -> None:
     )
 
 
-def test_a_secret_that_is_not_there_is_no_files_fault() -> None:
+@pytest.mark.parametrize("error", [SecretUnavailable("not set"), NotInstalled("no aiohttp")], ids=type)
+def test_a_secret_or_extra_that_is_not_there_is_no_files_fault(error: CrossdockError) -> None:
     """It is being replaced, or was forgotten: what waits for it is not lost."""
     asked: dict[str, Any] = {"age": 1.0, "on_conflict": "overwrite", "at_source": False}
-    found = judge(SecretUnavailable("not set"), RETRY, attempt=99, draw=lambda low, high: low, **asked)
+    found = judge(error, RETRY, attempt=99, draw=lambda low, high: low, **asked)
     assert (found.what, found.seconds) == ("pause", 300.0)
 
 

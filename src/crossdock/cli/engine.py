@@ -20,9 +20,20 @@ if TYPE_CHECKING:
     from crossdock.engine.summary import Summary
     from crossdock.ledger.base import Ledger
 
-__all__ = ["delivery_json", "flows_of", "ledger_option", "opened_engine", "opened_ledger", "told_if_stopped"]
+__all__ = [
+    "AFTER_FAILURE",
+    "delivery_json",
+    "flows_of",
+    "ledger_option",
+    "opened_engine",
+    "opened_ledger",
+    "told_if_stopped",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+AFTER_FAILURE = "Next: mend what failed, then: crossdock transfers retry --all"
+"""No later run does that by itself."""
 
 
 def ledger_option(function: F) -> F:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossdock.cli import exits
-from crossdock.cli.engine import delivery_json, flows_of, ledger_option, opened_engine, told_if_stopped
+from crossdock.cli.engine import AFTER_FAILURE, delivery_json, flows_of, ledger_option, opened_engine, told_if_stopped
 from crossdock.cli.main import complain
 from crossdock.cli.options import DURATION
 from crossdock.cli.output import count, emit, human_size, human_time
@@ -192,6 +192,8 @@ class _Apply:
         more = [(summary.skipped, "skipped"), (summary.failed, "failed"), (summary.waiting, "to be tried again")]
         parts = [done, *(f"{number} {what}" for number, what in [*more, (len(drifted), "drifted")] if number)]
         self.session.say(f"{', '.join(parts)}, in {human_time(seconds)}")
+        if summary.failed:
+            self.session.say(AFTER_FAILURE)
         return exits.OK if summary.good and not drifted else exits.SOME
 
     def _drifted(self, drifted: list[Drift]) -> None:

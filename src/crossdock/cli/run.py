@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossdock.cli import exits
-from crossdock.cli.engine import delivery_json, flows_of, ledger_option, opened_engine, told_if_stopped
+from crossdock.cli.engine import AFTER_FAILURE, delivery_json, flows_of, ledger_option, opened_engine, told_if_stopped
 from crossdock.cli.logs import OneLine
 from crossdock.cli.main import complain, complaint
 from crossdock.cli.options import DURATION
@@ -144,6 +144,8 @@ class _Once(_Command):
         if summary.stuck:
             self.session.say(_explained(*summary.stuck[0][:2]))
         self.session.say(_summary(summary, seconds))
+        if summary.failed:
+            self.session.say(AFTER_FAILURE)
         for name, number in summary.parked.items():
             self.session.say(
                 f"left in the ledger: {count(number, 'transfer')} of the flow {name}, which the configuration lacks\n"

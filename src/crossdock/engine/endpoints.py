@@ -16,7 +16,6 @@ from crossdock.errors import (
     NotADirectory,
     NotFound,
     PermissionDenied,
-    SecretUnavailable,
 )
 from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
@@ -100,8 +99,6 @@ class Endpoints:
                 try:
                     await asyncio.shield(opening)
                 except ConfigError as error:
-                    if not isinstance(error, SecretUnavailable):
-                        self.failed(name, error)
                     raise type(error)(f"endpoint {name}: {error.message}", hint=error.hint) from error
                 except CrossdockError as error:
                     self.failed(name, error)

@@ -6,7 +6,7 @@ import asyncio
 
 from crossdock.engine.mail import send_mail
 from crossdock.engine.notice import Notice
-from crossdock.errors import ConfigError
+from crossdock.errors import NotInstalled
 from crossdock.flows.flow import Mail, Webhook
 
 __all__ = ["send"]
@@ -20,5 +20,5 @@ async def send(to: Webhook | Mail, notice: Notice) -> None:
     try:
         from crossdock.engine.webhooks import post
     except ImportError as error:
-        raise ConfigError("webhooks need an HTTP client", hint="pip install 'crossdock[notify]'") from error
+        raise NotInstalled("webhooks need an HTTP client", hint="pip install 'crossdock[notify]'") from error
     await post(to, notice)

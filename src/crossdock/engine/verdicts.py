@@ -15,6 +15,7 @@ from crossdock.errors import (
     NoSpace,
     NotAFile,
     NotFound,
+    NotInstalled,
     SecretUnavailable,
     SourceChanged,
 )
@@ -28,7 +29,7 @@ _SLOWLY = 60.0
 """Seconds at least before a full disk or quota is tried again; then half of what it has lasted, up to the longest."""
 
 _MISSING = 300.0
-"""Seconds before a secret that is not there is looked for again: one that is being replaced, or was never given."""
+"""Seconds before a secret or extra that is not there is looked for again: it is being replaced, or was forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def begun(history: Sequence[Event]) -> datetime:
 
 def may_pass(error: CrossdockError) -> bool:
     """Whether what failed may work later without a change of the configuration: a login may be mended at the server."""
-    return error.retryable or isinstance(error, (AuthenticationFailed, SecretUnavailable))
+    return error.retryable or isinstance(error, AuthenticationFailed)
 
 
 def backoff(retry: Retry, attempt: int, error: CrossdockError, draw: Callable[[float, float], float]) -> float:
@@ -83,7 +84,7 @@ def judge(
         return Verdict("skip", "the target exists with other content (on_conflict: skip)")
     if age > retry.give_up:
         return Verdict("fail", f"{reason} (given up after {age:.0f} s)")
-    if isinstance(error, SecretUnavailable):
+    if isinstance(error, (NotInstalled, SecretUnavailable)):
         pause = _MISSING
     spread = retry.base
     if isinstance(error, NoSpace):

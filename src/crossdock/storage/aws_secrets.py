@@ -9,7 +9,7 @@ from threading import Lock
 from time import monotonic
 from typing import Any
 
-from crossdock.errors import ConfigError, SecretUnavailable, shown
+from crossdock.errors import NotInstalled, SecretUnavailable, shown
 
 __all__ = ["of_parameter_store", "of_secrets_manager"]
 
@@ -83,7 +83,7 @@ def _asked(service: str, name: str, ask: Callable[[Any], str]) -> str:
         from botocore.session import Session
     except ModuleNotFoundError as error:
         hint = "pip install 'crossdock[aws]'"
-        raise ConfigError(f"a secret that AWS keeps needs the package {error.name}", hint=hint) from error
+        raise NotInstalled(f"a secret that AWS keeps needs the package {error.name}", hint=hint) from error
     # arn:PARTITION:SERVICE:REGION:ACCOUNT:… Else what botocore alone does not read, and then what it reads.
     region = name.split(":")[3] if name.startswith("arn:") and name.count(":") > 4 else os.environ.get("AWS_REGION")
     patience = Config(connect_timeout=_PATIENCE, read_timeout=_PATIENCE, retries={"total_max_attempts": _REQUESTS})

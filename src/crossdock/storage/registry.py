@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, TypeGuard
 from urllib.parse import unquote, urlsplit
 
-from crossdock.errors import ConfigError
+from crossdock.errors import ConfigError, NotInstalled
 from crossdock.storage.layers import Observe
 from crossdock.storage.limits import Limit, Throttle
 from crossdock.storage.rate import TokenBucket
@@ -75,7 +75,7 @@ def extra_named(kind: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRAS:
             raise
-        raise ConfigError(
+        raise NotInstalled(
             f"type {kind} needs the package {error.name}", hint=f"pip install 'crossdock[{kind}]'"
         ) from error
 
