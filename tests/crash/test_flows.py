@@ -92,7 +92,7 @@ def test_two_workers_on_one_ledger(rig: Rig, job: str) -> None:
         other = rig.drivers.get()
         try:
             with ExitStack() as stack:
-                world = rig.world(job, contents=contents)
+                world = rig.world(job, contents=contents, overlaps=True)
                 watched(stack, world, rig)
                 world.order()
                 with ThreadPoolExecutor(2) as pool:
