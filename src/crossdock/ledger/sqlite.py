@@ -36,6 +36,7 @@ class SqliteLedger(SqlLedger):
     """
 
     target_name = "replace(target_path, rtrim(target_path, replace(target_path, '/', '')), '')"
+    most = "+state"
 
     def __init__(
         self,
