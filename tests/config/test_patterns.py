@@ -96,11 +96,20 @@ def test_flags_and_forms(regex: str, path: str, matches: bool) -> None:
     assert (re.fullmatch(regex, path) is not None) is matches
 
 
-@pytest.mark.parametrize("regex", [r"[ab]*+b", r"(\w)\1", r"(?!ab).*", r"\bx\b", r"(a)?(?(1)b|c)", r"(?m)^a$"])
+@pytest.mark.parametrize("regex", [r"[ab]*+b", r"(?>a|ab)c", r"(\w)\1", r"(?!ab).*", r"\bx\b", r"(a)?(?(1)b|c)", r"(?m)^a$"])
 def test_what_an_automaton_cannot_say_is_left_open(regex: str) -> None:
     language = of(regex=regex)
     assert not language.known
     assert common_path([of(regex="[abcx]+")], none_of=[language])[1] is False
+
+
+@pytest.mark.parametrize("glob", ["a*b*c/x*y", "**/a/**/b", "a/*b/**", "[(?>]x"])
+def test_a_glob_is_known_exactly(glob: str) -> None:
+    assert of(glob=glob).known
+    path, certain = common_path([of(glob=glob)])
+    assert certain
+    assert path is not None
+    assert compile_glob(glob).fullmatch(path)
 
 
 SLOW = [

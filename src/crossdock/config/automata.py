@@ -203,7 +203,8 @@ class _Builder:
             _, add, remove, inner = argument
             return self.sequence(inner, start, (flags | add) & ~remove)
         if operation is code.ATOMIC_GROUP:
-            # An atomic group matches no more than a plain one; globs are written so that it matches no less.
+            # It matches no more than a plain one, and may match less.
+            self.automaton.exact = False
             return self.sequence(argument, start, flags)
         if operation is code.BRANCH:
             end = self.state()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from crossdock.config.mistakes import Key, Report
-from crossdock.config.patterns import Language, common_path, cost, pattern_of
+from crossdock.config.patterns import Language, common_path, cost, pattern_of, without_atoms
 from crossdock.flows.flow import Flow, Rule
 from crossdock.flows.plan import Planner, archive_pattern
 from crossdock.flows.route import DATES, WORDS, Template, mistakes_in
@@ -55,7 +55,7 @@ def check_flow(report: Report, flow: Flow) -> None:
         report.warning((*key, "after", "keep"), message, f"write {keep:g}d for days, or {keep:g}s if that is meant")
     never: list[str] = []
     try:
-        never = [pattern.pattern for pattern, _ in Planner(flow).never]
+        never = [without_atoms(pattern.pattern) for pattern, _ in Planner(flow).never]
     except ValueError as error:
         if report.sound(key):
             reason, _, hint = str(error).partition("; ")

@@ -10,7 +10,7 @@ from functools import lru_cache
 from crossdock.config.automata import Automaton, Machine, TooLarge, alphabet_of, compiled, edges, tail_of
 from crossdock.flows.filters import compile_glob
 
-__all__ = ["Language", "common_path", "cost", "pattern_of"]
+__all__ = ["Language", "common_path", "cost", "pattern_of", "without_atoms"]
 
 _PATH = r"[^/\n]+(?:/[^/\n]+)*"
 """Without line ends, which are no reason to keep a rule although `.` does not match them."""
@@ -65,7 +65,12 @@ class Language:
 
 def pattern_of(*, regex: str | None = None, glob: str | None = None) -> str | None:
     """The regular expression over a whole path; None for every path."""
-    return compile_glob(glob).pattern if glob is not None else regex
+    return without_atoms(compile_glob(glob).pattern) if glob is not None else regex
+
+
+def without_atoms(glob: str) -> str:
+    """The regular expression of a glob with plain groups: its atomic ones only save time, and match no less."""
+    return glob.replace("(?>", "(?:")
 
 
 @lru_cache(maxsize=4096)

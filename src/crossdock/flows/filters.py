@@ -236,7 +236,8 @@ def _name_regex(part: str) -> str:
 def _class_regex(inside: str) -> str:
     negated = inside[:1] in ("!", "^")
     body = inside[1:] if negated else inside
-    escaped = re.sub(r"([\\\[\]^&~|])", r"\\\1", body)
+    # What Python may read otherwise one day, of which it warns; and "(" so that "(?>" stands for nothing but a group.
+    escaped = re.sub(r"([\\\[\]^&~|(]|(?<=.-)-)", r"\\\1", body)
     try:
         re.compile(f"[{escaped}]")
     except re.error as error:
