@@ -144,7 +144,9 @@ def _read_nodes(document: Document, text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         raise document.refuse(*_explained(error)) from error
     except yaml.YAMLError as error:
-        raise document.refuse(shown(str(error).splitlines()[0]), None, _MEND) from error
+        # A character that YAML does not have.
+        line = text.count("\n", 0, getattr(error, "position", 0)) + 1
+        raise document.refuse(shown(str(error).splitlines()[0]), line, _MEND) from error
     except RecursionError as error:
         raise document.refuse(f"nested deeper than {_DEPTH} levels", None) from error
     if root is None:
@@ -313,5 +315,6 @@ class _Builder:
             if kind == "float":
                 return float(value)
         except ValueError as error:
-            raise self._document.refuse(f"not a number: {shown(value)}", node.start_mark.line + 1) from error
+            line = node.start_mark.line + 1
+            raise self._document.refuse(f"not a number: {shown(value)}", line, "write a number") from error
         raise self._document.refuse(f"the tag {shown(node.tag)} is not allowed", node.start_mark.line + 1, "remove it")

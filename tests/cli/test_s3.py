@@ -54,10 +54,11 @@ def test_there_and_back(cli: Cli, lake: str, tree: Path, tmp_path: Path) -> None
 
 
 def test_a_name_that_s3_cannot_have_fails_by_itself(cli: Cli, lake: str, tree: Path) -> None:
-    result = cli("sync", "in", "lake:new")
-    assert result.code == 1
-    assert r"latin\udce9\x1b[31m.txt" in result.err
-    assert "4 files copied" in result.err
+    for dry_run, said in (["-n"], "would be 4 files copied"), ([], "4 files copied"):
+        result = cli("sync", *dry_run, "in", "lake:new")
+        assert result.code == 1
+        assert r"latin\udce9\x1b[31m.txt" in result.err
+        assert said in result.err
 
 
 def test_check_tells_an_empty_folder_from_a_bucket_that_is_not_there(cli: Cli, lake: str, tmp_path: Path) -> None:

@@ -56,7 +56,9 @@ CASES: dict[str, tuple[str | bytes, int, str]] = {
     "a secret without a name": ("ledger: 'postgresql://u@h/d?password=env:'\n", 3, "env: names no secret"),
     "10 MB of comments": ("# x\n" * 2_500_000, 3, "larger than 1 MiB"),
     "a long value": (flow(f"to: 'b:{'x' * 900_000}'"), 0, "1 flow"),
-    "zeros": (b"\0" * 100_000, 3, "c.yaml"),
+    "zeros": (b"\0" * 100_000, 3, "c.yaml:1: unacceptable character"),
+    "a bell": (flow("to: 'b:\a'"), 3, "c.yaml:5: unacceptable character"),
+    "a word as a number": (flow("to: 'b:', max_files: !!int x"), 3, "Next: write a number"),
     "deep": ("[" * 100_000, 3, "nested deeper than 50 levels"),
     "deep dashes": ("- " * 100_000, 3, "nested deeper than 50 levels"),
     "a bomb of merges": (

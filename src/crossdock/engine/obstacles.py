@@ -46,6 +46,9 @@ class Obstacles:
         None also where the target does not tell: it has no folders, or nobody may look.
         """
         if not self._target.capabilities.directories:
+            if any("\ud800" <= letter <= "\udfff" for letter in path):
+                # Such a store names objects in UTF-8, and is not even asked for others.
+                await self._look(path)
             return None
         end = 0
         while (end := path.find("/", end + 1)) > 0:

@@ -204,6 +204,16 @@ async def test_names_in_a_declared_charset(request: pytest.FixtureRequest, kind:
         assert [os.fsencode(path.name) for path in ours.iterdir()] == ["Zoë".encode("cp1252")]
 
 
+async def test_a_name_that_the_server_prohibits(request: pytest.FixtureRequest) -> None:
+    """It is the name that is refused, and only when it is to be given: no reason to do without renaming."""
+    with running(request.config, PureFtpd("none")) as server:
+        async with opened(server) as storage:
+            with pytest.raises(InvalidPath, match=": RNTO: 553 Prohibited file name") as caught:
+                await storage.write_bytes("a\\b", b"1")
+            assert caught.value.hint == "give it another name in the rule or command that moves it"
+        assert list(server.folder.iterdir()) == []
+
+
 @pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
 async def test_a_folder_that_may_not_be_entered(request: pytest.FixtureRequest, kind: type[FtpServer]) -> None:
     """Of such a one vsftpd says what it says of one that is not there."""

@@ -185,7 +185,7 @@ def hint_for_permission(command: str) -> str:
 
 def no_rename(error: Refused, endpoint: str, path: str) -> Exception:
     """What stands in the way of publishing, with the setting that does without renaming."""
-    if error.reply.code not in (500, 502, 550, 553, 450):
+    if error.reply.code not in (500, 502, 550, 553, 450) or kind_of_refusal(error.reply) is InvalidPath:
         return error
     found = translated(error, "write", endpoint, path)
     return type(found)(
