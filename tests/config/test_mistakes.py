@@ -278,6 +278,10 @@ BOTH = ENDPOINTS + (
          "[sent/]'"),
         ("  a: {source: bank:out, to: 'bank:out/{name}'}\n", "7: flows.a: the flow takes up what it writes itself, "
          "such as 'a' below its source. Next: write to a folder outside the source, or exclude it there"),
+        # A word that stands for nothing, and one that is not all of a name.
+        ("  a: {source: bank:out, rules: [{match: a, to: 'lake:'}, {match: old/a, to: 'bank:out{suffix}/{name}'}]}\n",
+         "7: flows.a: the flow takes up what it writes itself, such as 'a' below its source. Next: write to a folder "
+         "outside the source, or exclude it there"),
         ("  a: {source: 'lake:', to: 'copy:{folder}/x/{name}'}\n", "7: flows.a: the flow takes up what it writes "
          "itself, such as 'in/x/a' below its source. Next: write to a folder outside the source, or exclude it: "
          "'exclude: [in/]'"),

@@ -96,7 +96,9 @@ def test_flags_and_forms(regex: str, path: str, matches: bool) -> None:
     assert (re.fullmatch(regex, path) is not None) is matches
 
 
-@pytest.mark.parametrize("regex", [r"[ab]*+b", r"(?>a|ab)c", r"(\w)\1", r"(?!ab).*", r"\bx\b", r"(a)?(?(1)b|c)", r"(?m)^a$"])
+@pytest.mark.parametrize(
+    "regex", [r"[ab]*+b", r"(?>a|ab)c", r"(\w)\1", r"(?!ab).*", r"\bx\b", r"(a)?(?(1)b|c)", r"(?m)^a$"]
+)
 def test_what_an_automaton_cannot_say_is_left_open(regex: str) -> None:
     language = of(regex=regex)
     assert not language.known

@@ -203,8 +203,7 @@ class _Builder:
             _, add, remove, inner = argument
             return self.sequence(inner, start, (flags | add) & ~remove)
         if operation is code.ATOMIC_GROUP:
-            # It matches no more than a plain one, and may match less.
-            self.automaton.exact = False
+            self.automaton.exact = False  # it may match less than a plain one
             return self.sequence(argument, start, flags)
         if operation is code.BRANCH:
             end = self.state()

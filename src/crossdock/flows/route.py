@@ -23,6 +23,7 @@ WORDS = ("path", "folder", "name", "stem", "suffix")
 DATES = ("now", "modified")
 """Times of a template: `{now:%Y/%m/%d}`, `{modified:%Y%m%d@Europe/London}`; in UTC unless a zone follows the @."""
 
+_NEVER_EMPTY = frozenset({"path", "name", "stem", *DATES})
 _SHOWN = 200
 _WORD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
@@ -74,13 +75,19 @@ class Template:
         return "".join(literal for literal, _ in self._parts)
 
     def pattern(self, word: str) -> str:
-        """A regular expression of what it makes, each word standing for `word`, or with its slash for nothing."""
-        found, before = "", False
+        """A regular expression of what it makes, each word standing for `word`, or for nothing where it may."""
+        found, before, alone = "", "", True
         for literal, name in self._parts:
-            slash = literal.startswith("/")
-            found += (f"(?:{word}/)?" if slash else word) if before else literal[:slash]
-            found += re.escape(literal[slash:])
-            before = bool(name)
+            if before:
+                some = word if before in _NEVER_EMPTY else f"(?:{word})?"
+                # Nothing takes its slash with it, but only where it is all of a name.
+                slash = alone and literal.startswith("/")
+                found += f"(?:{some}/)?" if slash else some
+                found += re.escape(literal[slash:])
+            else:
+                found += re.escape(literal)
+            alone = literal.endswith("/") or (alone and not literal)
+            before = name.partition(":")[0]
         return found
 
     def fill(self, values: Mapping[str, Any]) -> str:
