@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,9 @@ from crossdock.errors import (
 from crossdock.flows.flow import After, Destination, Place, Retry, Rule
 from crossdock.ledger.base import State
 from crossdock.storage.base import WriteOptions, Writer
+from crossdock.storage.local import LocalSettings
 from crossdock.storage.shared import SharedReads
+from crossdock.storage.staging import is_temporary
 from crossdock.storage.storage import Storage
 from tests.engine.clocks import Clock
 from tests.engine.places import House, broken, flow, lost
@@ -181,6 +184,28 @@ async def test_who_cleans_up_may_fail_as_well(home: House) -> None:
     home.clock.move(60)
     assert (await home.run(flow())).delivered == 1
     assert (home.dst.hold("a"), home.dst.staged) == (b"1", [])
+
+
+async def test_what_was_staged_many_leases_ago_is_removed(home: House, tmp_path: Path) -> None:
+    """A file that waits for another, which has ended its workers, is claimed and given back again and again."""
+    await home.put("a", bytes(3 << 20))
+
+    def new(name: str) -> Storage:
+        return home.new("src") if name == "src" else Storage(LocalSettings(root=tmp_path).backend("dst"))
+
+    async with Engine([flow()], new, home.ledger, clock=home.clock) as engine, new("dst") as dst:
+        await engine.discover("f")
+        (lease,) = await home.ledger.claim("killed", lease=1.0)
+        writer = await dst.begin_write("a", WriteOptions(attempt=attempt_id(home.ledger.id, lease.id, lease.fence)))
+        await writer.write(bytes(3 << 20))
+        await writer.leave()
+        home.clock.move(2)
+        for _ in range(20):
+            (lease,) = await home.ledger.claim("careful")
+            await home.ledger.released(lease, "it waits")
+        assert [is_temporary(path.name) for path in tmp_path.iterdir()] == [True]
+        assert (await engine.run_once(patience=0)).delivered == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 async def test_a_lost_wire_is_resumed(home: House) -> None:

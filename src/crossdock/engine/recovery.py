@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from itertools import product
 from typing import Any
 
-from crossdock.errors import NotADirectory, NotFound, PermissionDenied, Unsupported
+from crossdock.errors import ConnectionFailed, NotFound, PermissionDenied, StorageError, Throttled, Unsupported
 from crossdock.ledger.base import Lease, Transfer
 from crossdock.storage.base import Entry
 from crossdock.storage.staging import is_temporary, temporary_path
@@ -34,7 +34,7 @@ __all__ = ["Record", "attempt_id", "copied", "recovered", "sha256_of", "sweep", 
 log = logging.getLogger("crossdock.engine")
 
 _FENCES = 8
-"""Attempts, the present one's predecessors, whose temporaries are looked for."""
+"""Attempts, the present one's predecessors, whose temporaries are asked for one by one, without a listing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +146,7 @@ async def sweep(lease: Lease, record: Record | None, target: Storage, ledger: st
     whoever cleaned up after it may have failed as well.
     """
     tokens = [] if record is None or record.token is None else [record.token]
+    paths = tuple(paths)
     for path in paths:
         for fence in range(max(1, lease.fence - _FENCES), lease.fence):
             token = target.leftover(path, attempt_id(ledger, lease.id, fence))
@@ -153,14 +154,17 @@ async def sweep(lease: Lease, record: Record | None, target: Storage, ledger: st
                 tokens.append(token)
     for token in tokens:
         await target.discard(token)
+    if lease.fence > _FENCES + 1:
+        # Most of its leases were given back unused, as while it waits for a file that has ended its workers.
+        await sweep_members(lease, target, ledger, paths)
 
 
 async def sweep_members(lease: Lease, target: Storage, ledger: str, paths: Sequence[str]) -> None:
-    """Remove what earlier attempts have staged of an archive's members, whose names they have not recorded.
+    """Remove what earlier attempts, however many, have staged, as of an archive's members, whose names nobody records.
 
-    One listing of each folder, where `sweep` would ask for each member. Where nothing may be listed, it stays.
+    One listing of each folder, where `sweep` would ask for each member. Where that cannot be had, it stays.
     """
-    attempts = [attempt_id(ledger, lease.id, fence) for fence in range(max(1, lease.fence - _FENCES), lease.fence)]
+    attempts = [attempt_id(ledger, lease.id, fence) for fence in range(1, lease.fence)]
     if not attempts or target.leftover(paths[0], attempts[0]) is None:
         return
     folders: dict[str, list[str]] = {}
@@ -170,7 +174,9 @@ async def sweep_members(lease: Lease, target: Storage, ledger: str, paths: Seque
         try:
             async with aclosing(target.scan(folder, temporaries=True)) as entries:
                 there = {entry.path async for entry in entries if is_temporary(entry.path)}
-        except (NotADirectory, NotFound, PermissionDenied):
+        except (ConnectionFailed, Throttled):
+            raise
+        except StorageError:
             continue
         left = [attempt for attempt in attempts if any(f"-{attempt}." in name for name in there)]
         for path, attempt in product(members, left):
