@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import botocore.loaders
+import botocore.session
 import pytest
 from pydantic import ValidationError
 
@@ -15,6 +17,8 @@ from crossdock.storage.registry import parse_url
 from crossdock.storage.s3 import S3Settings
 from crossdock.storage.s3.backend import S3Backend
 from crossdock.storage.s3.settings import amazon_url
+
+_SERVICES = "[default]\nservices = s\nendpoint_url = http://d\n[services s]\n"
 
 
 class TestSettings:
@@ -43,6 +47,60 @@ class TestSettings:
         assert found == [None, "http://all", "http://s3"]
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "s3:9000")
         with pytest.raises(ConfigError, match=r"AWS_ENDPOINT_URL_S3.*https://host"):
+            settings.backend("lake")
+
+    @pytest.mark.parametrize(
+        ("config", "credentials", "more", "url"),
+        [
+            ("[default]\nendpoint_url = http://d\n", "", {}, "http://d"),
+            ("[default]\nregion = eu-west-1\n", "", {}, None),
+            ("[profile p]\nendpoint_url = http://p\n", "", {}, None),
+            ("[profile p]\nendpoint_url = http://p\n", "", {"AWS_PROFILE": "p"}, "http://p"),
+            (f"{_SERVICES}s3 =\n  endpoint_url = http://s\n", "", {}, "http://s"),
+            (f"{_SERVICES}ec2 =\n  endpoint_url = http://s\n", "", {}, "http://d"),
+            ("[default]\nendpoint_url = http://d\n", "[default]\nendpoint_url = http://c\n", {}, "http://c"),
+            ("", "[p]\nendpoint_url = http://c\n", {"AWS_PROFILE": "p"}, "http://c"),
+            ("[default]\nendpoint_url = http://d\nignore_configured_endpoint_urls = true\n", "", {}, None),
+            ("[default]\nendpoint_url = http://d\n", "", {"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"}, None),
+            ("[default]\nendpoint_url = http://d\n", "", {"AWS_ENDPOINT_URL": "http://e"}, "http://e"),
+        ],
+    )
+    def test_the_files_of_the_aws_tools(
+        self,
+        config: str,
+        credentials: str,
+        more: dict[str, str],
+        url: str | None,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        for name, text in (("AWS_CONFIG_FILE", config), ("AWS_SHARED_CREDENTIALS_FILE", credentials)):
+            (tmp_path / name).write_text(text)
+            monkeypatch.setenv(name, str(tmp_path / name))
+        for name, text in more.items():
+            monkeypatch.setenv(name, text)
+        assert S3Settings(bucket="lake").service_url == url
+        # What is said in the settings goes before all of them, and botocore finds the same.
+        assert S3Settings(bucket="lake", endpoint_url="http://here").service_url == "http://here"
+        session = botocore.session.Session()
+        client = session.create_client("s3", region_name="eu-west-1", aws_access_key_id="k", aws_secret_access_key="s")
+        assert client.meta.endpoint_url == (url or "https://s3.eu-west-1.amazonaws.com")
+
+    def test_a_profile_of_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        file = tmp_path / "config"
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(file))
+        monkeypatch.setenv("AWS_PROFILE", "other")
+        settings = S3Settings(bucket="lake", profile="minio")
+        found = [settings.service_url]
+        file.write_text("[profile minio]\nendpoint_url = http://127.0.0.1:9000\n[profile other]\nendpoint_url = x\n")
+        found.append(settings.service_url)
+        assert not settings.amazon
+        with pytest.raises(ConfigError, match=r"profile other in .*config: .*https://host"):
+            S3Settings(bucket="lake").backend("lake")
+        file.write_text("[profile minio]\nservices = s\n[services s]\ns3 = endpoint_url\n")
+        assert [*found, settings.service_url] == [None, "http://127.0.0.1:9000", None]
+        file.write_text("endpoint_url = http://of.no.profile\n")
+        with pytest.raises(ConfigError, match="Unable to parse config file"):
             settings.backend("lake")
 
     @pytest.mark.parametrize(

@@ -102,6 +102,7 @@ class Client:
         self.region = "us-east-1"
         self.amazon = settings.amazon
         self.service = settings.service_url or ""
+        self._virtual = not self.service
         self.endpoint = backend.endpoint
         self.credentials = CredentialSource(settings, backend.error)
         self._session: aiohttp.ClientSession | None = None
@@ -179,7 +180,7 @@ class Client:
         parts = urlsplit(self.service)
         style = self.settings.addressing
         if style == "auto":
-            style = "virtual" if self.settings.service_url is None and "." not in request.bucket else "path"
+            style = "virtual" if self._virtual and "." not in request.bucket else "path"
         if style == "virtual":
             base = f"{parts.scheme}://{request.bucket}.{parts.netloc}{parts.path}/"
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Annotated, Literal, Self
 from urllib.parse import SplitResult, urlsplit
@@ -10,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from crossdock.errors import ConfigError
+from crossdock.storage.s3.profiles import configured_endpoint
 from crossdock.storage.secret import Secret, is_reference
 from crossdock.storage.settings import ByteSize, EndpointSettings, FilePath, Seconds, query_of
 
@@ -76,7 +76,7 @@ class S3Settings(EndpointSettings):
     type: Literal["s3"] = "s3"
     bucket: Annotated[str, AfterValidator(_bucket)]
     endpoint_url: Annotated[str, AfterValidator(_endpoint_url)] | None = None
-    """Default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, else Amazon's endpoint of the region."""
+    """Default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, the profile's, else Amazon's endpoint of the region."""
     region: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]+$")
     """Default: AWS_REGION, AWS_DEFAULT_REGION, the profile's, else us-east-1."""
     profile: str | None = None
@@ -149,17 +149,18 @@ class S3Settings(EndpointSettings):
 
     @property
     def service_url(self) -> str | None:
-        """The endpoint given here or in the environment; None: Amazon's. Raises `ConfigError`."""
+        """The endpoint given here, in the environment or by the profile; None: Amazon's. Raises `ConfigError`."""
         if self.endpoint_url:
             return self.endpoint_url
-        for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
-            if found := os.environ.get(name):
-                try:
-                    return _endpoint_url(found)
-                except ValueError as error:
-                    hint = f"set it to an address like https://s3.example, or unset {name}"
-                    raise ConfigError(f"environment variable {name}: {error}", hint=hint) from None
-        return None
+        found = configured_endpoint(self.profile)
+        if found is None:
+            return None
+        url, where = found
+        try:
+            return _endpoint_url(url)
+        except ValueError as error:
+            hint = "set it to an address like https://s3.example, or remove it"
+            raise ConfigError(f"{where}: {error}", hint=hint) from None
 
     @property
     def amazon(self) -> bool:
