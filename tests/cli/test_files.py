@@ -242,11 +242,19 @@ def test_a_place_that_cannot_be_looked_at(cli: Cli, tmp_path: Path, monkeypatch:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
         return stat(path, **options)
 
-    for argv in (["ls", "one/"], ["sync", "one/x/", "out"], ["ls", "x" * 300], ["cp", f"{'x' * 300}/y", "out"]):
+    long = "x" * 300
+    for argv in (["ls", "one/"], ["sync", "one/x/", "out"], ["ls", long], ["cp", f"{long}/y", "out"], ["rm", long]):
         result = cli(*argv)
         assert (result.code, "\nNext: " in result.err) in ((4, True), (7, True)), result
+    text = "endpoints: {a: {type: local, root: one}, b: {type: local, root: out}}\nflows: {f: {source: 'a:', to: 'b:'}}"
+    (tmp_path / "crossdock.yaml").write_text(text)
+    assert cli("check").code == 0
+    result = cli("run", "--once")
+    assert (result.code, "\nNext: " in result.err) == (7, True), result
+    result = cli("where", "x", "--ledger", "one")
+    assert (result.code, "\nNext: " in result.err) == (5, True), result
     monkeypatch.setattr(os, "stat", refused)
-    for argv in (["ls", "locked/in"], ["cp", "locked/in/deep", "out"]):
+    for argv in (["ls", "locked/in"], ["cp", "locked/in/deep", "out"], ["rm", "locked/in"]):
         assert cli(*argv).code in (4, 7), argv
 
 

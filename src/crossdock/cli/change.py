@@ -70,7 +70,8 @@ def rm(session: Session, locations: tuple[str, ...], recursive: bool, yes: bool,
 def _itself(text: str, place: Location) -> Location:
     """A local path, which may be a link: what goes then is the link, and not the folder that it leads to."""
     path = Path(text.rstrip("/"))
-    if not place.name.startswith("/") or not path.is_symlink():
+    # A Path's own is_symlink() raises for what may not be looked at.
+    if not place.name.startswith("/") or not os.path.islink(path):  # noqa: PTH114
         return place
     root = Path(os.path.realpath(path.absolute().parent))
     settings = place.settings.model_copy(update={"root": root})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,7 +57,7 @@ def _below(report: Report, endpoints: Mapping[str, EndpointSettings], place: Pla
     settings = endpoints.get(place.endpoint)
     if settings is None or settings.type != "local" or not report.sound(("endpoints", place.endpoint)):
         return []
-    folder = Path(settings.root, place.path).resolve()
+    folder = Path(os.path.realpath(Path(settings.root, place.path)))
     return [path.relative_to(folder).as_posix() for path in own if path.is_relative_to(folder)]
 
 

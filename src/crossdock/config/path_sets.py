@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 from crossdock.config.patterns import Language, common_path, pattern_of
@@ -44,7 +44,7 @@ def root_of(name: str, settings: EndpointSettings) -> Root:
     """Where an endpoint's paths start. What cannot be told apart here (two accounts at one server) is kept apart."""
     root, found = str(settings.root), settings
     if settings.type == "local":
-        return Root(("local",), str(Path(root).resolve()).strip("/"))
+        return Root(("local",), os.path.realpath(root).strip("/"))
     if settings.type == "memory":
         return Root(("memory", name), root.strip("/"))
     get = found.model_dump(exclude={"root"}).get

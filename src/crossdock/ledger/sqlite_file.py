@@ -60,7 +60,7 @@ def file_system(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
         lines = [line for line in mounts.read_bytes().split(b"\n") if line]
     except OSError:
         return ""
-    place = path.resolve()
+    place = Path(os.path.realpath(path))
     best, kind = -1, ""
     for line in lines:
         _, point, found, *_ = line.split(b" ")
