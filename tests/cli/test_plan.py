@@ -233,6 +233,8 @@ def test_plans_that_are_none(planned: Cli, tmp_path: Path) -> None:
     before = (tmp_path / "crossdock.yaml").read_bytes()
     assert "is no plan" in planned("plan", "--out", "crossdock.yaml").err
     assert planned("plan", "--out", ".").code == 2
+    long = planned("plan", "--out", "x" * 300)
+    assert (long.code, "File name too long" in long.err) == (2, True)
     assert (tmp_path / "crossdock.yaml").read_bytes() == before
     assert planned("transfers", "list", "--json").rows == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections import Counter
 from contextlib import suppress
@@ -73,7 +74,7 @@ def _save(name: str, text: str) -> None:
     from crossdock.engine.saved import is_plan
 
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - a Path's own raises for what may not be looked at
         raise click.UsageError(f"--out: {name} is a folder")
     beside = path.with_name(f".{path.name}.part")
     try:
