@@ -248,3 +248,14 @@ async def test_a_password_that_is_changed(postgres: Postgres, schema: str, raw: 
 async def _until_cut_off(ledger: PostgresLedger) -> None:
     while True:
         await ledger.counts()
+
+
+async def test_a_home_that_may_not_be_looked_into(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of root, in a container: asyncpg looks for a key of the client's there."""
+
+    async def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "/root/.postgresql/postgresql.key")
+
+    monkeypatch.setattr(asyncpg.connect_utils, "_connect", refused)
+    with pytest.raises(LedgerUnavailable, match=r"'/root/\.postgresql/postgresql\.key'\. Next: .* set HOME"):
+        await PostgresLedger(postgres.dsn).open()

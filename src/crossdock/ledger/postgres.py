@@ -177,9 +177,12 @@ class PostgresLedger(SqlLedger):
                 hint="see that sslrootcert holds who signed the server's certificate, and that it is for this address",
             ) from error
         except _PASSING as error:
+            hint = "see that the database server runs and can be reached; nothing is taken on until then"
+            if isinstance(error, PermissionError):
+                # Of its socket, or of ~/.postgresql, which asyncpg looks into.
+                hint = "let this account read that; below a home folder that is not its own, set HOME to another"
             raise LedgerUnavailable(
-                f"{operation} in ledger {self.where}: {_said(error) or 'no answer in time'}",
-                hint="see that the database server runs and can be reached; nothing is taken on until then",
+                f"{operation} in ledger {self.where}: {_said(error) or 'no answer in time'}", hint=hint
             ) from error
         except (asyncpg.InvalidAuthorizationSpecificationError, SecretUnavailable) as error:
             # Being changed, perhaps: what is under way may outlast that, and who is started anew may read another.
