@@ -148,7 +148,9 @@ class Calls(Member[Pool]):
 
     def lost(self, operation: str, path: str, reason: str) -> StorageError:
         """The connection has failed before its work was done."""
-        return self.backend.error(ConnectionFailed, operation, path, reason, hint="it is tried again")
+        return self.backend.error(
+            ConnectionFailed, operation, path, reason, hint="try again; if it stays so, ask the server's operator"
+        )
 
     def no_root(self, operation: str, reason: str) -> StorageError:
         """Why the root itself cannot be looked at."""

@@ -62,7 +62,7 @@ class Connector:
                 connection.wire.close()
                 self._sign_in(connection, old_tls=old_tls)
         except Silent as error:
-            hint = "check host, port and firewall; it is tried again"
+            hint = "check host, port and firewall"
             if self._settings.security != "implicit" and connection.connected and connection.wire_is_fresh:
                 hint = "if the server expects TLS from the first byte (port 990), write type: ftps"
             elif not connection.wire_is_fresh:
@@ -238,7 +238,7 @@ class Connector:
                 "check host and port; if the server expects TLS from the first byte (port 990), write type: ftps; "
                 "if it does not admit this machine, ask its operator (ProFTPD <Limit LOGIN>, hosts.deny, a firewall)"
             )
-        return "check host, port and firewall; it is tried again"
+        return "check host, port and firewall"
 
     def _hint_for_tls(self, error: NotTls) -> str:
         reason = str(error).upper()
@@ -259,7 +259,7 @@ class Connector:
         if reply.code in (421, 530) and TOO_MANY.search(reply.text):
             options = "vsftpd max_clients and max_per_ip, ProFTPD MaxClientsPerUser and the like, Pure-FTPd -c and -C"
             hint = f"lower 'max_connections' at this endpoint, or ask its operator for more ({options})"
-            return self._error(Throttled, said, f"{hint}; it is tried again")
+            return self._error(Throttled, said, hint)
         if "may not use encryption" in reply.text:
             hint = "the server admits this account in clear text alone: vsftpd allow_anon_ssl=YES, or write type: ftp"
             return self._error(Unsupported, said, hint)
@@ -271,7 +271,7 @@ class Connector:
             hint = "vsftpd reports a mistake in its own settings in this way: tell its operator, with this message"
             return self._error(ConnectionFailed, said, hint)
         if reply.code == 421 or error.command == "connect":
-            return self._error(Throttled, said, "the server is not ready; it is tried again")
+            return self._error(Throttled, said, "the server is not ready: try again later")
         if "chroot" in reply.text.lower():
             hint = "vsftpd does not let in whoever could write to the root of its chroot: allow_writeable_chroot=YES"
             return self._error(PermissionDenied, said, f"{hint}, or a root that is not writable")

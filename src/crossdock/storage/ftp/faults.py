@@ -91,9 +91,9 @@ _HINTS: dict[type[StorageError], str] = {
     NotFound: "check the path: it is below the endpoint's root, which is the login folder unless 'root' says otherwise",
     PermissionDenied: "ask the server's operator for the permission, or choose another folder",
     InvalidPath: "give it another name in the rule or command that moves it",
-    NoSpace: "free space at the server; it is tried again",
-    Throttled: "lower 'max_connections' at this endpoint; it is tried again",
-    ConnectionFailed: "check that the server is up; it is tried again",
+    NoSpace: "free space at the server",
+    Throttled: "lower 'max_connections' at this endpoint",
+    ConnectionFailed: "check that the server is up",
     TimedOut: "check the network and the server's load, or raise 'timeout' at this endpoint",
     ProtocolViolation: "report it to the server's operator, with this message",
     AuthenticationFailed: "check user and password with the server's operator",
@@ -114,7 +114,7 @@ _PERMITS = {
 _PERMITS |= {"MLSD": _PERMITS["LIST"], "CWD": _PERMITS["LIST"], "APPE": _PERMITS["STOR"], "RNTO": _PERMITS["RNFR"]}
 _PASSIVE_HINT = (
     "the server's passive ports must be open in its firewall and be forwarded: ask its operator for the range "
-    "(vsftpd pasv_min_port and pasv_max_port, ProFTPD PassivePorts, Pure-FTPd -p); it is tried again"
+    "(vsftpd pasv_min_port and pasv_max_port, ProFTPD PassivePorts, Pure-FTPd -p)"
 )
 _ACTIVE_HINT = (
     "mode: active needs this machine to be reachable from the server, at any port, and the server to connect "
@@ -157,7 +157,7 @@ def translated(error: Exception, operation: str, endpoint: str, path: str) -> St
         elif kind is InvalidPath and error.command in ("STOR", "APPE"):
             hint = f"{_HINTS[kind]}; {_FORBIDDEN}"
         elif kind is Throttled and re.search(_IN_USE, reply.words, re.IGNORECASE):
-            hint = "somebody has it open; it is tried again"
+            hint = "somebody has it open"
     elif isinstance(error, (IsFile, IsFolder, Missing)):
         kind = _FOUND[type(error)]
     elif isinstance(error, Violation):

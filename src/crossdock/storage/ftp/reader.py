@@ -156,7 +156,7 @@ class FtpReader(Reader):
         if self.changed or self._position > size or stream.told in (self._position, self._position - self._offset):
             raise self._changed()
         reason = f"the server ended at byte {self._position} of {size} and called it complete"
-        raise self._truncated(reason, "it is tried again")
+        raise self._truncated(reason, "try again; if it stays so, ask the server's operator")
 
     def _truncated(self, reason: str, hint: str) -> Truncated:
         return Truncated.at("read", self._endpoint, self._path, reason, hint=hint)

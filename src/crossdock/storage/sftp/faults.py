@@ -53,9 +53,9 @@ _HINTS: dict[type[StorageError], str] = {
     NotFound: "check the path: it is below the endpoint's root, which is the login folder unless 'root' says otherwise",
     PermissionDenied: "ask the server's operator for the permission, or choose another folder",
     InvalidPath: "give it another name in the rule or command that moves it",
-    NoSpace: "free space at the server; it is tried again",
-    ConnectionFailed: "check that the server is up; it is tried again",
-    Throttled: "lower 'streams_per_connection' or 'max_connections' at this endpoint; it is tried again",
+    NoSpace: "free space at the server",
+    ConnectionFailed: "check that the server is up",
+    Throttled: "lower 'streams_per_connection' or 'max_connections' at this endpoint",
     TimedOut: "check the network and the server's load, or raise 'timeout' at this endpoint",
     ProtocolViolation: "report it to the server's operator, with this message",
 }
