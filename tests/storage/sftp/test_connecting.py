@@ -51,8 +51,16 @@ async def test_a_server_that_hangs_up_in_the_handshake(banner: bytes) -> None:
         assert caught.value.retryable and "max_connections" in str(caught.value)
 
 
-@pytest.mark.parametrize("banner", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"220 welcome to FTP\r\n", b"x" * 3000])
-async def test_a_server_that_stalls(banner: bytes) -> None:
+@pytest.mark.parametrize(
+    ("banner", "said", "exhausted"),
+    [
+        (b"", r"did not complete a connection in 0\.5 seconds", False),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", r"did not complete a connection in 0\.5 seconds", False),
+        (b"x" * 3000, r"did not complete a connection in 0\.5 seconds", False),
+        (b"220 welcome to FTP\r\n", "answers, but not as an SSH server does.* Next: check 'port'", True),
+    ],
+)
+async def test_a_server_that_stalls(banner: bytes, said: str, exhausted: bool) -> None:
     release = asyncio.Event()
 
     async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -61,8 +69,9 @@ async def test_a_server_that_stalls(banner: bytes) -> None:
         writer.close()
 
     async with port(stall, connect_timeout=0.5) as settings:
-        with pytest.raises(TimedOut, match=r"did not complete a connection in 0\.5 seconds"):
+        with pytest.raises(TimedOut, match=said) as caught:
             await opened(settings)
+        assert caught.value.exhausted is exhausted, "what speaks another protocol is not asked three times more"
         release.set()
 
 

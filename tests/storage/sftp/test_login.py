@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import pwd
@@ -68,6 +69,41 @@ async def test_an_account_that_only_the_environment_names(monkeypatch: pytest.Mo
         monkeypatch.setenv("USER", "tester")
         await connects(peer.settings(user=None))
         assert peer.sign_ins == ["tester"]
+
+
+async def test_a_home_that_may_not_be_looked_into(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """That of root, in a container or under sudo: nothing is known from there, and nothing more."""
+    stat = os.stat
+
+    def refused(path: Any, **options: Any) -> os.stat_result:
+        if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(f"{tmp_path}/"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        return stat(path, **options)
+
+    async with serving() as peer:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setattr(os, "stat", refused)
+        assert len(await offered_keys("127.0.0.1", peer.port)) == 1
+        await connects(peer.settings())
+        with pytest.raises(HostKeyMismatch, match="no host key is known for"):
+            await connects(peer.settings(host_key=[]))
+        with pytest.raises(ConfigError, match=f"there is no {tmp_path}/.ssh/config"):
+            await connects(peer.settings(ssh_config=True))
+
+
+async def test_a_key_of_the_users_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(os.environ["HOME"]) / ".ssh"
+    folder.mkdir()
+    write_key(folder / "key")
+    (folder / "config").write_text("Host *\n IdentityFile ~/.ssh/key\n")
+
+    def refused(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    async with serving() as peer:
+        with pytest.raises(ConfigError, match=f"cannot read the private key {folder}/key: Permission denied. Next: "):
+            await connects(peer.settings(password=None, ssh_config=True))
 
 
 class Interactive(FakeServer):

@@ -96,6 +96,8 @@ class Connector:
         self._settings, self._endpoint = settings, endpoint
         self._kinds: dict[str, str] = {}
         self._addresses: dict[str, Any] = {}
+        self._guard: Guard | None = None
+        """Of the connection that was begun last."""
 
     async def make(self) -> Connection:
         """Raises `AuthenticationFailed`, `HostKeyMismatch`, `ConnectionFailed`, `Throttled`, `ConfigError`, …"""
@@ -104,6 +106,12 @@ class Connector:
             async with asyncio.timeout(self._settings.connect_timeout):
                 return await self._make(plan)
         except TimeoutError as error:
+            if self._guard is not None and self._guard.other_protocol:
+                reason = f"{plan.target.trust.name} answers, but not as an SSH server does"
+                hint = "check 'port', which is 22 for most; of an FTP server the type is ftpes, or ftp"
+                found = self._error(TimedOut, reason, hint)
+                found.exhausted = True
+                raise found from error
             raise self._error(
                 TimedOut,
                 f"{plan.target.trust.name} did not complete a connection in {self._settings.connect_timeout:g} seconds",
@@ -205,7 +213,7 @@ class Connector:
     async def _ssh(
         self, target: Target, host_algorithms: list[str], jump: asyncssh.SSHClientConnection | None = None
     ) -> asyncssh.SSHClientConnection:
-        guard = Guard(target)
+        guard = self._guard = Guard(target)
         settings = self._settings
         legacy = settings.legacy
         options: dict[str, Any] = dict(
@@ -226,6 +234,7 @@ class Connector:
             gss_kex=False,
             gss_auth=False,
             x509_trusted_certs=None,
+            x509_trusted_cert_paths=[],
             compression_algs=["none"],
             login_timeout=2 * settings.connect_timeout,
             keepalive_interval=settings.keepalive,
@@ -324,11 +333,10 @@ class Connector:
             return self._error(
                 Throttled,
                 f"{name} closed the connection before SFTP began",
-                "check that this is an SSH server; if it limits connections, lower 'max_connections' at this endpoint; "
-                "it is tried again",
+                "check that this is an SSH server; if it limits connections, lower 'max_connections' at this endpoint",
             )
         if isinstance(error, asyncssh.ServiceNotAvailable):
-            return self._error(TimedOut, f"{name}: {error.reason}", "check the server; it is tried again")
+            return self._error(TimedOut, f"{name}: {error.reason}", "check the server")
         if isinstance(error, asyncssh.ChannelOpenError):
             return self._error(ConnectionFailed, f"the jump host does not reach {name}: {error.reason}", "check 'jump'")
         if isinstance(error, asyncssh.Error):

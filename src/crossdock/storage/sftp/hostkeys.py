@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -99,7 +100,9 @@ def load_trust(
     for pin in pins:
         _add_pin(pin, prints, keys)
     usual = (Path("~/.ssh/known_hosts").expanduser(), Path("/etc/ssh/ssh_known_hosts"))
-    known, authorities, revoked = _match(list(files) or [path for path in usual if path.is_file()], host, port)
+    # A Path's own is_file() raises where HOME is a folder that this account may not look into.
+    there = list(files) or [path for path in usual if os.path.isfile(path)]  # noqa: PTH113
+    known, authorities, revoked = _match(there, host, port)
     if pins and not files:
         known, authorities = [], []
     return Trust(name, frozenset(prints), (*keys, *known), tuple(authorities), tuple(revoked), frozenset(legacy))

@@ -100,6 +100,12 @@ class Guard(asyncssh.SSHClient):
         """The server did not say by which algorithms keys may sign (RFC 8308 §3.1), as old ones do not."""
         return not getattr(self.connection, "_server_sig_algs", True)
 
+    @property
+    def other_protocol(self) -> bool:
+        """It said something, but no SSH version: as a greeting may come before that, asyncssh waits on."""
+        ssh = self.connection
+        return bool(getattr(ssh, "_banner_lines", 0)) and ssh is not None and not ssh.get_extra_info("server_version")
+
     def password_change_requested(self, prompt: str, lang: str) -> Any:
         self.expired = True
         return NotImplemented
@@ -169,7 +175,7 @@ def algorithms(legacy: Sequence[str]) -> dict[str, list[str]]:
 def _config_of(alias: str, user: str) -> dict[str, Any]:
     """What ~/.ssh/config says of a host."""
     path = Path("~/.ssh/config").expanduser()
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - a Path's own raises for what may not be looked at
         raise ConfigError(f"there is no {path}", key="ssh_config", hint="remove ssh_config from this endpoint")
     try:
         found = SSHClientConfig.load(None, [path], False, False, False, user, (), alias, ())
@@ -196,9 +202,14 @@ def _import_key(text: str | bytes, source: str, passphrase: str | None) -> async
 
 
 def _identity(path: Path, passphrase: str | None) -> asyncssh.SSHKey:
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+    try:
+        mode, text = path.stat().st_mode, path.read_bytes()
+    except OSError as error:
+        reason = f"cannot read the private key {path}: {error.strerror}"
+        raise ConfigError(reason, key="private_key", hint="let this account read it, or set private_key") from error
+    if stat.S_IMODE(mode) & 0o077:
         raise ConfigError(f"others may read the private key {path}", key="private_key", hint=f"chmod 600 {path}")
-    return _import_key(path.read_bytes(), str(path), passphrase)
+    return _import_key(text, str(path), passphrase)
 
 
 def _sound(pair: asyncssh.SSHKeyPair, legacy: Sequence[str]) -> asyncssh.SSHKeyPair:
@@ -221,7 +232,7 @@ def _key_pairs(settings: SftpSettings, identities: Sequence[str]) -> list[asyncs
     ]
     if not keys:
         paths = [Path(name).expanduser() for name in identities]
-        keys = [_identity(path, passphrase) for path in paths if path.is_file()]
+        keys = [_identity(path, passphrase) for path in paths if os.path.isfile(path)]  # noqa: PTH113
     if settings.certificate is None:
         return list(asyncssh.load_keypairs(keys)) if keys else []
     if not keys:

@@ -45,6 +45,8 @@ async def offered_keys(host: str, port: int = 22, *, timeout: float = 15) -> lis
         config=None,
         client_keys=None,
         agent_path=None,
+        x509_trusted_certs=None,
+        x509_trusted_cert_paths=[],
         encryption_algs=[name.decode() for name in get_encryption_algs()],
         mac_algs=[name.decode() for name in get_mac_algs()],
     )
