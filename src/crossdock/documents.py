@@ -25,6 +25,8 @@ _DEPTH = 50
 _PREFIX = "tag:yaml.org,2002:"
 _MEND = "mend it there; what comes after it was not read"
 _TOO_LONG, _SHORTER = "a number of thousands of digits", "write a number that is meant"
+_TOO_DEEP, _FLATTER = f"nested deeper than {_DEPTH} levels", "close a bracket that was left open, or indent less"
+_TOO_MUCH = f"more than {_NODES} values once its aliases are written out"
 _COLLECTIONS = (f"{_PREFIX}map", f"{_PREFIX}seq")
 
 Path = tuple[Any, ...]
@@ -48,7 +50,7 @@ class Document:
     def mistake(self, message: str, line: int | None, hint: str | None, key: str = "") -> None:
         self.mistakes.append(ConfigError(message, file=self.file, line=line, key=shown(key), hint=hint))
 
-    def refuse(self, message: str, line: int | None, hint: str | None = None) -> ConfigError:
+    def refuse(self, message: str, line: int | None, hint: str) -> ConfigError:
         return ConfigError(message, file=self.file, line=line, hint=hint)
 
 
@@ -85,7 +87,7 @@ def _toml(document: Document, text: str) -> None:
     except ValueError as error:
         raise document.refuse(_TOO_LONG, None, _SHORTER) from error
     except RecursionError as error:
-        raise document.refuse(f"nested deeper than {_DEPTH} levels", None) from error
+        raise document.refuse(_TOO_DEEP, None, _FLATTER) from error
     document.lines = _toml_lines(text)
 
 
@@ -127,7 +129,7 @@ def _json(document: Document, text: str) -> None:
     except ValueError as error:
         raise document.refuse(_TOO_LONG, None, _SHORTER) from error
     except RecursionError as error:
-        raise document.refuse(f"nested deeper than {_DEPTH} levels", None) from error
+        raise document.refuse(_TOO_DEEP, None, _FLATTER) from error
     # JSON is YAML once its tabs (never inside a string) are spaces: read a second time for lines and repeated keys.
     _read_nodes(document, text.replace("\t", " "))
 
@@ -148,7 +150,7 @@ def _read_nodes(document: Document, text: str) -> Any:
         line = text.count("\n", 0, getattr(error, "position", 0)) + 1
         raise document.refuse(shown(str(error).splitlines()[0]), line, _MEND) from error
     except RecursionError as error:
-        raise document.refuse(f"nested deeper than {_DEPTH} levels", None) from error
+        raise document.refuse(_TOO_DEEP, None, _FLATTER) from error
     if root is None:
         return None
     return _Builder(document).build(root, (), ())
@@ -207,7 +209,7 @@ def _quickly(document: Document, text: str) -> yaml.Node | None:
                 depth += 1
                 if depth > _DEPTH:
                     line = event.start_mark.line + 1 if event.start_mark else None
-                    raise document.refuse(f"nested deeper than {_DEPTH} levels", line)
+                    raise document.refuse(_TOO_DEEP, line, _FLATTER)
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
         return _compose(text, yaml.CSafeLoader)
@@ -256,11 +258,11 @@ class _Builder:
         line = node.start_mark.line + 1
         self._count += 1
         if self._count > _NODES:
-            raise self._document.refuse(f"more than {_NODES} values once its aliases are written out", line)
+            raise self._document.refuse(_TOO_MUCH, line, "repeat less by * and <<")
         if id(node) in above:
-            raise self._document.refuse("an alias that contains itself", line)
+            raise self._document.refuse("an alias that contains itself", line, "write out what is meant")
         if len(above) >= _DEPTH:
-            raise self._document.refuse(f"nested deeper than {_DEPTH} levels", line)
+            raise self._document.refuse(_TOO_DEEP, line, _FLATTER)
         self._document.lines.setdefault(path, line)
         above = (*above, id(node))
         if not isinstance(node, yaml.ScalarNode) and node.tag not in _COLLECTIONS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,10 @@ endpoints:
   lake: {type: s3, bucket: lake, root: landing, endpoint_url: "http://127.0.0.1:7480"}
   here: {type: local, root: ./data}
 """
+
+_BOMB = "a: &a x\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{below}'] * 9)}]\n" for below, name in pairwise("abcdefg")
+)
 
 
 def test_the_file_of_the_working_folder(write: Write, tmp_path: Path) -> None:
@@ -185,8 +190,9 @@ def test_a_key_given_twice(write: Write) -> None:
         ("a: }", "1: expected the node content, but found '}'. Next: mend it there; what comes after it was not read"),
         ("a: !!python/object/apply:os.system [echo]", "1: "),
         ("endpoints: !!python/name:os.system x", "1: the tag"),
-        ("a: &a [*a]", "1: an alias that contains itself"),
-        ("[" * 5000, ""),
+        ("a: &a [*a]", "1: an alias that contains itself. Next: write out what is meant"),
+        ("[" * 5000, ". Next: close a bracket"),
+        (_BOMB, "1: more than 100000 values once its aliases are written out. Next: repeat less"),
         ("--- 1\n--- 2\n", "2: a second document begins. Next: remove the ---"),
         ("- a\n", "the file must be a mapping"),
         ("endpoints: {[a]: 1}", "1: a mapping or list as a key"),
