@@ -199,7 +199,10 @@ class Writer(ABC):
 
     @abstractmethod
     async def abort(self) -> None:
-        """Leave nothing behind. Safe to repeat; does nothing after `commit` succeeded."""
+        """Leave nothing behind. Safe to repeat; does nothing after `commit` succeeded.
+
+        A writer that has ended, in this or another way, raises `RuntimeError` if it is asked to write or to commit.
+        """
 
     def checkpoint(self) -> bytes | None:
         """A token for `WriteOptions.resume` or `Backend.discard`, if the backend can resume and bytes are stored.

@@ -104,10 +104,16 @@ class StagedWriter(Writer):
         await self._let_go()
 
     async def write(self, data: bytes) -> None:
+        self._check()
         await self._append(data)
         self.size += len(data)
 
+    def _check(self) -> None:
+        if self._ended:
+            raise RuntimeError("the writer has ended")
+
     async def commit(self, expect: Expect) -> Entry:
+        self._check()
         for declared in (expect.size, self.options.size):
             if declared is not None and declared != self.size:
                 raise self._mismatch(f"{self.size} bytes were written, {declared} expected")

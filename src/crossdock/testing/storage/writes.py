@@ -77,11 +77,15 @@ class WriteCases(SuiteBase):
         assert await self.names(storage, peer) == {"old"}
         await self.holds(storage, peer, "old", OLD)
 
-    async def test_abort_may_be_repeated(self, storage: Storage, peer: Peer | None) -> None:
-        """Cleaning up twice is as good as once."""
+    @pytest.mark.parametrize("data", [b"", NEW], ids=["empty", "large"])
+    async def test_abort_is_final(self, storage: Storage, peer: Peer | None, data: bytes) -> None:
+        """Cleaning up twice is as good as once, and nothing is published afterwards."""
         writer = await storage.begin_write("name", WriteOptions())
-        await writer.write(NEW)
+        await writer.write(data)
         await writer.abort()
+        for use in (writer.write(b"more"), writer.commit(Expect())):
+            with pytest.raises(RuntimeError):
+                await use
         await writer.abort()
         assert await self.names(storage, peer) == set()
 
