@@ -138,9 +138,7 @@ class S3Writer(Writer):
             if self.options.staged is not None:
                 await self.options.staged(self._token([]))
         await self._slots.acquire()
-        if self._failure is not None:
-            self._slots.release()
-            raise self._failure
+        self._check()
         task = asyncio.ensure_future(self._send(upload.id or "", self._number, Body(self._buffer.cut(size))))
         self._number += 1
         self._tasks.add(task)

@@ -1,0 +1,179 @@
+"""Uploads in parts: how many at once, what is left when one is given up, and resumed or removed later."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from aiohttp import web
+
+from crossdock.errors import NotFound, ProtocolViolation, Unsupported
+from crossdock.storage.base import Expect, WriteOptions
+from crossdock.storage.storage import Storage
+from tests.storage.s3.faults import FaultProxy, Forward, Upstream, answer, edit, silence, xml_error
+from tests.storage.s3.places import LARGE, MIB, BotoPeer, Server, backend, bucket
+
+
+class TestPartsUnderWay:
+    async def test_so_many_at_once_and_no_more(
+        self, proxy: FaultProxy, peer: BotoPeer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each waits until another is there: they do go together."""
+        now, most, together = 0, 0, asyncio.Event()
+
+        async def count(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            if now == 2:
+                together.set()
+            await together.wait()
+            return await edit(ends)(request, forward)
+
+        def ends(found: Upstream) -> None:
+            nonlocal now
+            now -= 1
+
+        proxy.fail("PUT", "partNumber=", count, 100)
+        more = {"part_size": "5M", "part_concurrency": 2, "conditional_writes": "off"}
+        async with Storage(backend(proxy, peer.bucket, monkeypatch, **more)) as storage, asyncio.timeout(60):
+            await storage.write_bytes("name", LARGE * 3)
+        assert (peer.read("name"), most) == (LARGE * 3, 2)
+
+    async def test_an_upload_is_told_before_it_holds_a_byte(self, storage: Storage, peer: BotoPeer) -> None:
+        """Who is killed then finds it by this."""
+        tokens: list[bytes] = []
+
+        async def staged(token: bytes) -> None:
+            (upload,) = peer.uploads()
+            found = peer.client.list_parts(Bucket=peer.bucket, Key="name", UploadId=upload["UploadId"])
+            assert not found.get("Parts")
+            tokens.append(token)
+
+        writer = await storage.begin_write("name", WriteOptions(staged=staged))
+        await writer.write(LARGE)
+        await writer.leave()
+        (token,) = tokens
+        await storage.discard(token)
+        assert peer.uploads() == []
+
+    @pytest.mark.parametrize("how", ["abort", "leave"])
+    async def test_none_is_on_its_way_when_it_is_given_up(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer, how: str
+    ) -> None:
+        """A store that has taken one in after the upload was aborted keeps it: looked for, and aborted again."""
+        arrived, over = asyncio.Event(), asyncio.Event()
+
+        async def hold(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            arrived.set()
+            return await silence(over)(request, forward)
+
+        proxy.fail("PUT", "partNumber=2", hold)
+        proxy.fail("DELETE", "uploadId=", answer(204))
+        writer = await storage.begin_write("name", WriteOptions())
+        await writer.write(LARGE)
+        await arrived.wait()
+        await getattr(writer, how)()
+        assert not writer._tasks  # type: ignore[attr-defined]
+        assert len(peer.uploads()) == (how == "leave")
+        over.set()
+
+
+class TestResume:
+    async def _half(self, storage: Storage) -> bytes:
+        writer = await storage.begin_write("name", WriteOptions())
+        await writer.write(LARGE[: 10 * MIB + 1])
+        await asyncio.wait(writer._tasks)  # type: ignore[attr-defined]
+        token = writer.checkpoint()
+        assert token is not None
+        await writer.suspend()
+        return token
+
+    async def test_parts_are_believed_only_if_the_store_has_them(
+        self, storage: Storage, peer: BotoPeer, proxy: FaultProxy
+    ) -> None:
+        token = await self._half(storage)
+        upload = peer.uploads()[0]["UploadId"]
+        peer.client.upload_part(Bucket=peer.bucket, Key="name", UploadId=upload, PartNumber=2, Body=b"x" * 5 * MIB)
+        async with storage.write("name", WriteOptions(resume=token)) as writer:
+            assert writer.offset == 5 * MIB
+            await writer.write(LARGE[5 * MIB :])
+            await writer.commit(Expect(size=len(LARGE)))
+        assert peer.read("name") == LARGE
+
+    @pytest.mark.parametrize("part", [b"<PartNumber>1</PartNumber>", b"<Size>1</Size>", b"<PartNumber>x</PartNumber>"])
+    async def test_a_list_of_parts_that_says_too_little(self, storage: Storage, proxy: FaultProxy, part: bytes) -> None:
+        token = await self._half(storage)
+        page = b"<ListPartsResult><Part>" + part + b"</Part></ListPartsResult>"
+        proxy.fail("GET", "uploadId=", answer(200, page), 100)
+        with pytest.raises(ProtocolViolation, match="a part without"):
+            await storage.begin_write("name", WriteOptions(resume=token))
+
+    async def test_what_is_gone(self, storage: Storage, peer: BotoPeer) -> None:
+        token = await self._half(storage)
+        await storage.discard(token)
+        assert peer.names() == set()
+        await storage.discard(token)
+        with pytest.raises(NotFound):
+            await storage.begin_write("name", WriteOptions(resume=token))
+
+    @pytest.mark.parametrize(("status", "code"), [(405, "MethodNotAllowed"), (501, "NotImplemented")])
+    async def test_where_parts_cannot_be_listed(
+        self, storage: Storage, proxy: FaultProxy, status: int, code: str
+    ) -> None:
+        """As at s3rver: a copy then starts again."""
+        token = await self._half(storage)
+        proxy.fail("GET", "uploadId=", xml_error(status, code), 100)
+        with pytest.raises(NotFound, match="the stored parts are gone"):
+            await storage.begin_write("name", WriteOptions(resume=token))
+
+    @pytest.mark.parametrize(("status", "code"), [(405, "MethodNotAllowed"), (501, "NotImplemented")])
+    async def test_where_uploads_cannot_be_aborted(
+        self, storage: Storage, proxy: FaultProxy, caplog: pytest.LogCaptureFixture, status: int, code: str
+    ) -> None:
+        """As at s3rver: what is left behind is told, and does not keep the file from being sent again."""
+        token = await self._half(storage)
+        proxy.fail("DELETE", "uploadId=", xml_error(status, code), 100)
+        await storage.discard(token)
+        assert "cannot abort uploads" in caplog.text
+
+    async def test_no_leftovers_by_another_word(self, storage: Storage, proxy: FaultProxy) -> None:
+        """rclone's server says NoSuchUpload."""
+        proxy.fail("GET", "uploads=", xml_error(404, "NoSuchUpload"))
+        assert [each async for each in storage.backend.leftovers("")] == []
+
+    async def test_leftovers_are_told(self, storage: Storage, peer: BotoPeer) -> None:
+        await self._half(storage)
+        (found,) = [each async for each in storage.backend.leftovers("na")]
+        assert found.path == "name" and found.begun is not None and found.begun.tzinfo is not None
+        assert [each async for each in storage.backend.leftovers("nah")] == []
+        await storage.discard(found.token)
+        assert peer.uploads() == []
+
+
+@pytest.mark.parametrize("name", ["plain", "a b/100%25 +\u00e9&=?#.bin", "a+b"], ids=ascii)
+@pytest.mark.parametrize("server", ["ceph", "moto"])
+async def test_leftovers_by_their_names(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, server: str, name: str
+) -> None:
+    """Ceph encodes them in the list of uploads as it is asked to, but does not say so."""
+    store: Server = request.getfixturevalue(server)
+    with bucket(store) as peer:
+        inner = backend(store, peer.bucket, monkeypatch, conditional_writes="off")
+        async with Storage(inner) as storage:
+            await inner.calls.create_upload(name, name, {})
+            (found,) = [each async for each in inner.leftovers("")]
+            assert found.path == name
+            await storage.discard(found.token)
+        assert peer.uploads() == []
+
+
+async def test_too_large_for_uniform_parts(proxy: FaultProxy, peer: BotoPeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is met before anything is sent."""
+    inner = backend(proxy, peer.bucket, monkeypatch, uniform_parts=True, conditional_writes="off")
+    async with Storage(inner) as storage:
+        writer = await storage.begin_write("name", WriteOptions())
+        writer._number = 10_001  # type: ignore[attr-defined]
+        with pytest.raises(Unsupported, match="part_size"):
+            await writer.write(b"x")
+        await writer.abort()
