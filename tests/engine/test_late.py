@@ -156,6 +156,19 @@ async def test_many_files(ledger: SqliteLedger, clock: Clock) -> None:
     assert [one.due.expectation.match for one in await check_late(FLOW, ledger, clock)] == ["pos/**/*.csv"]
 
 
+async def test_what_was_in_time_is_counted_once(
+    ledger: SqliteLedger, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not every minute of the day, by reading all files that came."""
+    await arrive(ledger, "outbox/pay_1.csv")
+    await arrive(ledger, "outbox/pos/1.csv")
+    await arrive(ledger, "outbox/pos/2.csv")
+    clock.move(5400)
+    assert await check_late(FLOW, ledger, clock) == []
+    monkeypatch.setattr(ledger, "find", None)
+    assert await check_late(FLOW, ledger, clock) == []
+
+
 async def test_a_mail_server_that_is_down_is_told_later(ledger: SqliteLedger, clock: Clock, told: Told) -> None:
     outbox = Outbox(FLOW, ledger, clock=clock, send=told)
     clock.move(5400)

@@ -1,17 +1,17 @@
-"""Transfers under a lease: what is lost, kept, taken over, or too dangerous to run beside others."""
+"""Transfers under a lease: what is lost, kept or taken over."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from crossdock.engine import worker as workers
-from crossdock.engine.notice import Notice
 from crossdock.errors import LeaseLost, LedgerUnavailable
-from crossdock.flows.flow import Webhook
+from crossdock.flows.flow import Destination, Place, Rule
 from crossdock.ledger.base import Lease
 from crossdock.storage.base import WriteOptions, Writer
 from crossdock.storage.netstorage.writer import NetStorageWriter
@@ -201,7 +201,7 @@ async def test_a_clock_that_jumps_ahead_is_no_second_publication(home: House, mo
     for name in ("a", "b"):
         await home.put(name)
     home.dst.gates["commit"] = asyncio.Event()
-    async with home.engine(flow(), transfers=4) as engine:
+    async with home.engine(flow(), transfers=4, lease=3600) as engine:
         running = asyncio.create_task(engine.run_once(patience=0))
         async with asyncio.timeout(60):
             while home.dst.calls["commit"] < 2:
@@ -213,6 +213,44 @@ async def test_a_clock_that_jumps_ahead_is_no_second_publication(home: House, mo
             await running
     published = home.dst.calls["publish"]
     assert (published, {*home.dst._files}) == (2, {"a", "b"})
+
+
+async def test_a_store_copies_nothing_for_who_lost_the_lease(home: House) -> None:
+    """No step lies between its copy and the file's being visible."""
+    home.src.store = "one"
+    await home.put("in/a")
+    within = flow(source=Place("src", "in"), rules=(Rule(name="all", to=(Destination("src", "out/{name}"),)),))
+    async with home.engine(within) as engine:
+        await engine.discover("f")
+    open_ = home.src.open
+
+    async def slow() -> None:
+        await open_()
+        home.clock.move(61)
+        assert await home.ledger.claim("thief")
+
+    async with home.engine(within) as engine:
+        home.src.open = slow  # type: ignore[method-assign]
+        await engine.worker(["f"]).run(until_idle=True)
+    assert ([each.what for each in home.said], list(home.src._files)) == (["lost"], ["in/a"])
+
+
+async def test_who_was_stopped_while_it_announced_a_file_does_not_publish_it(
+    home: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that slept: by its own clock, hours passed until the ledger had answered."""
+    await home.put("a")
+    monkeypatch.setattr("crossdock.engine.delivery.time", SimpleNamespace(monotonic=home.clock.seconds))
+    staged, stolen = home.ledger.staged, list[Lease]()
+
+    async def slept(lease: Lease, checkpoint: bytes | None) -> None:
+        await staged(lease, checkpoint)
+        home.clock.move(7200)
+        stolen.extend(await home.ledger.claim("thief"))
+
+    home.ledger.staged = slept  # type: ignore[method-assign]
+    assert (await home.run(flow())).lost == len(stolen) == 1
+    assert home.dst.hold("a") is None
 
 
 async def test_what_is_kept_to_be_resumed_goes_with_the_lease(home: House) -> None:
@@ -310,75 +348,3 @@ async def test_a_claim_under_way_is_given_back(home: House) -> None:
         await asyncio.wait([running])
     assert running.cancelled()
     assert await home.state("a") == "pending"
-
-
-async def test_what_ended_its_workers_is_told(home: House) -> None:
-    """It fails at a claim, so that no worker is left to tell; once, whoever looks."""
-    told: list[Notice] = []
-
-    async def send(to: object, notice: Notice) -> None:
-        told.append(notice)
-
-    await home.put("a")
-    hook = Webhook(url="https://hooks.example/", on=frozenset({"failed"}))
-    hooked = flow(webhooks=(hook,))
-    async with home.engine(hooked) as engine, home.engine(hooked) as other:
-        for each in (engine, other):
-            each._actions["f"].outbox._send = send
-        await engine.discover("f")
-        for _ in range(4):
-            assert await home.ledger.claim("dead", lease=1.0)
-            home.clock.move(2)
-        summary = await engine.run_once(patience=0)
-        assert (summary.failed, summary.good) == (1, False)
-        assert [(each.kind, each.data["error"]) for each in told] == [("failed", home.said[0].reason)]
-        assert "its lease ended 4 times" in home.said[0].reason
-        assert (await other.run_once(patience=0)).failed == 0
-        assert len(told) == 1
-        await home.ledger.requeue([home.said[0].transfer.id], who="me", why="more memory")
-        assert (await other.run_once(patience=0)).delivered == 1
-
-
-async def test_suspects_run_alone(home: House) -> None:
-    """Who was at work beside a file that kills its workers does not fail with it."""
-    for name in ("a", "b", "poison"):
-        await home.put(name)
-    async with home.engine(flow()) as engine:
-        await engine.discover("f")
-    for _ in range(3):
-        assert await home.ledger.claim("dead", limit=16, lease=1.0)
-        home.clock.move(2)
-    at_work = 0
-
-    def step(name: str) -> None:
-        nonlocal at_work
-        at_work += (name == "R4:before") - (name == "R9:after")
-        assert at_work <= 1
-
-    assert (await home.run(flow(), step=step)).delivered == 3
-
-
-async def test_a_suspect_is_waited_for_in_peace(home: House) -> None:
-    """What comes meanwhile wakes the others, who have nothing to do yet and let it go on."""
-    await home.put("suspect")
-    async with home.engine(flow()) as engine:
-        await engine.discover("f")
-    for _ in range(3):
-        assert await home.ledger.claim("dead", lease=1.0)
-        home.clock.move(2)
-    home.dst.gates["commit"] = asyncio.Event()
-    async with home.engine(flow()) as engine, asyncio.timeout(60):
-        worker = engine.worker(["f"])
-        running = asyncio.create_task(worker.run())
-        while not home.dst.calls["commit"]:
-            await asyncio.sleep(0.01)
-        await home.put("b")
-        await engine.discover("f")
-        worker.wake()
-        await asyncio.sleep(0.01)
-        home.dst.gates.pop("commit").set()
-        while await home.state("b") != "done":
-            await asyncio.sleep(0.01)
-        worker.stop()
-        await running
-    assert await home.state("suspect") == "done"

@@ -13,6 +13,7 @@ from crossdock.engine.engine import Engine, LeftAlone
 from crossdock.engine.recovery import Record, attempt_id
 from crossdock.errors import (
     AuthenticationFailed,
+    CrossdockError,
     PermissionDenied,
 )
 from crossdock.flows.flow import After, Destination, Place, Retry, Rule
@@ -22,6 +23,7 @@ from crossdock.storage.local import LocalSettings
 from crossdock.storage.shared import SharedReads
 from crossdock.storage.staging import is_temporary
 from crossdock.storage.storage import Storage
+from tests.engine.bench import Killed
 from tests.engine.clocks import Clock
 from tests.engine.places import House, broken, flow, lost
 
@@ -124,6 +126,38 @@ async def test_a_failed_commit_is_no_delivery(home: House) -> None:
     home.clock.move(6)
     assert (await home.run(flow(after=After(delete=True)))).delivered == 1
     assert (home.dst.hold("a"), home.src.hold("a")) == (b"1", None)
+
+
+@pytest.mark.parametrize("error", [PermissionDenied("no", operation="write", endpoint="dst"), lost()])
+async def test_who_gives_up_may_be_killed_as_well(home: House, error: CrossdockError) -> None:
+    """Once what it had staged is removed, and before that is recorded: its being gone proves nothing."""
+    once = flow(retry=Retry(attempts=1, give_up=0.0))
+    await home.put("a", b"1")
+    home.dst.faults["commit"] = [error]
+    discard, begin = home.dst.discard, home.dst.begin_write
+
+    async def begin_write(path: str, options: WriteOptions) -> Writer:
+        writer = await begin(path, options)
+        abort = writer.abort
+
+        async def dies() -> None:
+            await abort()
+            raise Killed
+
+        writer.abort = dies  # type: ignore[method-assign]
+        return writer
+
+    async def dies(checkpoint: bytes) -> None:
+        await discard(checkpoint)
+        raise Killed
+
+    home.dst.discard, home.dst.begin_write = dies, begin_write  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        await home.run(once)
+    home.dst.discard, home.dst.begin_write = discard, begin  # type: ignore[method-assign]
+    home.clock.move(61)
+    assert (await home.run(once)).delivered == 1
+    assert home.dst.hold("a") == b"1"
 
 
 async def test_a_lost_answer_is_no_second_publication(home: House) -> None:

@@ -218,6 +218,23 @@ async def test_the_ledger_is_pruned_each_day_however_often_serving_begins(
     assert pruned[0] == first
 
 
+async def test_serve_finishes_what_is_under_way(home: House) -> None:
+    await home.put("a")
+    home.dst.gates["commit"] = asyncio.Event()
+    stop = asyncio.Event()
+    async with home.engine(flow(trigger=Trigger(every=3600.0))) as engine, asyncio.timeout(60):
+        serving = asyncio.create_task(serve(engine, stop))
+        while not home.dst.calls["commit"]:
+            await asyncio.sleep(0.01)
+        stop.set()
+        # It is heard before the target answers.
+        for _ in range(20):
+            await asyncio.sleep(0)
+        home.dst.gates.pop("commit").set()
+        await serving
+    assert (await home.state("a"), home.dst.calls["commit"]) == ("done", 1)
+
+
 async def test_serve_breaks_off_after_its_grace(home: House) -> None:
     await home.put("a")
     home.dst.gates["commit"] = asyncio.Event()

@@ -92,6 +92,14 @@ async def test_a_month_is_not_too_long_to_be_remembered(ledger: SqliteLedger, cl
     assert await asleep(the_flow, ledger, clock) == (["01 06:00:00"] if missed else [])
 
 
+async def test_ticks_of_long_ago_are_forgotten(ledger: SqliteLedger, clock: Clock) -> None:
+    """A flow of every minute makes thousands of marks a day."""
+    async with aclosing(ticks(flow(Trigger(every=60)), ledger, clock, clock.sleep)) as found:
+        await take(found, 202)
+        marks = await ledger.marks("statements", TICK)
+    assert 240 < len(marks) < 260
+
+
 async def asleep(the_flow: Flow, ledger: SqliteLedger, clock: Clock) -> list[str]:
     """What a scheduler takes until it waits for the next tick."""
     waits = asyncio.Event()

@@ -20,7 +20,7 @@ _ALL = 1_000_000
 async def check_poisoned(flow: str, ledger: Ledger, now: datetime, actions: Actions) -> list[Transfer]:
     """Those of the last day, the newest thousand that failed, of which nobody was told yet. Tells.
 
-    The notices are durable before one counts as told. Raises `LedgerError`.
+    The notices are durable before one counts as told, and go with the next `flush`. Raises `LedgerError`.
     """
     found = await ledger.find(Query(flow=flow, states=frozenset({State.FAILED}), limit=_PAGE))
     recent = [each for each in found if each.why.startswith(POISON) and now - each.changed < _NEWS_FOR]
@@ -35,6 +35,4 @@ async def check_poisoned(flow: str, ledger: Ledger, now: datetime, actions: Acti
         await actions.poisoned(each)
         if await ledger.mark(flow, _TOLD, key):
             news.append(each)
-    if news:
-        await actions.outbox.flush()
     return news

@@ -1,0 +1,112 @@
+"""Files that end their workers: alone at work, put away in the end, and told."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from crossdock.engine import worker as workers
+from crossdock.engine.notice import Notice
+from crossdock.flows.flow import Webhook
+from tests.engine.places import House, flow
+
+
+async def test_what_ended_its_workers_is_told(home: House) -> None:
+    """It fails at a claim, so that no worker is left to tell; once, whoever looks."""
+    told: list[Notice] = []
+
+    async def send(to: object, notice: Notice) -> None:
+        told.append(notice)
+
+    await home.put("a")
+    hook = Webhook(url="https://hooks.example/", on=frozenset({"failed"}))
+    hooked = flow(webhooks=(hook,))
+    async with home.engine(hooked) as engine, home.engine(hooked) as other:
+        for each in (engine, other):
+            each._actions["f"].outbox._send = send
+        await engine.discover("f")
+        for _ in range(4):
+            assert await home.ledger.claim("dead", lease=1.0)
+            home.clock.move(2)
+        summary = await engine.run_once(patience=0)
+        assert (summary.failed, summary.good) == (1, False)
+        assert [(each.kind, each.data["error"]) for each in told] == [("failed", home.said[0].reason)]
+        assert "its lease ended 4 times" in home.said[0].reason
+        assert (await other.run_once(patience=0)).failed == 0
+        assert len(told) == 1
+        await home.ledger.requeue([home.said[0].transfer.id], who="me", why="more memory")
+        assert (await other.run_once(patience=0)).delivered == 1
+
+
+async def test_suspects_run_alone(home: House) -> None:
+    """Who was at work beside a file that kills its workers does not fail with it."""
+    for name in ("a", "b", "poison"):
+        await home.put(name)
+    async with home.engine(flow()) as engine:
+        await engine.discover("f")
+    for _ in range(3):
+        assert await home.ledger.claim("dead", limit=16, lease=1.0)
+        home.clock.move(2)
+    at_work = 0
+
+    def step(name: str) -> None:
+        nonlocal at_work
+        at_work += (name == "R4:before") - (name == "R9:after")
+        assert at_work <= 1
+
+    assert (await home.run(flow(), step=step)).delivered == 3
+
+
+async def test_a_suspect_waits_for_what_is_at_work(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claimed beside it, when the last of its workers has been dead for long enough."""
+    monkeypatch.setattr(workers, "_LOOK_AGAIN", 0.01)
+    await home.put("suspect")
+    at_work: list[str] = []
+
+    def step(name: str) -> None:
+        if name in ("R4:before", "R9:after"):
+            at_work.append(name)
+
+    async with home.engine(flow(), step=step) as engine, asyncio.timeout(60):
+        await engine.discover("f")
+        for _ in range(3):
+            assert await home.ledger.claim("dead", lease=1.0)
+            home.clock.move(2 if _ < 2 else 0)
+        await home.put("a")
+        home.dst.gates["commit"] = asyncio.Event()
+        running = asyncio.create_task(engine.run_once(patience=0))
+        while not home.dst.calls["commit"]:
+            await asyncio.sleep(0.01)
+        home.clock.move(2)
+        while (await home.transfers())["suspect", "dst"].owner == "dead":
+            await asyncio.sleep(0.01)
+        home.dst.gates.pop("commit").set()
+        assert (await running).delivered == 2
+    assert at_work == ["R4:before", "R9:after"] * 2
+
+
+async def test_a_suspect_is_waited_for_in_peace(home: House) -> None:
+    """What comes meanwhile wakes the others, who have nothing to do yet and let it go on."""
+    await home.put("suspect")
+    async with home.engine(flow()) as engine:
+        await engine.discover("f")
+    for _ in range(3):
+        assert await home.ledger.claim("dead", lease=1.0)
+        home.clock.move(2)
+    home.dst.gates["commit"] = asyncio.Event()
+    async with home.engine(flow()) as engine, asyncio.timeout(60):
+        worker = engine.worker(["f"])
+        running = asyncio.create_task(worker.run())
+        while not home.dst.calls["commit"]:
+            await asyncio.sleep(0.01)
+        await home.put("b")
+        await engine.discover("f")
+        worker.wake()
+        await asyncio.sleep(0.01)
+        home.dst.gates.pop("commit").set()
+        while await home.state("b") != "done":
+            await asyncio.sleep(0.01)
+        worker.stop()
+        await running
+    assert await home.state("suspect") == "done"
