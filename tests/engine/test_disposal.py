@@ -12,9 +12,9 @@ from crossdock.errors import ConnectionFailed, NotFound, PermissionDenied
 from crossdock.flows.flow import After, Place, Settle
 from crossdock.flows.plan import Planner
 from crossdock.ledger.base import Planned
-from crossdock.storage.base import Backend, WriteOptions
+from crossdock.storage.base import Backend
 from crossdock.storage.layers import Layer
-from tests.engine.bench import DAY, Bench, Killed, everywhere
+from tests.engine.bench import DAY, Bench, everywhere
 
 
 @everywhere
@@ -176,57 +176,6 @@ async def test_of_two_that_end_at_once_one_takes_the_source(bench: Bench) -> Non
     said = await asyncio.gather(*(actions.follow(lease, bench.receipt(lease)) for lease in leases))
     assert said == [("archived as outbox/.done/a/b.csv", True)] * 2
     assert sum(call in ("rename", "copy") for call in bench.fragile.calls) == 1
-
-
-@pytest.mark.parametrize("place", ["local", "openssh"], indirect=True)
-@pytest.mark.parametrize(("data", "same"), [(b"12345", True), (b"54321", False)])
-async def test_a_rename_that_was_killed_with_both_names_there(bench: Bench, data: bytes, *, same: bool) -> None:
-    """Of two steps, a link and a removal, at servers that have no other that never replaces."""
-    entry = await bench.write()
-    await bench.delivered(entry)
-    options = WriteOptions(modified=entry.modified)
-    await bench.plain.write_bytes("outbox/.done/a/b.csv", data, options)
-    assert await bench.follow(await bench.reclaim(), After(archive=".done")) == (
-        f"archived as outbox/.done/a/b{'' if same else '~1'}.csv",
-        True,
-    )
-    assert await bench.names() == {"outbox/.done/a/b.csv", *([] if same else ["outbox/.done/a/b~1.csv"])}
-    assert await bench.read("outbox/.done/a/b.csv") == data
-
-
-@everywhere
-@pytest.mark.parametrize("after", [After(archive=".done", keep=DAY), After(delete=True)], ids=["archive", "delete"])
-async def test_killed_anywhere_it_is_done_again(bench: Bench, after: After) -> None:
-    """Before and after each call to the endpoint; nothing is lost, nothing is there twice."""
-    number = 0
-    while True:
-        number += 1
-        done = 0
-        for when in ("before", "after"):
-            (lease,) = await bench.delivered(await bench.write(data=b"run %d" % number))
-            bench.fragile.calls.clear()
-            bench.fragile.die_at = (number, when)
-            try:
-                await bench.follow(lease, after)
-                done += 1
-            except Killed:
-                bench.fragile.die_at = None
-                words, gone = await bench.follow(await bench.reclaim(), after)
-                assert gone, words
-                assert words.startswith(("archived as", "removed the source", "the source was gone")), words
-            bench.fragile.die_at = None
-            if after.delete:
-                assert await bench.names() == set()
-            else:
-                assert await bench.names() == {"outbox/.done/a/b.csv"}
-                (mark,) = await bench.ledger.marks("statements", ARCHIVED)
-                assert mark.key == "outbox/.done/a/b.csv"
-                bench.clock.move(2 * DAY)
-                assert await bench.actions(after).sweep() == 1
-                assert await bench.names() == set()
-        if done == 2:
-            break
-    assert number > 2
 
 
 @everywhere
