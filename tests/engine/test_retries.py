@@ -380,16 +380,3 @@ async def test_a_refused_login_of_an_action_is_not_repeated(home: House) -> None
     home.clock.move(1000)
     await home.run(tidy)
     assert (await home.state("a"), home.src.hold("a")) == ("done", None)
-
-
-@pytest.mark.parametrize("data", [b"{", b"[]", b"null", b"\xff", b"{}", b'{"to": "a", "token": 5}', b"[" * 100_000])
-def test_a_checkpoint_that_was_changed_by_hand_is_told_and_sends_again(
-    data: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert Record.load(data) is None
-    assert "was changed by hand, the file is sent again" in caplog.text
-
-
-def test_a_checkpoint_of_another_release_is_understood() -> None:
-    kept = Record(to="a", token=b"t", size=1, sha256="s", at="b", resumable=True)
-    assert Record.load(kept.dump()[:-1] + b', "more": 1}') == kept

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from crossdock.engine.endpoints import Endpoints
-from crossdock.engine.recovery import Record, attempt_id
 from crossdock.engine.verdicts import backoff, judge
 from crossdock.errors import (
     AuthenticationFailed,
@@ -179,15 +178,6 @@ async def test_closing_ends_what_is_being_opened() -> None:
         while not door.calls["open"]:
             await asyncio.sleep(0.001)
     assert asyncio.all_tasks() == {asyncio.current_task()}
-
-
-def test_records_and_names() -> None:
-    record = Record(to="a\udcff", token=b"\0\xff", size=3, sha256="ab", resumable=True)
-    assert Record.load(record.dump()) == record
-    assert Record.load(None) is None
-    names = {attempt_id("l", transfer, fence) for transfer in range(50) for fence in range(50)}
-    assert len(names) == 2500
-    assert all(len(name) == 12 and int(name, 16) >= 0 for name in names)
 
 
 @pytest.mark.parametrize(("content", "said"), [(b"\xff\xfe", "is no text"), (None, "No such file")])
