@@ -173,11 +173,13 @@ def test_names_that_lead_nowhere(cli: Cli, tmp_path: Path) -> None:
     rules:
       - {match: '(?P<x>\.\.)y', to: 'b:{x}/z'}
       - {match: 'e(?P<x>.*)', to: 'b:{x}'}
+      - {match: 'g(?P<x>.*)', to: 'b:in/{x}'}
       - {match: 'f_.*', to: 'python:hostile_routes.to'}
 """
     )
     expected = {
         "..y": "'.' and '..' are not names", "e": "no name is left of it", "e/": "it stands for a folder", "ex": "b:x",
+        "g": "no name is left of it",
         "f_dots": "'.' and '..' are not names", "f_root": "no name is left of it", "f_other": "no endpoint is called",
         "f_number": "TypeError", "f_exit": "SystemExit: 0", "f_raise": "RuntimeError: one\\ntwo", "f_x": "b:ok",
     }  # fmt: skip

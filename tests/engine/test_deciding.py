@@ -149,6 +149,9 @@ async def test_caps_and_order(home: House) -> None:
     assert sorted(home.dst._files) == ["1", "2"]
     assert [each.transfer.entry.path for each in home.said] == ["1", "2"]
     assert (await home.run(flow(order="name", max_bytes=1))).delivered == 1, "one file is moved, however large"
+    for number in (4, 5, 6):
+        await home.put(f"{number}", b"x" * number)
+    assert (await home.run(flow(order="name", max_bytes=9))).delivered == 2
 
 
 @pytest.mark.parametrize("mode", ["overwrite", "skip", "fail", "version"])

@@ -37,6 +37,7 @@ def matches(pattern: str, path: str) -> bool:
         ("[+--]x", ["+x", ",x", "-x"], ["*x", ".x"]),
         ("[--.]x", ["-x", ".x"], [",x", "/x"]),
         ("[(?>]x", ["(x", "?x", ">x"], [":x", "\\x"]),
+        ("[{]x", ["{x"], ["x"]),
         ("{a,bc}.{x,y}", ["a.x", "bc.y"], ["b.x", "a.z"]),
         ("*{a,ab}c", ["ac", "abc", "zzabc"], ["abd"]),
         ("{in,out}/*.csv", ["in/a.csv", "out/b.csv"], ["x/a.csv"]),

@@ -60,7 +60,7 @@ def _days(value: object) -> object:
 def _day(name: str) -> int | None:
     name = name.strip()
     for number, day in enumerate(_DAYS):
-        if name and (name == day or (len(name) > 3 and name in (f"{day}day", _LONG[number]))):
+        if name in (day, _LONG[number]):
             return number
     return None
 

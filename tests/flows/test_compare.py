@@ -1,0 +1,43 @@
+"""Whether a file must be moved again, by what two endpoints tell of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from crossdock.flows.compare import UNSURE, Comparison
+from crossdock.storage.base import Capabilities, Entry
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+EXACT, SECOND = timedelta(microseconds=1), timedelta(seconds=1)
+
+
+def kept(precision: timedelta | None, *, listed: bool = True) -> Capabilities:
+    return Capabilities(mtime_precision=precision, lists_mtime=listed)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "newer", "said"),
+    [
+        (kept(EXACT), kept(EXACT), 0, None),
+        (kept(EXACT), kept(EXACT), 0.1, "modification time differs"),
+        (kept(EXACT), kept(SECOND), 0.9, None),
+        (kept(SECOND), kept(EXACT), 0.9, None),
+        (kept(SECOND), kept(EXACT), 1, "modification time differs"),
+        # A source on which nobody can set times has some all the same.
+        (kept(None), kept(EXACT), 60, "modification time differs"),
+        (kept(None), kept(EXACT), 0, None),
+        (kept(EXACT), kept(None), 60, "source is newer"),
+        (kept(EXACT), kept(None), -60, None),
+        (kept(EXACT), kept(EXACT, listed=False), 60, UNSURE),
+        (kept(EXACT), kept(EXACT, listed=False), 0, UNSURE),
+        (kept(EXACT, listed=False), kept(EXACT), 60, UNSURE),
+        (kept(EXACT, listed=False), kept(EXACT), 0, None),
+    ],
+)
+def test_by_time(theirs: Capabilities, ours: Capabilities, newer: float, said: str | None) -> None:
+    source = Entry(path="a", size=5, modified=NOW + timedelta(seconds=newer))
+    assert Comparison(theirs, ours).difference(source, Entry(path="a", size=5, modified=NOW)) == said
+    assert Comparison(theirs, ours).difference(source, Entry(path="a", size=6, modified=NOW)) == "size differs"
+    assert Comparison(theirs, ours).difference(source, Entry(path="a", size=5)) is None
