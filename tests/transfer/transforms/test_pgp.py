@@ -234,6 +234,7 @@ def test_bombs_are_refused(pgp: Pgp) -> None:
         pgp.run("decrypt", packed)
     with pytest.raises(Refused, match="over 1048576 bytes"):
         pgp.run("decrypt", packed, max_size="1M")
+    assert len(pgp.run("decrypt", packed, max_ratio=1000)) == 100 * 1024 * 1024
 
 
 def test_stopping_ends_gpg_whatever_it_waits_for(tmp_path: Path) -> None:
