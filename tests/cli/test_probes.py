@@ -7,6 +7,8 @@ import shlex
 import unicodedata
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from crossdock.cli.probes import Finding, probe
 from crossdock.config import Location
 from crossdock.errors import InvalidPath, PermissionDenied
-from crossdock.storage.base import Entry, WriteOptions, Writer
+from crossdock.storage.base import Entry, Reader, WriteOptions, Writer
 from crossdock.storage.local import LocalSettings
 from crossdock.storage.memory import MemoryBackend, MemorySettings
 from crossdock.storage.storage import Storage
@@ -56,6 +58,41 @@ class Forbidding(MemoryBackend):
         raise self.error(PermissionDenied, "mkdir", path, "permission denied")
 
 
+class Lying(MemoryBackend):
+    """Answers as if it had done what it was asked to, and has not."""
+
+    def __init__(self, lie: str) -> None:
+        super().__init__()
+        self._lie = lie
+
+    async def stat(self, path: str) -> Entry:
+        entry = await super().stat(path)
+        ahead = timedelta(hours=self._lie == "clock")
+        return replace(entry, modified=entry.modified and entry.modified + ahead)
+
+    async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
+        if self._lie == "read":
+            self._files[path].data = bytes(len(self._files[path].data))
+        elif self._lie == "offset" and offset:
+            offset -= 10
+        return await super().begin_read(path, offset=offset, pin=pin)
+
+    async def begin_write(self, path: str, options: WriteOptions) -> Writer:
+        if self._lie == "overwrite" and path in self._files:
+            path = "scratch/elsewhere"
+        if self._lie == "create_new":
+            options = replace(options, overwrite=True)
+        if self._lie == "mtime":
+            options = replace(options, modified=None)
+        return await super().begin_write(path, options)
+
+    async def rename(self, path: str, target: str, *, overwrite: bool = False) -> None:
+        before = self._files[path]
+        await super().rename(path, target, overwrite=overwrite)
+        if self._lie == "rename":
+            self._files[path] = before
+
+
 async def findings(backend: MemoryBackend) -> tuple[list[Finding], set[str]]:
     """What is found, and what is left."""
     async with Storage(backend) as storage:
@@ -88,6 +125,24 @@ async def test_names_that_come_back_otherwise(name: Callable[[str], str], words:
     assert bad.mend
     assert "ASCII names only" in bad.mend
     assert left == set()
+
+
+@pytest.mark.parametrize(
+    ("lie", "words"),
+    [
+        ("clock", "the server's clock is 3600 s ahead of this machine's"),
+        ("read", "what was read is not what was written"),
+        ("offset", "a read at an offset gives other bytes"),
+        ("overwrite", "after replacing a file the old bytes are read"),
+        ("create_new", "a file was replaced although that was forbidden"),
+        ("mtime", "2001-02-03 04:05:06Z became "),
+        ("rename", "a renamed file is not where it should be"),
+    ],
+)
+async def test_what_is_promised_and_not_kept(lie: str, words: str) -> None:
+    told, _ = await findings(Lying(lie))
+    bad = next(finding for finding in told if not finding.good)
+    assert bad.detail.startswith(words) and bad.mend, told
 
 
 async def test_names_that_are_refused() -> None:

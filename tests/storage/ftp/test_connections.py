@@ -86,6 +86,43 @@ async def test_a_password_that_a_server_repeats_is_not_told(server: FaultyFtpSer
     assert "tr0ub4dor" not in "".join(traceback.format_exception(failed.value))
 
 
+@pytest.mark.parametrize(
+    ("command", "reply", "kind", "mend"),
+    [
+        ("USER", "421 Service not available", Throttled, "is not ready"),
+        (
+            "USER",
+            "500 OOPS: vsftpd: refusing to run with writable root inside chroot()",
+            PermissionDenied,
+            "chroot=YES",
+        ),
+        ("USER", "530 Too many users", Throttled, "lower 'max_connections'"),
+        ("PASS", "332 Need account for login", AuthenticationFailed, "check user and password"),
+        ("PASS", "350 and what else?", ProtocolViolation, "check that this is an FTP server"),
+        ("TYPE", "504 No such type", ProtocolViolation, "check that this is an FTP server"),
+    ],
+)
+async def test_what_a_refusal_means(
+    server: FaultyFtpServer, command: str, reply: str, kind: type[CrossdockError], mend: str
+) -> None:
+    server.faults.replies = {command: reply}
+    with pytest.raises(kind) as refused:
+        async with faulty(server):
+            pass
+    assert mend in str(refused.value)
+
+
+async def test_a_password_that_is_no_line(server: FaultyFtpServer) -> None:
+    """It would become a command of its own."""
+    secret = server.folder.parent / "secret"
+    secret.touch(0o600)
+    secret.write_text("one\nDELE two")
+    with pytest.raises(AuthenticationFailed, match="holds a line break or NUL"):
+        async with faulty(server):
+            pass
+    assert server.commands == [f"USER {server.user}", "QUIT"]
+
+
 async def test_refusals_of_our_own_do_not_make_the_wait_longer(server: FaultyFtpServer) -> None:
     now, secret = 1000.0, server.folder.parent / "secret"
     secret.touch(0o600)
