@@ -112,6 +112,22 @@ async def test_what_a_refusal_means(
     assert mend in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("type", "tls", "security", "port"),
+    [
+        ("ftp", None, "none", 21),
+        ("ftp", "none", "none", 21),
+        ("ftp", "explicit", "explicit", 21),
+        ("ftp", "implicit", "implicit", 990),
+        ("ftpes", None, "explicit", 21),
+        ("ftps", "implicit", "implicit", 990),
+    ],
+)
+def test_two_ways_to_ask_for_tls(type: str, tls: str | None, security: str, port: int) -> None:
+    settings = FtpSettings.model_validate({"type": type, "host": "h", "tls": tls})
+    assert (settings.security, settings.address[1]) == (security, port)
+
+
 async def test_a_password_that_is_no_line(server: FaultyFtpServer) -> None:
     """It would become a command of its own."""
     secret = server.folder.parent / "secret"

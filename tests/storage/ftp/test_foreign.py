@@ -106,6 +106,16 @@ async def test_a_file_has_the_time_that_its_listing_tells_where_nothing_else_doe
                 await reader.read()
 
 
+async def test_a_refusal_that_passes_is_no_lack_of_epsv(server: FaultyFtpServer) -> None:
+    server.faults.replies["EPSV"] = "425 Cannot open a port just now"
+    async with faulty(server) as storage:
+        with pytest.raises(ConnectionFailed, match="425 Cannot open"):
+            await storage.write_bytes("name", b"x")
+        server.faults.replies.clear()
+        await storage.write_bytes("name", b"x")
+    assert "PASV" not in server.commands
+
+
 async def test_a_server_that_is_not_quite_done_with_what_it_said_it_had_done(server: FaultyFtpServer) -> None:
     """LightFTP: a matter of a moment."""
     server.faults.replies["EPSV"] = "550 Another action is in progress, use ABOR first."

@@ -219,6 +219,16 @@ async def test_pin() -> None:
         assert peer.sftp.seen.count(c.OPEN) == peer.sftp.seen.count(c.CLOSE) == 4
 
 
+async def test_a_pin_where_nothing_may_be_looked_at() -> None:
+    """What was listed tells how much there is to be."""
+    sftp = FakeSftp(x=DATA)
+    sftp.hook = lambda kind, body: status(3) if kind in (c.STAT, c.LSTAT, c.FSTAT) else None
+    async with served(sftp) as (storage, _):
+        assert await whole(storage, pin=Entry(path="x", size=SIZE)) == DATA
+        with pytest.raises(Truncated):
+            await whole(storage, pin=Entry(path="x", size=SIZE + 1))
+
+
 async def test_what_was_listed_as_a_pipe_is_not_opened() -> None:
     async with served(FakeSftp(x=DATA)) as (storage, peer):
         with pytest.raises(NotAFile):

@@ -121,6 +121,14 @@ async def test_jump_host(tmp_path: Path) -> None:
         assert near.sign_ins == ["tester"] and far.sign_ins == ["tester"]
 
 
+async def test_a_jump_host_that_does_not_reach_the_server(tmp_path: Path) -> None:
+    key = write_key(tmp_path / "key")
+    async with serving(server=only(key)) as near:
+        given = {"private_key": f"file:{tmp_path}/key", "jump": f"tester@127.0.0.1:{near.port}", "port": 1}
+        with pytest.raises(ConnectionFailed, match=r"the jump host does not reach .*:1: .*check 'jump'"):
+            await connects(near.settings(**given, jump_host_key=near.fingerprints))
+
+
 async def test_a_jump_host_of_the_ssh_config_is_looked_up_there_as_well(tmp_path: Path) -> None:
     keys = {name: write_key(tmp_path / name) for name in ("far", "near")}
     folder = Path(os.environ["HOME"]) / ".ssh"

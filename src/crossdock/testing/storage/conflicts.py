@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 
@@ -228,7 +229,7 @@ class PinnedCases(SuiteBase):
             await self.holds(storage, peer, "name", OLD)
             return
         await storage.write_bytes("name", NEW)
-        with pytest.raises(SourceChanged):
+        with pytest.raises(SourceChanged, match=f"^delete {re.escape(storage.endpoint)}:name: .* Next: "):
             await storage.delete_pinned("name", pin)
         await self.holds(storage, peer, "name", NEW)
         pin = await storage.stat("name")
