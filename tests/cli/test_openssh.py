@@ -61,6 +61,7 @@ def test_trust_shows_and_pins(cli: Cli, openssh: OpenSSH, outbox: Path, tmp_path
     assert cli("trust", "--json", "partner:").rows[0]["pinned"] is True
     (tmp_path / "kh").write_bytes(b"# caf\xe9\n")
     assert cli("trust", host, "--known-hosts", "kh").code == 2, "asks, and nobody is there"
+    assert "write HOST" in cli("trust", ":22").err
     for _ in range(2):
         assert cli("trust", host, "--known-hosts", "kh", "--yes").code == 0
     assert (tmp_path / "kh").read_bytes().split()[2:] == openssh.host_key_line.encode().split()[:3], "once"

@@ -339,3 +339,14 @@ async def test_chunks_written_out_of_order(tmp_path: Path, monkeypatch: pytest.M
         await again.commit(Expect(size=6 << 20))
     assert (tmp_path / "x").read_bytes() == b"".join(chunks)
     assert [name.name for name in tmp_path.iterdir()] == ["x"]
+
+
+async def test_its_threads_end_with_it(tmp_path: Path) -> None:
+    def of_it() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if "short-lived" in thread.name]
+
+    async with Storage(LocalSettings(root=tmp_path).backend("short-lived")) as storage:
+        await storage.write_bytes("a", b"x")
+        assert [entry.path async for entry in storage.walk()] == ["a"]
+        assert len(of_it()) > 1
+    assert of_it() == []
