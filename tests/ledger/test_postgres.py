@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
 import pytest
 
-from crossdock.errors import LedgerError
+from crossdock.errors import LedgerError, LedgerUnavailable
 from crossdock.ledger.base import Query, State
 from crossdock.ledger.postgres import PostgresLedger
 from crossdock.ledger.queries import migrations
+from crossdock.storage.base import Entry
 from crossdock.testing.ledger.base import RECEIPT, add, claim_one, entry, got, planned
 from tests.servers import Postgres
 from tests.servers.server import LOOPBACK
@@ -137,6 +139,43 @@ async def test_two_change_the_same_transfers_by_hand(postgres: Postgres, schema:
             *(ledger.requeue(each, who="me", why="now") for _ in range(10) for each in (ids, ids[::-1]))
         )
         assert changed == [ids] * 20
+
+
+async def test_two_look_at_one_source(postgres: Postgres, schema: str) -> None:
+    """One notes what is listed while another forgets what it took on, which goes by age: no deadlock."""
+    entries = [entry(f"f{number:02}") for number in range(60)]
+    paths = [one.path for one in entries]
+    async with PostgresLedger(postgres.dsn, schema=schema) as ledger:
+
+        async def look(listed: Sequence[Entry]) -> None:
+            assert [each.path for each in await ledger.see("f", "bank", listed)] == [one.path for one in listed]
+
+        await asyncio.gather(
+            *(
+                work
+                for _ in range(10)
+                for work in (look(entries), ledger.forget("f", "bank", paths[::-1]), look(entries[::-1]))
+            )
+        )
+
+
+async def test_a_deadlock_is_tried_again(postgres: Postgres, schema: str, raw: Any) -> None:
+    """It is no outage: the server ended one of two, and the other goes on."""
+    async with PostgresLedger(postgres.dsn, schema=schema) as ledger:
+        await raw.execute(f"""
+            CREATE SEQUENCE {schema}.turns;
+            CREATE FUNCTION {schema}.meet() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF nextval('{schema}.turns') < 5 THEN
+                    RAISE EXCEPTION 'deadlock detected' USING ERRCODE = '40P01';
+                END IF;
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER meet BEFORE INSERT ON {schema}.sightings FOR EACH ROW EXECUTE FUNCTION {schema}.meet()""")
+        assert [each.count for each in await ledger.see("f", "bank", [entry("a"), entry("b")])] == [1, 1]
+        # For ever, it is told.
+        await raw.execute(f"ALTER SEQUENCE {schema}.turns RESTART INCREMENT BY -1 MINVALUE -100 MAXVALUE 1")
+        with pytest.raises(LedgerUnavailable, match="deadlock"):
+            await ledger.see("f", "bank", [entry("c")])
 
 
 async def test_what_is_asked_daily_has_an_index(postgres: Postgres, schema: str, raw: Any) -> None:

@@ -37,7 +37,7 @@ _CONNECTING = 15.0
 _MIGRATING = 86400.0
 """Seconds for one step of the schema: an index over many millions of rows is made anew."""
 _TRIES = 5
-"""Of a claim that met another one at the same place."""
+"""Of a claim that met another one at the same place, and of what the server ended as a deadlock."""
 _PASSING = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
@@ -225,11 +225,19 @@ class PostgresLedger(SqlLedger):
         """In one transaction, with the schema in sight for just as long."""
         if self._pool is None:
             raise LedgerUnavailable(f"{operation} in ledger {self.where}: it is not open", hint="open it first")
+        tries = _TRIES
         async with self._reported(operation), self._connection(self._pool) as connection:
-            # The level that the statements are made for, whatever is the database's own.
-            async with connection.transaction(isolation="read_committed"):
-                await connection.execute(f"SET LOCAL search_path TO {self._schema}")
-                return await action(connection)
+            while True:
+                try:
+                    # The level that the statements are made for, whatever is the database's own.
+                    async with connection.transaction(isolation="read_committed"):
+                        await connection.execute(f"SET LOCAL search_path TO {self._schema}")
+                        return await action(connection)
+                except asyncpg.DeadlockDetectedError:
+                    # Of two that waited for each other the server ended this one; nothing of it was done.
+                    tries -= 1
+                    if not tries:
+                        raise
 
     async def _fetch(self, operation: str, sql: str, params: Params) -> list[Row]:
         text, names = _positional(sql)

@@ -102,11 +102,15 @@ class SqlLedger(Ledger):
     async def see(self, flow: str, source: str, entries: Sequence[Entry]) -> list[Sighting]:
         place = {"flow": stored(flow), "source": stored(source)}
         params = [{**place, "path": stored(entry.path), "fingerprint": stored(entry.fingerprint)} for entry in entries]
-        return [as_sighting(found[0]) for found in await self._each("see", params)]
+        # In one order, as in `forget`: two who look at one source never wait for each other for ever.
+        params.sort(key=lambda each: each["path"])
+        seen = [as_sighting(found[0]) for found in await self._each("see", params)]
+        found = {each.path: each for each in seen}
+        return [found[entry.path] for entry in entries]
 
     async def forget(self, flow: str, source: str, paths: Iterable[str]) -> None:
         place = {"flow": stored(flow), "source": stored(source)}
-        await self._each("forget", [{**place, "path": stored(path)} for path in paths])
+        await self._each("forget", [{**place, "path": path} for path in sorted(map(stored, paths))])
 
     async def unknown(self, flow: str, source: str, entries: AsyncIterable[Entry]) -> AsyncGenerator[Entry]:
         flow, source = stored(flow), stored(source)
