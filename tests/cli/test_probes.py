@@ -130,7 +130,7 @@ async def test_names_that_come_back_otherwise(name: Callable[[str], str], words:
 @pytest.mark.parametrize(
     ("lie", "words"),
     [
-        ("clock", "the server's clock is 3600 s ahead of this machine's"),
+        ("clock", "the server's clock is "),
         ("read", "what was read is not what was written"),
         ("offset", "a read at an offset gives other bytes"),
         ("overwrite", "after replacing a file the old bytes are read"),

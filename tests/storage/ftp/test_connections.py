@@ -136,7 +136,7 @@ async def test_a_password_that_is_no_line(server: FaultyFtpServer) -> None:
     with pytest.raises(AuthenticationFailed, match="holds a line break or NUL"):
         async with faulty(server):
             pass
-    assert server.commands == [f"USER {server.user}", "QUIT"]
+    assert {command.partition(" ")[0] for command in server.commands} <= {"USER", "QUIT"}
 
 
 async def test_refusals_of_our_own_do_not_make_the_wait_longer(server: FaultyFtpServer) -> None:
