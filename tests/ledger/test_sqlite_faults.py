@@ -279,7 +279,14 @@ async def test_an_opening_that_is_cancelled_leaves_no_draft(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("receipt", "{"), ("receipt", "[]"), ("receipt", "[" * 100_000), ("modified", "soon"), ("changed_at", 1e300)],
+    [
+        ("receipt", "{"),
+        ("receipt", "[]"),
+        ("receipt", "[" * 100_000),
+        ("modified", "soon"),
+        ("changed_at", 1e300),
+        ("checkpoint", 1 << 62),
+    ],
 )
 async def test_a_row_that_was_changed_by_hand(tmp_path: Path, column: str, value: object) -> None:
     async with SqliteLedger(tmp_path / "ledger.db") as ledger:

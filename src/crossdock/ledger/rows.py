@@ -136,7 +136,7 @@ def as_transfer(row: Row) -> Transfer:
         fence=row["fence"],
         owner=_optional(row["owner"]),
         ready=None if row["ready_at"] is None else moment(row["ready_at"]),
-        checkpoint=None if row["checkpoint"] is None else bytes(row["checkpoint"]),
+        checkpoint=None if row["checkpoint"] is None else bytes(memoryview(row["checkpoint"])),
         receipt=None if row["receipt"] is None else _document(row["receipt"]),
         error=_optional(row["error"]),
         why=restored(row["why"]),
