@@ -182,6 +182,10 @@ def test_whoever_has_the_number_of_a_process_that_ended_is_left_alone(openssh: O
         server._born[other.pid] = "1"
         server.stop()
         assert other.poll() is None
+        shared = Ceph()
+        shared.pids, shared._born = [other.pid], {other.pid: "1"}
+        Ceph.from_json(shared.to_json()).stop()
+        assert other.poll() is None, "nor by who ends what the whole run shared"
         other.kill()
 
 

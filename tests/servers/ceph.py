@@ -13,7 +13,7 @@ import subprocess
 import time
 import uuid
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from tests.servers.packages import Tree
 from tests.servers.server import LOOPBACK, Server, StartFailed, running, tail
@@ -44,13 +44,15 @@ class Ceph(Server):
     def to_json(self) -> str:
         """Enough for another process to use the server and to stop it."""
         fields = ("endpoint_url", "access_key", "secret_key", "version", "pids", "_guard")
-        return json.dumps({"base": str(self.base)} | {name: getattr(self, name) for name in fields})
+        own = {"base": str(self.base), "_born": list(self._born.items())}
+        return json.dumps(own | {name: getattr(self, name) for name in fields})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         server = cls()
+        kinds: dict[str, Any] = {"base": Path, "_born": dict}
         for name, value in json.loads(text).items():
-            setattr(server, name, Path(value) if name == "base" else value)
+            setattr(server, name, kinds[name](value) if name in kinds else value)
         return server
 
     def _parent(self) -> Path | None:
