@@ -281,14 +281,17 @@ def test_a_ledger_without_room_is_told_once(home: Path) -> None:
             until(lambda: ledger.execute(done).fetchone()[0] == 1, "nothing is left to be recorded")
         # Of every file that it writes; SQLite takes it for a full disk.
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, ((home / "crossdock.db").stat().st_size, -1))
+        # All at once: of a few there would be room to begin with, and then each of them would tell that it ran out.
+        (home / "later").mkdir()
         for number in range(300):
-            put(home, f"file number {number}", b"1")
+            (home / f"later/file number {number}").write_bytes(b"1")
+        (home / "later").rename(home / "in/more")
         until(lambda: "Next: " in said(), "no room")
         fails_again(home)
         assert (said().count("Next: "), said().count("again"), said().count("running")) == (1, 0, 1), said()
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (-1, -1))
         until(lambda: "the ledger can be used again" in said(), "it goes on")
-        until(lambda: len(list((home / "out").glob("file*"))) == 300, "everything comes")
+        until(lambda: len(list((home / "out/more").glob("file*"))) == 300, "everything comes")
         process.send_signal(signal.SIGTERM)
         assert ended(process, said) == 0
 
