@@ -42,7 +42,7 @@ def test_a_character_that_the_target_lacks_is_refused() -> None:
         run("charset", "12345€".encode(), {"from": "utf-8", "to": "latin-1"}, size=2)
 
 
-@pytest.mark.parametrize("name", ["klingon", "rot13", "base64", "zlib"])
+@pytest.mark.parametrize("name", ["klingon", "rot13", "base64", "zlib", "punycode", "IDNA"])
 def test_unknown_encodings_are_refused_with_the_configuration(name: str) -> None:
     with pytest.raises(ConfigError, match="no encoding is called"):
         step("charset", {"from": name})

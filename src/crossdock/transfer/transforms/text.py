@@ -11,6 +11,9 @@ from crossdock.transfer.transforms.base import Options, Refused, Transform
 
 __all__ = ["Charset", "CharsetOptions", "Lines", "LinesOptions"]
 
+_OF_HOST_NAMES = ("idna", "punycode")
+"""Python knows them, and does not tell what comes in pieces: they are not made for files."""
+
 
 class CharsetOptions(Options):
     from_: str = Field(alias="from")
@@ -24,6 +27,8 @@ class CharsetOptions(Options):
     def _known(cls, name: str) -> str:
         try:
             "".encode(name)
+            if codecs.lookup(name).name in _OF_HOST_NAMES:
+                raise LookupError
         except LookupError:
             raise ValueError(f"no encoding is called {name!r}; write utf-8, latin-1, cp1252, utf-16, …") from None
         return name
