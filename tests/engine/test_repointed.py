@@ -14,7 +14,9 @@ from crossdock.flows.flow import After, Destination, Rule
 from crossdock.ledger.base import Lease
 from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.local import LocalSettings
+from crossdock.storage.sftp import SftpSettings
 from crossdock.storage.storage import Storage
+from crossdock.testing.fault_sftp import FaultySftpServer, SftpFault
 from tests.engine.places import House, flow
 
 DATA = bytes(3 << 20)
@@ -65,3 +67,28 @@ async def test_what_is_gone_from_another_place_was_not_published(home: House, tm
     assert home.src.hold("a") is None
     published = [each for each in recorded if each is not None and each.sha256 is not None]
     assert [each.at for each in published] == ([] if what == "taken" else [f"local{root}"])
+
+
+async def test_what_the_server_removes_of_a_broken_upload_was_not_published(home: House, tmp_path: Path) -> None:
+    """Atomic uploads, object stores behind SFTP: the file is sent again, not thought delivered."""
+    await home.put("a", DATA)
+    taking = flow(after=After(delete=True))
+    async with FaultySftpServer(tmp_path) as server:
+        given = {"host": server.host, "port": server.port, "user": server.user, "root": "/"}
+        given |= {"private_key": f"file:{server.key}", "host_key": server.fingerprint}
+        settings = SftpSettings.model_validate(given)
+
+        def new(name: str) -> Storage:
+            return home.new("src") if name == "src" else Storage(settings.backend("dst"))
+
+        async with Engine([taking], new, home.ledger, clock=home.clock) as engine:
+            server.faults.append(SftpFault(request="close", how="drop"))
+            assert (await engine.run_once(patience=0)).waiting == 1
+            (record,) = [Record.load(each.checkpoint) for each in (await home.transfers()).values()]
+            assert record is not None and record.sha256 == DIGEST, "publishing was next"
+            for left in tmp_path.iterdir():
+                left.unlink()
+            home.clock.move(61)
+            assert (await engine.run_once(patience=0)).delivered == 1
+    assert (tmp_path / "a").read_bytes() == DATA
+    assert home.src.hold("a") is None

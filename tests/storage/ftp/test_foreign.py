@@ -48,6 +48,19 @@ async def test_a_server_that_has_facts_and_no_feat(server: FaultyFtpServer) -> N
         assert entry == await storage.stat("x")
 
 
+async def test_that_an_upload_is_gone_does_not_say_that_it_was_published(server: FaultyFtpServer) -> None:
+    """vsftpd's delete_failed_uploads, ProFTPD's DeleteAbortedStores: what broke off is removed."""
+    async with faulty(server) as storage:
+        writer = await storage.begin_write("a", WriteOptions(attempt="0123456789ab"))
+        await writer.write(bytes(3 << 20))
+        token = writer.checkpoint()
+        assert token is not None
+        await writer.leave()
+        assert await storage.is_staged(token) is True
+        await storage.discard(token)
+        assert await storage.is_staged(token) is None
+
+
 async def test_hidden_files_are_asked_for(server: FaultyFtpServer) -> None:
     """Apache FtpServer leaves them out of its MLSD."""
     server.features = (*FACTS, "MD5", "MMD5")

@@ -139,7 +139,8 @@ class FtpBackend(Backend):
         return token_of(path, attempt) if self.settings.staging == "rename" and self.settings.verify != "none" else None
 
     async def is_staged(self, checkpoint: bytes) -> bool | None:
-        return await still_staged(self, checkpoint)
+        # vsftpd (delete_failed_uploads), ProFTPD (DeleteAbortedStores) and others remove an upload that broke off.
+        return await still_staged(self, checkpoint) or None
 
     # -- changing names ---------------------------------------------------------------------------------------------
 

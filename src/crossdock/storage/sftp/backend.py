@@ -163,7 +163,9 @@ class SftpBackend(Backend):
         return token_of(path, attempt) if self.settings.staging == "rename" and self.settings.verify == "size" else None
 
     async def is_staged(self, checkpoint: bytes) -> bool | None:
-        return await still_staged(self, checkpoint)
+        there = await still_staged(self, checkpoint)
+        # Others may show an upload only once it is closed, or remove what a connection that broke had sent.
+        return there if there or self.calls.openssh else None
 
     # -- changing names -------------------------------------------------------------------------------------------
 
