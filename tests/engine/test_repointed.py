@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from crossdock.engine import recovery
 from crossdock.engine.engine import Engine
 from crossdock.engine.recovery import Record, attempt_id, where
 from crossdock.flows.flow import After, Destination, Rule
@@ -23,9 +24,11 @@ DATA = bytes(3 << 20)
 DIGEST = hashlib.sha256(DATA).hexdigest()
 
 
-@pytest.mark.parametrize("what", ["the same", "another", "no mount", "taken"])
-async def test_what_is_gone_from_another_place_was_not_published(home: House, tmp_path: Path, what: str) -> None:
-    """Its name now stands for another server, or its disk is not mounted: the file is sent, not thought delivered."""
+@pytest.mark.parametrize("what", ["the same", "another", "no mount", "taken", "no power"])
+async def test_what_is_gone_from_another_place_was_not_published(
+    home: House, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name now stands for another server, its disk is not mounted, or forgot it as the power failed: it is sent."""
     for name in ("dst/in", "other/in"):
         (tmp_path / name).mkdir(parents=True)
     await home.put("a", DATA)
@@ -52,6 +55,10 @@ async def test_what_is_gone_from_another_place_was_not_published(home: House, tm
         root = tmp_path / "other"
     elif what == "no mount":
         shutil.rmtree(root / "in")
+    elif what == "no power":
+        for left in (root / "in").iterdir():
+            left.unlink()
+        monkeypatch.setattr(recovery, "started", lambda: " later")
     home.clock.move(61)
     recorded: list[Record | None] = []
     staged = home.ledger.staged
@@ -66,7 +73,7 @@ async def test_what_is_gone_from_another_place_was_not_published(home: House, tm
     assert (root / "in/a").exists() == (what != "taken")
     assert home.src.hold("a") is None
     published = [each for each in recorded if each is not None and each.sha256 is not None]
-    assert [each.at for each in published] == ([] if what == "taken" else [f"local{root}"])
+    assert [each.at for each in published] == ([] if what == "taken" else [f"local{root}{recovery.started()}"])
 
 
 async def test_what_the_server_removes_of_a_broken_upload_was_not_published(home: House, tmp_path: Path) -> None:

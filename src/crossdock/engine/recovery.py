@@ -19,7 +19,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from crossdock.errors import ConnectionFailed, NotFound, PermissionDenied, StorageError, Throttled, Unsupported
@@ -81,9 +83,23 @@ class Record:
 
 
 def where(target: Storage) -> str | None:
-    """The endpoint's address, and the account. None: it tells none."""
+    """The endpoint's address, and the account; of a local disk, in which run of the machine. None: it tells none.
+
+    A machine that loses its power forgets what was staged a moment before; another one's disk never held it.
+    """
     store = target.backend.store
-    return None if store is None else f"{store}{target.backend.address('')}"
+    if store is None:
+        return None
+    return f"{store}{target.backend.address('')}{started() if store == 'local' else ''}"
+
+
+@cache
+def started() -> str:
+    """What Linux calls this run of the machine; nothing elsewhere."""
+    try:
+        return f" {Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
+    except OSError:
+        return ""
 
 
 def attempt_id(ledger: str, transfer: int, fence: int) -> str:
