@@ -123,7 +123,7 @@ async def test_a_receiver_that_is_down_is_not_asked_for_each(ledger: SqliteLedge
     post.errors.clear()
     clock.move(900)
     assert await box.flush() == 50
-    assert [id for _, id in post.taken] == [f"n{number:02}" for number in range(50)]
+    assert sorted(id for _, id in post.taken) == [f"n{number:02}" for number in range(50)]
 
 
 async def test_a_slow_receiver_holds_up_nothing(ledger: SqliteLedger, clock: Clock) -> None:
@@ -160,10 +160,53 @@ async def test_the_receivers_own_pause_is_kept(ledger: SqliteLedger, clock: Cloc
     box = outbox(ledger, clock, post)
     await box.tell(notice(clock, kind="delivered"))
     post.errors.clear()
-    clock.move(3599)
+    clock.move(3590)
     assert await box.flush() == 0
-    clock.move(2)
+    clock.move(10)
     assert await box.flush() == 1
+
+
+async def test_a_receiver_that_takes_one_at_a_time(
+    ledger: SqliteLedger, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As chat services do: it says when the next one may come, which is waited for, and is no failure that adds up."""
+    monkeypatch.setattr("crossdock.engine.outbox._LEAST_PAUSE", 0.001)
+    taken: list[str] = []
+    tries = 0
+
+    async def sparingly(to: Webhook | Mail, notice: Notice) -> None:
+        nonlocal tries
+        tries += 1
+        if tries % 2:
+            raise down(retry_after=0)
+        taken.append(notice.id)
+
+    box = Outbox(replace(FLOW, mails=()), ledger, clock=clock, send=sparingly)
+    for number in range(16):
+        await box.put(notice(clock, f"n{number:02}"))
+    assert [await box.flush() for _ in range(5)] == [8, 4, 2, 1, 0]
+    assert (await box.flush(), await kept(ledger)) == (1, 0)
+    assert len(set(taken)) == len(taken) == 16
+
+
+async def test_one_that_is_never_taken_holds_up_no_other(ledger: SqliteLedger, clock: Clock) -> None:
+    taken: list[str] = []
+
+    async def choosily(to: Webhook | Mail, notice: Notice) -> None:
+        if notice.id in ("n00", "n01"):
+            raise down()
+        taken.append(notice.id)
+
+    box = Outbox(replace(FLOW, mails=()), ledger, clock=clock, send=choosily)
+    for number in range(10):
+        await box.put(notice(clock, f"n{number:02}"))
+    for _ in range(3):
+        await box.flush()
+        clock.move(61)
+    assert taken == [f"n{number:02}" for number in range(2, 10)]
+    await box.put(notice(clock, "n00new"))
+    await box.flush()
+    assert (taken[-1], await kept(ledger)) == ("n00new", 2)
 
 
 @pytest.mark.parametrize(

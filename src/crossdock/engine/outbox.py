@@ -7,12 +7,13 @@ that is down or slow does not hold up transfers, nor is one that is down asked f
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from crossdock.engine import notify
 from crossdock.engine.notice import Kind, Notice, channel_of
@@ -37,6 +38,10 @@ _PAGE = 100
 _PAUSE = 15.0
 """Seconds that a receiver is left alone after a failure; twice as many after each further one."""
 _LONGEST_PAUSE = 900.0
+_LEAST_PAUSE = 1.0
+"""Seconds, even where the receiver itself says that it may be sooner."""
+_BRIEF = 5.0
+"""Seconds that `flush` waits where the receiver asks for them: chat services take one notice a second."""
 _SLOW = 2.0
 """Seconds after which an answer is late: for `_SLOW_FOR` seconds no transfer waits for that receiver again."""
 _SLOW_FOR = 300.0
@@ -45,6 +50,14 @@ _FLUSHING = 30.0
 
 Fate = Literal["taken", "later", "never"]
 _SAID: dict[Fate, str] = {"taken": "was told", "later": "is told later", "never": "was not told"}
+
+
+class _Pause(NamedTuple):
+    until: datetime
+    usual: float
+    """Seconds of the last pause whose length was ours to choose."""
+    told: bool
+    """The receiver itself has said how long."""
 
 
 class Outbox:
@@ -66,8 +79,10 @@ class Outbox:
             # Written twice, for one thing each: it is told of both.
             same = self._receivers.get(channel_of(to), to)
             self._receivers[channel_of(to)] = replace(to, on=to.on | same.on)
-        self._paused: dict[str, tuple[datetime, float]] = {}
-        """Receiver → until when it is left alone, and for how many seconds that was."""
+        self._paused: dict[str, _Pause] = {}
+        """By receiver."""
+        self._stuck: set[str] = set()
+        """Keys of notices that were not taken: one that is refused for ever holds up no other."""
         self._timer = timer
         self._slow: dict[str, float] = {}
         """Receiver → until when, by the timer, only `flush` sends to it."""
@@ -96,21 +111,42 @@ class Outbox:
 
     async def flush(self) -> int:
         """Send what is kept, for about half a minute, and say how many were taken. Raises `LedgerError`."""
-        sent, after, now = 0, "", self._clock()
+        sent, now = 0, self._clock()
         until = self._timer() + _FLUSHING
-        stuck = await self._ledger.marks(self._flow.name, _SENDING)
-        await self._ledger.unmark(self._flow.name, _SENDING, [mark.key for mark in stuck if now - mark.at > _ABANDONED])
-        while page := await self._ledger.marks(self._flow.name, OUTBOX, limit=_PAGE, after=after or None):
-            after = page[-1].key
-            for mark in page:
-                if self._timer() > until:
-                    return sent
-                channel = mark.key.partition(" ")[0]
-                if channel in self._receivers and self._is_paused(channel):
-                    continue
-                if await self._ledger.mark(self._flow.name, _SENDING, mark.key):
-                    sent += await self._again(channel, mark)
+        sending = await self._ledger.marks(self._flow.name, _SENDING)
+        ended = [mark.key for mark in sending if now - mark.at > _ABANDONED]
+        await self._ledger.unmark(self._flow.name, _SENDING, ended)
+        stuck = frozenset(self._stuck)
+        async for mark in self._kept(stuck):
+            if self._timer() > until:
+                break
+            channel = mark.key.partition(" ")[0]
+            if channel in self._receivers and not await self._is_free(channel, until):
+                continue
+            if await self._ledger.mark(self._flow.name, _SENDING, mark.key):
+                sent += await self._again(channel, mark)
         return sent
+
+    async def _kept(self, stuck: frozenset[str]) -> AsyncIterator[Mark]:
+        """The oldest first, and those that are stuck after all others."""
+        for last in (False, True) if stuck else (False,):
+            after = ""
+            while page := await self._ledger.marks(self._flow.name, OUTBOX, limit=_PAGE, after=after or None):
+                after = page[-1].key
+                for mark in page:
+                    if (mark.key in stuck) is last:
+                        yield mark
+
+    async def _is_free(self, channel: str, until: float) -> bool:
+        """Whether it may be sent to, if need be after a brief wait."""
+        if not self._is_paused(channel):
+            return True
+        pause = self._paused[channel]
+        left = (pause.until - self._clock()).total_seconds()
+        if not pause.told or left > min(_BRIEF, until - self._timer()):
+            return False
+        await asyncio.sleep(left)
+        return True
 
     async def _again(self, channel: str, mark: Mark) -> bool:
         """True if it was taken now. What is settled, either way, is kept no longer."""
@@ -120,8 +156,10 @@ class Outbox:
         if fate == "later" and self._clock() - notice.at > _GIVE_UP:
             fate, why = "never", f": nobody took it for {_GIVE_UP.days} days"
         if fate == "later":
+            self._stuck.add(mark.key)
             await self._ledger.unmark(self._flow.name, _SENDING, [mark.key])
             return False
+        self._stuck.discard(mark.key)
         if fate == "never":
             log.error("flow %s: %s: the notice %s is dropped%s", self._flow.name, channel, notice.id, why)
         await self._ledger.unmark(self._flow.name, OUTBOX, [mark.key])
@@ -139,9 +177,12 @@ class Outbox:
             if self._is_paused(channel):
                 # Of the same mishap: it was under way when another one failed.
                 return "later", ""
-            doubled = min(2 * self._paused[channel][1], _LONGEST_PAUSE) if channel in self._paused else _PAUSE
-            wait = max(doubled, error.retry_after or 0.0)
-            self._paused[channel] = (self._clock() + timedelta(seconds=wait), doubled)
+            usual = self._paused[channel].usual if channel in self._paused else _PAUSE / 2
+            if (told := error.retry_after) is None:
+                wait = usual = min(2 * usual, _LONGEST_PAUSE)
+            else:
+                wait = max(told, _LEAST_PAUSE)
+            self._paused[channel] = _Pause(self._clock() + timedelta(seconds=wait), usual, told is not None)
             log.warning("flow %s: again in %.0f s or later: %s", self._flow.name, wait, error)
             return "later", ""
         self._paused.pop(channel, None)
@@ -159,7 +200,7 @@ class Outbox:
         )
 
     def _is_paused(self, channel: str) -> bool:
-        return self._paused.get(channel, (self._clock(), 0.0))[0] > self._clock()
+        return channel in self._paused and self._paused[channel].until > self._clock()
 
     def _name(self, channel: str) -> str:
         to = self._receivers[channel]
