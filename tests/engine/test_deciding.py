@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
 
-from crossdock.engine import discovery
+from crossdock.engine import discovery, saved
 from crossdock.errors import (
     ConfigError,
     LedgerUnavailable,
@@ -20,7 +21,7 @@ from crossdock.flows.flow import After, Destination, Place, Rule, Settle
 from crossdock.ledger.base import Query
 from crossdock.storage.base import Entry, Reader
 from crossdock.storage.layers import Layer
-from crossdock.storage.memory import _MemoryReader, _Node
+from crossdock.storage.memory import MemorySettings, _MemoryReader, _Node
 from crossdock.storage.storage import Storage
 from tests.engine.places import Faulty, House, broken, flow, lost
 
@@ -50,6 +51,30 @@ async def test_patience(home: House) -> None:
     twice = flow(settle=Settle(sightings=2, seconds=0.0))
     assert (await home.run(twice, patience=0.0)).settling == 1
     assert (await home.run(twice, patience=2.0)).delivered == 1
+
+
+async def test_a_source_that_takes_long_to_list_uses_up_no_patience(
+    home: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await home.put("a")
+    scan, looks = home.src.scan, 0
+
+    async def slowly(path: str, *, recursive: bool = False) -> AsyncGenerator[list[Entry]]:
+        nonlocal looks
+        looks += 1
+        await asyncio.sleep(0.3)
+        async for page in scan(path, recursive=recursive):
+            yield page
+
+    monkeypatch.setattr(home.src, "scan", slowly)
+    twice = flow(settle=Settle(sightings=2, seconds=0.0))
+    async with home.engine(twice) as engine:
+        made = await saved.make(engine, ["f"], lambda name: MemorySettings(), patience=0.2)
+        assert (len(made.rows), looks) == (1, 2)
+        await home.put("b")
+        assert ((await engine.run_once(patience=0.2)).delivered, looks) == (2, 4)
+        await home.put("c")
+        assert ((await engine.run_once(patience=0.04)).settling, looks) == (1, 5)
 
 
 async def test_marker_and_manifest_and_temporary_names(home: House) -> None:

@@ -33,12 +33,14 @@ from crossdock.flows.schedule import schedule_of
 from crossdock.ledger.base import LEASE, Ledger, Query, State, Transfer
 from crossdock.storage.storage import Storage
 
-__all__ = ["STUCK_SHOWN", "Engine", "FileEvent", "LeftAlone"]
+__all__ = ["SOONEST", "STUCK_SHOWN", "Engine", "FileEvent", "LeftAlone"]
 
 log = logging.getLogger("crossdock.engine")
 
 PATIENCE = 5.0
 """Seconds that `run_once` waits for files to settle."""
+SOONEST = 0.05
+"""Seconds between two looks at a source, at least."""
 STUCK_SHOWN = 3
 """Files of each flow, which no rule can move, that a run names; the others are counted."""
 _COUNTED = 1000
@@ -191,8 +193,8 @@ class Engine:
     async def run_once(self, flows: str | Iterable[str] | None = None, *, patience: float = PATIENCE) -> Summary:
         """Look at every source and work off what the ledger holds for these flows (all of them by default).
 
-        Files that settle are looked at again as long as that takes no more than `patience` seconds in all. A source
-        that cannot be listed does not stop the other flows. Raises what the ledger raises.
+        Files that settle are looked at again after pauses of no more than `patience` seconds in all. A source that
+        cannot be listed does not stop the other flows. Raises what the ledger raises.
         """
         flows = [flows] if isinstance(flows, str) else flows
         names = list(self.planners if flows is None else flows)
@@ -202,8 +204,6 @@ class Engine:
             summary.count(delivery)
             self._report(delivery)
 
-        loop = asyncio.get_running_loop()
-        until = loop.time() + patience
         looking = {name: self.planner(name) for name in names}
         settling: dict[str, int] = {}
         left: dict[str, int] = {}
@@ -212,12 +212,13 @@ class Engine:
             settling |= {one.flow: sum(each.verdict == "settle" for each in one.new) for one in found}
             left |= {one.flow: one.waiting for one in found}
             await self.worker(names, report=report).run(until_idle=True)
-            dues = {one.flow: one.due for one in found if one.due is not None}
-            now = loop.time()
-            looking = {name: self.planner(name) for name, due in dues.items() if now + due <= until}
+            dues = {one.flow: max(SOONEST, one.due) for one in found if one.due is not None}
+            looking = {name: self.planner(name) for name, due in dues.items() if due <= patience}
             if not looking:
                 break
-            await asyncio.sleep(max(0.05, min(dues[name] for name in looking)))
+            pause = min(dues[name] for name in looking)
+            patience -= pause
+            await asyncio.sleep(pause)
         summary.settling, summary.left = sum(settling.values()), sum(left.values())
         for name in names:
             waiting, held = await self.unfinished(name)

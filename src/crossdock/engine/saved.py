@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crossdock.engine.discovery import Discovery, add, look
-from crossdock.engine.engine import Engine
+from crossdock.engine.engine import SOONEST, Engine
 from crossdock.engine.estimate import requests
 from crossdock.engine.explaining import unbounded
 from crossdock.engine.lookup import exactly, matching
@@ -26,7 +26,6 @@ __all__ = ["Drift", "Making", "Row", "check", "dump", "is_plan", "load", "make",
 
 _FORMAT = "crossdock plan"
 _VERSION = 1
-_SOONEST = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,14 +96,12 @@ class Drift:
 async def make(
     engine: Engine, flows: Iterable[str], settings: Callable[[str], Any], *, patience: float = 0.0
 ) -> Making:
-    """Look at the sources as a run would, again while files settle for at most `patience` seconds; add nothing.
+    """Look at the sources as a run would, again after pauses of at most `patience` seconds in all; add nothing.
 
     `settings`: an endpoint's, by its name. Raises what the ledger raises.
     """
     made = Making()
     found: dict[str, Discovery] = {}
-    loop = asyncio.get_running_loop()
-    until = loop.time() + patience
     looking = list(flows)
     while looking:
         for flow in looking:
@@ -114,10 +111,13 @@ async def make(
                 raise
             except CrossdockError as error:
                 made.errors[flow] = error
-        dues = {flow: found[flow].due for flow in looking if flow in found}
-        looking = [flow for flow, due in dues.items() if due is not None and loop.time() + due <= until]
+        seen = {flow: found[flow].due for flow in looking if flow in found}
+        dues = {flow: max(SOONEST, due) for flow, due in seen.items() if due is not None}
+        looking = [flow for flow, due in dues.items() if due <= patience]
         if looking:
-            await asyncio.sleep(max(_SOONEST, min(due for due in dues.values() if due is not None)))
+            pause = min(dues[flow] for flow in looking)
+            patience -= pause
+            await asyncio.sleep(pause)
     for flow, one in found.items():
         planner = engine.planner(flow)
         made.rows += [row for decision in one.moves for row in _rows(planner, decision, settings)]
