@@ -44,8 +44,8 @@ ERRORS: dict[int, tuple[type[StorageError], str, str | None]] = {
     errno.ENOSPC: (NoSpace, "the disk is full", "free some space"),
     errno.EDQUOT: (NoSpace, "the quota is used up", "raise the quota or free some space"),
     errno.EFBIG: (Unsupported, "larger than this file system takes", "use another file system"),
-    errno.ENAMETOOLONG: (InvalidPath, "the name is too long for this file system", "give it a shorter one, in the rule or command"),
-    errno.EILSEQ: (InvalidPath, "this file system cannot hold the name", "change the name in the rule"),
+    errno.ENAMETOOLONG: (InvalidPath, "the name is too long for this file system", "give it a shorter one"),
+    errno.EILSEQ: (InvalidPath, "this file system cannot hold the name", "give it another one"),
     errno.EXDEV: (Unsupported, "the target is on another file system", "copy the file and delete the source"),
     errno.EBUSY: (
         Throttled,
