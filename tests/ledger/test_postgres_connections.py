@@ -251,11 +251,11 @@ async def _until_cut_off(ledger: PostgresLedger) -> None:
 
 
 async def test_a_home_that_may_not_be_looked_into(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That of root, in a container: asyncpg looks for a key of the client's there."""
+    """Somebody else's, as in a container: asyncpg looks for a key there. Raised by hand: root may look everywhere."""
 
     async def refused(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied", "/root/.postgresql/postgresql.key")
+        raise PermissionError(13, "Permission denied", "/home/ops/.postgresql/postgresql.key")
 
     monkeypatch.setattr(asyncpg.connect_utils, "_connect", refused)
-    with pytest.raises(LedgerUnavailable, match=r"'/root/\.postgresql/postgresql\.key'\. Next: .* set HOME"):
+    with pytest.raises(LedgerUnavailable, match=r"'/home/ops/\.postgresql/postgresql\.key'\. Next: .* set HOME"):
         await PostgresLedger(postgres.dsn).open()

@@ -22,9 +22,11 @@ from crossdock.ledger.rows import stored
 from crossdock.storage.base import Entry
 from crossdock.storage.storage import Storage
 
-__all__ = ["Discovery", "add", "look", "walked"]
+__all__ = ["Discovery", "add", "look", "to_look_again", "walked"]
 
 _BATCH = 500
+_SOONEST = 0.05
+"""Seconds between two looks at a source, at least."""
 
 
 @dataclass(slots=True)
@@ -57,6 +59,12 @@ class Discovery:
     def due(self) -> float | None:
         """Seconds until a file that settles may be finished, if waiting alone can do it."""
         return min((each.due for each in self.new if each.due is not None), default=None)
+
+
+def to_look_again(found: Iterable[Discovery], patience: float) -> tuple[list[str], float]:
+    """The flows whose files may be finished within `patience` seconds, and how long to wait for the first of them."""
+    dues = {one.flow: max(_SOONEST, one.due) for one in found if one.due is not None}
+    return [flow for flow, due in dues.items() if due <= patience], min(dues.values(), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import get_args
 
 from crossdock.engine.actions import Actions
 from crossdock.engine.delivery import Courier, Delivery, Step
-from crossdock.engine.discovery import Discovery, add, look
+from crossdock.engine.discovery import Discovery, add, look, to_look_again
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.late import check_late
 from crossdock.engine.poisoned import check_poisoned
@@ -33,14 +33,12 @@ from crossdock.flows.schedule import schedule_of
 from crossdock.ledger.base import LEASE, Ledger, Query, State, Transfer
 from crossdock.storage.storage import Storage
 
-__all__ = ["SOONEST", "STUCK_SHOWN", "Engine", "FileEvent", "LeftAlone"]
+__all__ = ["STUCK_SHOWN", "Engine", "FileEvent", "LeftAlone"]
 
 log = logging.getLogger("crossdock.engine")
 
 PATIENCE = 5.0
 """Seconds that `run_once` waits for files to settle."""
-SOONEST = 0.05
-"""Seconds between two looks at a source, at least."""
 STUCK_SHOWN = 3
 """Files of each flow, which no rule can move, that a run names; the others are counted."""
 _COUNTED = 1000
@@ -204,19 +202,17 @@ class Engine:
             summary.count(delivery)
             self._report(delivery)
 
-        looking = {name: self.planner(name) for name in names}
+        looking = names
         settling: dict[str, int] = {}
         left: dict[str, int] = {}
         while True:
-            found = await self._discover_all(list(looking), summary)
+            found = await self._discover_all(looking, summary)
             settling |= {one.flow: sum(each.verdict == "settle" for each in one.new) for one in found}
             left |= {one.flow: one.waiting for one in found}
             await self.worker(names, report=report).run(until_idle=True)
-            dues = {one.flow: max(SOONEST, one.due) for one in found if one.due is not None}
-            looking = {name: self.planner(name) for name, due in dues.items() if due <= patience}
+            looking, pause = to_look_again(found, patience)
             if not looking:
                 break
-            pause = min(dues[name] for name in looking)
             patience -= pause
             await asyncio.sleep(pause)
         summary.settling, summary.left = sum(settling.values()), sum(left.values())

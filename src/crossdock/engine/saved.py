@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from crossdock.engine.discovery import Discovery, add, look
-from crossdock.engine.engine import SOONEST, Engine
+from crossdock.engine.discovery import Discovery, add, look, to_look_again
+from crossdock.engine.engine import Engine
 from crossdock.engine.estimate import requests
 from crossdock.engine.explaining import unbounded
 from crossdock.engine.lookup import exactly, matching
@@ -111,11 +111,8 @@ async def make(
                 raise
             except CrossdockError as error:
                 made.errors[flow] = error
-        seen = {flow: found[flow].due for flow in looking if flow in found}
-        dues = {flow: max(SOONEST, due) for flow, due in seen.items() if due is not None}
-        looking = [flow for flow, due in dues.items() if due <= patience]
+        looking, pause = to_look_again([found[flow] for flow in looking if flow in found], patience)
         if looking:
-            pause = min(dues[flow] for flow in looking)
             patience -= pause
             await asyncio.sleep(pause)
     for flow, one in found.items():

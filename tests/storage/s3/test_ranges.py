@@ -36,10 +36,11 @@ class TestRanges:
                 async for _ in chunks(reader):
                     pass
 
-    async def test_a_part_without_content_range(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
+    @pytest.mark.parametrize("header", ["Content-Range", "ETag"])
+    async def test_what_a_part_must_say(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer, header: str) -> None:
         peer.write("name", LARGE)
-        proxy.fail("GET", "/name", edit(lambda found: drop(found, "content-range")))
-        with pytest.raises(ProtocolViolation, match="Content-Range"):
+        proxy.fail("GET", "/name", edit(lambda found: drop(found, header.lower())))
+        with pytest.raises(ProtocolViolation, match=header):
             await storage.read_bytes("name")
 
     async def test_parts_that_are_called_whole(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:

@@ -201,12 +201,6 @@ class TestReading:
         with pytest.raises(ProtocolViolation, match="Content-Length"):
             await storage.read_bytes("name")
 
-    async def test_a_large_object_without_etag(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
-        peer.write("name", LARGE)
-        proxy.fail("GET", "/name", edit(lambda found: drop(found, "etag")))
-        with pytest.raises(ProtocolViolation, match="ETag"):
-            await storage.read_bytes("name")
-
     async def test_a_pin_that_the_store_ignores(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
         peer.write("name", SMALL)
         pin = await storage.stat("name")

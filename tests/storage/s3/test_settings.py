@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,21 @@ class TestSettings:
             S3Settings(bucket="lake").backend("lake")
         file.write_text("[profile minio]\nservices = s\n[services s]\ns3 = endpoint_url\n")
         assert [*found, settings.service_url] == [None, "http://127.0.0.1:9000", None]
+        file.write_text("[profile minio]\nendpoint_url =\n  a = b\n")
+        assert settings.service_url is None
         file.write_text("endpoint_url = http://of.no.profile\n")
         with pytest.raises(ConfigError, match="Unable to parse config file"):
             settings.backend("lake")
+
+    def test_files_of_the_aws_tools_where_the_extra_is_missing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`check` needs no extra; who opens the endpoint is told of it."""
+        (tmp_path / "config").write_text("[default]\nendpoint_url = http://127.0.0.1:9000\n")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        for name in ("botocore", "botocore.configloader"):
+            monkeypatch.setitem(sys.modules, name, None)
+        assert S3Settings(bucket="lake").service_url is None
 
     @pytest.mark.parametrize(
         ("url", "amazon"),

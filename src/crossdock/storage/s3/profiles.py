@@ -35,6 +35,7 @@ def configured_endpoint(profile: str | None) -> tuple[str, str] | None:
     whole = _read(file, "load_config")
     more = _read(environment.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials", "raw_config_parse")
     chosen = {**whole.get("profiles", {}).get(profile, {}), **more.get(profile, {})}
+    chosen = {name: text for name, text in chosen.items() if isinstance(text, str)}
     if chosen.get(_IGNORE, "").lower() == "true":
         return None
     of_s3 = whole.get("services", {}).get(chosen.get("services"), {}).get("s3")
@@ -61,9 +62,12 @@ def _parsed(file: Path, parser: str, modified: int, size: int) -> dict[str, Any]
             return {}
     except OSError:
         return {}
-    from botocore import configloader
-    from botocore.exceptions import ConfigParseError
-
+    try:
+        from botocore import configloader
+        from botocore.exceptions import ConfigParseError
+    except ModuleNotFoundError:
+        # Whoever opens the endpoint is told so; who only checks the configuration need not have it.
+        return {}
     try:
         found: dict[str, Any] = getattr(configloader, parser)(str(file))
     except ConfigParseError as error:
