@@ -157,7 +157,7 @@ def translated(error: Exception, operation: str, endpoint: str, path: str) -> St
         elif kind is InvalidPath and error.command in ("STOR", "APPE"):
             hint = f"{_HINTS[kind]}; {_FORBIDDEN}"
         elif kind is Throttled and re.search(_IN_USE, reply.words, re.IGNORECASE):
-            hint = "somebody has it open"
+            hint = "somebody has it open: try again later"
     elif isinstance(error, (IsFile, IsFolder, Missing)):
         kind = _FOUND[type(error)]
     elif isinstance(error, Violation):
