@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from crossdock.engine.recovery import Record
 from crossdock.ledger.base import Lease
-from crossdock.storage.base import WriteOptions, Writer
+from crossdock.storage.base import Entry, Expect, WriteOptions, Writer
 from crossdock.storage.layers import LayeredWriter
 from tests.engine.places import Faulty, House, flow
 
@@ -12,7 +12,7 @@ from tests.engine.places import Faulty, House, flow
 class _Unnumbered(LayeredWriter):
     """None of its parts has arrived yet."""
 
-    def checkpoint(self) -> bytes | None:
+    async def seal(self, expect: Expect) -> bytes | None:
         return None
 
 
@@ -43,3 +43,40 @@ async def test_an_upload_in_parts_is_known_to_the_end(home: House) -> None:
     assert (await home.run(flow())).delivered == 1
     assert [each.token for each in records] == [b'{"upload": "its name"}'] * 2
     assert [each.sha256 is not None for each in records] == [False, True]
+
+
+class _Noting(LayeredWriter):
+    def __init__(self, inner: Writer, note: list[str]) -> None:
+        super().__init__(inner)
+        self._note = note
+
+    async def seal(self, expect: Expect) -> bytes | None:
+        token = await self.inner.seal(expect)
+        self._note.append("sealed")
+        return token
+
+    async def commit(self, expect: Expect) -> Entry:
+        self._note.append("publishing")
+        return await self.inner.commit(expect)
+
+
+async def test_what_is_not_closed_is_not_announced(home: House) -> None:
+    """A server that lost its power, or takes back what broke off, before it was: its being gone proves nothing."""
+    note: list[str] = []
+    begin, staged = home.dst.begin_write, home.ledger.staged
+
+    async def noting(path: str, options: WriteOptions) -> Writer:
+        return _Noting(await begin(path, options), note)
+
+    async def recorded(lease: Lease, checkpoint: bytes | None) -> None:
+        found = Record.load(checkpoint)
+        assert found is not None
+        note.append("announced" if found.sha256 else "begun")
+        assert found.token is not None
+        assert await home.dst.is_staged(found.token)
+        await staged(lease, checkpoint)
+
+    home.dst.begin_write, home.ledger.staged = noting, recorded  # type: ignore[method-assign]
+    await home.put("a")
+    assert (await home.run(flow())).delivered == 1
+    assert note == ["sealed", "announced", "publishing"]

@@ -13,7 +13,8 @@ from crossdock.engine import worker as workers
 from crossdock.errors import LeaseLost, LedgerUnavailable
 from crossdock.flows.flow import Destination, Place, Rule
 from crossdock.ledger.base import Lease
-from crossdock.storage.base import WriteOptions, Writer
+from crossdock.storage.base import Expect, WriteOptions, Writer
+from crossdock.storage.layers import LayeredWriter
 from crossdock.storage.netstorage.writer import NetStorageWriter
 from crossdock.testing import FakeNetStorage, NetStorageFault
 from tests.engine.places import House, flow, lost
@@ -39,13 +40,13 @@ async def test_a_lost_lease_ends_its_attempt(home: House) -> None:
 async def test_what_is_staged_after_the_lease_was_lost_is_removed(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has it by now has looked for it before it was there, and nobody looks again."""
     await home.put("a")
-    slow, let_go = NetStorageFault(action="upload", how="late"), NetStorageWriter._let_go
+    slow, remove = NetStorageFault(action="upload", how="late"), NetStorageWriter._remove
 
-    async def lets_go(self: NetStorageWriter) -> None:
+    async def removes(self: NetStorageWriter) -> None:
         slow.released.set()
-        await let_go(self)
+        await remove(self)
 
-    monkeypatch.setattr(NetStorageWriter, "_let_go", lets_go)
+    monkeypatch.setattr(NetStorageWriter, "_remove", removes)
     async with FakeNetStorage() as server:
         server.faults.append(slow)
         home.places["dst"] = settings_of(server, monkeypatch).backend("dst")  # type: ignore[assignment]
@@ -58,6 +59,33 @@ async def test_what_is_staged_after_the_lease_was_lost_is_removed(home: House, m
             assert (await running).lost == 1
         assert server.requests["upload"] == 1
         assert server.peer().names() == set()
+
+
+class _AtOnce(LayeredWriter):
+    """Is sent and published in one, as a small file over FTP."""
+
+    async def seal(self, expect: Expect) -> bytes | None:
+        return None
+
+
+async def test_what_is_sent_and_published_in_one_goes_with_the_lease(home: House) -> None:
+    """Nothing names it in the ledger, so whoever has it by now may have looked before it was there."""
+    await home.put("a")
+    home.dst.gates["commit"] = asyncio.Event()
+    begin = home.dst.begin_write
+
+    async def begin_write(path: str, options: WriteOptions) -> Writer:
+        return _AtOnce(await begin(path, options))
+
+    home.dst.begin_write = begin_write  # type: ignore[method-assign]
+    async with home.engine(flow(), lease=0.2) as engine, asyncio.timeout(60):
+        running = asyncio.create_task(engine.run_once(patience=0))
+        while not home.dst.calls["commit"]:
+            await asyncio.sleep(0.01)
+        (id,) = [each.id for each in (await home.transfers()).values()]
+        await home.ledger.cancel([id], who="me", why="not wanted")
+        assert (await running).lost == 1
+    assert (home.dst.calls["commit"], home.dst.staged) == (1, [])
 
 
 async def test_heartbeats_keep_a_lease(home: House) -> None:

@@ -24,14 +24,16 @@ DATA = bytes(3 << 20)
 DIGEST = hashlib.sha256(DATA).hexdigest()
 
 
-@pytest.mark.parametrize("what", ["the same", "another", "no mount", "taken", "no power"])
+@pytest.mark.parametrize("data", [b"", b"small", bytes(3 << 20)], ids=["empty", "small", "large"])
+@pytest.mark.parametrize("what", ["the same", "another", "no folder", "no mount", "taken", "no power"])
 async def test_what_is_gone_from_another_place_was_not_published(
-    home: House, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+    home: House, tmp_path: Path, what: str, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its name now stands for another server, its disk is not mounted, or forgot it as the power failed: it is sent."""
     for name in ("dst/in", "other/in"):
         (tmp_path / name).mkdir(parents=True)
-    await home.put("a", DATA)
+    await home.put("a", data)
+    digest = hashlib.sha256(data).hexdigest()
     taking = flow(rules=(Rule(name="all", to=(Destination("dst", "in/{path}"),)),), after=After(delete=True))
     root = tmp_path / "dst"
 
@@ -43,18 +45,22 @@ async def test_what_is_gone_from_another_place_was_not_published(
         (lease,) = await home.ledger.claim("killed")
         attempt = attempt_id(home.ledger.id, lease.id, lease.fence)
         writer = await dst.begin_write("in/a", WriteOptions(attempt=attempt))
-        await writer.write(DATA)
-        token = writer.checkpoint()
-        record = Record(to="in/a", token=token, size=len(DATA), sha256=DIGEST, at=where(dst))
+        await writer.write(data)
+        expect = Expect(size=len(data), digests={"sha256": digest})
+        token = await writer.seal(expect)
+        record = Record(to="in/a", token=token, size=len(data), sha256=digest, at=where(dst))
         await home.ledger.staged(lease, record.dump())
         if what == "taken":
-            await writer.commit(Expect(size=len(DATA), digests={"sha256": DIGEST}))
+            await writer.commit(expect)
             (root / "in/a").unlink()
         await writer.leave()
     if what == "another":
         root = tmp_path / "other"
-    elif what == "no mount":
+    elif what == "no folder":
         shutil.rmtree(root / "in")
+    elif what == "no mount":
+        (root / "in").rename(tmp_path / "mounted")
+        (root / "in").mkdir()
     elif what == "no power":
         for left in (root / "in").iterdir():
             left.unlink()
@@ -76,7 +82,10 @@ async def test_what_is_gone_from_another_place_was_not_published(
     assert [each.at for each in published] == ([] if what == "taken" else [f"local{root}{recovery.started()}"])
 
 
-async def test_what_the_server_removes_of_a_broken_upload_was_not_published(home: House, tmp_path: Path) -> None:
+@pytest.mark.parametrize("broken", ["close", "posix-rename"])
+async def test_what_the_server_removes_of_a_broken_upload_was_not_published(
+    home: House, tmp_path: Path, broken: str
+) -> None:
     """Atomic uploads, object stores behind SFTP: the file is sent again, not thought delivered."""
     await home.put("a", DATA)
     taking = flow(after=After(delete=True))
@@ -89,10 +98,12 @@ async def test_what_the_server_removes_of_a_broken_upload_was_not_published(home
             return home.new("src") if name == "src" else Storage(settings.backend("dst"))
 
         async with Engine([taking], new, home.ledger, clock=home.clock) as engine:
-            server.faults.append(SftpFault(request="close", how="drop"))
+            server.faults.append(SftpFault(request=broken, how="drop", after=int(broken != "close")))
             assert (await engine.run_once(patience=0)).waiting == 1
             (record,) = [Record.load(each.checkpoint) for each in (await home.transfers()).values()]
-            assert record is not None and record.sha256 == DIGEST, "publishing was next"
+            assert record is not None
+            # What was not closed is not announced.
+            assert record.sha256 == (None if broken == "close" else DIGEST)
             for left in tmp_path.iterdir():
                 left.unlink()
             home.clock.move(61)

@@ -193,6 +193,14 @@ class Writer(ABC):
     async def write(self, data: bytes) -> None:
         """Append. Returns once accepted, so that a slow peer slows the caller."""
 
+    async def seal(self, expect: Expect) -> bytes | None:
+        """Store and verify what was written, as far as the endpoint does before it publishes; only `commit` is left.
+
+        Optional: `commit` does what was not done. Returns a token, for `Backend.is_staged` and `discard`, that names
+        what is staged; None where none could.
+        """
+        return self.checkpoint()
+
     @abstractmethod
     async def commit(self, expect: Expect) -> Entry:
         """Verify what is stored, then publish it under the final name; the entry is as the endpoint reports it."""

@@ -141,6 +141,9 @@ class LayeredWriter(Writer):
     async def write(self, data: bytes) -> None:
         await self.inner.write(data)
 
+    async def seal(self, expect: Expect) -> bytes | None:
+        return await self.inner.seal(expect)
+
     async def commit(self, expect: Expect) -> Entry:
         return await self.inner.commit(expect)
 
@@ -233,6 +236,13 @@ class _ObservedWriter(LayeredWriter):
     async def write(self, data: bytes) -> None:
         await self.inner.write(data)
         self._told.size += len(data)
+
+    async def seal(self, expect: Expect) -> bytes | None:
+        try:
+            return await self.inner.seal(expect)
+        except BaseException as error:
+            self._told.ended("write", error)
+            raise
 
     async def commit(self, expect: Expect) -> Entry:
         try:

@@ -78,6 +78,7 @@ class StagedWriter(Writer):
             self.attempt, self.offset = str(token["attempt"]), int(token["offset"])
         self.temporary = temporary_path(path, self.attempt)
         self.size = self.offset
+        self._sealed: Stored | None = None
         self._ended = False
 
     @abstractmethod
@@ -105,6 +106,8 @@ class StagedWriter(Writer):
 
     async def write(self, data: bytes) -> None:
         self._check()
+        if self._sealed is not None:
+            raise RuntimeError("the writer is sealed")
         await self._append(data)
         self.size += len(data)
 
@@ -112,15 +115,24 @@ class StagedWriter(Writer):
         if self._ended:
             raise RuntimeError("the writer has ended")
 
-    async def commit(self, expect: Expect) -> Entry:
+    async def seal(self, expect: Expect) -> bytes | None:
+        await self._verified(expect)
+        return token_of(self.path, self.attempt, self.size) if is_temporary(self.temporary) else None
+
+    async def _verified(self, expect: Expect) -> Stored:
         self._check()
         for declared in (expect.size, self.options.size):
             if declared is not None and declared != self.size:
                 raise self._mismatch(f"{self.size} bytes were written, {declared} expected")
-        stored = await self._seal()
-        if stored.size is not None and stored.size != self.size:
-            raise self._mismatch(f"{self.size} bytes were written, the endpoint holds {stored.size}")
-        entry = await self._publish(stored)
+        if self._sealed is None:
+            stored = await self._seal()
+            if stored.size is not None and stored.size != self.size:
+                raise self._mismatch(f"{self.size} bytes were written, the endpoint holds {stored.size}")
+            self._sealed = stored
+        return self._sealed
+
+    async def commit(self, expect: Expect) -> Entry:
+        entry = await self._publish(await self._verified(expect))
         self._ended = True
         return entry
 
@@ -157,9 +169,9 @@ class StagedWriter(Writer):
         return IntegrityError.at("write", self.endpoint, self.path, reason, hint="run it again")
 
 
-def token_of(path: str, attempt: str, offset: int = 0) -> bytes:
-    """What `Backend.discard` and `WriteOptions.resume` take."""
-    return json.dumps({"path": path, "attempt": attempt, "offset": offset}).encode()
+def token_of(path: str, attempt: str, offset: int = 0, **more: str) -> bytes:
+    """What `Backend.discard` and `WriteOptions.resume` take. `more`: what a backend's own `is_staged` looks for."""
+    return json.dumps({"path": path, "attempt": attempt, "offset": offset, **more}).encode()
 
 
 def staged_path(checkpoint: bytes) -> str:

@@ -128,6 +128,7 @@ class _Attempt:
         self.on_checkpoint, self.on_staged = on_checkpoint, on_staged
         self.started = time.monotonic()
         self.notes: list[str] = []
+        self.token: bytes | None = None
         self.announced = False
         """`on_staged` was told that publishing is next, and what to look for."""
         self.publishing = False
@@ -149,9 +150,12 @@ class _Attempt:
         try:
             await self._move(reader, writer, tally)
             digest = await tally.sha256()
-            await self._announce(Staged(token=writer.checkpoint(), size=tally.size, sha256=digest))
+            expect = Expect(size=tally.size, digests={"sha256": digest})
+            # Closed and on the disk first: what a server loses before that would look as if it had been published.
+            self.token = await writer.seal(expect)
+            await self._announce(Staged(token=self.token, size=tally.size, sha256=digest))
             self.publishing = True
-            stored = await writer.commit(Expect(size=tally.size, digests={"sha256": digest}))
+            stored = await writer.commit(expect)
         except AlreadyExists as error:
             await to_its_end(self._withdraw(writer))
             return await self._present(entry, tally, error)
@@ -322,7 +326,7 @@ class _Attempt:
         """
         if self.announced and self.on_staged is not None:
             try:
-                await self.on_staged(Staged(token=writer.checkpoint()))
+                await self.on_staged(Staged(token=self.token))
             except LedgerError:
                 # Somebody else's by now, or nobody can be told: whoever takes it on cleans up.
                 await writer.leave()

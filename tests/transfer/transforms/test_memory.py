@@ -52,11 +52,14 @@ class Nowhere(MemoryBackend):
         async def write(data: bytes) -> None:
             self.size = getattr(self, "size", 0) + len(data)
 
+        async def seal(expect: Any) -> None:
+            pass
+
         async def commit(expect: Any) -> Entry:
             assert expect.size == self.size
             return Entry(path=path, size=self.size)
 
-        writer.write, writer.commit = write, commit  # type: ignore[method-assign]
+        writer.write, writer.seal, writer.commit = write, seal, commit  # type: ignore[method-assign]
         return writer
 
 

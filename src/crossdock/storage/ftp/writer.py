@@ -290,9 +290,13 @@ class FtpWriter(StagedWriter):
         # What the kernel has taken. It may not all arrive: `reopen` looks.
         return self.offset + self._sent if self._sent and self._calls.backend.capabilities.resume_write else 0
 
-    async def commit(self, expect: Expect) -> Entry:
+    async def seal(self, expect: Expect) -> bytes | None:
+        # What is still here whole is sent and published in one hop: to be told of it sooner would prove nothing anyway.
+        return None if self._stream is None and self._sealed is None else await super().seal(expect)
+
+    async def _verified(self, expect: Expect) -> Stored:
         self._expect = expect
-        return await super().commit(expect)
+        return await super()._verified(expect)
 
     async def _seal(self) -> Stored:
         with Translate("write", self.endpoint, self.path):

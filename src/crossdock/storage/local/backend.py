@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import AsyncGenerator, Sequence
 from datetime import timedelta
@@ -13,7 +14,7 @@ from crossdock.storage.local.settings import LocalSettings
 from crossdock.storage.local.threads import THREADS, Threads
 from crossdock.storage.local.tree import Tree
 from crossdock.storage.local.writer import LocalWriter
-from crossdock.storage.staging import staged_path, still_staged, token_of
+from crossdock.storage.staging import staged_path, token_of
 
 __all__ = ["LocalBackend"]
 
@@ -113,4 +114,5 @@ class LocalBackend(Backend):
         return token_of(path, attempt)
 
     async def is_staged(self, checkpoint: bytes) -> bool | None:
-        return await still_staged(self, checkpoint)
+        above = json.loads(checkpoint).get("folder")
+        return await self.threads.run(self.tree.is_staged, staged_path(checkpoint), above)

@@ -31,7 +31,7 @@ from crossdock.storage.base import Entry, Kind
 from crossdock.storage.local.faults import ERRORS, NO_HARD_LINKS, NOT_KEPT, naming
 from crossdock.storage.local.renaming import rename_new
 
-__all__ = ["Tree", "nanoseconds", "utc"]
+__all__ = ["Tree", "identity", "nanoseconds", "utc"]
 
 # O_PATH needs only search permission on the folder; elsewhere than Linux, read permission is needed as well.
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
@@ -51,6 +51,12 @@ def utc(nanoseconds: int) -> datetime | None:
 
 def nanoseconds(time: datetime) -> int:
     return (time - _EPOCH) // timedelta(microseconds=1) * 1000
+
+
+def identity(folder: int) -> str:
+    """Tells a folder from another under its name: where a mount is missing, an empty one is in its place."""
+    status = os.fstat(folder)
+    return f"{status.st_dev}:{status.st_ino}"
 
 
 class Tree:
@@ -225,6 +231,18 @@ class Tree:
                     os.close(root)
         with self.parent(path, "stat") as (folder, name):
             return self.entry(path, os.lstat(name, dir_fd=folder))
+
+    def is_staged(self, path: str, above: str | None) -> bool | None:
+        """Whether a temporary is there; None: it is not, nor is the folder that it was in, by its `identity`."""
+        try:
+            with self.parent(path, "stat") as (folder, name):
+                try:
+                    os.lstat(name, dir_fd=folder)
+                except FileNotFoundError:
+                    return False if identity(folder) == above else None
+        except NotFound:
+            return None
+        return True
 
     def open_in(self, folder: int, name: str, operation: str, path: str) -> tuple[int, os.stat_result]:
         """A descriptor for reading, which can never block: fifos, devices and sockets are `NotAFile`."""

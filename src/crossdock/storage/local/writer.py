@@ -12,10 +12,10 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 
 from crossdock.errors import CrossdockError, NotFound
-from crossdock.storage.base import Entry, WriteOptions
+from crossdock.storage.base import Entry, Expect, WriteOptions
 from crossdock.storage.local.threads import Threads
-from crossdock.storage.local.tree import Tree, nanoseconds
-from crossdock.storage.staging import StagedWriter, Stored
+from crossdock.storage.local.tree import Tree, identity, nanoseconds
+from crossdock.storage.staging import StagedWriter, Stored, token_of
 
 __all__ = ["LocalWriter"]
 
@@ -38,6 +38,7 @@ class LocalWriter(StagedWriter):
         self._stored = self._next = self.offset
         self._writing: deque[tuple[Future[CrossdockError | None], int]] = deque()
         self._folder: int | None = None
+        self._above = ""
         self._descriptor: int | None = None
         self._made = options.resume is not None
         self._name = path.rpartition("/")[2]
@@ -137,14 +138,19 @@ class LocalWriter(StagedWriter):
         """Wait until nothing is written any more, in a thread: those who write are before it in the pool's queue."""
         wait([future for future, _ in self._writing])
 
+    async def seal(self, expect: Expect) -> bytes | None:
+        await self._verified(expect)
+        return token_of(self.path, self.attempt, self.size, folder=self._above)
+
     async def _seal(self) -> Stored:
         return await self._threads.run(self._seal_now)
 
     def _seal_now(self) -> Stored:
         self._settle(all_of_them=True)
         self._flush()
-        assert self._descriptor is not None
+        assert self._descriptor is not None and self._folder is not None
         with self._tree.told("write", self.path):
+            self._above = identity(self._folder)
             self._tree.set_mode(self._descriptor, self._tree.file_mode)
             # The kernel's own stamp ticks every few milliseconds: two files written within a tick would look the same.
             modified = self.options.modified

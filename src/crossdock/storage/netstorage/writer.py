@@ -144,13 +144,13 @@ class NetStorageWriter(StagedWriter):
 
     # -- publishing -----------------------------------------------------------------------------------------------
 
-    async def commit(self, expect: Expect) -> Entry:
+    async def _verified(self, expect: Expect) -> Stored:
         await self._hand_over()
         for algorithm, digest in (("md5", self._md5), ("sha256", self._sha256)):
             wanted = expect.digests.get(algorithm)
             if wanted is not None and wanted != digest.hexdigest():
                 raise self._mismatch(f"{algorithm} {digest.hexdigest()} was written, {wanted} expected")
-        return await super().commit(expect)
+        return await super()._verified(expect)
 
     async def _publish(self, stored: Stored) -> Entry:
         # A swap has to come to its end: half of it would leave no file under the name.

@@ -216,7 +216,7 @@ class SftpWriter(StagedWriter):
 
     async def _seal(self) -> Stored:
         try:
-            return await self._sealed()
+            return await self._flushed()
         except ConnectionFailed:
             if self._stamp.is_late:
                 log.warning("%s ended the session, perhaps over a time after 2038: none is set again", self.endpoint)
@@ -224,7 +224,7 @@ class SftpWriter(StagedWriter):
                 self._calls.late_times, self._spoilt = False, True
             raise
 
-    async def _sealed(self) -> Stored:
+    async def _flushed(self) -> Stored:
         with Translate("write", self.endpoint, self.path):
             session = await self._session()
             handle = await self._open()

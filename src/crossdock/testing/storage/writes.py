@@ -66,6 +66,23 @@ class WriteCases(SuiteBase):
         await self.holds(storage, peer, "name", NEW)
         assert await self.names(storage, peer) == {"name"}
 
+    @pytest.mark.parametrize("written", [0, 1000, len(NEW)])
+    async def test_sealing_publishes_nothing(self, storage: Storage, peer: Peer | None, written: int) -> None:
+        """What is sealed is no more visible than before; its token tells it from what was published."""
+        await storage.write_bytes("folder/name", OLD)
+        for ends in ("abort", "commit"):
+            async with storage.write("folder/name") as writer:
+                for part in chunks(NEW[:written], 256 * KIB):
+                    await writer.write(part)
+                token = await writer.seal(Expect(size=written))
+                await self.holds(storage, peer, "folder/name", OLD)
+                assert token is None or await storage.is_staged(token) in (True, None)
+                if ends == "commit":
+                    await writer.commit(Expect(size=written))
+            assert await self.names(storage, peer) == {"folder/name"}
+            assert token is None or await storage.is_staged(token) in (False, None)
+        await self.holds(storage, peer, "folder/name", NEW[:written])
+
     @pytest.mark.parametrize("written", [0, 1, 100 * KIB, len(NEW)])
     async def test_abort_leaves_nothing(self, storage: Storage, peer: Peer | None, written: int) -> None:
         """An aborted write leaves neither file nor temporary, however far it got; what was there before stays."""
