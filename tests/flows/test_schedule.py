@@ -50,6 +50,28 @@ def test_the_nights_on_which_clocks_change(line: str, after: str, expected: list
     assert local(Schedule(line, BERLIN), after, len(expected)) == expected
 
 
+@pytest.mark.parametrize(
+    ("line", "after", "expected"),
+    [
+        # Half an hour: 01:30 to 02:00 comes twice on 5 April, 02:00 to 02:30 is left out on 4 October.
+        ("45 * * * *", "2026-04-04T14:30", ["14:45", "15:15", "16:15"]),
+        ("*/15 1 * * *", "2026-04-04T13:30", ["14:00", "14:15", "14:30", "14:45", "15:00", "15:15"]),
+        ("*/15 2 * * *", "2026-04-04T13:30", ["15:30", "15:45", "16:00", "16:15"]),
+        ("45 * * * *", "2026-10-03T15:00", ["15:15", "15:45", "16:45"]),
+        ("0 * * * *", "2026-10-03T14:15", ["14:30", "16:00", "17:00"]),
+        # What names its minute and its hour starts once.
+        ("45 1 * * *", "2026-04-04T13:30", ["14:45", "15:15"]),
+        ("15 2 * * *", "2026-10-03T13:30", ["15:30", "15:15"]),
+    ],
+)
+def test_clocks_that_change_by_half_an_hour(line: str, after: str, expected: list[str]) -> None:
+    schedule, at, found = Schedule(line, "Australia/Lord_Howe"), utc(after), []
+    for _ in expected:
+        at = schedule.next(at)
+        found.append(f"{at:%H:%M}")
+    assert found == expected
+
+
 @given(
     st.sampled_from(LINES),
     st.sampled_from(["UTC", BERLIN, "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"]),

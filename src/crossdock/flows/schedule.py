@@ -9,7 +9,9 @@ by the time that passes. Ticks of `every` are multiples of it since 1970, so tha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from heapq import merge
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -55,7 +57,9 @@ class Schedule(Ticks):
             raise ValueError(f"the cron line {text!r} never comes") from None
 
     def next(self, after: datetime) -> datetime:
-        found = self._since(after)
+        if any(field.startswith("*") for field in self.text.split()[:2]):
+            return self._next_by_what_passes(after)
+        found = CronSim(self.text, after.astimezone(self.zone))
         while (tick := next(found).astimezone(UTC)) <= after:
             # After the first of two equal hours, or for a time in the gap, the library's answer can be too early.
             pass
@@ -70,8 +74,18 @@ class Schedule(Ticks):
                 return last
         return None
 
-    def _since(self, after: datetime) -> CronSim:
-        return CronSim(self.text, after.astimezone(self.zone))
+    def _next_by_what_passes(self, after: datetime) -> datetime:
+        # The library goes on by whole hours: it misses ticks where clocks change by less, and none at one offset.
+        offsets = {self._offset(after + timedelta(weeks=weeks)) for weeks in range(0, 54, 2)}
+        ticks = merge(*(self._ticks(after, offset) for offset in offsets))
+        return next(tick for tick, offset in ticks if self._offset(tick) == offset)
+
+    def _ticks(self, after: datetime, offset: timedelta) -> Iterator[tuple[datetime, timedelta]]:
+        for tick in CronSim(self.text, after.astimezone(timezone(offset))):
+            yield tick.astimezone(UTC), offset
+
+    def _offset(self, at: datetime) -> timedelta:
+        return at.astimezone(self.zone).utcoffset() or timedelta()
 
     def __repr__(self) -> str:
         return f"Schedule({self.text!r}, {self.zone.key!r})"
