@@ -292,6 +292,11 @@ BOTH = ENDPOINTS + (
          "  b: {source: bank:out, rules: [{match: '.*\\.csv', to: 'here:'}]}\n", "8: flows.b: flows a and b both take "
          "'bank:out/.csv', and a deletes it. Next: make one flow with both destinations, or tell their files apart by "
          "'match', 'include' or 'exclude'"),
+        # A marker that is deleted with its file.
+        ("  a: {source: bank:out, to: 'lake:', settle: {marker: '{name}.ok'}, after: {delete: true}}\n"
+         "  b: {source: bank:out, to: 'here:', include: '*.ok'}\n", "8: flows.b: flows a and b both take "
+         "'bank:out/.ok', and a deletes it. Next: make one flow with both destinations, or tell their files apart by "
+         "'match', 'include' or 'exclude'"),
         ("  a: {source: lake:in, to: 'here:', include: 'a*'}\n"
          "  b: {source: 'copy:', rules: [{match: '.*b', to: 'bank:'}], after: {archive: old}}\n", "8: flows.b: flows "
          "a and b both take 'copy:ab', and b archives it. Next: make one flow with both destinations, or tell their "
@@ -321,6 +326,10 @@ def test_flows_that_harm_each_other(write: Write, flows: str, expected: str) -> 
         "  a: {source: bank:out, rules: [{match: {glob: '*.csv'}, to: 'bank:out/{name}.gz', transform: gzip}]}\n",
         "  a: {source: bank:out, to: 'bank:out/.done/x/', after: {archive: .done}}\n",
         "  a: {source: bank:out, to: 'bank:out/{name}.part'}\n",
+        "  a: {source: bank:out, to: 'bank:out/{path}.ok', settle: {marker: '{name}.ok'}}\n",
+        "  a: {source: bank:out, to: 'bank:out/list', settle: {manifest: list}, after: {delete: true}}\n",
+        "  a: {source: bank:out, to: 'lake:', settle: {marker: '{stem}.ok'}, after: {delete: true}}\n"
+        "  b: {source: bank:out, to: 'here:', include: '*.ok'}\n",
         # Files told apart.
         "  a: {source: bank:out, to: 'lake:', include: '*.csv', after: {delete: true}}\n"
         "  b: {source: bank:out, to: 'lake:x/', include: '*.xml', after: {delete: true}}\n",

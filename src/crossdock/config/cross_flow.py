@@ -15,7 +15,10 @@ from crossdock.storage.settings import EndpointSettings
 __all__ = ["check_across"]
 
 _PLACE = ("type", "root", "host", "port", "user", "bucket", "endpoint_url")
-_FILES = (("source",), ("include",), ("exclude",), ("settle", "temporary"), ("after", "archive"), ("after", "delete"))
+_FILES = (
+    *(("source",), ("include",), ("exclude",), ("after", "archive"), ("after", "delete")),
+    *(("settle", "temporary"), ("settle", "marker"), ("settle", "manifest")),
+)
 
 
 def check_across(report: Report, flows: Mapping[str, Flow], endpoints: Mapping[str, EndpointSettings]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from crossdock.config.patterns import Language, common_path, pattern_of
 from crossdock.flows.flow import Flow, Rule
+from crossdock.flows.plan import beside_pattern
 from crossdock.flows.route import Template
 from crossdock.storage.settings import EndpointSettings
 
@@ -75,6 +76,9 @@ class Reach:
         """What it takes lies in all of these."""
         if flow.after.archive is not None:
             self._unwanted.append(archive_of(flow.after.archive))
+        for text in (flow.settle.manifest, None if _goes_along(flow) else flow.settle.marker):
+            if text is not None:
+                self._unwanted.append(Language.of(regex=beside_pattern(Template(text)).pattern))
         self._rules = [(rule, Language.of(regex=rule.regex, glob=rule.glob)) for rule in flow.rules]
 
     def takes(self) -> Iterator[tuple[Rule, list[Language], list[Language]]]:
@@ -155,6 +159,11 @@ def archive_of(text: str) -> Language:
     if not template.names:
         return Language.of(regex=rf"{re.escape(text.strip('/'))}/(?:.|\n)+")
     return Language.of(regex=_written(template))
+
+
+def _goes_along(flow: Flow) -> bool:
+    """The marker is archived or deleted with its file."""
+    return flow.after.takes_source and bool(Template(flow.settle.marker or "").names & {"name", "path"})
 
 
 def _written(template: Template) -> str:

@@ -15,7 +15,7 @@ from crossdock.flows.flow import Flow, Place, Rule
 from crossdock.flows.route import Routes, Template, words_of
 from crossdock.storage.base import Entry
 
-__all__ = ["Beside", "Decision", "Planner", "Seen", "archive_pattern", "ordered", "without_clashes"]
+__all__ = ["Beside", "Decision", "Planner", "Seen", "archive_pattern", "beside_pattern", "ordered", "without_clashes"]
 
 Verdict = Literal["move", "settle", "skip", "unmatched", "clash", "fail"]
 
@@ -77,7 +77,7 @@ class Planner:
         self._marker = _named("settle.marker", settle.marker)
         self._manifest = _named("settle.manifest", settle.manifest)
         marks = None if flow.after.marker is None else Template(flow.after.marker)
-        self._marks = None if marks is None else _pattern_of(marks)
+        self._marks = None if marks is None else beside_pattern(marks)
         archive = archive_pattern(flow.after.archive)
         self.never: list[tuple[re.Pattern[str], str]] = [
             *([(archive, "it lies in the flow's own archive")] if archive else ()),
@@ -273,10 +273,11 @@ def _named(key: str, text: str | None) -> tuple[Template, re.Pattern[str]] | Non
         raise ValueError(
             f"{key}: {{{min(unknown)}}} means nothing in {text!r}; write one of {', '.join(words_of('x'))}"
         )
-    return template, _pattern_of(template)
+    return template, beside_pattern(template)
 
 
-def _pattern_of(template: Template) -> re.Pattern[str]:
+def beside_pattern(template: Template) -> re.Pattern[str]:
+    """Matches every path that it names beside some file."""
     whole = template.names & {"path", "folder"}
     return re.compile(template.pattern(".*") if whole else rf"(?:.*/)?{template.pattern('[^/]*')}", re.DOTALL)
 
