@@ -70,9 +70,9 @@ async def test_a_suspect_waits_for_what_is_at_work(home: House, monkeypatch: pyt
 
     async with home.engine(flow(), step=step) as engine, asyncio.timeout(60):
         await engine.discover("f")
-        for _ in range(3):
+        for turn in range(3):
             assert await home.ledger.claim("dead", lease=1.0)
-            home.clock.move(2 if _ < 2 else 0)
+            home.clock.move(2 if turn < 2 else 0)
         await home.put("a")
         home.dst.gates["commit"] = asyncio.Event()
         running = asyncio.create_task(engine.run_once(patience=0))
