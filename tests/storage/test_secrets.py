@@ -124,6 +124,29 @@ def test_a_field_of_what_has_none(aws: Aws, text: str) -> None:
     assert text not in str(caught.value).replace("#password", "")
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {"username": "acme", "password": "pä55"},
+            "it is a JSON object; it has password, username. Next: write which one: …#password",
+        ),
+        ({"key": "pä55"}, "it is a JSON object; it has key. Next: write which one: …#FIELD"),
+        ({}, "it is a JSON object; it has none. Next: keep it as text"),
+    ],
+)
+def test_all_of_what_has_fields(aws: Aws, fields: dict[str, str], said: str) -> None:
+    with pytest.raises(SecretUnavailable) as caught:
+        Secret(f"secret://aws-sm/{aws.secret(json.dumps(fields))}").reveal()
+    assert str(caught.value).endswith(said)
+    assert "pä55" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[1]", "123", '"word"', "{a}", "[" * 60000])
+def test_json_without_fields_is_a_text_as_any(aws: Aws, text: str) -> None:
+    assert Secret(f"secret://aws-sm/{aws.secret(text)}").reveal() == text
+
+
 def test_bytes(aws: Aws) -> None:
     assert Secret(f"secret://aws-sm/{aws.secret('pä55'.encode())}").reveal() == "pä55"
     with pytest.raises(SecretUnavailable, match="it is no text in UTF-8") as caught:

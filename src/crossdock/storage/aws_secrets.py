@@ -32,7 +32,14 @@ def of_secrets_manager(name: str, field: str = "") -> str:
         return str(text) if text is not None else answer["SecretBinary"].decode()
 
     text = _kept("secretsmanager", name, ask)
-    return _field(name, text, field) if field else text
+    if field:
+        return _field(name, text, field)
+    fields = _fields(text)
+    if fields is not None:
+        # As RDS and the console's key/value pairs are kept: no server takes all of it for a password.
+        hint = f"write which one: …#{'password' if 'password' in fields else 'FIELD'}" if fields else "keep it as text"
+        raise _unavailable(name, f"it is a JSON object; it has {_named(fields)}", hint)
+    return text
 
 
 def of_parameter_store(name: str) -> str:
@@ -45,18 +52,29 @@ def of_parameter_store(name: str) -> str:
 
 
 def _field(name: str, text: str, field: str) -> str:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
+    found = _fields(text)
+    if found is None:
         raise _unavailable(name, "it is no JSON object, so it has no fields", f"write it without #{field}")
     value = found.get(field)
     if not isinstance(value, (str, int)) or isinstance(value, bool):
         what = "is no text" if field in found else "is not there"
-        names = shown(", ".join(sorted(found))) or "none"
-        raise _unavailable(name, f"its field {field} {what}; it has {names}", "write one that is a text after #")
+        raise _unavailable(
+            name, f"its field {field} {what}; it has {_named(found)}", "write one that is a text after #"
+        )
     return str(value)
+
+
+def _fields(text: str) -> dict[str, Any] | None:
+    """What a JSON object holds; None if it is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _named(fields: dict[str, Any]) -> str:
+    return shown(", ".join(sorted(fields))) or "none"
 
 
 def _kept(service: str, name: str, ask: Callable[[Any], str]) -> str:

@@ -36,7 +36,7 @@ class Secret:
     """A reference to a secret, resolved late and never printed.
 
     `env:NAME` or `file:PATH`, or what AWS keeps: `secret://aws-sm/NAME`, an entry of Secrets Manager, with `#FIELD` if
-    it is JSON, and `ssm://NAME`, a parameter of the Parameter Store. An ARN is a name too, and tells the region.
+    it is a JSON object; and `ssm://NAME`, a parameter of the Parameter Store. An ARN is a name too, and tells a region.
     """
 
     def __init__(self, reference: str, folder: Path | None = None) -> None:
