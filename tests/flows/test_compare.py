@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from crossdock.flows.compare import UNSURE, Comparison
-from crossdock.storage.base import Capabilities, Entry
+from crossdock.storage.base import SECONDS_32, Capabilities, Entry
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 EXACT, SECOND = timedelta(microseconds=1), timedelta(seconds=1)
@@ -41,3 +41,14 @@ def test_by_time(theirs: Capabilities, ours: Capabilities, newer: float, said: s
     assert Comparison(theirs, ours).difference(source, Entry(path="a", size=5, modified=NOW)) == said
     assert Comparison(theirs, ours).difference(source, Entry(path="a", size=6, modified=NOW)) == "size differs"
     assert Comparison(theirs, ours).difference(source, Entry(path="a", size=5)) is None
+
+
+@pytest.mark.parametrize(("year", "kept"), [(1601, SECONDS_32[0]), (2200, SECONDS_32[1])])
+def test_a_time_that_the_target_cannot_keep(year: int, kept: datetime) -> None:
+    """It bears the nearest; by any other, it is another file."""
+    source = Entry(path="a", size=5, modified=datetime(year, 1, 1, tzinfo=UTC))
+    theirs, ours = Capabilities(mtime_precision=EXACT), Capabilities(mtime_precision=SECOND, mtime_range=SECONDS_32)
+    assert Comparison(theirs, ours).difference(source, Entry(path="a", size=5, modified=kept)) is None
+    for other in (NOW, kept + SECOND):
+        told = Comparison(theirs, ours).difference(source, Entry(path="a", size=5, modified=other))
+        assert told == "modification time differs"

@@ -26,12 +26,13 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from crossdock.errors import ProtocolViolation, StorageError, Unsupported
 
 __all__ = [
+    "SECONDS_32",
     "Backend",
     "Capabilities",
     "Entry",
@@ -46,6 +47,8 @@ __all__ = [
 ]
 
 Kind = Literal["file", "dir", "link", "other"]
+SECONDS_32 = (datetime(1970, 1, 1, tzinfo=UTC), datetime(2106, 2, 7, 6, 28, 15, tzinfo=UTC))
+"""The `Capabilities.mtime_range` of what counts the seconds since 1970 in 32 bits without a sign."""
 _LONGEST = 256
 """Characters of a fingerprint."""
 
@@ -124,10 +127,19 @@ class Capabilities:
     """Algorithms of `Backend.digests`: content that is hashed where it lies, without crossing a network."""
     mtime_precision: timedelta | None = None
     """None: modification times are not kept."""
+    mtime_range: tuple[datetime, datetime] | None = None
+    """The first and the last modification time that can be kept. None: no such bounds are known."""
     lists_mtime: bool = True
     """False: `scan` gives the time of the upload; only `stat` and `begin_read` know the file's own."""
     max_connections: int = 4
     streams_per_connection: int = 1
+
+    def kept(self, modified: datetime) -> datetime:
+        """The nearest time that can be kept."""
+        if self.mtime_range is None:
+            return modified
+        first, last = self.mtime_range
+        return min(max(first, modified), last)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -279,6 +279,8 @@ class Storage:
                 "write", path, "the name is reserved for crossdock's own temporaries" if path else "no name"
             )
         self._may_write(path, options)
+        if options.modified is not None and (kept := self.capabilities.kept(options.modified)) is not options.modified:
+            options = replace(options, modified=kept)
         return await self.backend.begin_write(path, options)
 
     def _may_write(self, path: str, options: WriteOptions) -> None:

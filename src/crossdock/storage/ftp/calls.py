@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from crossdock.errors import ConnectionFailed, InvalidPath, NotFound, PermissionDenied, StorageError
 from crossdock.storage.accounts import Member
-from crossdock.storage.base import Backend, Capabilities
+from crossdock.storage.base import SECONDS_32, Backend, Capabilities
 from crossdock.storage.ftp.connection import Connection, Features
 from crossdock.storage.ftp.faults import Translate, hint_for, hint_for_permission
 from crossdock.storage.ftp.pool import Pool, leave, pool_for
@@ -62,6 +62,7 @@ class Calls(Member[Pool]):
             resume_write=staged and looks and restarts and self.can_append,
             digests=frozenset(self.features.digests) & {"sha256"} if self.settings.verify == "digest" else frozenset(),
             mtime_precision=timedelta(seconds=1) if self.features.sets_times and self.can_stamp else None,
+            mtime_range=SECONDS_32,
             max_connections=self.settings.max_connections,
         )
 

@@ -17,7 +17,7 @@ from crossdock.errors import (
     Unsupported,
     shown,
 )
-from crossdock.storage.base import Backend, Capabilities, Entry, Reader, WriteOptions, Writer
+from crossdock.storage.base import SECONDS_32, Backend, Capabilities, Entry, Reader, WriteOptions, Writer
 from crossdock.storage.http import http_date
 from crossdock.storage.netstorage import listing
 from crossdock.storage.netstorage.calls import Calls
@@ -55,6 +55,7 @@ class NetStorageBackend(Backend):
             pinned_delete=True,
             digests=frozenset({"md5", "sha256"}),
             mtime_precision=timedelta(seconds=1),
+            mtime_range=SECONDS_32,
             max_connections=settings.max_connections,
         )
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 from crossdock.errors import NotADirectory, NotFound, PermissionDenied
-from crossdock.storage.base import Backend, Capabilities, Entry, Reader, WriteOptions, Writer
+from crossdock.storage.base import SECONDS_32, Backend, Capabilities, Entry, Reader, WriteOptions, Writer
 from crossdock.storage.sftp import codec, listing
 from crossdock.storage.sftp.calls import Calls, entry_of, kind_of, kind_told
 from crossdock.storage.sftp.changing import HARDLINK, POSIX_RENAME, make_folders, make_parents, move, remove, replaced
@@ -47,6 +47,7 @@ class SftpBackend(Backend):
             read_offset=True,
             resume_write=staged and looks and self.calls.resumes,
             mtime_precision=timedelta(seconds=1) if self.calls.keeps_times else None,
+            mtime_range=SECONDS_32,
             max_connections=self.settings.max_connections,
             streams_per_connection=self.settings.streams_per_connection,
         )

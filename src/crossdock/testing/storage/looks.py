@@ -149,9 +149,15 @@ class LookCases(SuiteBase):
 
     @pytest.mark.parametrize("year", [1960, 2107, 2500])
     async def test_a_time_that_cannot_be_kept_is_no_error(self, storage: Storage, year: int) -> None:
-        """Times before 1970 and after 2106 do not fit every protocol; the bytes matter more."""
-        await storage.write_bytes("name", b"x", WriteOptions(modified=datetime(year, 1, 1, tzinfo=UTC)))
+        """Times before 1970 and after 2106 do not fit every protocol: the nearest that does is kept."""
+        modified = datetime(year, 1, 1, tzinfo=UTC)
+        await storage.write_bytes("name", b"x", WriteOptions(modified=modified))
         assert await storage.read_bytes("name") == b"x"
+        able = storage.capabilities
+        if able.mtime_precision is not None and able.mtime_range is not None:
+            found = (await storage.stat("name")).modified
+            assert found is not None
+            assert abs(found - able.kept(modified)) < able.mtime_precision
 
     async def test_scan_shows_direct_children_only(self, storage: Storage) -> None:
         """Folders and files, each once, with paths from the root."""
