@@ -1,8 +1,8 @@
 """One attempt at one transfer, under its lease: recover or copy, record, then do what follows.
 
 The steps are those of the protocol that the crash test kills at: R4 the source is opened as it was listed, R5 bytes are
-staged, R7 what is staged is recorded, R8 and R9 it is published and looked at, R10 that is recorded, R11 the source is
-dealt with, R12 the end is recorded. (R0 to R2 are the discovery's, R3 is the claim.)
+staged, R6 closed and flushed, R7 that is recorded, R8 and R9 it is published and looked at, R10 that is recorded, R11
+the source is dealt with, R12 the end is recorded. (R0 to R2 are the discovery's, R3 is the claim.)
 """
 
 from __future__ import annotations
