@@ -308,6 +308,10 @@ def test_names_are_utf8_whatever_the_locale(tmp_path: Path, monkeypatch: pytest.
     assert started == [[sys.executable, *sys.orig_argv[1:]]], "once"
     monkeypatch.undo()
     (tmp_path / "Zoë.csv").touch()
+    said_no = {**os.environ, "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    said_no.pop("PYTHONIOENCODING", None)
+    done = subprocess.run([PROGRAM, "ls"], cwd=tmp_path, capture_output=True, timeout=60, env=said_no)
+    assert done.stdout.decode() == "Zoë.csv\n", done.stderr
     folder = tmp_path / "locales"
     folder.mkdir()
     command = ["localedef", "-i", "en_US", "-f", "ISO-8859-1", str(folder / "en_US.ISO-8859-1")]

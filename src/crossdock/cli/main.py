@@ -197,7 +197,7 @@ def main() -> NoReturn:
 
 def _read_names_as_utf8() -> None:
     """Start anew where the locale says otherwise: the ledger knows files by their names, whatever the terminal is."""
-    if sys.getfilesystemencoding() != "utf-8" and "PYTHONUTF8" not in os.environ and sys.executable:
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1" and sys.executable:
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
