@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while the program is loaded, and Ctrl-C while it ends: quiet, at once, nothing is left."""
+"""Ctrl-C and SIGTERM while the program is loaded, and while it ends: quiet, at once, nothing is left."""
 
 from __future__ import annotations
 
@@ -65,6 +65,28 @@ def test_while_it_is_loaded(
     assert sorted({*tmp_path.rglob("*")} - {here / "crossdock.db"}) == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("module", ["crossdock.cli.main", "pydantic_core", "uvloop", "crossdock.engine.serving"])
+def test_a_daemon_that_is_loaded(tmp_path: Path, module: str, number: signal.Signals) -> None:
+    """It was told to end, and ends: systemd takes 130 for a failure."""
+    (tmp_path / "crossdock.yaml").write_text(_CONFIG)
+    for command in (["run"], ["--config", "crossdock.yaml", "-q", "run", "f"]):
+        done = subprocess.run(
+            [sys.executable, "-c", _AT, module, str(int(number)), *command],
+            cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_while_a_command_of_such_a_name_is_loaded(tmp_path: Path, number: signal.Signals) -> None:
+    for command in (["ls", "run"], ["--config", "run", "ls"], ["run", "--once", "f"]):
+        done = subprocess.run(
+            [sys.executable, "-c", _AT, "click", str(int(number)), *command], cwd=tmp_path, timeout=60
+        )
+        assert done.returncode == 130
+
+
 def test_what_takes_long_to_stop_says_how_it_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_SOON", 0.0)
     found, said = session.Session(), asyncio.Queue[str]()
@@ -85,10 +107,11 @@ def test_what_takes_long_to_stop_says_how_it_ends_at_once(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("module", ["crossdock.cli.main", "pydantic_core"])
 def test_told_to_end_while_it_is_loaded(tmp_path: Path, module: str) -> None:
-    test_while_it_is_loaded(tmp_path, module, ["run"], signal.SIGTERM)
+    test_while_it_is_loaded(tmp_path, module, ["run", "--once"], signal.SIGTERM)
 
 
-def test_while_it_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+def test_while_it_ends(tmp_path: Path, number: str) -> None:
     """What was done is done, and so says the exit code; whatever else is to come is not waited for."""
     (tmp_path / "a").write_bytes(b"1")
     code = (
@@ -96,7 +119,7 @@ def test_while_it_ends(tmp_path: Path) -> None:
         "from crossdock.__main__ import main\n"
         "@atexit.register\n"
         "def interrupt():\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        f"    os.kill(os.getpid(), signal.{number})\n"
         "    os.write(2, b'still here')\n"
         "sys.argv[1:] = ['cp', '-q', '--json', 'a', 'b']\n"
         "main()\n"

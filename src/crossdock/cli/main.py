@@ -189,7 +189,8 @@ def main() -> NoReturn:
     memory.keep()
     code = run()
     # What is left to do is to end.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(code))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(code))
     # Else the interpreter, as it ends, looks for cycles in all that was loaded: a tenth of a second.
     gc.freeze()
     sys.exit(code)
