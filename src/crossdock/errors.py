@@ -256,7 +256,8 @@ class LedgerError(CrossdockError):
 
 
 class LeaseLost(LedgerError):
-    pass
+    recorded = False
+    """What was to be recorded had been, before another took the lease, who now goes by it."""
 
 
 class LedgerUnavailable(LedgerError):

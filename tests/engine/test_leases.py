@@ -279,6 +279,11 @@ async def test_who_was_stopped_while_it_announced_a_file_does_not_publish_it(
     home.ledger.staged = slept  # type: ignore[method-assign]
     assert (await home.run(flow())).lost == len(stolen) == 1
     assert home.dst.hold("a") is None
+    # Were what is recorded gone before the other has looked, it would seem to have been published.
+    home.ledger.staged = staged  # type: ignore[method-assign]
+    home.clock.move(61)
+    assert (await home.run(flow())).delivered == 1
+    assert (home.dst.hold("a"), home.dst.staged) == (b"data", [])
 
 
 async def test_what_is_kept_to_be_resumed_goes_with_the_lease(home: House) -> None:

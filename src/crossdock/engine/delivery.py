@@ -292,7 +292,11 @@ class _Attempt:
             self._step("R7:after")
             if time.monotonic() - asked > self._courier.lease / 4:
                 # A machine that slept, a process that was stopped: somebody else may have it by now.
-                await self._ledger.heartbeat(self._lease, self._courier.lease)
+                try:
+                    await self._ledger.heartbeat(self._lease, self._courier.lease)
+                except LeaseLost as lost:
+                    lost.recorded = True
+                    raise
 
         def keep(token: bytes) -> None:
             if self._record is None or self._record.sha256 is None:
@@ -314,16 +318,9 @@ class _Attempt:
                 source, path, target, to, options=options, pin=pin, progress=count, on_members=swept, on_staged=staged
             )
             return as_one(receipts, f"{self.transfer.source}:{path}", f"{self.transfer.target}:{to}")
+        kept = keep if target.capabilities.resume_write else None
         receipt = await copy(
-            source,
-            path,
-            target,
-            to,
-            pin=pin,
-            options=options,
-            progress=count,
-            on_checkpoint=keep if target.capabilities.resume_write else None,
-            on_staged=staged,
+            source, path, target, to, pin=pin, options=options, progress=count, on_checkpoint=kept, on_staged=staged
         )
         return receipt.as_json()
 

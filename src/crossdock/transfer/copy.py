@@ -316,7 +316,8 @@ class _Attempt:
             await to_its_end(telling)
         finally:
             # Where the ledger failed, it may have been recorded all the same.
-            refused = not telling.cancelled() and isinstance(telling.exception(), LeaseLost)
+            error = None if telling.cancelled() else telling.exception()
+            refused = isinstance(error, LeaseLost) and not error.recorded
             self.announced = staged.token is not None and not refused
 
     async def _withdraw(self, writer: Writer) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+import uuid
 
 import pytest
 
 from crossdock.errors import ConnectionFailed, IntegrityError, NotFound, Throttled, Unsupported
 from crossdock.storage.base import Expect, WriteOptions
+from crossdock.storage.sftp import SftpSettings
 from crossdock.storage.sftp import codec as c
 from crossdock.storage.storage import Storage
 from crossdock.transfer.copy import CopyOptions, copy
 from tests.engine.trees import filled
+from tests.servers import OpenSSH
 from tests.storage.sftp.fake_server import OK, FakeSftp, status
 from tests.storage.sftp.places import DATA, leftovers, served
 
@@ -238,3 +241,19 @@ async def test_a_server_without_fstat_is_asked_by_name_what_is_staged() -> None:
         await writer.write(DATA[writer.offset :])
         await writer.commit(Expect(size=len(DATA)))
     assert sftp.files == {b"/x": DATA}
+
+
+@pytest.mark.parametrize("fsync", [True, False])
+async def test_what_was_not_flushed_may_be_gone_for_other_reasons(openssh: OpenSSH, *, fsync: bool) -> None:
+    """A machine that loses its power forgets it: it was not published for all that."""
+    folder = openssh.folder / uuid.uuid4().hex
+    folder.mkdir()
+    settings = SftpSettings.model_validate(openssh.settings(root=str(folder), fsync=fsync))
+    async with Storage(settings.backend("server")) as storage, storage.write("x") as writer:
+        await writer.write(b"data")
+        token = await writer.seal(Expect(size=4))
+        assert token is not None
+        assert await storage.is_staged(token) is True
+        for left in folder.iterdir():
+            left.unlink()
+        assert await storage.is_staged(token) is (False if fsync else None)

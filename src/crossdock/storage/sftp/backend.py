@@ -165,8 +165,9 @@ class SftpBackend(Backend):
 
     async def is_staged(self, checkpoint: bytes) -> bool | None:
         there = await still_staged(self, checkpoint)
-        # Others may show an upload only once it is closed, or remove what a connection that broke had sent.
-        return there if there or self.calls.openssh else None
+        # Others may show an upload only once it is closed, or remove what a connection that broke had sent; and what is
+        # not on the disk, a machine that loses its power forgets.
+        return there if there or (self.calls.openssh and self.settings.fsync) else None
 
     # -- changing names -------------------------------------------------------------------------------------------
 
