@@ -15,9 +15,16 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from crossdock.cli import run
+from crossdock.cli.session import Session
+from crossdock.engine.delivery import Delivery
+from crossdock.errors import LedgerUnavailable
+from crossdock.storage.base import Entry
 from tests.cli.conftest import PROGRAM
 from tests.cli.moving import configure, daemon, put, to_one_place, until
 from tests.servers import Postgres
@@ -294,6 +301,16 @@ def test_a_ledger_without_room_is_told_once(home: Path) -> None:
         until(lambda: len(list((home / "out/more").glob("file*"))) == 300, "everything comes")
         process.send_signal(signal.SIGTERM)
         assert ended(process, said) == 0
+
+
+async def test_what_a_ledger_without_room_cannot_record_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not for each transfer that was under way."""
+    command: Any = run._Daemon(Session(), (), {"as_json": False})
+    error = LedgerUnavailable("the disk is full", hint="free some space")
+    for path in "abc":
+        transfer: Any = SimpleNamespace(flow="move", source="src", target=f"dst:{path}", entry=Entry(path=path))
+        command.tell(Delivery(transfer=transfer, what="lost", reason=str(error), error=error))
+    assert capsys.readouterr().err.count("the disk is full") == 1
 
 
 @pytest.mark.usefixtures("postgres")

@@ -189,6 +189,25 @@ async def test_an_outcome_that_cannot_be_recorded_stops_no_others(home: House, a
     assert home.dst.calls["publish"] == 3
 
 
+async def test_a_ledger_that_fails_is_told_once(home: House, caplog: pytest.LogCaptureFixture) -> None:
+    """Not for each transfer under way; and once more after it had worked again."""
+    for name in "abcdef":
+        await home.put(name)
+    delivered, order = home.ledger.delivered, []
+
+    async def fails(lease: Lease, receipt: Mapping[str, Any], *, owed: bool = True) -> None:
+        order.append(lease)
+        if len(order) != 4:
+            raise LedgerUnavailable("full", hint="free some space")
+        await delivered(lease, receipt, owed=owed)
+
+    home.ledger.delivered = fails  # type: ignore[method-assign]
+    async with home.engine(flow(), transfers=1) as engine:
+        summary = await engine.run_once(patience=0)
+    assert (summary.delivered, summary.lost) == (1, 5)
+    assert caplog.messages == ["full. Next: free some space"] * 2
+
+
 async def test_the_end_of_an_attempt_is_no_lost_lease(home: House, caplog: pytest.LogCaptureFixture) -> None:
     """A heartbeat that is on its way when its transfer ends finds no lease: nobody has to hear of that."""
     for name in ("a", "b", "c", "d"):

@@ -198,6 +198,10 @@ class _Daemon(_Command):
             if self._is_news(waiting, delivery.reason):
                 self.note(f"{transfer.flow}: what is to go to {transfer.target} waits: {shown(delivery.reason)}")
             return
+        if isinstance(delivery.error, LedgerUnavailable) and not self.options["as_json"]:
+            # All that is under way ends like that.
+            self._bad("", delivery.error)
+            return
         super().tell(delivery)
         if delivery.what != "delivered" or self.options["as_json"]:
             return

@@ -109,7 +109,7 @@ class Worker:
             try:
                 delivery = await self._courier.attempt(lease)
             except (LeaseLost, LedgerUnavailable) as error:
-                log.warning("%s", error)
+                self._warn(error)
                 delivery = Delivery(transfer=lease.transfer, what="lost", reason=str(error), error=error)
             except asyncio.CancelledError:
                 if lease.id not in self._lost:
@@ -117,6 +117,8 @@ class Worker:
                         await asyncio.shield(self._ledger.released(lease, "the worker was stopped"))
                     raise
                 delivery = Delivery(transfer=lease.transfer, what="lost", reason="its lease ended")
+            else:
+                self._ledger_fails = False
             finally:
                 del self._at_work[lease.id]
                 at_work.over.set()
@@ -234,14 +236,18 @@ class Worker:
                 log.warning("%s", error)
                 self._lose(lease)
         except LedgerUnavailable as error:
-            if not self._ledger_fails:
-                log.warning("%s", error)
-                self._ledger_fails = True
+            self._warn(error)
             if loop.time() - kept[lease.id] > self._lease / 2:
                 self._lose(lease)
         else:
             self._ledger_fails = False
             kept[lease.id] = loop.time()
+
+    def _warn(self, error: LeaseLost | LedgerUnavailable) -> None:
+        """Of a ledger that fails, once until it works again."""
+        if isinstance(error, LeaseLost) or not self._ledger_fails:
+            log.warning("%s", error)
+        self._ledger_fails |= isinstance(error, LedgerUnavailable)
 
     def _holds(self, lease: Lease) -> bool:
         at_work = self._at_work.get(lease.id)
