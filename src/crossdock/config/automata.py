@@ -220,6 +220,9 @@ class _Builder:
 
     def _repeat(self, low: int, high: int, inner: Any, start: int, flags: int) -> int:
         least, most = inner.getwidth()
+        if least == 0 and (most + 1) ** min(low, 100) > self._ways:
+            # Of the copies that there must be, any may take nothing: one text is read in as many ways.
+            inner, low, high = [(code.BRANCH, (None, [inner, inner]))], 1, code.MAXREPEAT
         shared_out = most < code.MAXREPEAT and (most - least + 1) ** min(high, 100) > self._ways
         if high is not code.MAXREPEAT and (high > self._unroll or shared_out):
             low, high = min(low, 1), code.MAXREPEAT
