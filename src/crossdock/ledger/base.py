@@ -17,8 +17,8 @@ What every ledger promises (`crossdock.testing.LedgerSuite` holds each line):
   Once an action of ours took the file away (`done(gone=True)`), a file that comes back is new, at every destination.
 - `claim` is one statement. It gives a `Lease`: the time-limited right to one attempt, with a fence that only grows.
   Every write under a lease carries the fence; when somebody else was given the transfer since, `LeaseLost`.
-- A lease that ended is claimed by the next who asks (a rescue). After `max_rescues` of those the transfer fails: what
-  kills its workers must not do so for ever. A delivered transfer never fails; it is then left alone for a day.
+- A lease that ended is claimed by the next who asks (a rescue); the second time, with no other. After `max_rescues`
+  the transfer fails: what kills its workers must not do so for ever. A delivered one is then left alone for a day.
 - At most one transfer at a time is running towards one place (target endpoint and path).
 - Who waited longest is claimed first: by the time since which it may be claimed, then in the order of adding.
 - Every change of state is a row of the history: when, who, from, to, why.

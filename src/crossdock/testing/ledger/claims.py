@@ -262,6 +262,21 @@ class ClaimCases:
         assert await ledger.requeue([id], who="me", why="more memory") == [id]
         assert (await claim_one(ledger)).transfer.rescues == 0
 
+    @pytest.mark.parametrize("flows", [None, ["statements"]])
+    async def test_what_has_ended_two_workers_is_given_alone(
+        self, ledger: Ledger, clock: LedgerClock, flows: list[str] | None
+    ) -> None:
+        """Each once, without a line in the history of what waits for it; then what never has, together again."""
+        ids = await add(ledger, *(f"suspect{number}" for number in range(4)))
+        for _ in range(2):
+            assert len(await ledger.claim("dead", limit=10, lease=60)) == 4
+            await clock.move(61)
+        ids += await add(ledger, *(f"new{number}" for number in range(4)))
+        given = [[lease.id for lease in await ledger.claim("w1", limit=10, flows=flows)] for _ in range(5)]
+        assert [len(several) for several in given] == [1, 1, 1, 1, 4]
+        assert sorted(id for several in given for id in several) == ids
+        assert [len(await ledger.history(id)) for id in ids] == [4] * 4 + [2] * 4
+
     async def test_an_attempt_that_ends_by_itself_is_no_poison(self, ledger: Ledger, clock: LedgerClock) -> None:
         """Only rescues in a row count."""
         await add(ledger)

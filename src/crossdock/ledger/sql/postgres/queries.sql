@@ -4,7 +4,7 @@
 
 -- name: candidates
 WITH candidates AS MATERIALIZED (
-    SELECT t.id, t.target, t.target_path FROM transfers AS t
+    SELECT t.id, t.target, t.target_path, t.rescues + CAST(t.owner IS NOT NULL AS int) AS deaths FROM transfers AS t
     WHERE t.ready_at <= :now
       AND (t.state <> 'pending' OR NOT EXISTS (
         SELECT 1 FROM transfers AS o
@@ -13,8 +13,10 @@ WITH candidates AS MATERIALIZED (
 
 -- name: candidates of flows
 WITH candidates AS MATERIALIZED (
-    SELECT c.id, c.target, c.target_path FROM unnest(CAST(:flows AS text[])) AS f (flow) CROSS JOIN LATERAL (
-        SELECT t.id, t.target, t.target_path, t.ready_at FROM transfers AS t
+    SELECT c.id, c.target, c.target_path, c.deaths
+    FROM unnest(CAST(:flows AS text[])) AS f (flow) CROSS JOIN LATERAL (
+        SELECT t.id, t.target, t.target_path, t.ready_at, t.rescues + CAST(t.owner IS NOT NULL AS int) AS deaths
+        FROM transfers AS t
         WHERE t.flow = f.flow AND t.ready_at <= :now
           AND (t.state <> 'pending' OR NOT EXISTS (
             SELECT 1 FROM transfers AS o
@@ -23,6 +25,8 @@ WITH candidates AS MATERIALIZED (
     ORDER BY c.ready_at, c.id LIMIT :limit)
 
 -- name: claim
+-- What has ended two workers is given alone: what else is at a worker that it ends would be suspected too.
+, chosen AS (SELECT id, deaths FROM candidates WHERE id IN (SELECT min(id) FROM candidates GROUP BY target, target_path))
 UPDATE transfers SET
     state = CASE WHEN state = 'delivered' THEN state
                  WHEN owner IS NOT NULL AND rescues >= :max_rescues THEN 'failed' ELSE 'running' END,
@@ -41,7 +45,8 @@ UPDATE transfers SET
     owner = CASE WHEN owner IS NULL OR rescues < :max_rescues THEN :owner ELSE NULL END,
     changed_at = :now,
     changed_by = :owner
-WHERE id IN (SELECT min(id) FROM candidates GROUP BY target, target_path)
+WHERE id IN (SELECT id FROM chosen)
+  AND id = coalesce((SELECT min(id) FROM chosen WHERE deaths BETWEEN 2 AND :max_rescues), id)
 RETURNING *
 
 -- name: put off

@@ -4,7 +4,7 @@
 
 -- name: candidates
 WITH candidates AS (
-    SELECT t.id, t.target, t.target_path FROM transfers AS t
+    SELECT t.id, t.target, t.target_path, t.rescues + (t.owner IS NOT NULL) AS deaths FROM transfers AS t
     WHERE t.ready_at <= :now
       AND (t.state <> 'pending' OR NOT EXISTS (
         SELECT 1 FROM transfers AS o
@@ -13,7 +13,8 @@ WITH candidates AS (
 
 -- name: candidates of flows
 WITH candidates AS (
-    SELECT t.id, t.target, t.target_path FROM json_each(:flows) AS f JOIN transfers AS t ON t.id IN (
+    SELECT t.id, t.target, t.target_path, t.rescues + (t.owner IS NOT NULL) AS deaths
+    FROM json_each(:flows) AS f JOIN transfers AS t ON t.id IN (
         SELECT c.id FROM transfers AS c
         WHERE c.flow = f.value AND c.ready_at <= :now
           AND (c.state <> 'pending' OR NOT EXISTS (
@@ -23,6 +24,8 @@ WITH candidates AS (
     ORDER BY t.ready_at, t.id LIMIT :limit)
 
 -- name: claim
+-- What has ended two workers is given alone: what else is at a worker that it ends would be suspected too.
+, chosen AS (SELECT id, deaths FROM candidates WHERE id IN (SELECT min(id) FROM candidates GROUP BY target, target_path))
 UPDATE transfers SET
     state = CASE WHEN state = 'delivered' THEN state
                  WHEN owner IS NOT NULL AND rescues >= :max_rescues THEN 'failed' ELSE 'running' END,
@@ -39,7 +42,8 @@ UPDATE transfers SET
     owner = CASE WHEN owner IS NULL OR rescues < :max_rescues THEN :owner ELSE NULL END,
     changed_at = :now,
     changed_by = :owner
-WHERE id IN (SELECT min(id) FROM candidates GROUP BY target, target_path)
+WHERE id IN (SELECT id FROM chosen)
+  AND id = coalesce((SELECT min(id) FROM chosen WHERE deaths BETWEEN 2 AND :max_rescues), id)
 RETURNING *
 
 -- name: put off
