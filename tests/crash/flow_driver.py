@@ -28,11 +28,10 @@ import asyncpg
 import asyncssh  # noqa: F401 - loaded before the fork
 
 from crossdock.engine import delivery
-from crossdock.engine.delivery import Courier
 from crossdock.engine.engine import Engine
 from crossdock.errors import LedgerUnavailable
 from crossdock.flows.flow import After, Destination, Flow, Place, Retry, Rule, Settle
-from crossdock.ledger.base import Lease, Ledger
+from crossdock.ledger.base import MAX_RESCUES, Ledger
 from crossdock.ledger.postgres import PostgresLedger
 from crossdock.ledger.sqlite import SqliteLedger
 from crossdock.storage.local.backend import LocalBackend
@@ -99,8 +98,8 @@ class Order:
     jump: float = 0.0
     """Seconds that both clocks jump by, when the point is reached the nth time (`how` is "jump")."""
     poison: str = ""
-    """The file whose attempts kill the engine."""
-    max_rescues: int = 3
+    """The file whose attempts kill the engine, with all of it staged."""
+    max_rescues: int = MAX_RESCUES
     transfers: int = 4
     overwrite: dict[str, Any] = field(default_factory=dict)
     """Fields of the flow that are different."""
@@ -217,15 +216,19 @@ def patch(strike: Strike) -> None:
 
     delivery.recovered = recovered  # type: ignore[attr-defined, assignment]
     if strike.order.poison:
-        attempt = Courier.attempt
+        move = delivery._Attempt._move
 
-        async def poisoned(self: Courier, lease: Lease) -> Any:
-            if lease.transfer.entry.path == strike.order.poison:
-                strike.tell({"struck": "poison"})
-                os.kill(os.getpid(), signal.SIGKILL)
-            return await attempt(self, lease)
+        async def poisoned(self: delivery._Attempt, *args: Any) -> Any:
+            def step(name: str) -> None:
+                if name == "R7:after":
+                    strike.tell({"struck": "poison"})
+                    os.kill(os.getpid(), signal.SIGKILL)
 
-        Courier.attempt = poisoned  # type: ignore[method-assign]
+            if self.transfer.entry.path == strike.order.poison:
+                self._step = step
+            return await move(self, *args)
+
+        delivery._Attempt._move = poisoned  # type: ignore[method-assign]
 
 
 async def new_ledger(order: Order, strike: Strike) -> Ledger:

@@ -111,26 +111,32 @@ def test_two_workers_on_one_ledger(rig: Rig, job: str) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_file_that_kills_its_workers(rig: Rig) -> None:
-    """It fails after so many rescues, and keeps nobody from the others."""
-    poison = "small.csv"
+@pytest.mark.parametrize(("job", "kills"), [("mirror", 4), ("fan-in", 6)])
+def test_a_file_that_kills_its_workers(rig: Rig, job: str, kills: int) -> None:
+    """It fails after so many rescues, leaves nothing behind, and keeps nobody from the others."""
+    poison = "big.bin"
 
     def scenario(number: int, driver: Driver) -> None:
         with ExitStack() as stack:
-            world = rig.world("mirror")
+            world = rig.world(job)
             watched(stack, world, rig)
             deaths = 0
-            for turn in range(8):
+            for turn in range(12):
                 ended = driver.run(world.order(poison=poison, later=turn * (LEASE + 1)))
                 deaths += ended["ended"] < 0
                 if ended["ended"] == 0:
                     break
-            assert deaths == 4
-            states = {row["path"]: row["state"] for row in world.rows()}
-            assert states.pop(poison) == "failed"
-            assert states == dict.fromkeys(sorted(set(CONTENTS) - {poison}), "done")
-            failed = next(row for row in world.rows() if row["path"] == poison)
-            assert "its lease ended 4 times in a row" in failed["error"]
+            assert deaths == kills
+            rows = world.rows()
+            assert {(row["path"], row["state"]) for row in rows if row["path"] != poison} == {
+                (path, "done") for path in CONTENTS if path != poison
+            }
+            for failed in [row for row in rows if row["path"] == poison]:
+                assert (failed["state"], failed["checkpoint"]) == ("failed", None)
+                assert "its lease ended 4 times in a row" in failed["error"]
+            folders = [world.root(target) for target in world.targets if target != "lake"]
+            assert not [path for folder in folders for path in folder.rglob(".crossdock-*")]
+            assert all(each.startswith("upload ") for each in world.left())  # without a part, as `left` sees to
 
     in_parallel(rig, 1, scenario)
 

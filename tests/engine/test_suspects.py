@@ -8,8 +8,11 @@ import pytest
 
 from crossdock.engine import worker as workers
 from crossdock.engine.notice import Notice
+from crossdock.engine.recovery import Record, attempt_id
 from crossdock.flows.flow import Webhook
-from tests.engine.places import House, flow
+from crossdock.storage.base import WriteOptions
+from crossdock.storage.storage import Storage
+from tests.engine.places import House, flow, lost
 
 
 async def test_what_ended_its_workers_is_told(home: House) -> None:
@@ -26,17 +29,44 @@ async def test_what_ended_its_workers_is_told(home: House) -> None:
         for each in (engine, other):
             each._actions["f"].outbox._send = send
         await engine.discover("f")
-        for _ in range(4):
+        for _ in range(5):
             assert await home.ledger.claim("dead", lease=1.0)
             home.clock.move(2)
         summary = await engine.run_once(patience=0)
         assert (summary.failed, summary.good) == (1, False)
         assert [(each.kind, each.data["error"]) for each in told] == [("failed", home.said[0].reason)]
-        assert "its lease ended 4 times" in home.said[0].reason
+        assert "its lease ended 5 times" in home.said[0].reason
         assert (await other.run_once(patience=0)).failed == 0
         assert len(told) == 1
         await home.ledger.requeue([home.said[0].transfer.id], who="me", why="more memory")
         assert (await other.run_once(patience=0)).delivered == 1
+
+
+async def test_what_ended_its_workers_leaves_nothing_behind(home: House) -> None:
+    """It is claimed once more, only to sweep; a failure on the way to that earns it no further attempt."""
+    await home.put("a")
+    async with home.engine(flow()) as engine:
+        await engine.discover("f")
+    for _ in range(4):
+        (lease,) = await home.ledger.claim("dead", lease=1.0)
+        options = WriteOptions(attempt=attempt_id(home.ledger.id, lease.id, lease.fence))
+        writer = await Storage(home.dst).begin_write("a", options)
+        await writer.write(b"data")
+        token = writer.checkpoint()
+        await home.ledger.staged(lease, Record(to="a", token=token, size=4, sha256="0" * 64).dump())
+        home.clock.move(2)
+    before = home.dst.calls["write"]
+    home.dst.faults["discard"] = [lost()]
+    await home.run(flow())
+    assert (await home.transfers())["a", "dst"].rescues == 4
+    home.clock.move(60)
+    assert (await home.run(flow())).failed == 1
+    found = (await home.transfers())["a", "dst"]
+    assert (found.state, found.checkpoint, home.dst.staged, home.dst.calls["write"]) == ("failed", None, [], before)
+    assert found.why == "deliver dst:a: its lease ended 4 times in a row: it stops or kills its workers"
+    assert (await home.run(flow())).failed == 0
+    await home.ledger.requeue([found.id], who="me", why="more memory")
+    assert (await home.run(flow())).delivered == 1
 
 
 async def test_suspects_run_alone(home: House) -> None:

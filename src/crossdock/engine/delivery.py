@@ -22,6 +22,7 @@ from typing import Any, Literal
 from crossdock.engine.actions import Actions
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.gone import File, Taken, file_of, is_there, taken_by
+from crossdock.engine.poisoned import ends_workers, put_away
 from crossdock.engine.recovery import Record, attempt_id, copied, recovered, sweep, sweep_members, version_of, where
 from crossdock.engine.steps import Steps
 from crossdock.engine.verdicts import backoff, begun, judge
@@ -152,9 +153,7 @@ class Courier:
             again = backoff(planner.flow.retry, number, error, random.uniform)
             await self._ledger.retry_in(lease, again, str(error))
             reason = "delivered; what follows is tried again"
-            return Delivery(
-                transfer=lease.transfer, what="retry", reason=reason, receipt=receipt, error=error, again_in=again
-            )
+            return replace(done, what="retry", reason=reason, error=error, seconds=0.0, again_in=again)
         self._step("R12:before")
         if gone:
             self.taken.note(lease.transfer)
@@ -189,6 +188,8 @@ class _Attempt:
         known = await self._look_back(target)
         if known is not None:
             return known
+        if ends_workers(transfer, self._ledger):
+            raise put_away(transfer)
         source = await self._endpoints.for_file(transfer.source)
         resume = self._record.token if self._record is not None and self._record.resumable else None
         transforms = await self._courier.steps.of(self._planner, transfer)
@@ -214,8 +215,7 @@ class _Attempt:
             self._endpoints.worked(transfer.target)
             return receipt
         hint = "move some of them away, or choose another on_conflict"
-        reason = f"{_VERSIONS} versions of it exist"
-        raise Conflict.at("deliver", transfer.target, transfer.target_path, reason, hint=hint)
+        raise Conflict.at("deliver", transfer.target, transfer.target_path, f"{_VERSIONS} versions exist", hint=hint)
 
     @asynccontextmanager
     async def _shared(self, source: Storage) -> AsyncIterator[None]:
@@ -332,7 +332,7 @@ class _Attempt:
         at_source = False
         if isinstance(error, StorageError) and error.endpoint == transfer.source:
             at_source = transfer.source != transfer.target or error.path == transfer.entry.path
-        pause = None
+        pause = _PAUSE if error.retryable and ends_workers(transfer, self._ledger) else None
         for name in dict.fromkeys((transfer.source, transfer.target)):
             if self._endpoints.failed(name, error):
                 pause = self._endpoints.pause(name)[0] or _PAUSE

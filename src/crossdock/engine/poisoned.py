@@ -1,20 +1,39 @@
-"""Transfers that the ledger put away because they ended their workers: nobody was left to tell, so it is told here."""
+"""Transfers that are put away because they ended their workers.
+
+When it is claimed for the last time, what its attempts have staged is removed, and it fails. If that ends the worker as
+well, the ledger puts it away: nobody is left to tell, so it is told here.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
 from crossdock.engine.actions import Actions
+from crossdock.errors import TransferError
 from crossdock.ledger.base import Ledger, Query, State, Transfer
 from crossdock.ledger.rows import POISON
 
-__all__ = ["check_poisoned"]
+__all__ = ["check_poisoned", "ends_workers", "put_away"]
 
 _TOLD = "put away"
 """The kind of the ledger's marks: one for each that was told."""
 _NEWS_FOR = timedelta(days=1)
 _PAGE = 1000
 _ALL = 1_000_000
+
+
+def ends_workers(transfer: Transfer, ledger: Ledger) -> bool:
+    """Whether this is the last time that it was claimed: what its attempts have left is all that is looked at.
+
+    A failure on the way to that makes it no better, and does not count as an end in peace.
+    """
+    return transfer.rescues >= ledger.max_rescues
+
+
+def put_away(transfer: Transfer) -> TransferError:
+    """As what it fails then."""
+    reason = f"{POISON} {transfer.rescues} times in a row: it stops or kills its workers"
+    return TransferError.at("deliver", transfer.target, transfer.target_path, reason)
 
 
 async def check_poisoned(flow: str, ledger: Ledger, now: datetime, actions: Actions) -> list[Transfer]:

@@ -60,7 +60,7 @@ __all__ = [
 
 LEASE = 60.0
 """Seconds; a heartbeat is due every quarter of it."""
-MAX_RESCUES = 3
+MAX_RESCUES = 4
 RETENTION = timedelta(days=30)
 """Longer than a notification can come late: 14 days in an SQS queue and 14 in its dead-letter queue."""
 PARKED = 86400.0
@@ -226,6 +226,7 @@ class Ledger(ABC):
 
     id: str = ""
     """16 hex digits, made at random with the schema: this ledger among all others. "" before it is open."""
+    max_rescues: int = MAX_RESCUES
     longest_path: int | None = None
     """Bytes of a path (`rows.stored`, as UTF-8), above which it cannot be recorded. None: any length."""
 
@@ -395,6 +396,5 @@ class Ledger(ABC):
 
         Where the source is listed, only what is gone from it for as long: else the next poll would send it again.
         Marks as old are dropped too, but not a flow's newest of a kind, and never one that has a time when it is due:
-        that takes `unmark`.
-        At least two days (`ValueError`).
+        that takes `unmark`. At least two days (`ValueError`).
         """

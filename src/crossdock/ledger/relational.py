@@ -11,7 +11,6 @@ from typing import Any
 from crossdock.errors import LeaseLost, LedgerError, shown
 from crossdock.ledger.base import (
     LEASE,
-    MAX_RESCUES,
     PARKED,
     RETENTION,
     Added,
@@ -56,7 +55,6 @@ class SqlLedger(Ledger):
     """`where`: how messages name this ledger. `max_rescues`: how many ended leases in a row a transfer survives."""
 
     where: str
-    max_rescues: int = MAX_RESCUES
     target_name: str
     """The last component of `target_path`, in the words of the index over it."""
     most = "state"
