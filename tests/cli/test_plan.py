@@ -28,7 +28,7 @@ def test_a_plan_changes_nothing_and_says_all(planned: Cli, tmp_path: Path) -> No
     saved = json.loads((tmp_path / "p.json").read_text())
     *rows, summary = planned("plan", "--json").rows
     assert rows == saved["transfers"]
-    assert summary["summary"] == {"transfers": 4, "size": 14, "requests": {}, "waiting": {}, "errors": {}}
+    assert summary["summary"] == {"transfers": 4, "size": 14, "requests": {}, "waiting": {}, "held": {}, "errors": {}}
     assert {(row["path"], row["target"], row["target_path"]) for row in rows} == {
         ("out/a.csv", "lake", "a.csv"),
         ("out/a.csv", "staging", "copy/a.csv"),
@@ -270,6 +270,38 @@ def test_settling_and_patience(cli: Cli, tmp_path: Path) -> None:
     assert cli("plan", "--out", "p.json").err.startswith("1 transfer to add")
     assert cli("apply", "p.json").code == 0
     assert contents(tmp_path / "lake") == {"in/a.csv": b"1"}
+
+
+def test_a_plan_ends_as_a_run_does(cli: Cli, tmp_path: Path) -> None:
+    """Files that no rule takes, where that is a failure; and one that a function sends to an endpoint that is none."""
+    (tmp_path / "own.py").write_text("def to(entry):\n    return 'nowhere:x' if 'a' in entry.path else 'lake:b'\n")
+    configure(tmp_path, rules=[{"match": "[ab][.]csv", "to": "python:own.to"}], unmatched="fail")
+    put(tmp_path, {"a.csv": "one", "b.csv": "two", "c.txt": "three"})
+    result = cli("plan", "--json")
+    *rows, summary = result.rows
+    assert [row.get("target_path") or (row["below"], row["verdict"]) for row in rows] == [
+        "b",
+        ("a.csv", "fail"),
+        ("c.txt", "unmatched"),
+    ]
+    assert rows[1]["reason"] == "no endpoint is called 'nowhere' (crossdock.yaml)"
+    assert (result.code, summary["summary"]["transfers"]) == (1, 1)
+    (tmp_path / "partner" / "out" / "a.csv").unlink()
+    assert (cli("plan").code, cli("run", "--once").code) == (1, 1)
+
+
+def test_what_the_ledger_holds_is_told(cli: Cli, tmp_path: Path) -> None:
+    """A run works it off besides what is new."""
+    configure(tmp_path, to="lake:{path}")
+    put(tmp_path, {"a.csv": "one"})
+    (tmp_path / "lake").rmdir()
+    (tmp_path / "lake").write_text("in its way")
+    assert cli("run", "--once").code == 1
+    assert cli("transfers", "retry", "--all").code == 0
+    put(tmp_path, {"b.csv": "two"})
+    result = cli("plan")
+    assert "besides: pull: 1 transfer that the ledger holds already, and a run works off\n" in result.out
+    assert result.err.startswith("1 transfer to add")
 
 
 def test_a_source_that_cannot_be_listed(cli: Cli, tmp_path: Path) -> None:

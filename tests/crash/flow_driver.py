@@ -228,7 +228,7 @@ def patch(strike: Strike) -> None:
                 self._step = step
             return await move(self, *args)
 
-        delivery._Attempt._move = poisoned  # type: ignore[method-assign]
+        delivery._Attempt._move = poisoned  # type: ignore[method-assign, assignment]
 
 
 async def new_ledger(order: Order, strike: Strike) -> Ledger:

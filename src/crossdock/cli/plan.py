@@ -24,6 +24,8 @@ from crossdock.errors import CrossdockError, shown
 if TYPE_CHECKING:
     from crossdock.engine.delivery import Delivery
     from crossdock.engine.saved import Drift, Making, Row
+    from crossdock.flows.flow import Flow
+    from crossdock.flows.plan import Decision
 
 __all__ = ["apply", "plan"]
 
@@ -65,8 +67,16 @@ def plan(session: Session, /, flows: tuple[str, ...], **options: Any) -> int:
         complain(error)
     if made.errors and len(names) == 1:
         return exits.code_of(next(iter(made.errors.values())))
-    wrong = made.errors or any(decision.verdict in ("clash", "fail") for _, decision in made.others)
-    return exits.SOME if wrong else exits.OK
+    return (
+        exits.SOME
+        if made.errors or any(_is_wrong(config.flows[flow], each) for flow, each in made.others)
+        else exits.OK
+    )
+
+
+def _is_wrong(flow: Flow, decision: Decision) -> bool:
+    """As a run would end for it."""
+    return decision.verdict in ("clash", "fail") or (decision.verdict == "unmatched" and flow.unmatched == "fail")
 
 
 def _save(name: str, text: str) -> None:
@@ -109,6 +119,7 @@ def _emit(session: Session, made: Making) -> None:
         "size": sum(row.entry.size or 0 for row in made.rows),
         "requests": dict(_costs(made.rows)),
         "waiting": made.waiting,
+        "held": made.held,
         "errors": {name: str(error) for name, error in made.errors.items()},
     }
     emit({"summary": summary})
@@ -129,6 +140,8 @@ def _print(session: Session, made: Making) -> None:
         click.echo(f"not now: {flow}: {shown(decision.entry.path)}: {decision.verdict}: {shown(decision.reason)}")
     for flow, number in made.waiting.items():
         click.echo(f"not now: {flow}: {count(number, 'file')} more than max_files or max_bytes allow")
+    for flow, number in made.held.items():
+        click.echo(f"besides: {flow}: {count(number, 'transfer')} that the ledger holds already, and a run works off")
     size = human_size(sum(row.entry.size or 0 for row in made.rows))
     costs = _costs(made.rows)
     requests = f"; about {count(costs.total(), 'request')} at object stores ({_words(costs)})" if costs else ""

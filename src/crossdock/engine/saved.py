@@ -19,13 +19,14 @@ from crossdock.engine.steps import why
 from crossdock.errors import ConfigError, CrossdockError, LedgerError
 from crossdock.flows.flow import Flow, Place
 from crossdock.flows.plan import Decision, Planner
-from crossdock.ledger.base import Query, Transfer
+from crossdock.ledger.base import OPEN, Query, Transfer
 from crossdock.storage.base import Entry
 
 __all__ = ["Drift", "Making", "Row", "check", "dump", "is_plan", "load", "make", "start"]
 
 _FORMAT = "crossdock plan"
 _VERSION = 1
+_COUNTED = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,8 @@ class Making:
     """(flow, decision) of new files that are not moved now."""
     waiting: dict[str, int] = field(default_factory=dict)
     """Flow → files that its caps leave for another run."""
+    held: dict[str, int] = field(default_factory=dict)
+    """Flow → transfers that a run works off besides, up to a thousand: the ledger holds them already."""
     errors: dict[str, CrossdockError] = field(default_factory=dict)
 
 
@@ -117,8 +120,16 @@ async def make(
             await asyncio.sleep(pause)
     for flow, one in found.items():
         planner = engine.planner(flow)
-        made.rows += [row for decision in one.moves for row in _rows(planner, decision, settings)]
+        for decision in one.moves:
+            try:
+                made.rows += _rows(planner, decision, settings)
+            except ConfigError as error:
+                # A function named an endpoint that is none.
+                made.others.append((flow, replace(decision, verdict="fail", reason=error.message)))
         made.others += [(flow, each) for each in one.new if each.verdict != "move"]
+        held = await engine.ledger.find(Query(flow=flow, states=OPEN, limit=_COUNTED))
+        if number := len(held) + len(one.back):
+            made.held[flow] = number
         if one.waiting:
             made.waiting[flow] = one.waiting
     return made
