@@ -165,7 +165,7 @@ def test_caps(cli: Cli, tmp_path: Path) -> None:
         os.utime(tmp_path / f"partner/out/{number}.csv", (1000 + number, 1000 + number))
     assert cli("explain", "--json", "pull", "1.csv").rows[0]["next"] == ["sends it to lake:in/1.csv"]
     row = cli("explain", "--json", "pull", "3.csv").rows[0]
-    assert row["next"] == ["leaves it for a later run: 2 go first (max_files, max_bytes)"]
+    assert row["next"] == ["leaves it for a later run: 2 files go first (max_files, max_bytes)"]
 
 
 def test_what_the_ledger_knows(cli: Cli, tmp_path: Path) -> None:

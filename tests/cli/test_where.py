@@ -197,6 +197,26 @@ def test_failed(cli: Cli, tmp_path: Path) -> None:
     assert "next: nothing, until: crossdock transfers retry 1" in text
 
 
+def test_what_can_be_done_about_it(cli: Cli, tmp_path: Path) -> None:
+    """Of what was skipped, and of what waits for long; of a source that is down nobody says what it holds."""
+    configure(tmp_path, on_conflict="skip")
+    put(tmp_path, {"a.csv": "new"})
+    (tmp_path / "lake/in").mkdir()
+    (tmp_path / "lake/in/a.csv").write_text("other")
+    cli("run", "--once")
+    assert "next: nothing; to send it after all: crossdock transfers retry 1\n" in cli("where", "a.csv").out
+    assert cli("transfers", "retry", "1").code == 0
+
+    async def put_off(ledger: Ledger) -> None:
+        (lease,) = await ledger.claim("w1")
+        await ledger.retry_in(lease, 3000, "the disk is full")
+
+    in_ledger(tmp_path, put_off)
+    assert "(in 50 min); at once: crossdock transfers retry 1\n" in cli("where", "a.csv").out
+    (tmp_path / "partner").rename(tmp_path / "unmounted")
+    assert "of a file that may be at the source or not; then attempt 2 at " in cli("explain", "pull", "a.csv").out
+
+
 def test_what_the_ledger_does_not_know(cli: Cli, tmp_path: Path) -> None:
     other = {"source": "staging:", "to": "lake:{path}", "include": "*.xml", "settle": "none"}
     configure(tmp_path, more={"other": other})

@@ -95,7 +95,7 @@ async def test_a_file_that_its_owner_took_back(home: House) -> None:
         again = "tried again by a look that finds the file as it was"
         assert what_next(found, home.clock()) == again
         assert what_next(replace(found, added=found.added - timedelta(days=2)), home.clock()) == (
-            f"{again}, in 60 min or later"
+            f"{again}, in 60 min or later; at once: crossdock transfers retry {id}"
         )
 
 

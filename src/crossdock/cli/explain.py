@@ -92,6 +92,8 @@ def _lines(found: Explanation) -> Iterator[str]:
 
 
 def _version(found: Explanation, fingerprint: str) -> str:
+    if found.error is not None:
+        return "of a file that may be at the source or not"
     if found.entry is None:
         return "of a file that is not at the source any more"
     return "of the file as it is now" if found.entry.fingerprint == fingerprint else "of an earlier version of the file"

@@ -165,7 +165,8 @@ def _next(transfer: Transfer, now: datetime, flows: Collection[str]) -> str:
 
 
 def _lines(file: Sequence[Transfer], now: datetime, flows: Mapping[str, Flow]) -> Iterator[str]:
-    from crossdock.flows.explain import archived_as, last_said, missed
+    from crossdock.flows.explain import archived_as, last_said
+    from crossdock.ledger.base import State
 
     first = file[0]
     entry = first.entry
@@ -183,7 +184,7 @@ def _lines(file: Sequence[Transfer], now: datetime, flows: Mapping[str, Flow]) -
             rows.append(["", shown(said)])
         if each.error:
             rows.append(["", f"last error: {shown(each.error)}"])
-        if each.ready is not None or each.error or missed(each):
+        if each.state is not State.DONE:
             rows.append(["", f"next: {shown(_next(each, now, flows))}"])
     archived = archived_as(file)
     if archived:

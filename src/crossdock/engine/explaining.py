@@ -107,7 +107,8 @@ class Explanation:
         places = " and ".join(str(place) for place in decision.places)
         match decision.verdict:
             case "move" if self.before:
-                return f"leaves it for a later run: {self.before} go first (max_files, max_bytes)"
+                number = "one file goes" if self.before == 1 else f"{self.before} files go"
+                return f"leaves it for a later run: {number} first (max_files, max_bytes)"
             case "move":
                 return f"sends it to {places}"
             case "settle":

@@ -33,7 +33,8 @@ def ends_workers(transfer: Transfer, ledger: Ledger) -> bool:
 def put_away(transfer: Transfer) -> TransferError:
     """As what it fails then."""
     reason = f"{POISON} {transfer.rescues} times in a row: it stops or kills its workers"
-    return TransferError.at("deliver", transfer.target, transfer.target_path, reason)
+    hint = "see what ended them (their logs, the machine's memory, a step of your own) before it is tried again"
+    return TransferError.at("deliver", transfer.target, transfer.target_path, reason, hint=hint)
 
 
 async def check_poisoned(flow: str, ledger: Ledger, now: datetime, actions: Actions) -> list[Transfer]:

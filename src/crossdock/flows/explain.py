@@ -33,6 +33,7 @@ GONE = "the source is gone"
 CHANGED = "the source changed"
 """How the reasons begin for which transfers are skipped that are `missed`."""
 _HOURLY = timedelta(hours=1)
+_LONG = timedelta(minutes=5)
 
 _ARCHIVED = re.compile(r"\barchived as (.+?)(?=; the source |; the webhook |; [^;]+ by mail |$)")
 """Names may have a semicolon; what else may follow is what actions and notices say of themselves."""
@@ -147,14 +148,20 @@ def what_next(transfer: Transfer, now: datetime) -> str:
             return f"nothing, until: crossdock transfers retry {transfer.id}"
         case State.SKIPPED if missed(transfer):
             at = tried_again(transfer)
-            when = "" if at <= now else f", {until(at, now)} or later"
+            when = "" if at <= now else f", {until(at, now)} or later{_at_once(transfer, at, now)}"
             return f"tried again by a look that finds the file as it was{when}"
         case State.CANCELLED | State.SKIPPED if retriable(transfer):
             return f"nothing; to send it after all: crossdock transfers retry {transfer.id}"
         case _:
             return "nothing: a file that comes back is new" if transfer.gone else "nothing, unless the file changes"
-    when = "as soon as a worker runs" if ready <= now else f"at {_moment(ready)} ({until(ready, now)})"
+    when = f"at {_moment(ready)} ({until(ready, now)}){_at_once(transfer, ready, now)}"
+    when = "as soon as a worker runs" if ready <= now else when
     return f"{what} {when}" + (f"; {remedy}" if remedy else "")
+
+
+def _at_once(transfer: Transfer, at: datetime, now: datetime) -> str:
+    """Where the wait is long."""
+    return f"; at once: crossdock transfers retry {transfer.id}" if at - now > _LONG else ""
 
 
 def until(moment: datetime, now: datetime) -> str:
