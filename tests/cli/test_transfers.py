@@ -14,7 +14,8 @@ import pytest
 
 import crossdock.cli.transfers as module
 from crossdock.cli.transfers import transfers
-from crossdock.ledger.base import Ledger, Transfer
+from crossdock.ledger.base import Ledger, Query, Transfer
+from crossdock.ledger.sqlite import SqliteLedger
 from tests.cli.conftest import Cli
 from tests.cli.flow_files import configure, in_ledger, put
 
@@ -209,6 +210,26 @@ def test_retry_by_filter(three: Cli, tmp_path: Path) -> None:
     assert any((each["from"], each["to"], each["why"]) == ("failed", "pending", "mended") for each in history)
     again = three("transfers", "retry", "--all", "--dry-run", "--json").rows
     assert [row["path"] for row in again] == ["out/sub/inv_2.csv"]
+
+
+def test_all_are_looked_for_flow_by_flow(three: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of an index; of all flows together, each page of a hundred thousand would be sorted anew."""
+    configure(tmp_path, on_conflict="fail", more={"again": {"source": "partner:out", "to": "lake:in/", "settle": "none",
+                                                            "on_conflict": "fail"}})  # fmt: skip
+    assert three("run", "again", "--once").code == 1
+    asked: list[str | None] = []
+    find = SqliteLedger.find
+
+    async def finding(self: SqliteLedger, query: Query) -> list[Transfer]:
+        asked.append(query.flow)
+        return await find(self, query)
+
+    monkeypatch.setattr(SqliteLedger, "find", finding)
+    rows = three("transfers", "retry", "--all", "--json").rows
+    assert [(row["id"], row["flow"], row["outcome"]) for row in rows] == [
+        (row["id"], row["flow"], "changed") for row in sorted(rows, key=lambda row: int(row["id"]))
+    ]
+    assert (len(rows), {row["flow"] for row in rows}, asked) == (4, {"pull", "again"}, ["again", "pull"])
 
 
 def test_retry_by_id(three: Cli) -> None:

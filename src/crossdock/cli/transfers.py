@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -279,12 +280,15 @@ class _Change:
         """Those that were named, each with whether it can be changed; of those that filters find, the ones that can."""
         if ids:
             return [(each.id, self.possible(each)) for each in await _all_of(ledger, ids)]
-        found, any_ = [], False
-        async with aclosing(self.filters.find(ledger)) as rows:
-            async for each in rows:
-                any_ = True
-                if self.possible(each):
-                    found.append((each.id, True))
+        found, any_, query = [], False, self.filters.query
+        # Flow by flow: of all together, each page would have the ledger sort those that are left.
+        for flow in sorted({flow for flow, _ in await ledger.counts()} if query.flow is None else [query.flow]):
+            filters = replace(self.filters, query=replace(query, flow=flow))
+            async with aclosing(filters.find(ledger)) as rows:
+                async for each in rows:
+                    any_ = True
+                    if self.possible(each):
+                        found.append((each.id, True))
         if not any_:
             self.filters.nothing_found(self.session.config)
         return sorted(found)
