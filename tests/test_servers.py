@@ -9,8 +9,10 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
+from ftplib import FTP
 from pathlib import Path
 
 import botocore.config
@@ -18,7 +20,7 @@ import botocore.session
 import pytest
 
 from tests.conftest import POOL
-from tests.servers import Ceph, Moto, OpenSSH
+from tests.servers import Ceph, Moto, OpenSSH, Proftpd, packages
 from tests.servers.packages import TRIPLET, Missing, fetch
 from tests.servers.pool import parse_required
 from tests.servers.server import LOOPBACK, closed_ports, own_ports, running
@@ -50,6 +52,20 @@ def test_sshd_takes_and_gives_files(openssh: OpenSSH, tmp_path: Path) -> None:
     assert (tmp_path / "down").read_bytes() == content
     assert openssh.version.startswith("OpenSSH_")
     assert stat.S_IMODE(openssh.key.stat().st_mode) == 0o600
+
+
+@pytest.mark.usefixtures("openssh", "proftpd")
+def test_the_path_of_the_checkout_may_have_spaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        unpacked = Path(folder, "two words")
+        unpacked.symlink_to(packages.SERVERS)
+        monkeypatch.setattr(packages, "SERVERS", unpacked)
+        with OpenSSH(external=True) as openssh, Proftpd() as proftpd:
+            assert sftp(openssh, "ls").returncode == 0
+            with FTP() as client:
+                client.connect(proftpd.host, proftpd.port, timeout=30)
+                assert client.login(proftpd.user, proftpd.secret).startswith("230")
 
 
 def test_sshd_overwrites_what_the_test_made_and_obeys_modes(openssh: OpenSSH, tmp_path: Path) -> None:

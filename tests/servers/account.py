@@ -32,7 +32,7 @@ class AccountServer(Server):
         if not self._drops:
             return tree
         self.base.chmod(0o755)
-        if all(path.stat().st_mode & 0o001 for path in (tree.root, *tree.root.parents)):
+        if all(path.stat().st_mode & 0o001 for path in (tree.root, *tree.root.parents, *tree.root.resolve().parents)):
             return tree
         return Tree(Path(shutil.copytree(tree.root, self.base / "root", symlinks=True)))
 
@@ -48,8 +48,11 @@ class AccountServer(Server):
         passwd, group = self.base / "passwd", self.base / "group"
         passwd.write_text(f"tester:*:{self.uid}:{self.uid}:tester:{home}:/bin/sh\n")
         group.write_text(f"tester:x:{self.uid}:\n")
+        # LD_PRELOAD takes no path with a space, as the checkout's may be.
+        wrapper = self.base / "libnss_wrapper.so"
+        wrapper.symlink_to(tree.path("usr/lib/{triplet}/libnss_wrapper.so"))
         return {
-            "LD_PRELOAD": str(tree.path("usr/lib/{triplet}/libnss_wrapper.so")),
+            "LD_PRELOAD": str(wrapper),
             "NSS_WRAPPER_PASSWD": str(passwd),
             "NSS_WRAPPER_GROUP": str(group),
         }

@@ -217,7 +217,7 @@ class Proftpd(FtpServer):
         groups.write_text(f"{self.user}:x:{self.uid}:\n")
         groups.chmod(0o640)
         lines = [
-            f"ModulePath {tree.path('usr/lib/proftpd')}",
+            f'ModulePath "{tree.path("usr/lib/proftpd")}"',
             *(f"LoadModule {name}.c" for name in _SPLIT_OFF if tree.find(f"usr/lib/proftpd/{name}.so")),
             "ServerName crossdock",
             "ServerType standalone",

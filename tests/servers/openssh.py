@@ -115,7 +115,12 @@ class OpenSSH(AccountServer):
             digest = hashlib.sha256(base64.b64decode(public.split()[1])).digest()
             prints.append("SHA256:" + base64.b64encode(digest).decode().rstrip("="))
         self.host_key_lines, self.fingerprints = tuple(host_lines), tuple(prints)
-        server = tree.path("usr/lib/openssh/sftp-server") if self._external else "internal-sftp"
+        server = "internal-sftp"
+        if self._external:
+            # By a name without the spaces that the checkout's path may have: a shell splits it.
+            link = self.base / "sftp-server"
+            link.symlink_to(tree.path("usr/lib/openssh/sftp-server"))
+            server = str(link)
         lines += [
             f"AuthorizedKeysFile {authorized}",
             "StrictModes no",
