@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
-from crossdock.engine.recovery import Record, attempt_id, copied
+from crossdock.engine.recovery import Record, attempt_id, copied, recovered
+from crossdock.errors import NotFound, PermissionDenied, StorageError
 from crossdock.ledger.base import Planned
+from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.storage import Storage
 from tests.engine.places import House
 from tests.storage.s3.faults import FaultProxy
@@ -32,6 +36,25 @@ def test_a_checkpoint_that_was_changed_by_hand_is_told_and_sends_again(
 def test_a_checkpoint_of_another_release_is_understood() -> None:
     kept = Record(to="a", token=b"t", size=1, sha256="s", at="b", resumable=True)
     assert Record.load(kept.dump()[:-1] + b', "more": 1}') == kept
+
+
+@pytest.mark.parametrize("error", [NotFound, PermissionDenied])
+async def test_what_is_taken_while_it_is_read_is_no_failure(home: House, error: type[StorageError]) -> None:
+    """By its receiver, who was waiting for it: as if it had been gone at the first look."""
+    dst, expect = Storage(home.dst), Expect(size=4)
+    await home.put("a")
+    entry = await Storage(home.src).stat("a")
+    await home.ledger.add([Planned(flow="f", source="src", entry=entry, target="dst", target_path="a")], who="poll")
+    (transfer,) = (await home.transfers()).values()
+    writer = await dst.begin_write("a", WriteOptions())
+    await writer.write(b"data")
+    token = await writer.seal(expect)
+    await writer.commit(expect)
+    home.dst.faults["read"] = [home.dst.error(error, "read", "a", "gone") for _ in range(2)]
+    record = Record(to="a", token=token, size=4, sha256=hashlib.sha256(b"data").hexdigest())
+    assert (await recovered(transfer, record, dst) is not None) is (error is NotFound)
+    if error is NotFound:
+        assert await copied(transfer, ["a"], Storage(home.src), dst) is None
 
 
 @pytest.mark.parametrize("part_size", ["5M", "64M"], ids=["parts", "one"])

@@ -113,11 +113,13 @@ async def recovered(transfer: Transfer, record: Record | None, target: Storage) 
         return None
     try:
         there: Entry | None = await target.stat(record.to)
+        held = await sha256_of(target, there) if there is not None and there.size in (None, record.size) else None
     except NotFound:
-        there = None
+        # Perhaps taken while it was read.
+        there = held = None
     except (PermissionDenied, Unsupported):
         return None
-    if there is not None and there.size in (None, record.size) and await sha256_of(target, there) == record.sha256:
+    if held == record.sha256:
         return _receipt(
             transfer, record, target, there, "the attempt that published it was killed before it could say so"
         )
@@ -148,7 +150,11 @@ async def copied(
         if "-" not in f"{there.etag or '-'}{entry.etag or '-'}":
             return None
         now = await source.stat(entry.path)
-        if now.size != entry.size or await sha256_of(source, now) != await sha256_of(target, there):
+        try:
+            same = now.size == entry.size and await sha256_of(source, now) == await sha256_of(target, there)
+        except NotFound:
+            return None
+        if not same:
             return None
     record = Record(to=there.path, size=entry.size, sha256=there.digests.get("sha256"))
     receipt = _receipt(transfer, record, target, there, "the target held the same object")
