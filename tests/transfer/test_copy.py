@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,6 +128,24 @@ async def test_no_overwrite(decides: bool) -> None:
             with pytest.raises(Conflict, match="exists with other content"):
                 await copy(source, "in/file.bin", target, "f", options=options)
             assert await memory.read_bytes("f") == other
+
+
+async def test_what_was_in_the_way_is_gone_by_then() -> None:
+    """Its receiver has taken it: the name is free, and the next attempt has it."""
+    options = CopyOptions(overwrite=False)
+    async with pair() as (source, memory):
+        await memory.write_bytes("f", bytes(len(CONTENT)))
+        begin_read = memory.backend.begin_read
+
+        async def taken(path: str, **more: Any) -> Reader:
+            await memory.delete(path)
+            return await begin_read(path, **more)
+
+        memory.backend.begin_read = taken  # type: ignore[method-assign]
+        with pytest.raises(IntegrityError, match="is gone") as caught:
+            await copy(source, "in/file.bin", memory, "f", options=options)
+        assert caught.value.retryable
+        assert (await copy(source, "in/file.bin", memory, "f", options=options)).method == "stream"
 
 
 async def test_no_overwrite_keeps_no_slot() -> None:

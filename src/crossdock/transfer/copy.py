@@ -338,13 +338,16 @@ class _Attempt:
     async def _present(self, entry: Entry, tally: Tally, error: AlreadyExists) -> Receipt:
         """The target exists and may not be replaced: a success if it holds exactly these bytes."""
         digest = await tally.sha256()
-        there = await self.target.stat(self.to)
-        held = there.digests.get("sha256")
-        if there.kind == "file" and there.size in (None, tally.size) and held is None:
-            theirs = Tally()
-            async with self.target.read(self.to) as reader:
-                await pipe(reader, theirs.feed, depth=self.options.depth)
-            held = await theirs.sha256()
+        try:
+            there = await self.target.stat(self.to)
+            held = there.digests.get("sha256")
+            if there.kind == "file" and there.size in (None, tally.size) and held is None:
+                theirs = Tally()
+                async with self.target.read(self.to) as reader:
+                    await pipe(reader, theirs.feed, depth=self.options.depth)
+                held = await theirs.sha256()
+        except NotFound as gone:
+            raise IntegrityError(f"copy {self.names}: what was in its place is gone", hint="run it again") from gone
         if held != digest:
             raise Conflict(
                 f"copy {self.names}: the target exists with other content", hint="allow overwriting, or move it away"
@@ -355,10 +358,7 @@ class _Attempt:
     async def on_the_server(self, pin: Entry | None) -> Receipt:
         entry = pin or await self.source.stat(self.path)
         options = WriteOptions(
-            size=entry.size,
-            overwrite=not self._decides,
-            attributes=self.options.attributes,
-            staged=self._staged,
+            size=entry.size, overwrite=not self._decides, attributes=self.options.attributes, staged=self._staged
         )
         try:
             await self._look_first()
