@@ -92,7 +92,7 @@ class S3Settings(EndpointSettings):
     part_size: ByteSize = Field(default=8 * MIB, ge=5 * MIB, le=LARGEST_PART)
     """Bytes. Files up to this size are sent as one request. Parts grow where 10,000 of them would not do."""
     part_concurrency: int = Field(default=4, ge=1, le=64)
-    """Parts of one file sent at once. Memory of a write: (part_concurrency + 1) × part_size."""
+    """Parts of one file sent at once. Memory of a write: (part_concurrency + 1) × part_size; larger parts: Concepts."""
     read_concurrency: int = Field(default=4, ge=1, le=64)
     """Ranges of one file fetched at once. Memory of a read: read_concurrency × part_size."""
     copy_threshold: ByteSize = Field(default=LARGEST_PART, ge=0, le=LARGEST_PART)
