@@ -45,6 +45,8 @@ CASES = [
      "5: endpoints.home.root: not a path. Next: write a path, in quotes"),
     (ENDPOINTS + "flows: {a: x}\n", "5: flows.a: must be a mapping. Next: write {source: name:folder, to: name:}"),
     (FLOW + "    to: 'lake:'\n", "6: flows.a: source is missing. Next: add 'source:'"),
+    (FLOW + "    source: bank:out\n    to: [lake:, 'here:']\n",
+     "8: flows.a.to.0: input should be a valid string. Next: put it in quotes, for its colon: 'lake:'"),
     (SHORT + "    after: {archve: x}\n", "9: flows.a.after.archve: unknown key. Next: did you mean 'archive'?"),
     (SHORT + "    notify: {webhook: {url: 'https://x.example', secert: env:K}}\n",
      "9: flows.a.notify.webhook.secert: unknown key. Next: did you mean 'secret'?"),

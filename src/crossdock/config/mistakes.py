@@ -149,6 +149,10 @@ class Report:
                 hint = "write a text, not true or false"
             elif isinstance(item["input"], (dict, list)) or item["input"] is None:
                 hint = "write one text here" if item["input"] is not None else "write a text, or remove the key"
+                if isinstance(item["input"], dict) and list(item["input"].values()) == [None]:
+                    # As YAML reads [lake:, staging:].
+                    (name,) = item["input"]
+                    hint = f"put it in quotes, for its colon: {brief(f'{name}:')}"
         elif kind == "literal_error":
             found, known = item["input"], re.findall(r"'([^']*)'", context["expected"])
             message, hint = f"unknown value {brief(found)}", instead(str(found)[:_BRIEF], known)
