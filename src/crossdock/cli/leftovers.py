@@ -44,7 +44,8 @@ async def found(
         for path, id in [(path, needed[_stem(path)]) for path in old if _stem(path) in needed]:
             old.remove(path)
             words = f"{place.shown(path)} is spared: transfer {id} looks for it, to know whether it had published"
-            yield Finding("leftovers", f"{words} (crossdock run; if it failed, crossdock transfers retry {id})")
+            way = f"crossdock run; if it failed or was cancelled, crossdock transfers retry {id}"
+            yield Finding("leftovers", f"{words} ({way})")
     nameless = await _nameless(storage, place.path, old)
     for path in nameless:
         old.remove(path)
