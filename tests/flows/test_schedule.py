@@ -72,6 +72,13 @@ def test_clocks_that_change_by_half_an_hour(line: str, after: str, expected: lis
     assert found == expected
 
 
+def test_a_rare_line_where_clocks_were_changed_for_good() -> None:
+    """Years without a tick lie between two of them, and another offset is right at the second."""
+    schedule = Schedule("0 * 29 2 *", "Asia/Qyzylorda")
+    assert schedule.next(utc("2017-10-07T00:00")) == utc("2020-02-28T19:00")
+    assert schedule.latest(utc("2026-11-22T00:00")) == utc("2024-02-29T18:00")
+
+
 @given(
     st.sampled_from(LINES),
     st.sampled_from(["UTC", BERLIN, "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"]),

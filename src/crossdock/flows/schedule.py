@@ -76,9 +76,16 @@ class Schedule(Ticks):
 
     def _next_by_what_passes(self, after: datetime) -> datetime:
         # The library goes on by whole hours: it misses ticks where clocks change by less, and none at one offset.
-        offsets = {self._offset(after + timedelta(weeks=weeks)) for weeks in range(0, 54, 2)}
-        ticks = merge(*(self._ticks(after, offset) for offset in offsets))
-        return next(tick for tick, offset in ticks if self._offset(tick) == offset)
+        while True:
+            until = after + timedelta(weeks=52)
+            offsets = {self._offset(after + timedelta(weeks=weeks)) for weeks in range(0, 54, 2)}
+            for tick, offset in merge(*(self._ticks(after, offset) for offset in offsets)):
+                if tick > until:
+                    # By then clocks may have been changed for good, to none of these offsets.
+                    break
+                if self._offset(tick) == offset:
+                    return tick
+            after = until
 
     def _ticks(self, after: datetime, offset: timedelta) -> Iterator[tuple[datetime, timedelta]]:
         for tick in CronSim(self.text, after.astimezone(timezone(offset))):
