@@ -52,3 +52,9 @@ def test_a_time_that_the_target_cannot_keep(year: int, kept: datetime) -> None:
     for other in (NOW, kept + SECOND):
         told = Comparison(theirs, ours).difference(source, Entry(path="a", size=5, modified=other))
         assert told == "modification time differs"
+    # And back: the file that was not kept exactly is no other one.
+    assert Comparison(ours, theirs).difference(Entry(path="a", size=5, modified=kept), source) is None
+    back = Comparison(ours, theirs).difference(Entry(path="a", size=5, modified=NOW), source)
+    assert back == "modification time differs"
+    # What a server tells beyond what it can be made to keep.
+    assert Comparison(ours, theirs).difference(source, source) is None

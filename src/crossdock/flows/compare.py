@@ -20,7 +20,7 @@ class Comparison:
     """
 
     def __init__(self, theirs: Capabilities, ours: Capabilities) -> None:
-        self._ours = ours
+        self._theirs, self._ours = theirs, ours
         self._precision = ours.mtime_precision and max(ours.mtime_precision, theirs.mtime_precision or timedelta(0))
         self._theirs_listed, self._ours_listed = theirs.lists_mtime, ours.lists_mtime
 
@@ -34,7 +34,9 @@ class Comparison:
             return None
         if self._precision is None:
             return "source is newer" if source.modified > target.modified else None
-        if abs(self._ours.kept(source.modified) - target.modified) < self._precision:
+        there, here = source.modified, target.modified
+        # Whichever of the two was made of the other, perhaps where its time could not be kept.
+        if min(abs(self._ours.kept(there) - here), abs(there - self._theirs.kept(here))) < self._precision:
             # What was uploaded in the second in which the source changed is not what it changed to.
             return UNSURE if listed and not self._ours_listed else None
         return "modification time differs" if not listed or (self._theirs_listed and self._ours_listed) else UNSURE
