@@ -303,15 +303,19 @@ def test_names_are_utf8_whatever_the_locale(tmp_path: Path, monkeypatch: pytest.
     main._read_names_as_utf8()
     assert not started, "here it is UTF-8"
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
+    again = [sys.executable, "-X", "utf8=1", *sys.orig_argv[1:]]
     for _ in range(2):
         main._read_names_as_utf8()
-    assert started == [[sys.executable, *sys.orig_argv[1:]]], "once"
+        monkeypatch.setattr(sys, "orig_argv", again)
+    assert started == [again], "once"
     monkeypatch.undo()
     (tmp_path / "Zoë.csv").touch()
     said_no = {**os.environ, "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     said_no.pop("PYTHONIOENCODING", None)
-    done = subprocess.run([PROGRAM, "ls"], cwd=tmp_path, capture_output=True, timeout=60, env=said_no)
-    assert done.stdout.decode() == "Zoë.csv\n", done.stderr
+    isolated = [sys.executable, "-I", "-X", "utf8=0", "-m", "crossdock"]
+    for program in ([PROGRAM], isolated):
+        done = subprocess.run([*program, "ls"], cwd=tmp_path, capture_output=True, timeout=60, env=said_no)
+        assert done.stdout.decode() == "Zoë.csv\n", done.stderr
     folder = tmp_path / "locales"
     folder.mkdir()
     command = ["localedef", "-i", "en_US", "-f", "ISO-8859-1", str(folder / "en_US.ISO-8859-1")]

@@ -198,9 +198,11 @@ def main() -> NoReturn:
 
 def _read_names_as_utf8() -> None:
     """Start anew where the locale says otherwise: the ledger knows files by their names, whatever the terminal is."""
-    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1" and sys.executable:
+    # An option: python -I reads no environment. Of several -X utf8, the first counts.
+    utf8 = ["-X", "utf8=1"]
+    if sys.getfilesystemencoding() != "utf-8" and sys.orig_argv[1:3] != utf8 and sys.executable:
         os.environ["PYTHONUTF8"] = "1"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        os.execv(sys.executable, [sys.executable, *utf8, *sys.orig_argv[1:]])
 
 
 def _replace_closed() -> None:
