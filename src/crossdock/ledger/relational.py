@@ -145,9 +145,12 @@ class SqlLedger(Ledger):
             "max_rescues": self.max_rescues,
             "poison": f"{POISON} {self.max_rescues + 1} times in a row: it stops or kills its workers",
         }
-        rows = await self._claim(params, None if flows is None else [stored(flow) for flow in flows])
-        # Without an owner it was not given out but put away, as poison.
-        return [as_lease(row) for row in sorted(rows, key=lambda row: int(row["id"])) if row["owner"] is not None]
+        names = None if flows is None else [stored(flow) for flow in flows]
+        while rows := await self._claim(params, names):
+            # Without an owner it was not given out but put away, as poison; behind it others may wait.
+            if given := [row for row in rows if row["owner"] is not None]:
+                return [as_lease(row) for row in sorted(given, key=lambda row: int(row["id"]))]
+        return []
 
     async def _under(self, statement: str, lease: Lease, **params: object) -> None:
         if not await self._change(statement, {"id": lease.id, "fence": lease.fence, **params}):

@@ -253,6 +253,8 @@ class ClaimCases:
         for _ in range(MAX_RESCUES + 1):
             await claim_one(ledger, lease=60)
             await clock.move(61)
+        (behind,) = await add(ledger, "behind")
+        assert [lease.id for lease in await ledger.claim("w1", limit=1)] == [behind]
         assert await ledger.claim("w1", limit=10) == []
         found = await got(ledger, id)
         assert (found.state, found.owner, found.ready) == (State.FAILED, None, None)
