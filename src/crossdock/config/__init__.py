@@ -6,7 +6,7 @@ when it is run: the user's own functions are imported, the tests of the rules ar
 - From text to `config`: `reading`, with `models` and `values` (shapes), `validation` and `mistakes` (all at once).
 - A flow: `building`, `routers`, `checks` (by itself), `cross_flow`, `path_sets` (beside others), `own_files`.
 - An engine over all of it: `running`.
-- Patterns: `patterns` over `automata`. Endpoints and the ledger: `pins`, `ledgers`. For editors: `schema`.
+- Patterns: `patterns`, `automata`, `characters`. Endpoints and the ledger: `pins`, `ledgers`. For editors: `schema`.
 """
 
 from crossdock.config.config import DEFAULT_FILE, VARIABLE, Config, Location, Mistakes, is_url, may_name_endpoint
