@@ -185,12 +185,16 @@ def test_why_it_was_given_up_and_not_only_what_failed_before(cli: Cli, tmp_path:
     assert "; the source changed; last error: the wire broke\n" in cli("explain", "pull", "c.csv").out
 
 
-def test_failed(cli: Cli, tmp_path: Path) -> None:
-    configure(tmp_path, on_conflict="fail")
+def meets_another(cli: Cli, tmp_path: Path, on_conflict: str) -> None:
+    configure(tmp_path, on_conflict=on_conflict)
     put(tmp_path, {"a.csv": "new"})
     (tmp_path / "lake/in").mkdir()
     (tmp_path / "lake/in/a.csv").write_text("other")
     cli("run", "--once")
+
+
+def test_failed(cli: Cli, tmp_path: Path) -> None:
+    meets_another(cli, tmp_path, "fail")
     text = cli("where", "a.csv").out
     assert "  failed  lake:in/a.csv, " in text
     assert "last error: " in text
@@ -199,11 +203,7 @@ def test_failed(cli: Cli, tmp_path: Path) -> None:
 
 def test_what_can_be_done_about_it(cli: Cli, tmp_path: Path) -> None:
     """Of what was skipped, and of what waits for long; of a source that is down nobody says what it holds."""
-    configure(tmp_path, on_conflict="skip")
-    put(tmp_path, {"a.csv": "new"})
-    (tmp_path / "lake/in").mkdir()
-    (tmp_path / "lake/in/a.csv").write_text("other")
-    cli("run", "--once")
+    meets_another(cli, tmp_path, "skip")
     assert "next: nothing; to send it after all: crossdock transfers retry 1\n" in cli("where", "a.csv").out
     assert cli("transfers", "retry", "1").code == 0
 
