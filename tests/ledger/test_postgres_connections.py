@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +259,37 @@ async def test_a_home_that_may_not_be_looked_into(postgres: Postgres, monkeypatc
     monkeypatch.setattr(asyncpg.connect_utils, "_connect", refused)
     with pytest.raises(LedgerUnavailable, match=r"'/home/ops/\.postgresql/postgresql\.key'\. Next: .* set HOME"):
         await PostgresLedger(postgres.dsn).open()
+
+
+async def test_many_are_asked_for_without_waiting_in_between(postgres: Postgres, schema: str) -> None:
+    """However far away the server is: what is asked for after an answer came is counted."""
+    turns, answered = 0, False
+
+    async def passed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, back: bool) -> None:
+        nonlocal turns, answered
+        with closing(writer), suppress(OSError):
+            while data := await reader.read(65536):
+                turns += answered and not back
+                answered = back
+                writer.write(data)
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection(LOOPBACK, postgres.port)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(passed(reader, server_writer, back=False))
+            group.create_task(passed(server_reader, writer, back=True))
+
+    async with await asyncio.start_server(relay, LOOPBACK, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        dsn = postgres.dsn.replace(f":{postgres.port}/", f":{port}/")
+        async with PostgresLedger(dsn, schema=schema) as ledger:
+            names = [f"{number}" for number in range(400)]
+            for action in (
+                lambda: ledger.see("f", "s", [planned(name).entry for name in names]),
+                lambda: ledger.add([planned(name) for name in names], who="poll"),
+                lambda: ledger.add([planned(name) for name in names], who="poll"),
+                lambda: ledger.cancel(range(1, 401), who="me", why="not wanted"),
+            ):
+                before = turns
+                assert len(await action()) == 400
+                assert turns - before < 40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -270,7 +271,8 @@ class _Change:
                     if not options["dry_run"]:
                         changed = set(await method(ledger)(possible, who=_who(), why=options["why"]))
                     number += len(changed)
-                    self._tell([row for id, _ in batch if (row := await ledger.get(id))], changed)
+                    found = await asyncio.gather(*(ledger.get(id) for id, _ in batch))
+                    self._tell([each for each in found if each], changed)
             finally:
                 would = "would be " if options["dry_run"] else ""
                 self.session.say(f"{count(number, 'transfer')} {would}{self.words}")
@@ -349,9 +351,9 @@ def prune(session: Session, older_than: float, ledger: str | None) -> None:
 
 async def _all_of(ledger: Ledger, ids: Sequence[int]) -> list[Transfer]:
     """Raises `NotFound` for the first one that is not there, before anything is done."""
+    wanted = list(dict.fromkeys(ids))
     found = []
-    for id in dict.fromkeys(ids):
-        transfer = await ledger.get(id)
+    for id, transfer in zip(wanted, await asyncio.gather(*map(ledger.get, wanted)), strict=True):
         if transfer is None:
             raise NotFound(
                 "the ledger has no such transfer",

@@ -29,6 +29,9 @@ __all__ = ["PostgresLedger"]
 
 T = TypeVar("T")
 _QUERIES = load("postgres")
+_ADD = f"""WITH new AS ({_QUERIES["add"]})
+SELECT id, TRUE AS new FROM new
+UNION ALL SELECT id, FALSE FROM ({_QUERIES["known"]}) AS known WHERE NOT EXISTS (SELECT 1 FROM new)"""
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z]\w*)")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
@@ -36,6 +39,8 @@ _CONNECTING = 15.0
 """Seconds for a new connection."""
 _MIGRATING = 86400.0
 """Seconds for one step of the schema: an index over many millions of rows is made anew."""
+_BATCH = 500
+"""Statements sent without waiting for answers in between."""
 _TRIES = 5
 """Of a claim that met another one at the same place, and of what the server ended as a deadlock."""
 _PASSING = (
@@ -104,6 +109,7 @@ class PostgresLedger(SqlLedger):
                 command_timeout=self._timeout,
                 statement_cache_size=0,
                 max_inactive_connection_lifetime=300,
+                reset=_nothing_to_reset,
             )
             try:
                 async with pool.acquire() as connection:
@@ -250,38 +256,32 @@ class PostgresLedger(SqlLedger):
     async def _rows(self, statement: str, params: Params) -> list[Row]:
         return await self._fetch(statement, _QUERIES[statement], params)
 
-    async def _each(self, statement: str, params: Sequence[Params]) -> list[list[Row]]:
+    async def _each(self, statement: str, params: Sequence[Params]) -> list[Row]:
+        return await self._many(statement, _QUERIES[statement], params)
+
+    async def _many(self, operation: str, sql: str, params: Sequence[Params], *, locked: str = "") -> list[Row]:
+        """Run it with each of the parameters; `locked`: a statement to run first."""
         if not params:
             return []
-        text, names = _positional(_QUERIES[statement])
+        text, names = _positional(sql)
 
-        async def action(connection: Any) -> list[list[Row]]:
+        async def action(connection: Any) -> list[Row]:
+            if locked:
+                await connection.execute(locked, self._schema)
             prepared = await connection.prepare(text)
-            return [_rows(await prepared.fetch(*(each[name] for name in names))) for each in params]
-
-        return await self._run(statement, action)
-
-    async def _add(self, rows: Sequence[Params]) -> list[Added]:
-        if not rows:
-            return []
-        insert, names = _positional(_QUERIES["add"])
-        known, known_names = _positional(_QUERIES["known"])
-
-        async def action(connection: Any) -> list[Added]:
-            # Two that add the same files in another order would otherwise wait for each other for ever.
-            await connection.execute("SELECT pg_advisory_xact_lock(3600042, hashtext($1))", self._schema)
-            prepared = await connection.prepare(insert)
-            found = []
-            for row in rows:
-                id = await prepared.fetchval(*(row[name] for name in names))
-                found.append(Added(id or 0, id is not None))
-            for number, row in enumerate(rows):
-                if not found[number].new:
-                    id = await connection.fetchval(known, *(row[name] for name in known_names))
-                    found[number] = Added(id, False)
+            found: list[Row] = []
+            for start in range(0, len(params), _BATCH):
+                batch = [[each[name] for name in names] for each in params[start : start + _BATCH]]
+                found += _rows(await prepared.fetchmany(batch))
             return found
 
-        return await self._run("add", action)
+        return await self._run(operation, action)
+
+    async def _add(self, rows: Sequence[Params]) -> list[Added]:
+        # Two that add the same files in another order would otherwise wait for each other for ever.
+        lock = "SELECT pg_advisory_xact_lock(3600042, hashtext($1))"
+        found = await self._many("add", _ADD, rows, locked=lock)
+        return [Added(row["id"], row["new"]) for row in found]
 
     async def _claim(self, params: Params, flows: Sequence[str] | None) -> list[Row]:
         candidates = _QUERIES["candidates" if flows is None else "candidates of flows"]
@@ -312,6 +312,10 @@ class PostgresLedger(SqlLedger):
             await self._rows("seen", params)
         known = {row["number"] for row in rows}
         return [number not in known for number in range(1, len(files) + 1)]
+
+
+async def _nothing_to_reset(connection: Any) -> None:
+    """Nothing outlives a transaction; the pool would ask the server after each."""
 
 
 def _said(error: Exception) -> str:

@@ -69,8 +69,8 @@ class SqlLedger(Ledger):
         return bool(await self._rows(statement, params))
 
     @abstractmethod
-    async def _each(self, statement: str, params: Sequence[Params]) -> list[list[Row]]:
-        """Run one named statement with each of the parameters, all in one transaction."""
+    async def _each(self, statement: str, params: Sequence[Params]) -> list[Row]:
+        """Run one named statement with each of the parameters, all in one transaction; the rows of all, in order."""
 
     @abstractmethod
     async def _add(self, rows: Sequence[Params]) -> list[Added]:
@@ -102,7 +102,7 @@ class SqlLedger(Ledger):
         params = [{**place, "path": stored(entry.path), "fingerprint": stored(entry.fingerprint)} for entry in entries]
         # In one order, as in `forget`: two who look at one source never wait for each other for ever.
         params.sort(key=lambda each: each["path"])
-        seen = [as_sighting(found[0]) for found in await self._each("see", params)]
+        seen = [as_sighting(row) for row in await self._each("see", params)]
         found = {each.path: each for each in seen}
         return [found[entry.path] for entry in entries]
 
@@ -213,7 +213,7 @@ class SqlLedger(Ledger):
     async def _by_hand(self, statement: str, ids: Iterable[int], who: str, why: str) -> list[int]:
         # In one order, so that two who change the same ones never wait for each other for ever.
         params = [{"id": id, "who": stored(who), "why": stored(why)} for id in sorted(ids)]
-        return [row["id"] for rows in await self._each(statement, params) for row in rows]
+        return [row["id"] for row in await self._each(statement, params)]
 
     async def supersede(self, id: int, *, who: str) -> list[int]:
         params = {"id": id, "who": stored(who), "why": f"superseded by transfer {id}"}
@@ -271,9 +271,11 @@ class SqlLedger(Ledger):
         after = 0
         while rows := await self._rows("page", {"after": after, "limit": _BATCH}):
             after = rows[-1]["id"]
-            histories = await self._each("history", [{"id": row["id"]} for row in rows])
-            for row, events in zip(rows, histories, strict=True):
-                yield as_json(as_transfer(row), [as_event(event) for event in events])
+            histories: dict[int, list[Event]] = {row["id"]: [] for row in rows}
+            for event in await self._each("history", [{"id": id} for id in histories]):
+                histories[event["transfer"]].append(as_event(event))
+            for row in rows:
+                yield as_json(as_transfer(row), histories[row["id"]])
 
     # Marks
 

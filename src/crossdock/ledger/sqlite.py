@@ -124,15 +124,15 @@ class SqliteLedger(SqlLedger):
         )
         return done
 
-    async def _each(self, statement: str, params: Sequence[Params]) -> list[list[Row]]:
+    async def _each(self, statement: str, params: Sequence[Params]) -> list[Row]:
         if not params:
             return []
         sql, now = _QUERIES[statement], self._clock()
 
-        def action(connection: Connection) -> list[list[Row]]:
-            return [connection.execute(sql, {"now": now, **each}).fetchall() for each in params]
+        def action(connection: Connection) -> list[Row]:
+            return [row for each in params for row in connection.execute(sql, {"now": now, **each})]
 
-        found: list[list[Row]] = await self._ask(action, writes=statement not in _READS)
+        found: list[Row] = await self._ask(action, writes=statement not in _READS)
         return found
 
     async def _add(self, rows: Sequence[Params]) -> list[Added]:

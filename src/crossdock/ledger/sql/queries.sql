@@ -135,7 +135,7 @@ SELECT * FROM transfers WHERE id IN (
 ORDER BY id
 
 -- name: history
-SELECT at, who, was, state, why FROM events WHERE transfer = :id ORDER BY id
+SELECT transfer, at, who, was, state, why FROM events WHERE transfer = :id ORDER BY id
 
 -- name: page
 SELECT * FROM transfers WHERE id > :after ORDER BY id LIMIT :limit
