@@ -227,6 +227,20 @@ class PostgresLedger(SqlLedger):
             finally:
                 self._free.release()
 
+    @asynccontextmanager
+    async def _transaction(self, connection: Any) -> AsyncGenerator[None]:
+        """The driver's own takes a round trip more."""
+        try:
+            # The level that the statements are made for, whatever is the database's own.
+            begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
+            await connection.execute(f"{begin}; SET LOCAL search_path TO {self._schema}")
+            yield
+            await connection.execute("COMMIT")
+        except BaseException:
+            if not connection.is_closed():
+                await connection.execute("ROLLBACK")
+            raise
+
     async def _run(self, operation: str, action: Callable[[Any], Awaitable[T]]) -> T:
         """In one transaction, with the schema in sight for just as long."""
         if self._pool is None:
@@ -235,9 +249,7 @@ class PostgresLedger(SqlLedger):
         async with self._reported(operation), self._connection(self._pool) as connection:
             while True:
                 try:
-                    # The level that the statements are made for, whatever is the database's own.
-                    async with connection.transaction(isolation="read_committed"):
-                        await connection.execute(f"SET LOCAL search_path TO {self._schema}")
+                    async with self._transaction(connection):
                         return await action(connection)
                 except asyncpg.DeadlockDetectedError:
                     # Of two that waited for each other the server ended this one; nothing of it was done.
