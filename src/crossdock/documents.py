@@ -165,7 +165,7 @@ def _explained(error: yaml.MarkedYAMLError) -> tuple[str, int | None, str]:
     if "'\\t'" in problem:
         return "a tab where YAML allows only spaces", line, "indent with spaces"
     if "mapping values are not allowed" in problem:
-        quoted = "put a value that has ': ' in it in quotes"
+        quoted = "put a value that ends with ':' or has ': ' in it in quotes"
         return problem, line, f"{quoted}; or this line or the one above is indented wrongly, or lacks its ': '"
     if "could not find expected ':'" in problem:
         hint = "write 'key: value', with a space after the colon; or the line above is indented wrongly"

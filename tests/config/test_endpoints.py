@@ -172,7 +172,10 @@ def test_a_key_given_twice(write: Write) -> None:
     [
         ("endpoints:\n\ta: {}\n", "2: a tab where YAML allows only spaces. Next: indent with spaces"),
         ("endpoints: [\n", "2: the file ends where a value must be. Next: close what was opened by [ or {"),
-        ("a: b: c\n", "1: mapping values are not allowed here. Next: put a value that has ': ' in it in quotes"),
+        (
+            "a: b: c\n",
+            "1: mapping values are not allowed here. Next: put a value that ends with ':' or has ': ' in it in quotes",
+        ),
         ("endpoints: {a: *none}", "1: found undefined alias 'none'. Next: put a value that starts with * in quotes"),
         ("a: *.csv", "1: a value may not start with * or &. Next: put it in quotes"),
         (

@@ -52,8 +52,16 @@ CASES = [
      "9: flows.a.notify.webhook.secert: unknown key. Next: did you mean 'secret'?"),
     (SHORT + "    settle: {for: soon}\n",
      "9: flows.a.settle.for: cannot be read. Next: write a duration such as 500ms, 30s, 5m, 2h or 1d"),
-    (SHORT + "    settle: 30s\n", "9: flows.a.settle: must be a mapping. Next: write keys below it: for, "
-     "sightings, min_size, marker, manifest, temporary"),
+    (SHORT + "    settle: 30s\n", "9: flows.a.settle: must be a mapping. Next: write settle: {for: 30s}; "
+     "its keys are for, sightings, min_size, marker, manifest, temporary"),
+    (SHORT + "    trigger: every 5m\n", "9: flows.a.trigger: must be a mapping. Next: write trigger: {every: 5m}; its keys "
+     "are every, cron, timezone, jitter, watch"),
+    # As other programs call it.
+    (ENDPOINTS + "  raw: {type: s3, bucket: acme, prefix: raw}\n", "5: endpoints.raw.prefix: unknown key. Next: did you mean "
+     "'root'?"),
+    (ENDPOINTS + "  temp: {type: local, path: /srv}\n", "5: endpoints.temp.path: unknown key. Next: did you mean 'root'?"),
+    (ENDPOINTS + "  raw: {type: S3, bucket: acme}\n", "5: endpoints.raw.type: unknown type 'S3'. Next: did you mean 's3'?"),
+    (FLOW + "    from: 'bank:'\n    to: 'lake:'\n", "7: flows.a.from: unknown key. Next: did you mean 'source'?"),
     (SHORT + "    unmatched: drop\n", "9: flows.a.unmatched: unknown value 'drop'. Next: write "
      "one of fail, ignore"),
     (SHORT + "    after: {delete: maybe}\n", "9: flows.a.after.delete: neither true nor false. Next: write true "
@@ -69,6 +77,8 @@ CASES = [
     # Where from, where to.
     (FLOW + "    source: bnk:out\n    to: 'lake:'\n",
      "7: flows.a.source: no endpoint is called 'bnk'. Next: did you mean 'bank'?"),
+    (FLOW + "    source: bank:out\n    to: '{name}:in/'\n", "8: flows.a.to: an endpoint is called by its name alone: "
+     "'{name}'. Next: write a rule for each endpoint; words in braces stand behind its colon"),
     (FLOW + "    source: 'bank:a//b'\n    to: 'lake:a//b/'\n", "7: flows.a.source: an empty name between two slashes. "
      "Next: write 'a/b'"),
     (FLOW + "    source: /srv/in\n    to: 'lake:'\n", "7: flows.a.source: not a location: '/srv/in'. Next: add "

@@ -99,7 +99,10 @@ class Builder:
                 hint = "add an endpoint for it to 'endpoints:' and write its name and a path, name:path"
             self._report.mistake(key, f"not a location: {brief(text)}", hint)
             return None
-        if name not in self._types:
+        if "{" in name:
+            hint = "write a rule for each endpoint; words in braces stand behind its colon"
+            self._report.mistake(key, f"an endpoint is called by its name alone: {brief(name)}", hint)
+        elif name not in self._types:
             hint = instead(name, map(str, self._types)) if self._types else "add it to 'endpoints:'"
             self._report.mistake(key, f"no endpoint is called {brief(name)}", hint)
         path = path.lstrip("/")

@@ -28,6 +28,29 @@ MOST = 500
 UNKNOWN = ("extra_forbidden", "invalid_key")
 _BRIEF = 60
 _UNION = ("str", "int", "bool", "float", "path")
+_EXAMPLES = {
+    "trigger": "{every: 5m}",
+    "settle": "{for: 30s}",
+    "after": "{archive: .done}",
+    "retry": "{attempts: 5}",
+    "notify": "{mail: {to: …, from: …, host: …}}",
+    "expect": '{match: "*.csv", by: "06:30"}',
+}
+"""Of keys that take a mapping, and to which a single value is often given."""
+_OTHERS = {
+    **dict.fromkeys(("path", "prefix", "folder", "directory", "dir"), "root"),
+    **dict.fromkeys(("key", "key_file", "keyfile", "identity_file", "ssh_key"), "private_key"),
+    **dict.fromkeys(("server", "address"), "host"),
+    **dict.fromkeys(("login", "account"), "user"),
+    **dict.fromkeys(("destination", "destinations", "dest", "target", "targets"), "to"),
+    **dict.fromkeys(("schedule", "when"), "trigger"),
+    **dict.fromkeys(("file", "disk"), "local"),
+    **dict.fromkeys(("ssh", "scp"), "sftp"),
+    "from": "source",
+    "minio": "s3",
+    "interval": "every",
+}
+"""What other programs call it → what it is called here."""
 
 
 class Report:
@@ -138,6 +161,8 @@ class Report:
             keys = keys_of(mapping) if mapping else []
             message = "must be a mapping"
             hint = f"write keys below it: {', '.join(keys)}" if keys else "write 'key: value' pairs below it"
+            if name in _EXAMPLES:
+                hint = f"write {name}: {_EXAMPLES[name]}; its keys are {', '.join(keys)}"
         elif kind in ("tuple_type", "list_type"):
             message, hint = "must be a list", "write each item on a line of its own, after '- '"
         elif kind == "path_type":
@@ -245,7 +270,12 @@ def keys_of(model: type[BaseModel]) -> list[str]:
 
 def near(wrong: str, known: Iterable[str]) -> str | None:
     """The known word that was probably meant."""
-    found = difflib.get_close_matches(wrong[:_BRIEF], list(known), 1)
+    known = list(known)
+    folded = {word.lower(): word for word in known}
+    for meant in (wrong.lower(), _OTHERS.get(wrong.lower())):
+        if meant in folded:
+            return folded[meant]
+    found = difflib.get_close_matches(wrong[:_BRIEF], known, 1)
     return found[0] if found else None
 
 

@@ -126,7 +126,7 @@ class S3Settings(EndpointSettings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.access_key_id is None) != (self.secret_access_key is None):
-            raise ValueError("access_key_id and secret_access_key belong together")
+            raise ValueError("access_key_id and secret_access_key belong together; write both, or neither")
         if self.session_token is not None and self.access_key_id is None:
             raise ValueError("session_token needs access_key_id and secret_access_key")
         given = [name for name in ("anonymous", "access_key_id", "profile") if getattr(self, name)]
