@@ -106,7 +106,9 @@ def _at_source(found: Explanation) -> str:
         return "does not hold it"
     entry = found.entry
     size = "size unknown" if entry.size is None else count(entry.size, "byte")
-    return f"{entry.kind}, {size}, modified {moment(entry.modified) if entry.modified else 'unknown'}"
+    known = entry.modified or entry.etag or entry.version
+    alone = "" if known or entry.kind != "file" else ": another of the same size looks like the same file"
+    return f"{entry.kind}, {size}, modified {moment(entry.modified) if entry.modified else 'unknown'}{alone}"
 
 
 def _settling(found: Explanation) -> Iterator[str]:

@@ -65,7 +65,7 @@ async def probe(storage: Storage, scratch: str, place: Location, *, removing: st
     try:
         for name, action in probes.all():
             try:
-                yield Finding(name, await action())
+                yield Finding(name, await action(), mend=probes.remedies.get(name))
             except _Wrong as wrong:
                 yield Finding(name, str(wrong), good=False, mend=wrong.mend)
             except CrossdockError as error:
@@ -129,6 +129,8 @@ class _Probes:
         self.data = secrets.token_bytes(_SIZE)
         self.file = f"{scratch}/probe"
         self.made: set[str] = set()
+        self.remedies: dict[str, str] = {}
+        """What helps where a probe found nothing wrong, and yet something to be put up with."""
 
     def all(self) -> list[tuple[str, Callable[[], Awaitable[str]]]]:
         able = self.storage.capabilities
@@ -167,7 +169,10 @@ class _Probes:
         """The entry was made moments ago by the server's clock."""
         entry = await self.storage.stat(self.file)
         if entry.modified is None:
-            return "the server does not tell times"
+            self.remedies["clock"] = (
+                "'after: {archive: .done}' or '{delete: true}' in flows that fetch here: what comes then is new"
+            )
+            return "the server does not tell times: a file that another of the same size replaces looks unchanged"
         ahead = (entry.modified - datetime.now(UTC)).total_seconds()
         if abs(ahead) > _CLOCK:
             raise _Wrong(

@@ -63,6 +63,20 @@ async def test_a_name_that_stands_for_the_home_is_not_sent(server: FaultyFtpServ
     assert [path.name for path in server.folder.iterdir()] == ["name~"]
 
 
+async def test_names_in_another_encoding_are_said_to_be_so(server: FaultyFtpServer) -> None:
+    server.features = ("SIZE", "MDTM")
+    server.faults.listing = "-rw-r--r-- 1 a b 7 Jan  1  2020 März.csv\r\n".encode("latin-1")
+    async with faulty(server) as storage:
+        with pytest.raises(InvalidPath, match="is not utf-8") as caught:
+            [entry async for entry in storage.scan("")]
+        assert "encoding: latin-1" in (caught.value.hint or "")
+        with pytest.raises(InvalidPath) as caught:
+            await storage.write_bytes("M\udce4rz", b"x")
+        assert "another name" in (caught.value.hint or "")
+    async with faulty(server, encoding="latin-1") as storage:
+        assert [entry.path async for entry in storage.scan("")] == ["März.csv"]
+
+
 async def test_letters_that_a_server_takes_for_one_another_are_refused(server: FaultyFtpServer) -> None:
     """Java without a locale: of two files one would be lost."""
     server.faults.ascii = True

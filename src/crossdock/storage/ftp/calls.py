@@ -96,7 +96,14 @@ class Calls(Member[Pool]):
         if any(character in path for character in "\r\n\0"):
             # Each would end the command, and what follows be one of its own.
             raise refused("FTP cannot carry a line break in a name")
-        if self.features.alters(path) or (_UNDECODABLE.search(path) and not self.features.takes_bytes):
+        if _UNDECODABLE.search(path) and not self.features.takes_bytes:
+            error = refused(
+                f"the name is not {self.settings.encoding}, and the server might store it under another one"
+            )
+            if operation in ("list", "read", "stat"):
+                error.hint = "write at the endpoint what the server's names are in, such as encoding: latin-1"
+            raise error
+        if self.features.alters(path):
             raise refused("the server might store the name under another one")
         try:
             found = path.encode(self.settings.encoding, "surrogateescape")
