@@ -120,10 +120,12 @@ def test_connect(cli: Cli, openssh: OpenSSH, tmp_path: Path) -> None:
   here: {{type: local, root: .}}
   partner: {{type: sftp, host: {openssh.host}, port: {openssh.port}, user: {openssh.user}, root: {openssh.folder},
              private_key: "file:{openssh.key}", host_key: "{openssh.fingerprint}"}}
+  new: {{type: sftp, host: {openssh.host}, port: {openssh.port}, user: {openssh.user}, root: made/by/it,
+         private_key: "file:{openssh.key}", host_key: "{openssh.fingerprint}"}}
   gone: {{type: local, root: ./nowhere}}
 flows:
   a: {{source: here:in, to: partner:in/}}
-  b: {{source: here:out, to: partner:out/}}
+  b: {{source: here:out, to: ["partner:out/", "new:"]}}
 """
     )
     result = cli("check", "--connect")
@@ -133,8 +135,13 @@ flows:
     assert "list here:out" in result.err, "a flow's source is missing"
     (tmp_path / "out").mkdir()
     rows = {row["name"]: row for row in cli("check", "--connect", "--json").rows if row["kind"] == "connection"}
-    assert {name: row["good"] for name, row in rows.items()} == {"here": True, "partner": True, "gone": False}
+    good = {name: row["good"] for name, row in rows.items()}
+    assert good == {"here": True, "partner": True, "new": False, "gone": False}
     assert rows["gone"]["message"]
+    assert "the first file that goes there makes it" in rows["new"]["next"]
+    (tmp_path / "out" / "a").touch()
+    assert cli("run", "--once").code == 0
+    assert (openssh.folder / "made/by/it/a").exists()
 
 
 def _asked(dsn: str, sql: str) -> object:

@@ -138,6 +138,8 @@ class _Report:
 
 _LIBRARIES = {"sftp": "asyncssh", "s3": "botocore", "netstorage": "aiohttp"}
 """Type of endpoint, which is its extra too → what comes with that."""
+_MAKE_ROOT = ("sftp", "ftp", "ftpes", "ftps", "netstorage")
+"""Types of endpoints whose root is made with the first file that goes there."""
 
 
 def _not_installed(config: Config) -> Iterator[ConfigError]:
@@ -212,6 +214,8 @@ async def _connect(config: Config, report: _Report) -> tuple[int, bool]:
             # A drop box is written to, and shows nothing.
             drop_box = not sources and getattr(config.endpoints[name], "verify", None) == "none"
             error = None if drop_box and isinstance(found, PermissionDenied) else found
+            if not sources and isinstance(found, NotFound) and config.endpoints[name].type in _MAKE_ROOT:
+                found.hint = f"{found.hint}; where that is right, the first file that goes there makes it"
         report.reached(name, time.monotonic() - started, error)
         return error is None
 
