@@ -256,7 +256,7 @@ def test_nothing_is_changed_by_an_empty_filter(three: Cli) -> None:
     assert three("transfers", "retry", "1", "--all").code == 2
     assert three("transfers", "retry", "1", "--flow", "pull").code == 2
     assert three("transfers", "retry", "--state", "done").code == 2
-    assert three("transfers", "cancel", "--state", "failed").code == 2
+    assert three("transfers", "cancel", "--state", "done").code == 2
     assert three("transfers", "list", "--json").rows == before
 
 
@@ -271,6 +271,16 @@ def test_cancel(three: Cli, tmp_path: Path) -> None:
     assert not (tmp_path / "lake/in/inv_1.csv").exists()
     assert (tmp_path / "lake/in/sub/inv_2.csv").read_text() == "two!"
     assert three("transfers", "cancel", "1", "2", "3").code == 1, "none of them is open"
+
+
+def test_what_failed_and_is_not_wanted_any_more(three: Cli) -> None:
+    assert [row["path"] for row in three("transfers", "cancel", "--match", "inv_1*", "--json").rows] == [
+        "out/inv_1.csv"
+    ]
+    assert three("transfers", "retry", "--all", "--json").rows[0]["path"] == "out/sub/inv_2.csv"
+    (row,) = three("transfers", "list", "--state", "cancelled", "--json").rows
+    assert (row["path"], row["why"]) == ("out/inv_1.csv", "cancelled by hand")
+    assert three("transfers", "retry", str(row["id"]), "--json").rows[0]["state"] == "pending", "wanted after all"
 
 
 def test_export(three: Cli) -> None:

@@ -210,10 +210,10 @@ def retry(session: Session, /, ids: tuple[int, ...], **options: Any) -> int:
     return session.run(lambda: change.run(ids, lambda ledger: ledger.requeue))
 
 
-@transfers.command(short_help="Give up what is not delivered yet.")
+@transfers.command(short_help="Give up what is not delivered.")
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=ID)
 @filtered
-@click.option("--all", "everything", is_flag=True, help="Every one that is not delivered yet, without any filter.")
+@click.option("--all", "everything", is_flag=True, help="Every one that is not delivered, without any filter.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say which ones, and change nothing.")
 @click.option("--why", metavar="TEXT", default="cancelled by hand", show_default=True, help="Kept in the history.")
 @ledger_option
@@ -221,14 +221,14 @@ def retry(session: Session, /, ids: tuple[int, ...], **options: Any) -> int:
 @common
 @click.pass_obj
 def cancel(session: Session, /, ids: tuple[int, ...], **options: Any) -> int:
-    """Give up transfers that are not delivered yet: by id, or by filters.
+    """Give up transfers that are not delivered, those that failed as well: by id, or by filters.
 
     Whoever is at one loses its lease, and publishes nothing. The file is not sent again until it changes, or until
     'crossdock transfers retry'.
     """
     from crossdock.ledger.base import State
 
-    states = frozenset({State.PENDING, State.RUNNING})
+    states = frozenset({State.PENDING, State.RUNNING, State.FAILED})
     change = _Change(
         session, options, "cancelled", states, frozenset(State) - states, lambda transfer: transfer.state in states
     )

@@ -5,7 +5,7 @@
                     ▲ ▲  retry, lease ended   │ │ failed           │ actions owed: archive, delete, notify
                     │ └───────────────────────┘ └──────▶ failed    └── claimed again until they succeed
                     └────────── requeue (by hand) ────────┘
- pending, running ── cancel ──▶ cancelled       pending, running ── superseded / conflict rule ──▶ skipped
+ pending, running, failed ── cancel ──▶ cancelled       pending, running ── superseded / conflict rule ──▶ skipped
 
 *delivered*: the bytes are safe at the target; *done*: nothing is owed.
 
@@ -320,7 +320,7 @@ class Ledger(ABC):
 
     @abstractmethod
     async def cancel(self, ids: Iterable[int], *, who: str, why: str) -> list[int]:
-        """Pending or running → cancelled; who is at it loses the lease."""
+        """Pending, running or failed → cancelled; who is at it loses the lease."""
 
     @abstractmethod
     async def requeue(self, ids: Iterable[int], *, who: str, why: str) -> list[int]:

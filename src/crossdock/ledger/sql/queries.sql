@@ -97,7 +97,7 @@ RETURNING id
 UPDATE transfers
 SET state = 'cancelled', owner = NULL, ready_at = NULL, fence = fence + 1,
     changed_at = :now, changed_by = :who, why = :why
-WHERE id = :id AND state IN ('pending', 'running')
+WHERE id = :id AND state IN ('pending', 'running', 'failed')
 RETURNING id
 
 -- name: requeue

@@ -223,9 +223,9 @@ class LeaseCases:
 class HandCases:
     @pytest.mark.parametrize("state", State)
     async def test_cancel(self, ledger: Ledger, state: State) -> None:
-        """Pending and running only."""
+        """Pending, running and failed only."""
         id = await bring_to(ledger, state)
-        changes = state in (State.PENDING, State.RUNNING)
+        changes = state in (State.PENDING, State.RUNNING, State.FAILED)
         assert await ledger.cancel([id], who="me", why="wrong") == ([id] if changes else [])
         assert (await got(ledger, id)).state is (State.CANCELLED if changes else state)
 
