@@ -54,13 +54,15 @@ CASES = [
      "9: flows.a.settle.for: cannot be read. Next: write a duration such as 500ms, 30s, 5m, 2h or 1d"),
     (SHORT + "    settle: 30s\n", "9: flows.a.settle: must be a mapping. Next: write settle: {for: 30s}; "
      "its keys are for, sightings, min_size, marker, manifest, temporary"),
-    (SHORT + "    trigger: every 5m\n", "9: flows.a.trigger: must be a mapping. Next: write trigger: {every: 5m}; its keys "
-     "are every, cron, timezone, jitter, watch"),
+    (SHORT + "    trigger: every 5m\n", "9: flows.a.trigger: must be a mapping. Next: write trigger: {every: 5m}; its "
+     "keys are every, cron, timezone, jitter, watch"),
     # As other programs call it.
-    (ENDPOINTS + "  raw: {type: s3, bucket: acme, prefix: raw}\n", "5: endpoints.raw.prefix: unknown key. Next: did you mean "
-     "'root'?"),
-    (ENDPOINTS + "  temp: {type: local, path: /srv}\n", "5: endpoints.temp.path: unknown key. Next: did you mean 'root'?"),
-    (ENDPOINTS + "  raw: {type: S3, bucket: acme}\n", "5: endpoints.raw.type: unknown type 'S3'. Next: did you mean 's3'?"),
+    (ENDPOINTS + "  raw: {type: s3, bucket: acme, prefix: raw}\n",
+     "5: endpoints.raw.prefix: unknown key. Next: did you mean 'root'?"),
+    (ENDPOINTS + "  temp: {type: local, path: /srv}\n",
+     "5: endpoints.temp.path: unknown key. Next: did you mean 'root'?"),
+    (ENDPOINTS + "  raw: {type: S3, bucket: acme}\n",
+     "5: endpoints.raw.type: unknown type 'S3'. Next: did you mean 's3'?"),
     (FLOW + "    from: 'bank:'\n    to: 'lake:'\n", "7: flows.a.from: unknown key. Next: did you mean 'source'?"),
     (SHORT + "    unmatched: drop\n", "9: flows.a.unmatched: unknown value 'drop'. Next: write "
      "one of fail, ignore"),
