@@ -190,3 +190,65 @@ async def test_a_file_that_is_listed_and_never_there(home: House) -> None:
             home.clock.move(60)
     assert 10 < home.src.calls["read"] < 20
     assert await home.state("a") == "skipped"
+
+
+async def test_a_file_that_is_put_back_after_another_was_delivered(home: House) -> None:
+    """As it was, again and again: the target has the other one by then."""
+    await home.put("a", b"1")
+    first = home.src._files["a"]
+    await home.put("a", b"two")
+    second = home.src._files["a"]
+    async with home.engine(flow()) as engine:
+        for file in (first, second) * 3:
+            home.src._files["a"] = file
+            assert (await engine.run_once()).delivered == 1
+            assert home.dst.hold("a") == bytes(file.data)
+            assert (await engine.run_once()).found == 0
+
+
+async def test_a_file_that_is_put_back_while_a_destination_is_down(home: House) -> None:
+    """The other one has had both by then, and gets the first once more."""
+    home.dst2.faults["open"] = [lost("dst2") for _ in range(100)]
+    await home.put("a", b"1")
+    first = home.src._files["a"]
+    async with home.engine(flow(rules=(BOTH,), after=After(delete=True))) as engine:
+        await engine.run_once()
+        await home.put("a", b"two")
+        await engine.run_once()
+        assert home.dst.hold("a") == b"two"
+        home.src._files["a"] = first
+        home.clock.move(60)
+        await engine.run_once()
+    home.dst2.faults.clear()
+    home.clock.move(700)
+    await home.run(flow(rules=(BOTH,), after=After(delete=True)))
+    assert (home.dst.hold("a"), home.dst2.hold("a"), home.src.hold("a")) == (b"1", b"1", None)
+
+
+async def test_what_was_put_back_is_not_taken_away_for_an_earlier_delivery(home: House) -> None:
+    """Which still owes something of its own, after its sibling took the file away."""
+    home.dst.faults["open"] = [lost()]
+    await home.put("a", b"1")
+    file = home.src._files["a"]
+    taking = flow(rules=(BOTH,), after=After(delete=True, marker="{name}.done"))
+    strike = home.dst2.strike
+
+    async def fails(operation: str) -> None:
+        if operation == "write" and home.dst2.hold("a") is not None:
+            raise lost("dst2")
+        await strike(operation)
+
+    home.dst2.strike = fails  # type: ignore[method-assign]
+    async with home.engine(taking) as engine:
+        await engine.run_once()
+        assert await home.state("a", "dst2") == "delivered"
+        home.clock.move(60)
+        await engine.run_once()
+        assert (await home.state("a", "dst2"), home.src.hold("a")) == ("delivered", None)
+        home.dst2.strike = strike  # type: ignore[method-assign]
+        home.src._files["a"] = file
+        home.clock.move(60)
+        await engine.worker(["f"]).run(until_idle=True)
+        assert (home.dst2.hold("a.done"), home.src.hold("a")) == (b"", b"1")
+        assert (await engine.run_once()).delivered == 2
+    assert home.src.hold("a") is None

@@ -191,7 +191,7 @@ def _lines(file: Sequence[Transfer], now: datetime, flows: Mapping[str, Flow]) -
         kept = _kept_until(file, flows)
         rows.append(["archived", f"{first.source}:{archived}{f', to be kept until {moment(kept)}' if kept else ''}"])
     elif any(each.gone for each in file):
-        rows.append(["source", "taken away after delivery"])
+        rows.append(["source", "taken away after delivery, or replaced"])
     yield from (f"  {line}" for line in aligned(rows))
 
 

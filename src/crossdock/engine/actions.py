@@ -58,7 +58,10 @@ class Actions:
         if self._marker is not None:
             words.append(await self._mark(lease, receipt, self._marker))
         gone = False
-        if self._flow.after.takes_source or self._flow.after.tag:
+        if lease.transfer.gone:
+            # What has its name now, though it looks the same, came later, and has transfers of its own.
+            words.append("the source was taken away or replaced before")
+        elif self._flow.after.takes_source or self._flow.after.tag:
             siblings = await self._ledger.siblings(lease.id)
             others = [one for one in siblings if one.id != lease.id]
             # One that has missed the file is tried again while that is there.

@@ -14,7 +14,8 @@ What every ledger promises (`crossdock.testing.LedgerSuite` holds each line):
 - A call that returned is durable; a call that raised `LedgerUnavailable` may be repeated, and changed nothing or, if
   the connection was lost while committing, all of it.
 - A transfer's identity is (flow, source endpoint, path, fingerprint, target endpoint, path): adding it again finds it.
-  Once an action of ours took the file away (`done(gone=True)`), a file that comes back is new, at every destination.
+  Once an action of ours took the file away (`done(gone=True)`), a file that comes back is new, at every destination;
+  so it is once a later one of its path was delivered, and what was pending of the earlier is skipped then.
 - `claim` is one statement. It gives a `Lease`: the time-limited right to one attempt, with a fence that only grows.
   Every write under a lease carries the fence; when somebody else was given the transfer since, `LeaseLost`.
 - A lease that ended is claimed by the next who asks (a rescue); the second time, with no other. After `max_rescues`
@@ -141,7 +142,8 @@ class Transfer:
     changed_by: str
     added: datetime
     gone: bool = False
-    """An action took the file away, for this transfer or for a sibling: the identity is free, the source not ours."""
+    """An action took the file away, for this transfer or for a sibling, or a later file of its path was delivered: the
+    identity is free, the source not ours."""
 
     @property
     def identity(self) -> tuple[str, str, str, str, str, str]:

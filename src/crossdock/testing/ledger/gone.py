@@ -98,16 +98,65 @@ class GoneCases:
         assert (again.id, again.new) == (running, False)
 
     async def test_others_are_not_gone(self, ledger: Ledger) -> None:
-        """Another flow, source, path, and another file of the same name."""
+        """Another flow, source, path, and a later file of the same name."""
+        (id,) = await add(ledger)
         others = await add(ledger, flow="copies")
         others += await add(ledger, source="shop")
         others += await add(ledger, "outbox/b.csv")
         others += [each.id for each in await ledger.add([planned(entry=entry(size=6))], who="poll")]
         await ledger.skip(others, who="me", why="no")
-        await take_away(ledger)
+        lease = await claim_one(ledger)
+        await ledger.delivered(lease, RECEIPT)
+        await ledger.done(lease, gone=True)
+        assert (await got(ledger, id)).gone
         assert [(await got(ledger, id)).gone for id in others] == [False] * 4
         assert await unknown(ledger, [entry("outbox/b.csv"), entry(size=6)]) == []
         assert await unknown(ledger, [entry()], flow="copies") == []
+
+    async def test_what_was_replaced_is_new_when_it_is_put_back(self, ledger: Ledger) -> None:
+        """At all its destinations, however its transfers ended; what waits for one that is down is sent no more."""
+        first, second = entry(), entry(size=6)
+        done, waits, failed = [(await add(ledger, target=target))[0] for target in ("lake", "staging", "vault")]
+        leases = {lease.id: lease for lease in await ledger.claim("w1", limit=9)}
+        await ledger.delivered(leases[done], RECEIPT, owed=False)
+        await ledger.retry_in(leases[waits], 0, "down")
+        await ledger.failed(leases[failed], "no such bucket")
+        newer = [each.id for each in await ledger.add([planned(entry=second), planned("b")], who="poll")]
+        assert await unknown(ledger, [first, second]) == []
+        leases = {lease.id: lease for lease in await ledger.claim("w2", limit=9)}
+        await ledger.retry_in(leases[newer[1]], 0, "down")
+        if waits in leases:
+            await ledger.released(leases[waits], "shutting down")
+        await ledger.delivered(leases[newer[0]], RECEIPT)
+        assert await unknown(ledger, [first, second]) == [first.path]
+        found = [await got(ledger, id) for id in (done, waits, failed)]
+        assert [(each.state, each.gone) for each in found] == [
+            (State.DONE, True),
+            (State.SKIPPED, True),
+            (State.FAILED, True),
+        ]
+        assert (await ledger.history(waits))[-1].why == found[1].why == f"superseded by transfer {newer[0]}"
+        assert [(await got(ledger, id)).gone for id in newer] == [False, False]
+        added = await ledger.add([planned(target=target) for target in ("lake", "staging", "vault")], who="poll")
+        assert [each.new for each in added] == [True] * 3
+        # And the other way round.
+        await ledger.done(leases[newer[0]])
+        (lease,) = [each for each in await ledger.claim("w1", limit=9) if each.id == added[0].id]
+        await ledger.delivered(lease, RECEIPT)
+        assert await unknown(ledger, [first, second]) == [first.path]
+
+    async def test_an_earlier_file_that_is_delivered_late_replaces_nothing(self, ledger: Ledger) -> None:
+        """It was read before its name was given to another; nor does what has a version, of which all are there."""
+        old = (await add(ledger))[0]
+        lease = await claim_one(ledger)
+        await ledger.add([planned(entry=entry(size=6), target="staging")], who="poll")
+        later = await claim_one(ledger)
+        await ledger.delivered(later, RECEIPT, owed=False)
+        await ledger.delivered(lease, RECEIPT, owed=False)
+        assert await unknown(ledger, [entry(), entry(size=6)]) == []
+        await ledger.add([planned(entry=entry(version="2"))], who="poll")
+        await ledger.delivered(await claim_one(ledger), RECEIPT, owed=False)
+        assert [(await got(ledger, id)).gone for id in (old, later.id)] == [False, False]
 
     async def test_a_lost_lease_takes_nothing_away(self, ledger: Ledger, clock: LedgerClock) -> None:
         """Nor does one that is not delivered: neither it nor a sibling is gone."""

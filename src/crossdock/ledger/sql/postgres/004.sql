@@ -1,0 +1,23 @@
+-- Another file has its name, and was delivered: one that comes back as it was, is new. A version has its name to itself.
+CREATE FUNCTION ledger_replaced() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    -- What another worker changes just now is passed over: neither waits for the other.
+    WITH earlier AS MATERIALIZED (
+        SELECT id, state FROM transfers
+        WHERE flow = NEW.flow AND source = NEW.source AND path = NEW.path AND fingerprint <> NEW.fingerprint
+          AND gone = 0 AND id < NEW.id AND state <> 'running'
+        FOR UPDATE SKIP LOCKED)
+    UPDATE transfers AS t
+    SET gone = 1, state = CASE WHEN t.state = 'pending' THEN 'skipped' ELSE t.state END,
+        ready_at = CASE WHEN t.state = 'pending' THEN NULL ELSE t.ready_at END,
+        changed_at = CASE WHEN t.state = 'pending' THEN NEW.changed_at ELSE t.changed_at END,
+        changed_by = CASE WHEN t.state = 'pending' THEN NEW.changed_by ELSE t.changed_by END,
+        why = CASE WHEN t.state = 'pending' THEN 'superseded by transfer ' || NEW.id ELSE t.why END
+    FROM earlier WHERE t.id = earlier.id;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER transfers_replaced AFTER UPDATE OF state ON transfers FOR EACH ROW
+WHEN (OLD.state = 'running' AND NEW.state IN ('delivered', 'done') AND NEW.version IS NULL)
+EXECUTE FUNCTION ledger_replaced();

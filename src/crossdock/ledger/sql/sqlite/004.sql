@@ -1,0 +1,13 @@
+-- Another file has its name, and was delivered: one that comes back as it was, is new. A version has its name to itself.
+CREATE TRIGGER transfers_replaced AFTER UPDATE OF state ON transfers
+WHEN OLD.state = 'running' AND NEW.state IN ('delivered', 'done') AND NEW.version IS NULL
+BEGIN
+    UPDATE transfers
+    SET state = 'skipped', ready_at = NULL, changed_at = NEW.changed_at, changed_by = NEW.changed_by,
+        why = 'superseded by transfer ' || NEW.id
+    WHERE flow = NEW.flow AND source = NEW.source AND path = NEW.path AND fingerprint <> NEW.fingerprint
+      AND gone = 0 AND id < NEW.id AND state = 'pending';
+    UPDATE transfers SET gone = 1
+    WHERE flow = NEW.flow AND source = NEW.source AND path = NEW.path AND fingerprint <> NEW.fingerprint
+      AND gone = 0 AND id < NEW.id AND state NOT IN ('pending', 'running');
+END;
