@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from crossdock.engine.engine import Engine
 from crossdock.engine.recovery import Record, attempt_id, where
 from crossdock.flows.flow import After, Destination, Rule
 from crossdock.ledger.base import Lease
-from crossdock.storage.base import Expect, WriteOptions
+from crossdock.storage.base import Backend, Expect, WriteOptions
 from crossdock.storage.local import LocalSettings
+from crossdock.storage.retry import Retry
+from crossdock.storage.s3.backend import S3Backend
 from crossdock.storage.sftp import SftpSettings
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_sftp import FaultySftpServer, SftpFault
@@ -110,3 +113,38 @@ async def test_what_the_server_removes_of_a_broken_upload_was_not_published(
             assert (await engine.run_once(patience=0)).delivered == 1
     assert (tmp_path / "a").read_bytes() == DATA
     assert home.src.hold("a") is None
+
+
+@pytest.mark.parametrize("how", ["resumable", "announced", "withdrawn"])
+@pytest.mark.parametrize("was", ["s3", "other bucket", "sftp", "a plugin"])
+@pytest.mark.parametrize("place", ["local", "openssh", "moto"], indirect=True)
+async def test_what_is_staged_at_another_kind_of_endpoint_is_left_there(
+    home: House, place: Backend, was: str, how: str
+) -> None:
+    """Its name stands for a bucket by now, say, and was an SFTP server's: the file is sent from its first byte."""
+    bucket = place.inner.settings.bucket if isinstance(place, Retry) and isinstance(place.inner, S3Backend) else "b"
+    parts = {"path": "a", "key": "a", "upload": "x", "attempt": "y", "bucket": "b", "part_size": 8 << 20, "parts": []}
+    tokens = {
+        "s3": json.dumps({**parts, "bucket": bucket}),
+        "other bucket": json.dumps(parts),
+        "sftp": json.dumps({"path": "a", "attempt": "0123456789ab", "offset": 10}),
+        "a plugin": "opaque",
+    }
+    token = tokens[was].encode()
+    record = {
+        "resumable": Record(to="a", token=token, resumable=True),
+        "announced": Record(to="a", token=token, size=len(DATA), sha256=DIGEST, at="elsewhere"),
+        "withdrawn": Record(to="a", token=token),
+    }[how]
+    await home.put("a", DATA)
+
+    def new(name: str) -> Storage:
+        return home.new("src") if name == "src" else Storage(place)
+
+    async with Engine([flow()], new, home.ledger, clock=home.clock) as engine:
+        await engine.discover("f")
+        (lease,) = await home.ledger.claim("before")
+        await home.ledger.staged(lease, record.dump())
+        await home.ledger.retry_in(lease, 0, "lost")
+        assert (await engine.run_once(patience=0)).delivered == 1
+        assert await (await engine.endpoints.storage("dst")).read_bytes("a") == DATA

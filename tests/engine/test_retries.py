@@ -16,7 +16,7 @@ from crossdock.errors import (
     CrossdockError,
     PermissionDenied,
 )
-from crossdock.flows.flow import After, Destination, Place, Retry, Rule
+from crossdock.flows.flow import After, Destination, Place, Retry, Rule, TransformSpec
 from crossdock.ledger.base import State
 from crossdock.storage.base import WriteOptions, Writer
 from crossdock.storage.local import LocalSettings
@@ -274,10 +274,8 @@ async def test_the_marker_of_a_version_that_was_published_unheard(home: House) -
     assert sorted(home.dst._files) == ["a", "a~1", "a~1.done"]
 
 
-async def test_what_was_staged_for_a_name_that_is_taken_by_now(home: House) -> None:
-    """It is removed; the next version is sent from its first byte."""
-    versions = flow(on_conflict="version")
-    await home.put("a", b"x" * 3_000_000)
+def breaks_a_write(home: House) -> None:
+    """After its first chunk, which stays staged."""
     begin = home.dst.begin_write
 
     async def begin_write(path: str, options: WriteOptions) -> Writer:
@@ -293,12 +291,31 @@ async def test_what_was_staged_for_a_name_that_is_taken_by_now(home: House) -> N
         return writer
 
     home.dst.begin_write = begin_write  # type: ignore[method-assign]
+
+
+async def test_what_was_staged_for_a_name_that_is_taken_by_now(home: House) -> None:
+    """It is removed; the next version is sent from its first byte."""
+    versions = flow(on_conflict="version")
+    await home.put("a", b"x" * 3_000_000)
+    breaks_a_write(home)
     await home.run(versions)
     assert home.dst.staged
     await Storage(home.dst).write_bytes("a", b"other")
     home.clock.move(20)
     assert (await home.run(versions)).delivered == 1
     assert (home.dst.hold("a~1"), home.dst.hold("a"), home.dst.staged) == (b"x" * 3_000_000, b"other", [])
+
+
+async def test_what_was_staged_before_the_rule_got_a_transform(home: House) -> None:
+    """It is removed: the file is changed from its first byte on."""
+    await home.put("a", b"x\n" * 3_000_000)
+    breaks_a_write(home)
+    await home.run(flow())
+    assert home.dst.staged
+    home.clock.move(20)
+    lines = TransformSpec("lines", {"to": "crlf"})
+    assert (await home.run(flow(rules=(Rule(name="all", to=(Destination("dst"),), transforms=(lines,)),)))).delivered
+    assert (home.dst.hold("a"), home.dst.staged) == (b"x\r\n" * 3_000_000, [])
 
 
 async def test_an_endpoint_that_fails_is_left_alone(home: House) -> None:

@@ -198,9 +198,9 @@ class _Attempt:
             # No step lies between the store's copy and its being visible: the lease is looked at before.
             await self._ledger.heartbeat(self._lease, self._courier.lease)
         async for to, overwrite in self._places(target):
-            if resume is not None and self._record is not None and self._record.to != to:
-                # Another file has the name by now for which it was staged.
-                await target.discard(resume)
+            if resume is not None and self._record is not None and (self._record.to != to or transforms):
+                # Another file has the name by now for which it was staged, or the rule has got a transform.
+                await sweep(self._lease, self._record, target, self._ledger.id, [self._record.to])
                 resume = self._record = None
             options = CopyOptions(overwrite=overwrite, resume=resume, attempt=self._id, transforms=transforms)
             try:

@@ -22,7 +22,7 @@ from weakref import WeakValueDictionary
 from crossdock.engine.archive import Archive
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.gone import is_there
-from crossdock.engine.recovery import sha256_of
+from crossdock.engine.recovery import remove, sha256_of
 from crossdock.errors import (
     AlreadyExists,
     CrossdockError,
@@ -268,7 +268,7 @@ class _Work:
         found = await ledger.marks(flow, _COPYING, after=first, limit=_PAGE)
         mine = [mark for mark in found if mark.key.startswith(first)]
         for mark in mine:
-            await self._storage.discard(base64.b64decode(mark.value["token"]))
+            await remove(self._storage, base64.b64decode(mark.value["token"]))
         await ledger.unmark(flow, _COPYING, [mark.key for mark in mine])
 
     async def take_marker(self, marker: str) -> None:

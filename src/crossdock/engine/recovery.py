@@ -31,7 +31,18 @@ from crossdock.storage.staging import is_temporary, temporary_path
 from crossdock.storage.storage import Storage
 from crossdock.transfer.pipe import Tally, pipe
 
-__all__ = ["Record", "attempt_id", "copied", "recovered", "sha256_of", "sweep", "sweep_members", "version_of", "where"]
+__all__ = [
+    "Record",
+    "attempt_id",
+    "copied",
+    "recovered",
+    "remove",
+    "sha256_of",
+    "sweep",
+    "sweep_members",
+    "version_of",
+    "where",
+]
 
 log = logging.getLogger("crossdock.engine")
 
@@ -124,7 +135,11 @@ async def recovered(transfer: Transfer, record: Record | None, target: Storage) 
             transfer, record, target, there, "the attempt that published it was killed before it could say so"
         )
     same = record.at in (None, where(target))
-    if same and record.token is not None and await target.is_staged(record.token) is False:
+    try:
+        taken = same and record.token is not None and await target.is_staged(record.token) is False
+    except Unsupported:
+        return None
+    if taken:
         note = "it was published by an attempt that was killed, and was taken or replaced since"
         return _receipt(transfer, record, target, there, note)
     return None
@@ -175,10 +190,18 @@ async def sweep(lease: Lease, record: Record | None, target: Storage, ledger: st
             if token is not None:
                 tokens.append(token)
     for token in tokens:
-        await target.discard(token)
+        await remove(target, token)
     if lease.fence > _FENCES + 1:
         # Most of its leases were given back unused, as while it waits for a file that has ended its workers.
         await sweep_members(lease, target, ledger, paths)
+
+
+async def remove(target: Storage, token: bytes) -> None:
+    """What is staged there. It stays where it is if the endpoint is another one by now."""
+    try:
+        await target.discard(token)
+    except Unsupported as error:
+        log.warning("what an earlier attempt has staged was not removed: %s", error)
 
 
 async def sweep_members(lease: Lease, target: Storage, ledger: str, paths: Sequence[str]) -> None:

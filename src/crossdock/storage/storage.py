@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import Self, final
 
@@ -281,7 +281,10 @@ class Storage:
         self._may_write(path, options)
         if options.modified is not None and (kept := self.capabilities.kept(options.modified)) is not options.modified:
             options = replace(options, modified=kept)
-        return await self.backend.begin_write(path, options)
+        if options.resume is None:
+            return await self.backend.begin_write(path, options)
+        with self._reading_token("resume", path):
+            return await self.backend.begin_write(path, options)
 
     def _may_write(self, path: str, options: WriteOptions) -> None:
         if not options.overwrite and not self.capabilities.create_new:
@@ -348,13 +351,24 @@ class Storage:
         return await self.backend.digests(paths, algorithm)
 
     async def discard(self, checkpoint: bytes) -> None:
-        await self.backend.discard(checkpoint)
+        with self._reading_token("discard"):
+            await self.backend.discard(checkpoint)
 
     def leftover(self, path: str, attempt: str) -> bytes | None:
         return self.backend.leftover(self.checked(path, "discard"), attempt)
 
     async def is_staged(self, checkpoint: bytes) -> bool | None:
-        return await self.backend.is_staged(checkpoint)
+        with self._reading_token("stat"):
+            return await self.backend.is_staged(checkpoint)
+
+    @contextmanager
+    def _reading_token(self, operation: str, path: str = "") -> Iterator[None]:
+        """A token of another kind of endpoint, which had this one's name before, is `Unsupported`."""
+        try:
+            yield
+        except (ValueError, LookupError, TypeError) as error:
+            reason = f"what is staged is of another kind of endpoint: {type(error).__name__}: {error}"
+            raise self.backend.error(Unsupported, operation, path, reason, hint="start it again") from error
 
     def _unsupported(self, operation: str, path: str) -> StorageError:
         return self.backend.error(Unsupported, operation, path, "this endpoint cannot do that")

@@ -8,7 +8,7 @@ import secrets
 from dataclasses import replace
 from typing import Any
 
-from crossdock.errors import AlreadyExists, IntegrityError, InvalidPath, NotFound, Unsupported
+from crossdock.errors import AlreadyExists, IntegrityError, NotFound, Unsupported
 from crossdock.storage.base import Entry, Expect, WriteOptions, Writer
 from crossdock.storage.s3.calls import Calls, Part
 from crossdock.storage.s3.entries import stored_of
@@ -91,7 +91,7 @@ class S3Writer(Writer):
         found = json.loads(token)
         if found["key"] != self._key or found["bucket"] != self._calls.settings.bucket:
             raise self._calls.backend.error(
-                InvalidPath, "resume", self.path, "the checkpoint is of another file", hint="start it again"
+                NotFound, "resume", self.path, "the checkpoint is of another file", hint="start it again"
             )
         upload = self._upload
         stored = await self._calls.list_parts(self.path, self._key, found["upload"])
