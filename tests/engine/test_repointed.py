@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import secrets
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from crossdock.engine.engine import Engine
 from crossdock.engine.recovery import Record, attempt_id, where
 from crossdock.flows.flow import After, Destination, Rule
 from crossdock.ledger.base import Lease
-from crossdock.storage.base import Backend, Expect, WriteOptions
+from crossdock.storage.base import Backend, Expect, WriteOptions, Writer
 from crossdock.storage.local import LocalSettings
 from crossdock.storage.retry import Retry
 from crossdock.storage.s3.backend import S3Backend
@@ -22,9 +25,23 @@ from crossdock.storage.sftp import SftpSettings
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_sftp import FaultySftpServer, SftpFault
 from tests.engine.places import House, flow
+from tests.servers import OpenSSH
 
 DATA = bytes(3 << 20)
 DIGEST = hashlib.sha256(DATA).hexdigest()
+
+
+async def announced(home: House, target: Storage, to: str, data: bytes) -> tuple[Writer, Expect]:
+    """The first attempt, as far as the record that publishing is next."""
+    (lease,) = await home.ledger.claim("killed")
+    attempt = attempt_id(home.ledger.id, lease.id, lease.fence)
+    writer = await target.begin_write(to, WriteOptions(attempt=attempt))
+    await writer.write(data)
+    digest = hashlib.sha256(data).hexdigest()
+    expect = Expect(size=len(data), digests={"sha256": digest})
+    record = Record(to=to, token=await writer.seal(expect), size=len(data), sha256=digest, at=where(target))
+    await home.ledger.staged(lease, record.dump())
+    return writer, expect
 
 
 @pytest.mark.parametrize("data", [b"", b"small", bytes(3 << 20)], ids=["empty", "small", "large"])
@@ -36,7 +53,6 @@ async def test_what_is_gone_from_another_place_was_not_published(
     for name in ("dst/in", "other/in"):
         (tmp_path / name).mkdir(parents=True)
     await home.put("a", data)
-    digest = hashlib.sha256(data).hexdigest()
     taking = flow(rules=(Rule(name="all", to=(Destination("dst", "in/{path}"),)),), after=After(delete=True))
     root = tmp_path / "dst"
 
@@ -45,14 +61,7 @@ async def test_what_is_gone_from_another_place_was_not_published(
 
     async with Engine([taking], new, home.ledger, clock=home.clock) as engine, new("dst") as dst:
         await engine.discover("f")
-        (lease,) = await home.ledger.claim("killed")
-        attempt = attempt_id(home.ledger.id, lease.id, lease.fence)
-        writer = await dst.begin_write("in/a", WriteOptions(attempt=attempt))
-        await writer.write(data)
-        expect = Expect(size=len(data), digests={"sha256": digest})
-        token = await writer.seal(expect)
-        record = Record(to="in/a", token=token, size=len(data), sha256=digest, at=where(dst))
-        await home.ledger.staged(lease, record.dump())
+        writer, expect = await announced(home, dst, "in/a", data)
         if what == "taken":
             await writer.commit(expect)
             (root / "in/a").unlink()
@@ -148,3 +157,42 @@ async def test_what_is_staged_at_another_kind_of_endpoint_is_left_there(
         await home.ledger.retry_in(lease, 0, "lost")
         assert (await engine.run_once(patience=0)).delivered == 1
         assert await (await engine.endpoints.storage("dst")).read_bytes("a") == DATA
+
+
+@pytest.mark.parametrize("data", [b"small", DATA], ids=["small", "large"])
+@pytest.mark.parametrize("mounted", [True, False])
+async def test_a_server_that_came_back_without_the_mount(
+    home: House, openssh: OpenSSH, data: bytes, mounted: bool
+) -> None:
+    """The folder is there, and empty: what was staged in it was not published and taken."""
+    root = openssh.folder / secrets.token_hex(4)
+    root.mkdir()
+    disk = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    disk.chmod(0o777)
+    (root / "in").symlink_to(disk)
+    await home.put("a", data)
+    taking = flow(rules=(Rule(name="all", to=(Destination("dst", "in/{path}"),)),), after=After(delete=True))
+    settings = SftpSettings.model_validate(openssh.settings(root=str(root)))
+
+    def new(name: str) -> Storage:
+        return home.new("src") if name == "src" else Storage(settings.backend("dst"))
+
+    try:
+        if os.statvfs(disk).f_fsid == os.statvfs(root).f_fsid:
+            pytest.skip("this machine's /dev/shm and its temporary folder are on one file system")
+        async with Engine([taking], new, home.ledger, clock=home.clock) as engine, new("dst") as dst:
+            await engine.discover("f")
+            writer, expect = await announced(home, dst, "in/a", data)
+            if mounted:
+                await writer.commit(expect)
+                (disk / "a").unlink()
+            await writer.leave()
+            if not mounted:
+                (root / "in").unlink()
+                (root / "in").mkdir()
+        home.clock.move(61)
+        async with Engine([taking], new, home.ledger, clock=home.clock) as engine:
+            assert (await engine.run_once(patience=0)).delivered == 1
+        assert [each.name for each in (root / "in").iterdir()] == ([] if mounted else ["a"])
+    finally:
+        shutil.rmtree(disk)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import suppress
@@ -14,6 +15,7 @@ from crossdock.storage.sftp import codec, listing
 from crossdock.storage.sftp.calls import Calls, entry_of, kind_of, kind_told
 from crossdock.storage.sftp.changing import HARDLINK, POSIX_RENAME, make_folders, make_parents, move, remove, replaced
 from crossdock.storage.sftp.codec import parse_name, text
+from crossdock.storage.sftp.disks import identity
 from crossdock.storage.sftp.faults import Translate, hint_for
 from crossdock.storage.sftp.reader import open_reader
 from crossdock.storage.sftp.reasons import below_file, lacks_times, refused
@@ -167,7 +169,12 @@ class SftpBackend(Backend):
         there = await still_staged(self, checkpoint)
         # Others may show an upload only once it is closed, or remove what a connection that broke had sent; and what is
         # not on the disk, a machine that loses its power forgets.
-        return there if there or (self.calls.openssh and self.settings.fsync) else None
+        if there is False and self.calls.openssh and self.settings.fsync:
+            path, disk = staged_path(checkpoint), json.loads(checkpoint).get("disk")
+            async with self.calls.session("stat", path) as session:
+                folder = self.calls.full(path, "stat").rpartition(b"/")[0] or b"/"
+                return None if disk and disk != await identity(session, folder) else False
+        return there or None
 
     # -- changing names -------------------------------------------------------------------------------------------
 

@@ -19,13 +19,13 @@ from crossdock.errors import (
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.calls import Calls, kind_of, kind_of_mode
 from crossdock.storage.sftp.codec import text
+from crossdock.storage.sftp.disks import is_full
 from crossdock.storage.sftp.faults import hint_for, translated
 from crossdock.storage.sftp.wire import Session, Status, checked
 from crossdock.storage.staging import temporary_path
 
 __all__ = ["below_file", "explain", "lacks_folder", "lacks_times", "not_moved", "refused"]
 
-_STATVFS = b"statvfs@openssh.com"
 _LONGEST_NAME = 255
 """Bytes; NAME_MAX of nearly every file system."""
 
@@ -50,7 +50,7 @@ async def explain(
         if creates and fails:
             if calls.settings.staging == "none" and kind is not None:
                 return calls.backend.error(AlreadyExists, operation, path, "the file exists")
-            if await _full(session, name.rpartition(b"/")[0] or b"/"):
+            if await is_full(session, name.rpartition(b"/")[0] or b"/"):
                 return calls.backend.error(
                     NoSpace, operation, path, "the server's disk is full", hint=hint_for(NoSpace)
                 )
@@ -179,14 +179,3 @@ async def lacks_times(calls: Calls, session: Session, folder: bytes) -> bool:
         # Where only what is there may be changed, the name could not be told to be missing.
         return is_unsupported(error) or (error.code == codec.PERMISSION_DENIED and not there)
     return not there
-
-
-async def _full(session: Session, folder: bytes) -> bool:
-    if _STATVFS not in session.extensions:
-        return False
-    found = checked(await session.extended(_STATVFS, text(folder)), codec.EXTENDED_REPLY)
-    if len(found) < 64:
-        return False
-    values = [int.from_bytes(found[at : at + 8], "big") for at in range(0, 64, 8)]
-    block, available, files, free_files = values[1], values[4], values[5], values[7]
-    return block * available < session.write_limit or (files > 0 and free_files == 0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from crossdock.errors import shown
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.codec import Violation
 
-__all__ = ["Lost", "Reply", "SameHandle", "Silent", "Status", "checked", "handle_of"]
+__all__ = ["Lost", "Reply", "SameHandle", "Silent", "Status", "checked", "handle_of", "is_ok"]
 
 Reply = tuple[int, bytes]
 """(packet type, payload after the id); the payload of DATA is the data itself."""
@@ -45,6 +47,14 @@ def checked(reply: Reply, kind: int) -> bytes:
     if found != kind:
         raise Violation(f"a reply of type {found} where {kind} was due")
     return payload
+
+
+def is_ok(answer: asyncio.Future[Reply]) -> bool:
+    """Whether what was asked for was done; False too while nobody knows."""
+    if not answer.done() or answer.cancelled() or answer.exception() is not None:
+        return False
+    kind, payload = answer.result()
+    return kind == codec.STATUS and codec.parse_status(payload)[0] == codec.OK
 
 
 def handle_of(reply: Reply) -> bytes:

@@ -64,6 +64,8 @@ class Session(asyncssh.SSHClientSession[bytes]):
         self.on_end: Callable[[], None] | None = None
         """Called once when the session can no longer be used."""
         self.extensions: dict[bytes, bytes] = {}
+        self.file_systems: dict[bytes, str] = {}
+        """Folder → which it is on; kept by `disks`."""
         self.read_limit = self.write_limit = DEFAULT_REQUEST
         self.load = 0
         """Streams and operations under way; kept by the pool."""

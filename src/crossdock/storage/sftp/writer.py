@@ -16,19 +16,21 @@ from crossdock.errors import (
     StorageError,
     Unsupported,
 )
-from crossdock.storage.base import Entry, WriteOptions
+from crossdock.storage.base import Entry, Expect, WriteOptions
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.calls import Calls, entry_of, kind_told
 from crossdock.storage.sftp.changing import make_parents, publish
 from crossdock.storage.sftp.codec import Attrs, Violation, parse_attrs, text
 from crossdock.storage.sftp.connect import Connection
+from crossdock.storage.sftp.disks import Asked
 from crossdock.storage.sftp.faults import Translate
 from crossdock.storage.sftp.parting import catch_up, reconnected
 from crossdock.storage.sftp.reasons import explain, lacks_folder
+from crossdock.storage.sftp.replies import is_ok
 from crossdock.storage.sftp.resuming import Witness, kept, shortened, witness
 from crossdock.storage.sftp.stamping import Stamp
 from crossdock.storage.sftp.wire import Lost, Reply, Session, Status, checked
-from crossdock.storage.staging import StagedWriter, Stored, taken
+from crossdock.storage.staging import StagedWriter, Stored, taken, token_of
 
 __all__ = ["SftpWriter"]
 
@@ -61,6 +63,7 @@ class SftpWriter(StagedWriter):
         self._found = 0
         """Bytes of the temporary when it was opened to be resumed."""
         self._witness: Witness | None = None
+        self._disk = ""
         self._there: asyncio.Future[Reply] | None = None
         """What has the final name, where the server might put a file in place of a folder."""
 
@@ -161,9 +164,8 @@ class SftpWriter(StagedWriter):
         """Send full requests; with `whole` also what is left."""
         session = await self._session()
         handle = await self._open()
-        limit = self._limit
-        while self._buffered >= limit or (whole and self._buffered):
-            size = min(limit, self._buffered)
+        while self._buffered >= self._limit or (whole and self._buffered):
+            size = min(self._limit, self._buffered)
             await self._room(size)
             await session.writable()
             parts = self._cut(size)
@@ -201,16 +203,13 @@ class SftpWriter(StagedWriter):
         self._acked += length
 
     def _safe_size(self) -> int:
-        while self._queue and self._queue[0][0].done() and self._written(self._queue[0][0]):
+        while self._queue and is_ok(self._queue[0][0]):
             self._acked += self._queue.popleft()[1]
         return self._acked if self._calls.backend.capabilities.resume_write and not self._spoilt else 0
 
-    @staticmethod
-    def _written(future: asyncio.Future[Reply]) -> bool:
-        if future.cancelled() or future.exception() is not None:
-            return False
-        kind, payload = future.result()
-        return kind == codec.STATUS and codec.parse_status(payload)[0] == codec.OK
+    async def seal(self, expect: Expect) -> bytes | None:
+        await self._verified(expect)
+        return None if self._direct else token_of(self.path, self.attempt, self.size, disk=self._disk)
 
     # -- the end --------------------------------------------------------------------------------------------------
 
@@ -235,6 +234,7 @@ class SftpWriter(StagedWriter):
                 await self._cut_off(session, handle)
             self._stamp.send(session, handle)
             synced = self._sync(session, handle)
+            disk = Asked(session, self._target.rpartition(b"/")[0] or b"/") if self._calls.openssh else None
             described = session.request(codec.FSTAT, handle) if looks else None
             if looks and not self._direct and not self._calls.openssh:
                 self._there = session.request(codec.LSTAT, text(self._final))
@@ -247,6 +247,7 @@ class SftpWriter(StagedWriter):
             restamp = stamped is not None and not await self._tolerate(stamped) and self._calls.keeps_times
             if synced is not None:
                 await self._synced(session, synced)
+            self._disk = await disk.told() if disk is not None else ""
             try:
                 checked(await closed, codec.STATUS)
             except Status as error:
@@ -286,9 +287,8 @@ class SftpWriter(StagedWriter):
             raise self._mismatch("the server does not shorten a file without spoiling it")
 
     def _sync(self, session: Session, handle: bytes) -> asyncio.Future[Reply] | None:
-        if self._calls.settings.fsync and _FSYNC in session.extensions:
-            return session.extended(_FSYNC, handle)
-        return None
+        wanted = self._calls.settings.fsync and _FSYNC in session.extensions
+        return session.extended(_FSYNC, handle) if wanted else None
 
     async def _tolerate(self, future: asyncio.Future[Reply], what: str = "") -> bool:
         try:
