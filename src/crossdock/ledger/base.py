@@ -14,8 +14,8 @@ What every ledger promises (`crossdock.testing.LedgerSuite` holds each line):
 - A call that returned is durable; a call that raised `LedgerUnavailable` may be repeated, and changed nothing or, if
   the connection was lost while committing, all of it.
 - A transfer's identity is (flow, source endpoint, path, fingerprint, target endpoint, path): adding it again finds it.
-  Once an action of ours took the file away (`done(gone=True)`), a file that comes back is new, at every destination;
-  so it is once a later one of its path was delivered, and what was pending of the earlier is skipped then.
+  Once an action of ours took the file away (`done(gone=True)`), or a later one of its path was delivered, a file that
+  comes back is new, at every destination; what was pending of one that was replaced is skipped.
 - `claim` is one statement. It gives a `Lease`: the time-limited right to one attempt, with a fence that only grows.
   Every write under a lease carries the fence; when somebody else was given the transfer since, `LeaseLost`.
 - A lease that ended is claimed by the next who asks (a rescue); the second time, with no other. After `max_rescues`
@@ -142,8 +142,7 @@ class Transfer:
     changed_by: str
     added: datetime
     gone: bool = False
-    """An action took the file away, for this transfer or for a sibling, or a later file of its path was delivered: the
-    identity is free, the source not ours."""
+    """An action of ours took the file away, or a later one of its path was delivered: the identity is free."""
 
     @property
     def identity(self) -> tuple[str, str, str, str, str, str]:
@@ -180,14 +179,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """How often a file was seen unchanged, for settling."""
+    """How often in a row (`count`) a file was seen unchanged, for settling."""
 
     path: str
     fingerprint: str
     first_seen: datetime
     last_seen: datetime
     count: int
-    """Equal sightings in a row."""
 
 
 @dataclass(frozen=True, slots=True)
