@@ -6,7 +6,8 @@ BEGIN
     SET state = 'skipped', ready_at = NULL, changed_at = NEW.changed_at, changed_by = NEW.changed_by,
         why = 'superseded by transfer ' || NEW.id
     WHERE flow = NEW.flow AND source = NEW.source AND path = NEW.path AND fingerprint <> NEW.fingerprint
-      AND gone = 0 AND id < NEW.id AND state = 'pending';
+      -- With a plus, or the index over states would be read: all that the flow has pending.
+      AND gone = 0 AND id < NEW.id AND +state = 'pending';
     UPDATE transfers SET gone = 1
     WHERE flow = NEW.flow AND source = NEW.source AND path = NEW.path AND fingerprint <> NEW.fingerprint
       AND gone = 0 AND id < NEW.id AND state NOT IN ('pending', 'running');
