@@ -175,6 +175,21 @@ async def test_key_file(tmp_path: Path, passphrase: str | None, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n", "PuTTY's. Next: convert it: puttygen KEY.ppk"),
+        ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA me@here\n", r"public one\. Next: name the private key"),
+    ],
+)
+async def test_the_wrong_file_of_a_key_is_told(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "key").write_text(text)
+    (tmp_path / "key").chmod(0o600)
+    async with serving() as peer:
+        with pytest.raises(ConfigError, match=words):
+            await connects(peer.settings(password=None, private_key=f"file:{tmp_path}/key"))
+
+
+@pytest.mark.parametrize(
     "text",
     [
         b"not a key",

@@ -198,6 +198,11 @@ def _import_key(text: str | bytes, source: str, passphrase: str | None) -> async
         hint = "set passphrase: env:NAME" if "passphrase" in reason.lower() else "use a key that ssh-keygen made"
         if isinstance(text, str) and text.startswith("-----BEGIN") and "\n" not in text.strip():
             hint = "keep its line ends: as one line it cannot be read"
+        head = (text if isinstance(text, str) else text.decode("latin-1")).lstrip()
+        if head.startswith("PuTTY-User-Key-File"):
+            reason, hint = "it is PuTTY's", "convert it: puttygen KEY.ppk -O private-openssh -o KEY"
+        elif head.startswith(("ssh-", "ecdsa-", "sk-", "---- BEGIN SSH2 PUBLIC")):
+            reason, hint = "it is the public one", "name the private key, which has no .pub at its end"
         raise ConfigError(f"cannot use {source}: {reason}", key="private_key", hint=hint) from error
 
 
