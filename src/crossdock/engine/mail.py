@@ -48,8 +48,10 @@ def send_mail(mail: Mail, notice: Notice) -> None:
     except ssl.SSLError as error:
         raise NotificationFailed(
             f"{place}: TLS: {error.reason or error}",
-            retryable=False,
-            hint="the server must show a certificate for this name; port 465 takes 'tls: implicit', 587 'starttls'",
+            # A certificate that has expired is renewed one day, and then whoever waits for the mail wants it.
+            retryable=True,
+            hint="the server must show a certificate for this name, of an authority that this machine trusts "
+            "(SSL_CERT_FILE names others); port 465 takes 'tls: implicit', 587 'starttls'; the mail is sent again",
         ) from error
     except smtplib.SMTPNotSupportedError as error:
         raise NotificationFailed(

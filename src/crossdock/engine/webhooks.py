@@ -148,8 +148,9 @@ async def post(
     except aiohttp.ClientConnectorCertificateError as error:
         raise NotificationFailed(
             f"{where}: its certificate is not trusted: {error.certificate_error}",
-            retryable=False,
-            hint="the receiver needs a certificate of a public authority for this name",
+            retryable=True,
+            hint="the receiver needs a certificate for this name, of an authority that this machine trusts "
+            "(SSL_CERT_FILE names others); the notice is sent again",
         ) from error
     except aiohttp.InvalidURL as error:
         raise ConfigError(f"{where}: {error.description or 'no address'}", hint="write https://host/path") from error
