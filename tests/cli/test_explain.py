@@ -201,6 +201,22 @@ def test_a_file_that_is_what_it_was_before(cli: Cli, tmp_path: Path) -> None:
     assert row["next"] == ["transfer 1 to lake: nothing, unless the file changes"]
 
 
+def test_a_place_that_was_added_to_a_rule(cli: Cli, tmp_path: Path) -> None:
+    put(tmp_path, {"a.csv": "a"})
+    for to in (["lake:in/{path}"], ["lake:new/{path}", "staging:{now}/{path}"], ["lake:new/{path}", "staging:{path}"]):
+        configure(tmp_path, to=to)
+        assert cli("run", "--once").code == 0
+        *_, last = cli("explain", "--json", "pull", "a.csv").rows[0]["next"]
+        if to[-1] == "staging:{path}":
+            assert (
+                last
+                == "staging:a.csv: nothing: it was planned before a rule sent it there; crossdock cp takes it there"
+            )
+        else:
+            assert last == "transfer 1 to lake: nothing, unless the file changes"
+    assert len(cli("transfers", "list", "--json").rows) == 1
+
+
 def test_who_holds_it(cli: Cli, tmp_path: Path) -> None:
     configure(tmp_path)
     put(tmp_path, {"a.csv": "a"})

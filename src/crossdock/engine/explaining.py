@@ -94,8 +94,23 @@ class Explanation:
             return [f"leaves it alone: {self.left_out}", *self._open_rows()]
         if self.decision is None:
             current = [row for row in self.rows if row.fingerprint == self.entry.fingerprint and not row.gone]
-            return [f"transfer {row.id} to {row.target}: {self._known(row)}" for row in reversed(current)]
+            told = [f"transfer {row.id} to {row.target}: {self._known(row)}" for row in reversed(current)]
+            return told + [
+                f"{place}: nothing: it was planned before a rule sent it there; crossdock cp takes it there"
+                for place in self._added(current)
+            ]
         return [self._decided(self.decision), *self._open_rows()]
+
+    def _added(self, rows: Sequence[Transfer]) -> list[Place]:
+        """Where the rules send it now, and where they did not when it was planned."""
+        rules = {rule.name: rule for rule in self.flow.rules}
+        rule = next((rules[said.name] for said in self.rules if said.decides and said.name in rules), None)
+        if rule is None or self.flow.on_conflict == "version" or any("{now" in to.template for to in rule.to):
+            # The places of a file are others each time, or none is what the rule says.
+            return []
+        before = {(row.target, row.target_path) for row in rows}
+        places = [place for said in self.rules if said.decides for place in said.places]
+        return [place for place in places if (place.endpoint, place.path) not in before]
 
     def _known(self, row: Transfer) -> str:
         if not missed(row):
