@@ -197,8 +197,8 @@ def test_a_file_that_is_what_it_was_before(cli: Cli, tmp_path: Path) -> None:
     put(tmp_path, {"a.csv": "first"})
     os.utime(tmp_path / "partner/out/a.csv", (5, 5))
     row = cli("explain", "--json", "pull", "a.csv").rows[0]
-    assert row["known"]
-    assert row["next"] == ["transfer 1 to lake: nothing, unless the file changes"]
+    assert not row["known"], "another of its name was delivered since"
+    assert row["next"] == ["sends it to lake:in/a.csv"]
 
 
 def test_a_place_that_was_added_to_a_rule(cli: Cli, tmp_path: Path) -> None:
