@@ -156,6 +156,20 @@ async def test_one_refusal_is_enough_for_all_who_wait() -> None:
         assert [type(each) for each in told] == [AuthenticationFailed] + [ConnectionFailed] * 15
 
 
+@pytest.mark.parametrize("operation", ["connect", "open"])
+async def test_a_server_that_is_full_is_no_files_fault(operation: str) -> None:
+    """Each file had asked in turn, for minutes, until its attempts were used up: it failed for good."""
+    door = Faulty("dst")
+    full = Throttled("421 Too many users", operation=operation, endpoint="dst")
+    door.faults["open"] = [full for _ in range(16)]
+    async with Endpoints(lambda name: Storage(door)) as ends:
+        told = await asyncio.gather(*(ends.for_file("dst") for _ in range(16)), return_exceptions=True)
+        assert all("421 Too many users" in str(each) for each in told)
+        assert door.calls["open"] == 3 and ends.pause("dst")[0] > 0
+        # Of one file, or of how fast it is written, it is no word about the endpoint.
+        assert not ends.failed("dst", at(Throttled))
+
+
 async def test_who_stops_waiting_does_not_stop_the_opening() -> None:
     door = Faulty("a")
     door.gates["open"] = asyncio.Event()

@@ -16,6 +16,7 @@ from crossdock.errors import (
     NotADirectory,
     NotFound,
     PermissionDenied,
+    Throttled,
 )
 from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
@@ -28,6 +29,8 @@ _PAUSE = 15.0
 _LONGEST = 600.0
 _LOCKED_OUT = 900.0
 """Seconds without an attempt after a refused login: accounts get locked."""
+_AT_THE_DOOR = ("connect", "open")
+"""Operations of which 'too many' means that nobody is let in, or that a relay answers for a server that is down."""
 
 
 @dataclass(slots=True)
@@ -118,7 +121,10 @@ class Endpoints:
 
     def failed(self, name: str, error: CrossdockError) -> bool:
         """Note that an operation failed. True if it was the endpoint's fault, not the file's."""
-        if not isinstance(error, (ConnectionFailed, AuthenticationFailed)):
+        if isinstance(error, Throttled):
+            if error.operation not in _AT_THE_DOOR:
+                return False
+        elif not isinstance(error, (ConnectionFailed, AuthenticationFailed)):
             return False
         if error.endpoint not in (name, ""):
             return False

@@ -203,6 +203,7 @@ class Pool:
                     Throttled,
                     f"all {len(self._busy)} connections are held by transfers that wait for another one",
                     "raise 'max_connections' at this endpoint: a copy within one account needs two",
+                    operation="wait",
                 ) from None
         finally:
             alarm.cancel()
@@ -286,8 +287,10 @@ class Pool:
         self._busy.clear()
         await asyncio.gather(*map(asyncio.wrap_future, list(self._partings)), return_exceptions=True)
 
-    def _error(self, kind: type[StorageError], reason: str, hint: str | None = None) -> StorageError:
-        return kind(reason, operation="connect", endpoint=self._endpoint, hint=hint)
+    def _error(
+        self, kind: type[StorageError], reason: str, hint: str | None = None, *, operation: str = "connect"
+    ) -> StorageError:
+        return kind(reason, operation=operation, endpoint=self._endpoint, hint=hint)
 
 
 def _ring(waiter: asyncio.Future[None]) -> None:
