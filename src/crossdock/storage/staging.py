@@ -42,7 +42,8 @@ log = logging.getLogger("crossdock.storage")
 # 38 bytes: fits every file system's limit of 255 whatever the length of the final name.
 TEMPORARY_MARK = ".crossdock-"
 """In every temporary's path; to look for it is cheaper than to ask `is_temporary`."""
-_TEMPORARY = re.compile(r"\.crossdock-[0-9a-f]{8}-[0-9a-f]{12}\.(?:part|old)")
+# Two characters more: an FTP server is asked with one letter what it makes of those beyond ASCII.
+_TEMPORARY = re.compile(r"\.crossdock-[0-9a-f]{8}-[0-9a-f]{12}\.(?:part.{0,2}|old)", re.DOTALL)
 
 
 def temporary_path(path: str, attempt: str, suffix: str = "part") -> str:

@@ -98,3 +98,12 @@ async def test_letters_that_a_server_keeps_are_tried_once(server: FaultyFtpServe
             await storage.write_bytes(name, name.encode())
         assert await storage.read_bytes("é.csv") == "é.csv".encode()
     assert sum("probe" in command or command.endswith("é") for command in server.commands) <= 4
+
+
+async def test_what_is_left_of_asking_about_letters_is_no_file(server: FaultyFtpServer) -> None:
+    """A flow that began with the folder afterwards delivered it, and `doctor --clean` did not know it."""
+    server.faults.replies["DELE"] = "450 busy"
+    async with faulty(server) as storage:
+        await storage.write_bytes("é.csv", b"x")
+        assert [entry.path async for entry in storage.scan()] == ["é.csv"]
+        assert len([entry.path async for entry in storage.scan(temporaries=True)]) == 2
