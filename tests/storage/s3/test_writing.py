@@ -8,6 +8,7 @@ from crossdock.errors import (
     AlreadyExists,
     ConnectionFailed,
     IntegrityError,
+    NotFound,
     ProtocolViolation,
     Throttled,
     Unsupported,
@@ -80,6 +81,13 @@ class TestRepeated:
             peer.write(f"{number:04}", b"")
         proxy.fail("GET", "continuation-token=", fault, 2)  # type: ignore[arg-type]
         assert [entry.path async for entry in storage.walk()] == [f"{number:04}" for number in range(1001)]
+
+    @pytest.mark.parametrize("fault", [BUSY[1], BUSY[4]])
+    async def test_a_prefix_with_nothing_below(self, storage: Storage, proxy: FaultProxy, fault: object) -> None:
+        """As of each first sync: whether an object has that name is asked once its (empty) page is out."""
+        proxy.fail("HEAD", "/new", fault, 2)  # type: ignore[arg-type]
+        with pytest.raises(NotFound):
+            [entry async for entry in storage.walk("new")]
 
     @pytest.mark.parametrize("fault", BUSY)
     async def test_later_range(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer, fault: object) -> None:

@@ -181,7 +181,9 @@ async def scan(calls: Calls, path: str, *, recursive: bool) -> AsyncGenerator[li
                     for key, size, etag, modified in page.objects
                 ]
     if not found and path:
-        answer = await calls.head(path, calls.key(path, "list"), operation="list", allow=("NotFound", "Forbidden"))
+        # Asked again here: a page has been given out by now, so that no layer repeats the listing.
+        missing = ("NotFound", "Forbidden")
+        answer = await calls.head(path, calls.key(path, "list"), operation="list", allow=missing, repeat=True)
         if not answer.code:
             raise calls.backend.error(NotADirectory, "list", path, "it is an object")
         raise calls.backend.error(NotFound, "list", path, "no such key, and none below it")
