@@ -139,6 +139,33 @@ class TestReading:
         await storage.delete_pinned("name", listed)
         assert peer.names() == {"name 2"}
 
+    async def test_an_empty_object_whose_length_is_not_told(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+    ) -> None:
+        """As behind what sends all bodies in chunks; of others a part tells the size."""
+        came = b""
+
+        async def serve(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            found = await forward()
+            headers = {name: found.headers[name] for name in found.headers if name.lower() == "etag"}
+            response = web.StreamResponse(status=found.status, headers=headers)
+            response.enable_chunked_encoding()
+            await response.prepare(request)
+            if came and request.method == "GET":
+                await response.write(came)
+            return response
+
+        peer.write("name", b"")
+        [listed] = [each async for each in storage.scan("")]
+        proxy.fail("GET", "/name", serve, 100)
+        proxy.fail("HEAD", "/name", serve, 100)
+        async with storage.read("name", pin=listed) as reader:
+            assert [chunk async for chunk in chunks(reader)] == []
+        came = SMALL
+        with pytest.raises(ProtocolViolation):
+            async with storage.read("name", pin=listed) as reader:
+                [chunk async for chunk in chunks(reader)]
+
     async def test_a_store_without_ranges_of_versions(
         self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
     ) -> None:

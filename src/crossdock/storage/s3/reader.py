@@ -68,7 +68,7 @@ class S3Reader(Reader):
             await reader._open_empty(offset)
         else:
             try:
-                begin, stop, total = _extent(head)
+                begin, stop, total = _extent(head, empty=size == 0)
             except ValueError as error:
                 response.close()
                 raise calls.client.violation(request, str(error)) from None
@@ -298,9 +298,12 @@ def _is_part(head: Answer) -> bool:
     return head.status == 206 or "content-range" in head.headers
 
 
-def _extent(head: Answer) -> tuple[int, int, int]:
-    """(first byte, byte after the last, size of the object). Raises `ValueError`."""
-    length = head.headers.get("content-length", "")
+def _extent(head: Answer, *, empty: bool = False) -> tuple[int, int, int]:
+    """(first byte, byte after the last, size of the object). Raises `ValueError`.
+
+    `empty`: it was listed so. Nothing of it can be asked for as a part, which would tell the size without a length.
+    """
+    length = head.headers.get("content-length", "0" if empty else "")
     if _is_part(head):
         found = _CONTENT_RANGE.fullmatch(head.headers.get("content-range", ""))
         if found is None:
