@@ -121,7 +121,7 @@ def test_a_quote_within_a_field_is_a_letter() -> None:
         (b"\n", {}, "first row is empty|does not name"),
         (b"a,a\n1,2\n", {}, "two columns are called a"),
         (b"a,b\n1,2\n3\n", {}, "row 3: Expected 2 columns, got 1"),
-        (b"a,b\n1,2\n1,x\n", {"types": {"b": "int64"}}, "row 3: .*invalid value 'x'"),
+        (b"a,b\n1,2\n1,x\n", {"types": {"b": "int64"}}, "column b: row 3: .*invalid value 'x'"),
         (b"a,b\n1,NULL\n", {"types": {"b": "int64"}}, "row 2: .*invalid value 'NULL'"),
         (b"a,b\n1,\xff\n", {}, "row 2: .*UTF8"),
         (b"a\xff,b\n1,2\n", {}, "first row"),

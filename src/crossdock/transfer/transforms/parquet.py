@@ -183,6 +183,9 @@ class CsvToParquet(Transform):
         except pa.ArrowException as error:
             # It counts from the block's first row.
             text = re.sub(r"Row #(\d+)", lambda row: f"row {int(row[1]) + self._count + 1}", str(error))
+            # And columns from 0.
+            names = list(self._columns)
+            text = re.sub(r"In CSV column #(\d+)", lambda column: f"column {names[int(column[1])]}", text)
             raise Refused(text, hint=_HINT) from error
         self._count += table.num_rows
         self._tables.append(table)
