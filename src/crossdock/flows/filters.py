@@ -179,6 +179,9 @@ def _path_regex(pattern: str) -> str:
     parts = bare.lstrip("/").split("/")
     if "" in parts:
         raise ValueError(f"an empty name between slashes in {pattern!r}")
+    if {".", ".."} & set(parts):
+        # It would match nothing, and what is to be left out would go along.
+        raise ValueError(f"'.' and '..' are not names, in {pattern!r}; write it as from the top of the folder")
     if "/" not in bare:
         parts.insert(0, "**")
     if below:
