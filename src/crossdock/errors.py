@@ -32,7 +32,9 @@ CrossdockError                  .retryable  .retry_after  .hint
 
 from __future__ import annotations
 
+import os
 import shlex
+import traceback
 from typing import ClassVar, Self
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "Truncated",
     "Unsupported",
     "located",
+    "raised_at",
     "shown",
 ]
 
@@ -81,6 +84,16 @@ def located(endpoint: str, path: str = "") -> str:
     if endpoint.startswith("/"):
         return shown(f"{endpoint.rstrip('/')}/{path}".rstrip("/") or "/")
     return f"{endpoint}{'/' if '://' in endpoint else ':'}{shown(path)}"
+
+
+def raised_at(error: BaseException) -> str:
+    """Where somebody else's code failed that is called from here: ` (routes.py, line 3)`; "" if it did not."""
+    ours = os.path.dirname(__file__)  # noqa: PTH120
+    found = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    theirs = [(file, line) for file, line in found if not file.startswith(ours)]
+    # The last line of the file that was called, not of a library that it uses.
+    line = next((line for file, line in reversed(theirs) if file == theirs[0][0]), 0)
+    return f" ({os.path.basename(theirs[0][0])}, line {line})" if line else ""  # noqa: PTH119
 
 
 class CrossdockError(Exception):

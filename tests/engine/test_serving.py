@@ -119,7 +119,8 @@ async def test_an_event_for_a_file_that_no_rule_can_place_comes_again(
     event = FileEvent("src", "a", lambda: acknowledged.append("a"))
     async with home.engine(flow(rules=(Rule(name="mine", call=call, call_name="python:mine"),))) as engine:
         assert await engine.notice(event) == []
-    assert caplog.messages == ["flow f: a: rule mine: python:mine failed for a: ZeroDivisionError: "]
+    said = "flow f: a: rule mine: python:mine failed for a: ZeroDivisionError: "
+    assert caplog.messages == [f"{said} (test_serving.py, line {call.__code__.co_firstlineno + 1})"]
     async with home.engine(flow(unmatched="fail", rules=(Rule(name="other", glob="b"),))) as engine:
         assert await engine.notice(event) == []
     assert acknowledged == []

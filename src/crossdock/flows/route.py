@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from crossdock.errors import ConfigError, shown
+from crossdock.errors import ConfigError, raised_at, shown
 from crossdock.flows.filters import compile_glob
 from crossdock.flows.flow import Destination, Flow, Place, Rule
 from crossdock.storage.base import Entry
@@ -261,7 +261,7 @@ class Routes:
             return tuple(parse_place(str(text)) for text in written)
         except (Exception, SystemExit) as error:
             # Somebody else's code may raise anything; it must not end the run of other files.
-            reason = shown(f"{type(error).__name__}: {error}")
+            reason = shown(f"{type(error).__name__}: {error}{raised_at(error)}")
             raise ConfigError(
                 f"rule {rule.name}: {rule.call_name} failed for {shown(entry.path)}: {reason}",
                 hint="mend the function; it takes an entry and returns 'endpoint:path', several of them, or None",

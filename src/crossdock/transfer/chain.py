@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from crossdock.errors import CrossdockError, TransformFailed
+from crossdock.errors import CrossdockError, TransformFailed, raised_at
 
 if TYPE_CHECKING:
     from crossdock.transfer.transforms.base import Step, Transform
@@ -134,8 +134,10 @@ class Chain:
         """One transform's output, its failures named; None is the end of the file."""
         try:
             transform = self._transforms[number]
-            output = transform.finish() if data is None else transform.feed(data)
-            for piece in (output,) if isinstance(output, bytes) else output:
+            # Any: a user's own may give what it should not.
+            output: Any = transform.finish() if data is None else transform.feed(data)
+            many = isinstance(output, Iterable) and not isinstance(output, (bytes, bytearray, memoryview, str))
+            for piece in output if many else (output,):
                 if not isinstance(piece, bytes):
                     raise TypeError(f"it gave {type(piece).__name__}, not bytes")
                 if piece:
@@ -150,7 +152,10 @@ class Chain:
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         # It may quote the file, and goes to the ledger and into mails.
         reason = f"{reason[:_LONGEST_REASON]}…" if len(reason) > _LONGEST_REASON else reason
-        hint = getattr(error, "hint", None)
+        hint: str | None = getattr(error, "hint", None)
+        if step.name.startswith("python:") and not hasattr(error, "hint"):
+            reason += raised_at(error)
+            hint = "mend the class, or correct the file at its source"
         return TransformFailed(
             f"transform {step.name} of {self.file}: {reason}; nothing was published",
             hint=hint or "correct the file at its source, or the rule's list of transforms",
