@@ -145,18 +145,37 @@ class GoneCases:
         await ledger.delivered(lease, RECEIPT)
         assert await unknown(ledger, [first, second]) == [first.path]
 
+    @pytest.mark.parametrize("left", ["a checkpoint", "a lease that ended"])
+    async def test_what_an_attempt_may_have_left_somewhere_is_tried_once_more(
+        self, ledger: Ledger, clock: LedgerClock, left: str
+    ) -> None:
+        """Though its file was replaced: else nobody would sweep that."""
+        (old,) = await add(ledger)
+        lease = await claim_one(ledger)
+        if left == "a checkpoint":
+            await ledger.staged(lease, b"token")
+            await ledger.retry_in(lease, 0, "lost")
+        await clock.move(61)
+        await ledger.released(await claim_one(ledger), "its endpoint is down", seconds=60)
+        await ledger.add([planned(entry=entry(size=6), target="staging")], who="poll")
+        await ledger.delivered(await claim_one(ledger), RECEIPT, owed=False)
+        assert (await got(ledger, old)).state is State.PENDING
+        assert not (await got(ledger, old)).gone
+
     async def test_an_earlier_file_that_is_delivered_late_replaces_nothing(self, ledger: Ledger) -> None:
-        """It was read before its name was given to another; nor does what has a version, of which all are there."""
+        """It was read before its name was given to another, and may be there again: it is new then. Nor does what has
+        a version, of which all are there."""
         old = (await add(ledger))[0]
         lease = await claim_one(ledger)
         await ledger.add([planned(entry=entry(size=6), target="staging")], who="poll")
         later = await claim_one(ledger)
         await ledger.delivered(later, RECEIPT, owed=False)
         await ledger.delivered(lease, RECEIPT, owed=False)
-        assert await unknown(ledger, [entry(), entry(size=6)]) == []
+        assert [(await got(ledger, id)).gone for id in (old, later.id)] == [True, False]
+        assert await unknown(ledger, [entry(), entry(size=6)]) == [entry().path]
         await ledger.add([planned(entry=entry(version="2"))], who="poll")
         await ledger.delivered(await claim_one(ledger), RECEIPT, owed=False)
-        assert [(await got(ledger, id)).gone for id in (old, later.id)] == [False, False]
+        assert not (await got(ledger, later.id)).gone
 
     async def test_a_lost_lease_takes_nothing_away(self, ledger: Ledger, clock: LedgerClock) -> None:
         """Nor does one that is not delivered: neither it nor a sibling is gone."""
