@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from crossdock.engine.engine import Engine
+from crossdock.engine.recovery import attempt_id
 from crossdock.errors import (
     LedgerUnavailable,
 )
 from crossdock.flows.flow import After, Destination, Flow, Rule, TransformSpec
 from crossdock.ledger.base import Lease
+from crossdock.storage.base import WriteOptions
+from crossdock.storage.local import LocalSettings
+from crossdock.storage.staging import is_temporary, temporary_path
 from crossdock.storage.storage import Storage
 from tests.engine.places import House, flow, lost
 from tests.transfer.transforms.running import zipped
@@ -76,3 +82,34 @@ async def test_an_archive_that_meets_another_file_publishes_nothing(home: House,
     await Storage(home.dst).write_bytes("in/a/two", b"2")
     await home.put("a.zip", zipped({"one": b"1", "two": b"2", "three": b"3"}))
     assert (await home.run(unzips(mode))).delivered == 1
+
+
+@pytest.mark.parametrize("now", ["changed", "gone", "in the way"])
+async def test_what_was_staged_of_an_archive_that_cannot_be_unpacked_any_more(
+    home: House, tmp_path: Path, now: str
+) -> None:
+    """Nobody knows its members then: all that lies where they were to go is looked through."""
+    await home.put("a.zip", zipped({"deep/one": b"1"}))
+    unpacking = unzips("fail")
+
+    def new(name: str) -> Storage:
+        return home.new("src") if name == "src" else Storage(LocalSettings(root=tmp_path).backend("dst"))
+
+    async with Engine([unpacking], new, home.ledger, clock=home.clock) as engine, new("dst") as dst:
+        await engine.discover("f")
+        (lease,) = await home.ledger.claim("killed")
+        attempts = [attempt_id(home.ledger.id, lease.id, lease.fence), "0123456789ab"]
+        for attempt in attempts:
+            writer = await dst.begin_write("in/a/deep/one", WriteOptions(attempt=attempt))
+            await writer.write(b"x" * 3_000_000)
+            await writer.leave()
+        if now == "gone":
+            await home.src.delete("a.zip")
+        elif now == "in the way":
+            await dst.write_bytes("in/a/deep/one", b"other")
+        else:
+            await home.put("a.zip", zipped({"two": b"22"}))
+        home.clock.move(61)
+        await engine.run_once(patience=0)
+        left = [entry.path async for entry in dst.scan("in/a/deep", temporaries=True) if is_temporary(entry.path)]
+        assert left == [temporary_path("in/a/deep/one", attempts[1])], "only that of another transfer"

@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -24,7 +24,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from crossdock.errors import ConnectionFailed, NotFound, PermissionDenied, StorageError, Throttled, Unsupported
+from crossdock.errors import (
+    ConnectionFailed,
+    NotADirectory,
+    NotFound,
+    PermissionDenied,
+    StorageError,
+    Throttled,
+    Unsupported,
+)
 from crossdock.ledger.base import Lease, Transfer
 from crossdock.storage.base import Entry
 from crossdock.storage.staging import is_temporary, temporary_path
@@ -208,10 +216,14 @@ async def sweep_members(lease: Lease, target: Storage, ledger: str, paths: Seque
     """Remove what earlier attempts, however many, have staged, as of an archive's members, whose names nobody records.
 
     One listing of each folder, where `sweep` would ask for each member. Where that cannot be had, it stays.
+    Without paths, they are not known, nor will be: all is looked through that lies where the archive was to go.
     """
     attempts = [attempt_id(ledger, lease.id, fence) for fence in range(1, lease.fence)]
-    if not attempts or target.leftover(paths[0], attempts[0]) is None:
+    if not attempts or target.leftover("name", attempts[0]) is None:
         return
+    if not paths:
+        record = Record.load(lease.transfer.checkpoint)
+        await _sweep_below(lease.transfer.target_path if record is None else record.to, attempts, target)
     folders: dict[str, list[str]] = {}
     for path in paths:
         folders.setdefault(path.rpartition("/")[0], []).append(path)
@@ -229,6 +241,20 @@ async def sweep_members(lease: Lease, target: Storage, ledger: str, paths: Seque
                 token = target.leftover(path, attempt)
                 assert token is not None
                 await target.discard(token)
+
+
+async def _sweep_below(folder: str, attempts: Sequence[str], target: Storage) -> None:
+    """What was put aside for them stays: nobody knows whose name it had."""
+    names = {f"-{attempt}.part" for attempt in attempts}
+    folders = [folder]
+    while folders:
+        with suppress(NotFound, NotADirectory):
+            async with aclosing(target.scan(folders.pop(), temporaries=True)) as entries:
+                there = [entry async for entry in entries]
+            folders += [entry.path for entry in there if entry.kind == "dir"]
+            for entry in there:
+                if is_temporary(entry.path) and entry.path[-len("-123456789abc.part") :] in names:
+                    await target.delete(entry.path)
 
 
 async def sha256_of(storage: Storage, entry: Entry) -> str | None:

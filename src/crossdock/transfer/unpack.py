@@ -17,6 +17,7 @@ from crossdock.errors import (
     NoSpace,
     NotFound,
     PermissionDenied,
+    SourceChanged,
     TransformFailed,
     shown,
 )
@@ -50,7 +51,8 @@ async def unpack(
     one after the other: a connection that fails in the middle leaves the first of them, whole, and calling this again
     gives the rest (and those again).
 
-    `on_members` is awaited with the targets' paths before the first is written, `on_staged` as by `copy`, for each.
+    `on_members` is awaited with the targets' paths before the first is written, or as soon as this fails for good,
+    without any if they are not known then; `on_staged` as by `copy`, for each.
     A receipt's `source` is `name:path!/member`; `source_entry`, `read_size` and `read_sha256` are the archive's.
     Local disk: the archive, up to the step's limit. Memory: that of `copy`, and the archive's directory.
 
@@ -61,6 +63,7 @@ async def unpack(
     splitter = step.splitter()
     inner = replace(options, server_side=False, resume=None)
     archive: Storage | None = None
+    places, told = list[str](), False
     file = await asyncio.to_thread(_spool, splitter, step, name)
     try:
         spool = Storage(_Sink("spool", _Spooling(file, splitter.spool_limit, step, name)))
@@ -76,12 +79,18 @@ async def unpack(
             if not options.overwrite:
                 await _look_ahead(target, place, made)
         if on_members is not None:
+            told = True
             await on_members(places)
         receipts = []
         for member, place in zip(names, places, strict=True):
             done = await copy(archive, member, target, place, options=each, on_staged=on_staged)
             receipts.append(_joined(done, source, path, member, whole, options))
         return receipts
+    except CrossdockError as error:
+        if on_members is not None and not told and (isinstance(error, SourceChanged) or not error.retryable):
+            with suppress(CrossdockError):
+                await on_members(places)
+        raise
     finally:
         if archive is not None:
             await archive.close()
