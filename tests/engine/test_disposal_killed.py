@@ -46,6 +46,32 @@ async def test_a_removal_that_was_killed_with_both_names_there(bench: Bench) -> 
     assert [each.path async for each in bench.plain.scan("outbox/a", temporaries=True)] == []
 
 
+@pytest.mark.parametrize("place", ["local", "openssh"], indirect=True)
+@pytest.mark.parametrize("newer", [False, True], ids=["ours", "newer"])
+async def test_a_removal_that_was_killed_before_the_flow_was_to_archive(bench: Bench, *, newer: bool) -> None:
+    """What had stepped aside does not stay there, least of all a newer file that came in that moment."""
+    entry = await bench.write()
+    (lease,) = await bench.delivered(entry)
+
+    async def replaced() -> None:
+        await bench.plain.write_bytes(entry.path, b"newer one")
+
+    if newer:
+        bench.fragile.intrude["rename", "before"] = replaced
+    bench.fragile.die_at = (2, "after")
+    bench.fragile.calls.clear()
+    with pytest.raises(Killed):
+        await bench.follow(lease, After(delete=True))
+    bench.fragile.die_at = None
+    assert await bench.names() == set()
+    said = await bench.follow(await bench.reclaim(), After(archive=".done"))
+    assert said == ("the source was gone" if newer else "removed the source", True)
+    left = [each.path async for each in bench.plain.scan("outbox/a", temporaries=True)]
+    assert left == ([entry.path] if newer else [])
+    if newer:
+        assert await bench.read(entry.path) == b"newer one"
+
+
 async def test_what_a_copy_into_the_archive_has_staged_is_removed(
     bench: Bench, moto: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,7 +139,8 @@ class _Work:
                 if self._was_moved(there):
                     await self._archive.note(self._transfer, there)
                     return f"archived as {shown(path)}"
-        elif after.delete and await self.clear_aside():
+        # Also where the flow archives by now, or where the lease is now: whoever put this aside was to delete it.
+        if after.takes_source and await self.clear_aside():
             return "removed the source"
         return ""
 
