@@ -67,8 +67,9 @@ async def test_names_in_another_encoding_are_said_to_be_so(server: FaultyFtpServ
     server.features = ("SIZE", "MDTM")
     server.faults.listing = "-rw-r--r-- 1 a b 7 Jan  1  2020 März.csv\r\n".encode("latin-1")
     async with faulty(server) as storage:
+        [found] = [entry async for entry in storage.scan("")]
         with pytest.raises(InvalidPath, match="is not utf-8") as caught:
-            [entry async for entry in storage.scan("")]
+            await storage.read_bytes(found.path)
         assert "encoding: latin-1" in (caught.value.hint or "")
         with pytest.raises(InvalidPath) as caught:
             await storage.write_bytes("M\udce4rz", b"x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 from crossdock.errors import (
     CrossdockError,
     IntegrityError,
+    InvalidPath,
     NotAFile,
+    NotFound,
     ProtocolViolation,
 )
 from crossdock.testing.fault_ftp import FaultyFtpServer
@@ -33,6 +36,22 @@ async def test_hostile_names_end_the_listing(server: FaultyFtpServer, line: byte
     async with faulty(server) as storage:
         with pytest.raises(ProtocolViolation):
             [entry async for entry in storage.scan("")]
+
+
+@pytest.mark.parametrize("name", ["back\\slash.csv", 'a"b.csv', "end ", "Icon\r", os.fsdecode(b"M\xfcller.csv")])
+async def test_a_name_that_cannot_be_sent_hides_no_others(server: FaultyFtpServer, name: str) -> None:
+    """Where LIST tells no times, each file is asked for its own; the whole folder had been refused for one of them."""
+    server.features = ("SIZE", "MDTM", "UTF8")
+    for each in ("a.csv", name):
+        (server.folder / each).write_bytes(DATA)
+    os.utime(server.folder / "a.csv", (1_600_000_000, 1_600_000_000))
+    async with faulty(server) as storage:
+        found = {entry.path: entry for entry in [entry async for entry in storage.scan("")]}
+        assert len(found) == 2
+        assert found["a.csv"].modified == datetime.fromtimestamp(1_600_000_000, UTC)
+        assert await storage.read_bytes("a.csv") == DATA
+        with pytest.raises((InvalidPath, NotFound)):
+            await storage.read_bytes(next(path for path in found if path != "a.csv"))
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40])

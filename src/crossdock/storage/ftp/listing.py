@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import replace
 
-from crossdock.errors import NotFound
+from crossdock.errors import InvalidPath, NotFound
 from crossdock.storage.base import Entry
 from crossdock.storage.ftp import asking, stamps
 from crossdock.storage.ftp.calls import Calls
@@ -37,11 +38,15 @@ async def scan(calls: Calls, path: str) -> AsyncGenerator[list[Entry]]:
 
 async def _timed(calls: Calls, page: list[Entry], path: str) -> list[Entry]:
     """LIST tells times too coarsely to know a file again by: they are asked for."""
-    files = [number for number, entry in enumerate(page) if entry.kind == "file"]
-    if not files:
+    names: dict[int, bytes] = {}
+    for number, entry in enumerate(page):
+        if entry.kind == "file":
+            # One that cannot be sent is refused once somebody reads it; it keeps no others from being listed.
+            with suppress(InvalidPath):
+                names[number] = calls.full(entry.path, "list")
+    if not names:
         return page
-    names = [calls.full(page[number].path, "list") for number in files]
-    found = await calls.call("list", path, stamps.times, names)
-    for number, modified in zip(files, found, strict=True):
+    found = await calls.call("list", path, stamps.times, list(names.values()))
+    for number, modified in zip(names, found, strict=True):
         page[number] = replace(page[number], modified=modified)
     return page
