@@ -126,6 +126,7 @@ LISTED = {
     b"-rw-r--r--   1 root     root           12 Nov 21 03:57 a -> b": ("a -> b", "file", 12),
     b"-rw-r--r--+  1 4294967295 users  5368709120 Jan  1  2020  lead": (" lead", "file", 5368709120),
     b"drwxr-xr-x   2 0 0 4096 Dec 31 23:59 folder": ("folder", "dir", None),
+    b"drwxr-xr-x   2 0 0 4096 Dec 31 23:59 marked/": ("marked", "dir", None),
     b"lrwxrwxrwx   1 0 0 4 Dec 31 23:59 link -> /etc": ("link", "link", None),
     b"prw-r--r--   1 0 0 0 Dec 31 23:59 pipe": ("pipe", "other", None),
     b"-rw-r--r-- 1 a b 7 21 Nov 03:57 day first": ("day first", "file", 7),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import stat
+
 import pytest
 
 from crossdock.errors import CrossdockError, NotADirectory, NotFound, PermissionDenied, ProtocolViolation
@@ -19,6 +21,29 @@ async def test_names_that_lead_elsewhere(name: bytes) -> None:
     async with served(sftp) as (storage, _):
         with pytest.raises(ProtocolViolation):
             assert [entry async for entry in storage.scan()] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "good"),
+    [
+        (b"in/", stat.S_IFDIR, True),
+        (b"in//", stat.S_IFDIR, False),
+        (b"/", stat.S_IFDIR, False),
+        (b"x/", stat.S_IFREG, False),
+    ],
+)
+async def test_a_folder_that_is_marked_by_a_slash(name: bytes, mode: int, good: bool) -> None:
+    """As `ls -F` does, and servers in front of object stores may."""
+    sftp = FakeSftp(x=b"1")
+    listed = text(name) + text(b"") + U32.pack(c.A_PERMISSIONS) + U32.pack(mode | 0o755)
+    replies = [(c.NAME, U32.pack(1) + listed)]
+    sftp.hook = lambda kind, body: (replies.pop() if replies else EOF) if kind == c.READDIR else None
+    async with served(sftp) as (storage, _):
+        if good:
+            assert [(entry.path, entry.kind) async for entry in storage.scan()] == [("in", "dir")]
+        else:
+            with pytest.raises(ProtocolViolation):
+                [entry async for entry in storage.scan()]
 
 
 async def test_what_is_missing_is_not_listed_as_an_empty_folder() -> None:

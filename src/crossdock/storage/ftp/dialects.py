@@ -149,6 +149,9 @@ class Listing:
             entry, name = parsed
             if name in (b".", b".."):
                 continue
+            if entry.kind == "dir":
+                # What lists as `ls -F` does marks a folder so.
+                name = name.removesuffix(b"/")
             if not name or b"/" in name or b"\0" in name:
                 raise Violation(f"a listing with the name {name[:100]!r}")
             path = self._prefix + name.decode(self._encoding, "surrogateescape")

@@ -108,6 +108,9 @@ async def _listed(calls: Calls, session: Session, prefix: str, found: list[tuple
     for raw, longname, attrs in found:
         if raw in _SELF_AND_PARENT:
             continue
+        if raw.endswith(b"/") and kind_of_mode(attrs.permissions) == "dir":
+            # How some mark a folder, as object stores do; more of it is refused.
+            raw = raw[:-1]
         if not raw or _SLASH in raw or 0 in raw:
             raise Violation(f"a listing with the name {raw[:100]!r}")
         path = prefix + raw.decode(encoding, "surrogateescape")
