@@ -125,6 +125,16 @@ async def test_the_breaker() -> None:
         assert await ends.storage("a") is await ends.storage("a")
 
 
+async def test_a_full_server_is_asked_again_at_the_same_pace() -> None:
+    now = 0.0
+    async with Endpoints(lambda name: Storage(Faulty(name)), clock=lambda: now) as ends:
+        full = Throttled("421 Too many users", operation="connect", endpoint="dst")
+        for _ in range(6):
+            assert ends.failed("dst", full)
+            now += ends.pause("dst")[0]
+        assert now == 4 * 15.0
+
+
 async def test_what_is_opened_early_fails_who_asks_first() -> None:
     door = Faulty("a")
     door.faults["open"] = [AuthenticationFailed("no", operation="sign in", endpoint="a")]

@@ -133,6 +133,9 @@ class Endpoints:
             # Of the same mishap: attempts that were under way when it happened.
             return True
         breaker.failures += 1
+        if isinstance(error, Throttled):
+            # There may be room again at any moment: the pauses do not grow.
+            breaker.failures = min(breaker.failures, _FAILURES)
         if isinstance(error, AuthenticationFailed):
             pause = _LOCKED_OUT
         elif breaker.failures >= _FAILURES:
