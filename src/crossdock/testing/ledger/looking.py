@@ -262,7 +262,7 @@ class TwoCases:
         if second is None:
             return
         plans = [planned(f"f{number}") for number in range(60)]
-        plans += [planned(entry=entry("same", size=number), target_path="same") for number in range(20)]
+        plans += [planned(f"other{number}", target_path="same") for number in range(20)]
         await ledger.add(plans, who="poll")
         done: list[int] = []
         under_way: set[str] = set()
