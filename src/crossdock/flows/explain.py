@@ -144,7 +144,7 @@ def what_next(transfer: Transfer, now: datetime) -> str:
             what = f"attempt {transfer.owed_attempts + 1} at what follows the delivery"
             if transfer.error:
                 remedy = "tried until it succeeds: mend what the error names, or take it out of the flow's 'after'"
-        case State.FAILED:
+        case State.FAILED if retriable(transfer):
             return f"nothing, until: crossdock transfers retry {transfer.id}"
         case State.SKIPPED if missed(transfer):
             at = tried_again(transfer)

@@ -15,7 +15,7 @@ What every ledger promises (`crossdock.testing.LedgerSuite` holds each line):
   the connection was lost while committing, all of it.
 - A transfer's identity is (flow, source endpoint, path, fingerprint, target endpoint, path): adding it again finds it.
   Once an action of ours took the file away (`done(gone=True)`), or a later one of its path was delivered, a file that
-  comes back is new, at every destination; what was pending of one that was replaced is skipped.
+  comes back is new, at every destination; what is pending or failed of one that was replaced is skipped.
 - `claim` is one statement. It gives a `Lease`: the time-limited right to one attempt, with a fence that only grows.
   Every write under a lease carries the fence; when somebody else was given the transfer since, `LeaseLost`.
 - A lease that ended is claimed by the next who asks (a rescue); the second time, with no other. After `max_rescues`

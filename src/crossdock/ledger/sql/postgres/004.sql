@@ -4,17 +4,18 @@ BEGIN
     -- What another worker changes just now is passed over: neither waits for the other. What an attempt has left
     -- somewhere is tried once more, to be swept.
     WITH earlier AS MATERIALIZED (
-        SELECT id FROM transfers
+        SELECT id, state = 'pending' OR (state = 'failed' AND checkpoint IS NULL AND rescues = 0) AS skips
+        FROM transfers
         WHERE flow = NEW.flow AND source = NEW.source AND path = NEW.path AND fingerprint <> NEW.fingerprint
           AND gone = 0 AND id < NEW.id AND state <> 'running'
           AND (state <> 'pending' OR (checkpoint IS NULL AND rescues = 0))
         FOR UPDATE SKIP LOCKED)
     UPDATE transfers AS t
-    SET gone = 1, state = CASE WHEN t.state = 'pending' THEN 'skipped' ELSE t.state END,
-        ready_at = CASE WHEN t.state = 'pending' THEN NULL ELSE t.ready_at END,
-        changed_at = CASE WHEN t.state = 'pending' THEN NEW.changed_at ELSE t.changed_at END,
-        changed_by = CASE WHEN t.state = 'pending' THEN NEW.changed_by ELSE t.changed_by END,
-        why = CASE WHEN t.state = 'pending' THEN 'superseded by transfer ' || NEW.id ELSE t.why END
+    SET gone = 1, state = CASE WHEN skips THEN 'skipped' ELSE t.state END,
+        ready_at = CASE WHEN skips THEN NULL ELSE t.ready_at END,
+        changed_at = CASE WHEN skips THEN NEW.changed_at ELSE t.changed_at END,
+        changed_by = CASE WHEN skips THEN NEW.changed_by ELSE t.changed_by END,
+        why = CASE WHEN skips THEN 'superseded by transfer ' || NEW.id ELSE t.why END
     FROM earlier WHERE t.id = earlier.id;
     -- If this is the earlier one, delivered late, another destination may hold the later one.
     IF EXISTS (

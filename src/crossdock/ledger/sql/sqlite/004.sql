@@ -8,7 +8,7 @@ BEGIN
         why = 'superseded by transfer ' || NEW.id
     WHERE flow = NEW.flow AND source = NEW.source AND path = NEW.path AND fingerprint <> NEW.fingerprint
       -- With a plus, or the index over states would be read: all that the flow has pending.
-      AND gone = 0 AND id < NEW.id AND +state = 'pending' AND checkpoint IS NULL AND rescues = 0;
+      AND gone = 0 AND id < NEW.id AND +state IN ('pending', 'failed') AND checkpoint IS NULL AND rescues = 0;
     UPDATE transfers SET gone = 1
     WHERE flow = NEW.flow AND source = NEW.source AND path = NEW.path AND fingerprint <> NEW.fingerprint
       AND gone = 0 AND id < NEW.id AND state NOT IN ('pending', 'running');
