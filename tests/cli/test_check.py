@@ -170,12 +170,13 @@ def test_connect_to_a_ledgers_server(cli: Cli, postgres: Postgres, tmp_path: Pat
     file.write_text(f"{text}{postgres.dsn.replace('/postgres', '/nowhere')}\n")
     result = cli("check", "--connect")
     assert (result.code, result.out.count("ledger: cannot be used")) == (1, 1)
-    assert 'database "nowhere" does not exist' in result.err
+    assert f'{postgres.port}/nowhere#crossdock: database "nowhere" does not exist' in result.err
     (row,) = [row for row in cli("check", "--connect", "--json").rows if row["kind"] == "ledger"]
     assert (row["name"], row["good"]) == ("ledger", False)
     assert cli("check").code == 0
     file.write_text(f"{text}{postgres.dsn}?password=env:CROSSDOCK_NOBODY\n")
-    assert "CROSSDOCK_NOBODY is not set" in cli("check", "--connect").err
+    missing = "the ledger's password: the environment variable CROSSDOCK_NOBODY is not set"
+    assert missing in cli("check", "--connect").err
 
 
 def test_route(cli: Cli, config: Path) -> None:

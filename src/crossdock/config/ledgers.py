@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
-from crossdock.errors import ConfigError
+from crossdock.errors import ConfigError, SecretUnavailable
 from crossdock.storage.secret import Secret, is_reference
 
 if TYPE_CHECKING:
@@ -129,5 +129,8 @@ def _password(url: str, folder: Path) -> tuple[str, Callable[[], str] | None]:
     query = [(key, value) for key, value in parse_qsl(parts.query) if key != "password"]
     secret = Secret(reference, folder)
     if not secret.managed:
-        secret.reveal()
+        try:
+            secret.reveal()
+        except SecretUnavailable as error:
+            raise SecretUnavailable(f"the ledger's password: {error.message}", hint=error.hint) from error
     return parts._replace(query=urlencode(query)).geturl(), secret.reveal

@@ -81,7 +81,7 @@ class PostgresLedger(SqlLedger):
         if not _SCHEMA.fullmatch(schema):
             raise ValueError(f"schema {schema!r}: small letters, digits and _ only")
         address = urlsplit(dsn)
-        hosts = (re.sub(r":\d*$", "", host).lower() for host in address.netloc.rpartition("@")[2].split(","))
+        hosts = (re.sub(r":(?:5432)?$", "", host).lower() for host in address.netloc.rpartition("@")[2].split(","))
         self.where = f"postgresql://{','.join(hosts)}{address.path}#{schema}"
         self.max_rescues = max_rescues
         self._dsn, self._password, self._schema = dsn, password, schema
