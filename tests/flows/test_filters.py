@@ -45,7 +45,8 @@ def matches(pattern: str, path: str) -> bool:
         ("ab*b", ["abb", "abxb"], ["ab"]),
         ("*", ["a", "x/y"], []),
         ("**", ["a", "x/y"], []),
-        # Keys of an object store may have empty names among theirs.
+        # Keys of an object store may have empty names among theirs, and "." and "..".
+        ("[.]/[.][.]/a", ["./../a"], ["a", "../a"]),
         ("*.tmp", ["a//b.tmp", "/b.tmp", "//b.tmp"], ["b.tmp/", "b.tmp//"]),
         ("secret/", ["secret//b", "/secret/b", "a//secret/b", "secret/x/"], ["secret"]),
         ("in/**/x", ["in//x", "in/a//x"], ["/in/x"]),

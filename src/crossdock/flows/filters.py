@@ -180,7 +180,8 @@ def _path_regex(pattern: str) -> str:
     if "" in parts:
         raise ValueError(f"an empty name between slashes in {pattern!r}")
     if {".", ".."} & set(parts):
-        # It would match nothing, and what is to be left out would go along.
+        # Meant as in a shell, it would match nothing, and what is to be left out would go along. A key of an object
+        # store that has one is matched by "[.]/a".
         raise ValueError(f"'.' and '..' are not names, in {pattern!r}; write it as from the top of the folder")
     if "/" not in bare:
         parts.insert(0, "**")

@@ -135,8 +135,9 @@ class TestKeys:
         async with FaultProxy(moto) as proxy:
             async with Storage(backend(proxy, "bucket", monkeypatch, conditional_writes="off")) as storage:
                 for action in (storage.stat(path), storage.read_bytes(path), storage.write_bytes(path, b"")):
-                    with pytest.raises(InvalidPath):
+                    with pytest.raises(InvalidPath) as caught:
                         await action
+                    assert ("encoding: latin-1" in str(caught.value)) == (path == "\udcff")
             assert proxy.seen == []
 
     async def test_markers_and_odd_names(self, moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,15 +66,17 @@ class Calls:
         try:
             size = len(key.encode())
         except UnicodeEncodeError:
-            raise self._invalid(operation, path, "the name is not UTF-8, which S3 demands") from None
+            reason = "the name is not UTF-8, which S3 demands"
+            hint = "write at the endpoint it comes from what names are in there, such as encoding: latin-1"
+            raise self._invalid(operation, path, reason, f"{hint}; a local one wants another name") from None
         if size > _LONGEST_KEY:
             raise self._invalid(operation, path, f"the key has {size} bytes, of 1024 at most")
         if not path:
             raise self.backend.error(InvalidPath, operation, path, "no name", hint="name a file below it")
         return key
 
-    def _invalid(self, operation: str, path: str, reason: str) -> Exception:
-        hint = "give it another name in the rule or command that moves it"
+    def _invalid(self, operation: str, path: str, reason: str, hint: str | None = None) -> Exception:
+        hint = hint or "give it another name in the rule or command that moves it"
         return self.backend.error(InvalidPath, operation, path, reason, hint=hint)
 
     def request(
