@@ -188,7 +188,7 @@ async def test_the_last_destination_takes_the_source(bench: Bench) -> None:
     await bench.ledger.add(plan, who="poll")
     first, second = await bench.ledger.claim("w1", limit=2)
     await bench.ledger.delivered(first, bench.receipt(first))
-    assert await bench.follow(first, after) == ("the source waits for sea:x", False)
+    assert await bench.follow(first, after) == ("left the source, as not delivered by then: sea:x", False)
     assert await bench.names() == {"outbox/a/b.csv"}
     await bench.ledger.delivered(second, bench.receipt(second))
     assert await bench.follow(second, after) == ("archived as outbox/.done/a/b.csv", True)
@@ -219,7 +219,10 @@ async def test_a_failed_or_cancelled_sibling_keeps_the_source(bench: Bench) -> N
     await bench.ledger.cancel([pond.id], who="me", why="test")
     await bench.ledger.skipped(well, "by a rule")
     await bench.ledger.delivered(lake, bench.receipt(lake))
-    assert await bench.follow(lake, After(delete=True)) == ("the source waits for sea:x, pond:x", False)
+    assert await bench.follow(lake, After(delete=True)) == (
+        "left the source, as not delivered by then: sea:x, pond:x",
+        False,
+    )
     assert await bench.names() == {"outbox/a/b.csv"}
 
 

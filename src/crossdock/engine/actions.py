@@ -67,7 +67,7 @@ class Actions:
             # One that has missed the file is tried again while that is there.
             missing = [one for one in others if one.state not in _ARRIVED or missed(one)]
             if missing:
-                words.append(f"the source waits for {', '.join(_place(one) for one in missing)}")
+                words.append(f"left the source, as not delivered by then: {', '.join(_place(one) for one in missing)}")
             else:
                 said, gone = await self._disposal.dispose(lease, receipt, siblings)
                 words.append(said)
