@@ -1,8 +1,10 @@
-"""Files with several destinations where an endpoint has few connections: nobody waits for another for ever."""
+"""Files with several destinations whose endpoints have few connections, or the same: nobody waits for another for ever,
+nor fails for another."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +14,7 @@ import pytest
 from crossdock.engine.delivery import Courier, Delivery
 from crossdock.engine.engine import Engine
 from crossdock.engine.worker import Worker
+from crossdock.errors import AuthenticationFailed
 from crossdock.flows.flow import Destination, Flow, Place, Rule
 from crossdock.ledger.base import Lease, Query, State
 from crossdock.ledger.memory import MemoryLedger
@@ -21,7 +24,7 @@ from crossdock.storage.sftp.settings import SftpSettings
 from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
 from crossdock.testing.ledger.base import planned
-from tests.engine.places import AT_ONCE, House
+from tests.engine.places import AT_ONCE, House, flow, lost
 from tests.servers import OpenSSH
 
 SIZE = 2_500_000
@@ -103,3 +106,36 @@ async def test_a_flow_whose_files_never_end_leaves_a_hand_to_the_others() -> Non
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
         assert {each.state for each in await ledger.find(Query())} == {State.PENDING}, "given back"
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["down", "refused"])
+async def test_endpoints_of_one_account_are_down_together(home: House, *, refused: bool) -> None:
+    """Its connections are shared, and their failures name the endpoint that came first: no attempt of the other counts,
+    and a refused sign-in fails nothing."""
+    await home.put("a")
+    error = AuthenticationFailed("no", operation="connect", endpoint="dst") if refused else lost("dst")
+    home.dst2.faults["open"] = [error]
+    home.dst.faults["open"] = [error]
+    await home.run(flow(rules=(Rule(name="all", to=(Destination("dst"), Destination("dst2"))),)))
+    assert {each.target: (each.state, each.attempts) for each in (await home.transfers()).values()} == {
+        "dst": (State.PENDING, 0),
+        "dst2": (State.PENDING, 0),
+    }
+
+
+async def test_sftp_endpoints_of_one_account_wait_for_their_server(home: House) -> None:
+    await home.put("a")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        settings = {"host": "127.0.0.1", "port": port, "user": "u", "password": "env:HOME"}
+
+        def new(name: str) -> Storage:
+            if name == "src":
+                return home.new(name)
+            return Storage(SftpSettings.model_validate({**settings, "root": f"/{name}"}).backend(name))
+
+        several = flow(rules=(Rule(name="all", to=(Destination("dst"), Destination("dst2"))),))
+        async with Engine([several], new, home.ledger, clock=home.clock) as engine:
+            await engine.run_once(patience=0)
+    assert [each.attempts for each in (await home.transfers()).values()] == [0, 0]

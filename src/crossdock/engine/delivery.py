@@ -333,7 +333,9 @@ class _Attempt:
         if isinstance(error, StorageError) and error.endpoint == transfer.source:
             at_source = transfer.source != transfer.target or error.path == transfer.entry.path
         pause = _PAUSE if error.retryable and ends_workers(transfer, self._ledger) else None
-        for name in dict.fromkeys((transfer.source, transfer.target)):
+        # Endpoints of one account share its connections, whose failures name the first of them.
+        named = error.endpoint if isinstance(error, StorageError) else transfer.target
+        for name in dict.fromkeys((transfer.source, transfer.target, named)):
             if self._endpoints.failed(name, error):
                 pause = self._endpoints.pause(name)[0] or _PAUSE
         # By the ledger's clock, which may not be ours: it was claimed at `changed`.
