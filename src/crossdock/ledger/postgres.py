@@ -109,7 +109,6 @@ class PostgresLedger(SqlLedger):
                 command_timeout=self._timeout,
                 statement_cache_size=0,
                 max_inactive_connection_lifetime=300,
-                reset=_nothing_to_reset,
             )
             try:
                 async with pool.acquire() as connection:
@@ -227,20 +226,6 @@ class PostgresLedger(SqlLedger):
             finally:
                 self._free.release()
 
-    @asynccontextmanager
-    async def _transaction(self, connection: Any) -> AsyncGenerator[None]:
-        """The driver's own takes a round trip more."""
-        try:
-            # The level that the statements are made for, whatever is the database's own.
-            begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
-            await connection.execute(f"{begin}; SET LOCAL search_path TO {self._schema}")
-            yield
-            await connection.execute("COMMIT")
-        except BaseException:
-            if not connection.is_closed():
-                await connection.execute("ROLLBACK")
-            raise
-
     async def _run(self, operation: str, action: Callable[[Any], Awaitable[T]]) -> T:
         """In one transaction, with the schema in sight for just as long."""
         if self._pool is None:
@@ -249,7 +234,9 @@ class PostgresLedger(SqlLedger):
         async with self._reported(operation), self._connection(self._pool) as connection:
             while True:
                 try:
-                    async with self._transaction(connection):
+                    # The level that the statements are made for, whatever is the database's own.
+                    async with connection.transaction(isolation="read_committed"):
+                        await connection.execute(f"SET LOCAL search_path TO {self._schema}")
                         return await action(connection)
                 except asyncpg.DeadlockDetectedError:
                     # Of two that waited for each other the server ended this one; nothing of it was done.
@@ -324,10 +311,6 @@ class PostgresLedger(SqlLedger):
             await self._rows("seen", params)
         known = {row["number"] for row in rows}
         return [number not in known for number in range(1, len(files) + 1)]
-
-
-async def _nothing_to_reset(connection: Any) -> None:
-    """Nothing outlives a transaction; the pool would ask the server after each."""
 
 
 def _said(error: Exception) -> str:
