@@ -7,6 +7,7 @@ import pytest
 from crossdock.engine.archive import ARCHIVED
 from crossdock.errors import PermissionDenied
 from crossdock.flows.flow import After
+from crossdock.ledger.base import Lease
 from crossdock.storage.base import WriteOptions
 from crossdock.storage.storage import Storage
 from tests.engine.bench import DAY, Bench, Killed, everywhere
@@ -30,17 +31,22 @@ async def test_a_rename_that_was_killed_with_both_names_there(bench: Bench, data
     assert await bench.read("outbox/.done/a/b.csv") == data
 
 
-@pytest.mark.parametrize("place", ["local", "openssh"], indirect=True)
-async def test_a_removal_that_was_killed_with_both_names_there(bench: Bench) -> None:
-    """It steps aside first, by such a rename."""
-    entry = await bench.write()
-    (lease,) = await bench.delivered(entry)
+async def removed_half(bench: Bench, lease: Lease) -> None:
+    """Killed when the source had stepped aside."""
     bench.fragile.die_at = (2, "after")
     bench.fragile.calls.clear()
     with pytest.raises(Killed):
         await bench.follow(lease, After(delete=True))
     bench.fragile.die_at = None
     assert await bench.names() == set()
+
+
+@pytest.mark.parametrize("place", ["local", "openssh"], indirect=True)
+async def test_a_removal_that_was_killed_with_both_names_there(bench: Bench) -> None:
+    """It steps aside first, by such a rename."""
+    entry = await bench.write()
+    (lease,) = await bench.delivered(entry)
+    await removed_half(bench, lease)
     await bench.plain.write_bytes(entry.path, b"12345", WriteOptions(modified=entry.modified))
     assert await bench.follow(await bench.reclaim(), After(delete=True)) == ("removed the source", True)
     assert [each.path async for each in bench.plain.scan("outbox/a", temporaries=True)] == []
@@ -58,12 +64,7 @@ async def test_a_removal_that_was_killed_before_the_flow_was_to_archive(bench: B
 
     if newer:
         bench.fragile.intrude["rename", "before"] = replaced
-    bench.fragile.die_at = (2, "after")
-    bench.fragile.calls.clear()
-    with pytest.raises(Killed):
-        await bench.follow(lease, After(delete=True))
-    bench.fragile.die_at = None
-    assert await bench.names() == set()
+    await removed_half(bench, lease)
     said = await bench.follow(await bench.reclaim(), After(archive=".done"))
     assert said == ("the source was gone" if newer else "removed the source", True)
     left = [each.path async for each in bench.plain.scan("outbox/a", temporaries=True)]

@@ -244,12 +244,12 @@ async def test_failures_publish_nothing_and_leave_nothing(
 async def test_a_full_disk_is_told_from_other_failures() -> None:
     sftp = FakeSftp()
     sftp.extensions = [(b"statvfs@openssh.com", b"2")]
-    free = 0
+    free, told = 0, 11
 
     def full(kind: int, body: bytes) -> tuple[int, bytes] | None:
         if kind == c.EXTENDED:
             numbers = [4096, 4096, 1000, free, free, 1000, 1000, 1000, 0, 0, 255]
-            return c.EXTENDED_REPLY, b"".join(n.to_bytes(8, "big") for n in numbers)
+            return c.EXTENDED_REPLY, b"".join(n.to_bytes(8, "big") for n in numbers[:told])
         return FAILURE if kind == c.WRITE else None
 
     sftp.hook = full
@@ -257,6 +257,9 @@ async def test_a_full_disk_is_told_from_other_failures() -> None:
         with pytest.raises(NoSpace):
             await storage.write_bytes("x", DATA)
         free = 500
+        with pytest.raises(ProtocolViolation):
+            await storage.write_bytes("x", DATA)
+        told = 3
         with pytest.raises(ProtocolViolation):
             await storage.write_bytes("x", DATA)
 

@@ -16,8 +16,13 @@ _NUMBERS = 11
 
 
 def _numbers(reply: Reply) -> list[int]:
-    """f_bsize, f_frsize, f_blocks, f_bfree, f_bavail, f_files, f_ffree, f_favail, f_fsid, f_flag, f_namemax."""
+    """f_bsize, f_frsize, f_blocks, f_bfree, f_bavail, f_files, f_ffree, f_favail, f_fsid, f_flag, f_namemax.
+
+    Empty where some are missing.
+    """
     found = checked(reply, codec.EXTENDED_REPLY)
+    if len(found) < 8 * _NUMBERS:
+        return []
     return [int.from_bytes(found[at : at + 8], "big") for at in range(0, 8 * _NUMBERS, 8)]
 
 
@@ -25,6 +30,8 @@ async def is_full(session: Session, folder: bytes) -> bool:
     if _STATVFS not in session.extensions:
         return False
     found = _numbers(await session.extended(_STATVFS, text(folder)))
+    if not found:
+        return False
     block, available, files, free_files = found[1], found[4], found[5], found[7]
     return block * available < session.write_limit or (files > 0 and free_files == 0)
 
@@ -39,12 +46,13 @@ class Asked:
             self._future = session.extended(_STATVFS, text(folder))
 
     async def told(self) -> str:
-        """ "" where the server does not tell."""
+        """Empty where the server does not tell."""
         if self._future is not None:
             try:
-                self._known[self._folder] = f"{_numbers(await self._future)[8]:x}"
+                found = _numbers(await self._future)
             except Status:
-                self._known[self._folder] = ""
+                found = []
+            self._known[self._folder] = f"{found[8]:x}" if found else ""
         return self._known.get(self._folder, "")
 
 
