@@ -93,19 +93,24 @@ async def test_dry_run_decides_the_same_and_does_nothing() -> None:
 
 @pytest.mark.parametrize("to", ["", "in/deep"])
 async def test_dry_run_knows_of_what_is_in_the_way(to: str, tmp_path: Path) -> None:
-    """A folder, also an empty one, where a file is to go, and a file where a folder is needed."""
-    source = await filled("a", {"f": b"1", "g/h/i": b"2", "j": b"3", "new/k": b"4", "old/l": b"5"})
+    """A folder, also an empty one, where a file is to go, and a file, pipe or link where a folder is needed."""
+    tree = {"f": b"1", "g/h/i": b"2", "j": b"3", "new/k": b"4", "old/l": b"5", "p/q/m": b"6", "r/s/n": b"7"}
+    source = await filled("a", tree)
     (tmp_path / to / "f").mkdir(parents=True)
     (tmp_path / to / "old").mkdir()
     (tmp_path / to / "g").write_bytes(b"a file")
+    os.mkfifo(tmp_path / to / "p")
+    (tmp_path / to / "r").symlink_to("old")
     async with Storage(LocalSettings(root=tmp_path).backend("b")) as target:
         _, planned = await run(source, target, to=to, dry_run=True)
         _, done = await run(source, target, to=to)
-    assert {path for path, outcome in done.items() if outcome.action == "fail"} == {"f", "g/h/i"}
+    assert {path for path, outcome in done.items() if outcome.action == "fail"} == {"f", "g/h/i", "p/q/m", "r/s/n"}
     for path, outcome in done.items():
         assert planned[path].action == outcome.action
         assert type(planned[path].error) is type(outcome.error)
         assert (getattr(planned[path].error, "hint", None)) == getattr(outcome.error, "hint", None)
+        if path.count("/") == 2:
+            assert str(planned[path].error) == str(outcome.error)
 
 
 class Uploads(Layer):

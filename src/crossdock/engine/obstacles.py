@@ -55,11 +55,24 @@ class Obstacles:
             kind = await self._kind(folder := path[:end])
             if kind is None:
                 return None
-            if kind == "file":
-                return self._target.backend.error(NotADirectory, "write", path, f"{folder!r} is not a folder")
-        if await self._look(path) == "dir":
-            return self._target.backend.error(NotAFile, "write", path, "it is a folder")
-        return None
+            if kind == "link":
+                return await self._beyond(path)
+            if kind != "dir":
+                name = folder.rpartition("/")[2]
+                return self._target.backend.error(NotADirectory, "write", path, f"{name!r} is not a folder")
+        return self._taken(path, await self._look(path))
+
+    def _taken(self, path: str, kind: str | None) -> CrossdockError | None:
+        return self._target.backend.error(NotAFile, "write", path, "it is a folder") if kind == "dir" else None
+
+    async def _beyond(self, path: str) -> CrossdockError | None:
+        """Below a link: some endpoints follow those, others refuse to, in the words with which they refuse a look."""
+        try:
+            return self._taken(path, (await self._target.stat(path)).kind)
+        except (NotFound, Unsupported):
+            return None
+        except (NotADirectory, PermissionDenied) as error:
+            return self._target.backend.error(type(error), "write", path, error.reason, hint=error.hint)
 
     async def _kind(self, folder: str) -> str | None:
         if folder not in self._kinds:
