@@ -150,6 +150,13 @@ def test_rm(cli: Cli, tree: Path, tmp_path: Path) -> None:
     assert tree.exists()
 
 
+def test_rm_that_ends_early_says_what_is_gone(cli: Cli, tree: Path) -> None:
+    assert cli("rm", "in/missing", "in/a.txt").err.startswith("crossdock: stat ")
+    result = cli("rm", "-ry", "in/sub", "in/missing", "in/a.txt")
+    assert (result.code, result.err.splitlines()[0]) == (4, "ended early: 3 files removed")
+    assert (tree / "a.txt").exists()
+
+
 @pytest.mark.parametrize("argv", [["rm", "link"], ["rm", "-ry", "link"], ["rm", "-ry", "link/"]])
 def test_rm_of_a_link_spares_what_it_leads_to(cli: Cli, tree: Path, tmp_path: Path, argv: list[str]) -> None:
     (tmp_path / "link").symlink_to("in")

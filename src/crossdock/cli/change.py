@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,20 +49,26 @@ def rm(session: Session, locations: tuple[str, ...], recursive: bool, yes: bool,
         _ask(places)
 
     async def work() -> None:
-        from crossdock.errors import NotAFile
+        from crossdock.errors import CrossdockError, NotAFile
 
         async with opened(*places) as storages:
-            removed = 0
-            for place, storage in zip(places, storages, strict=True):
-                if recursive and not await _is_file(storage, place.path):
-                    removed += await _remove_tree(storage, place.path)
-                else:
-                    if (await storage.stat(place.path)).kind == "dir":
-                        hint = "add -r to remove all that is in it"
-                        raise storage.backend.error(NotAFile, "delete", place.path, "it is a folder", hint=hint)
-                    await storage.delete(place.path)
-                    removed += 1
-            session.say(f"{count(removed, 'file')} removed")
+            removed = _Count()
+            try:
+                for place, storage in zip(places, storages, strict=True):
+                    if recursive and not await _is_file(storage, place.path):
+                        await _remove_tree(storage, place.path, removed)
+                    else:
+                        if (await storage.stat(place.path)).kind == "dir":
+                            hint = "add -r to remove all that is in it"
+                            raise storage.backend.error(NotAFile, "delete", place.path, "it is a folder", hint=hint)
+                        await storage.delete(place.path)
+                        removed.files += 1
+            except (CrossdockError, asyncio.CancelledError):
+                if removed.files:
+                    # There is no way back: whoever asked has to know that some are gone.
+                    session.say(f"ended early: {count(removed.files, 'file')} removed")
+                raise
+            session.say(f"{count(removed.files, 'file')} removed")
 
     session.run(work)
 
@@ -107,19 +113,22 @@ async def _is_file(storage: Storage, path: str) -> bool:
         return False
 
 
-async def _remove_tree(storage: Storage, path: str) -> int:
-    """Files first, then their folder; the root itself stays. Returns the number of files."""
+@dataclass
+class _Count:
+    files: int = 0
+
+
+async def _remove_tree(storage: Storage, path: str, removed: _Count) -> None:
+    """Files first, then their folder; the root itself stays."""
     from crossdock.errors import NotFound
 
     slots = asyncio.Semaphore(_AT_ONCE)
-    removed = 0
     left: list[str] = []
 
     async def delete(name: str) -> None:
-        nonlocal removed
         try:
             await storage.delete(name)
-            removed += 1
+            removed.files += 1
         finally:
             slots.release()
 
@@ -166,7 +175,6 @@ async def _remove_tree(storage: Storage, path: str) -> int:
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
         raise first from None
-    return removed
 
 
 async def _remove_markers(storage: Storage, folders: list[str]) -> None:

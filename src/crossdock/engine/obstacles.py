@@ -45,10 +45,12 @@ class Obstacles:
 
         None also where the target does not tell: it has no folders, or nobody may look.
         """
-        if not self._target.capabilities.directories:
-            if any("\ud800" <= letter <= "\udfff" for letter in path):
-                # Such a store names objects in UTF-8, and is not even asked for others.
-                await self._look(path)
+        folders = self._target.capabilities.directories
+        odd = not (path.isascii() and path.isprintable()) if folders else any(map(_is_byte, path))
+        if odd:
+            # Whether there can be such a name is known before anybody is asked, and raised; also below a new folder.
+            await self._look(path)
+        if not folders:
             return None
         end = 0
         while (end := path.find("/", end + 1)) > 0:
@@ -85,3 +87,8 @@ class Obstacles:
             return (await self._target.stat(path)).kind
         except (NotFound, PermissionDenied, Unsupported):
             return None
+
+
+def _is_byte(letter: str) -> bool:
+    """Not UTF-8, in which such a store names its objects."""
+    return "\ud800" <= letter <= "\udfff"
