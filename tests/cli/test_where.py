@@ -66,6 +66,7 @@ def test_how_long_the_archive_keeps_it(moved: Cli, tmp_path: Path) -> None:
         ("report.csv", ["out/a/report.csv"]),
         ("second.csv", ["out/b/second.csv"]),
         ("out/b/second.csv", ["out/b/second.csv"]),
+        (".//./b/second.csv", ["out/b/second.csv"]),
         ("partner:out/b/second.csv", ["out/b/second.csv"]),
         ("lake:b/second.csv", ["out/b/second.csv"]),
         ("copy/second.csv", ["out/b/second.csv"]),

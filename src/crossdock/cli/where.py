@@ -68,6 +68,9 @@ def _parted(session: Session, name: str) -> tuple[str | None, str]:
     endpoint, colon, rest = name.partition(":")
     if colon and (endpoint in session.config.endpoints or endpoint in session.config.unusable):
         return endpoint, rest
+    # As a shell completes it; nothing is called so but, at a store without folders, a key that names its endpoint here.
+    while name.startswith("./"):
+        name = name[2:].lstrip("/")
     return None, name
 
 
