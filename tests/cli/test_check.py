@@ -83,6 +83,24 @@ def test_a_gpg_that_is_missing_is_advice(cli: Cli, tmp_path: Path) -> None:
     assert "advice" not in cli("check").err
 
 
+def test_keys_that_are_missing_are_advice(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "gpg").touch(mode=0o755)
+    steps = f"[{{pgp_encrypt: {{program: {tmp_path}/gpg, home: keys/ring, recipient_files: keys/bank.asc}}}}]"
+    to = f"to: 'b:', transform: {steps}"
+    (tmp_path / "crossdock.yaml").write_text(
+        "endpoints: {a: {type: memory}, b: {type: memory}}\n"
+        f"flows: {{f: {{source: 'a:', rules: [{{match: x, {to}}}, {{match: y, {to}}}]}}}}\n"
+    )
+    result = cli("check")
+    (home, _, file, _, _) = result.err.splitlines()
+    assert result.code == 0
+    assert home.endswith(f"flows.f: {tmp_path}/keys/ring, the keyring of its PGP transforms, is not a folder here")
+    assert file.endswith(f"flows.f: there is no file {tmp_path}/keys/bank.asc, to whose key its PGP transforms encrypt")
+    (tmp_path / "keys/ring").mkdir(parents=True)
+    (tmp_path / "keys/bank.asc").touch()
+    assert "advice" not in cli("check").err
+
+
 def test_extras_that_are_missing_are_advice(cli: Cli, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     more = "  bank: {type: sftp, host: h, user: u, password: 'ssm://bank'}\nledger: postgresql://u@h/db\nflows:"
     config.write_text(CONFIG.replace("flows:", more).replace("{every: 5m}", "{watch: true}"))

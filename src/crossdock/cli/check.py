@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from crossdock.config import Config
-    from crossdock.flows.flow import Flow, Rule
+    from crossdock.flows.flow import Flow
     from crossdock.flows.plan import Planner
     from crossdock.storage.storage import Storage
 
@@ -157,16 +157,29 @@ def _not_installed(config: Config) -> Iterator[ConfigError]:
         if library is not None and find_spec(library) is None:
             what = f"needs the package {library}, which is not installed here"
             yield ConfigError(what, key=key, hint=f"pip install 'crossdock[{extra}]'")
-    steps = {(name, step) for name, flow in config.flows.items() for rule in flow.rules for step in _pgp(rule)}
-    for name, program in sorted(steps):
-        if which(program) is None:
-            what = f"its PGP transforms run {program}, which is not installed here"
-            yield ConfigError(what, key=f"flows.{name}", hint="apt install gpg, or write where it is at 'program'")
+    yield from {str(each): each for name, flow in config.flows.items() for each in _pgp(config, name, flow)}.values()
 
 
-def _pgp(rule: Rule) -> Iterator[str]:
-    """The programs that the rule's PGP transforms run."""
-    yield from (str(step.options.get("program", "gpg")) for step in rule.transforms if step.name.startswith("pgp_"))
+def _pgp(config: Config, name: str, flow: Flow) -> Iterator[ConfigError]:
+    """Programs, keyrings and keys of PGP transforms that this machine lacks: each file would fail for them."""
+    from crossdock.transfer.transforms.pgp import PgpOptions
+    from crossdock.transfer.transforms.registry import step
+
+    for spec in (spec for rule in flow.rules for spec in rule.transforms if spec.name.startswith("pgp_")):
+        options = step(spec.name, spec.options, folder=config.folder).options
+        if not isinstance(options, PgpOptions):
+            continue  # a user's own
+        key = f"flows.{name}"
+        if which(options.program) is None:
+            what = f"its PGP transforms run {options.program}, which is not installed here"
+            yield ConfigError(what, key=key, hint="apt install gpg, or write where it is at 'program'")
+        if options.home is not None and not options.home.is_dir():
+            what = f"{options.home}, the keyring of its PGP transforms, is not a folder here"
+            yield ConfigError(what, key=key, hint="write the folder of a keyring at 'home', or nothing for ~/.gnupg")
+        for path in getattr(options, "recipient_files", ()):
+            if not path.is_file():
+                what = f"there is no file {path}, to whose key its PGP transforms encrypt"
+                yield ConfigError(what, key=key, hint="write at 'recipient_files' where the key is")
 
 
 def _error_json(error: ConfigError) -> dict[str, Any]:
