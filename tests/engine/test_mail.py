@@ -200,7 +200,8 @@ def test_tls_and_login(
         else:
             with pytest.raises(NotificationFailed, match="535" if trusted else "TLS: ") as caught:
                 send_mail(to, NOTICE)
-            assert caught.value.retryable is not trusted, "a certificate that has expired is renewed"
+            assert caught.value.retryable, "a certificate or a password that has expired is renewed"
+            assert caught.value.retry_after == (900 if trusted else None), "accounts get locked"
             assert inbox.mails == []
         assert set(inbox.users) == ({"robot"} if trusted else set())
     finally:

@@ -19,6 +19,8 @@ __all__ = ["send_mail"]
 _TIMEOUT = 30.0
 """Seconds of silence after which a mail server is given up."""
 _LONGEST_SUBJECT = 200
+_LOCKED = 900.0
+"""Seconds after a refused sign-in before the next: accounts get locked."""
 
 
 def send_mail(mail: Mail, notice: Notice) -> None:
@@ -59,13 +61,19 @@ def send_mail(mail: Mail, notice: Notice) -> None:
         ) from error
     except smtplib.SMTPRecipientsRefused as error:
         raise _refused(place, error.recipients) from error
+    except smtplib.SMTPAuthenticationError as error:
+        raise NotificationFailed(
+            f"{place}: {_answer(error.smtp_code, error.smtp_error)}",
+            # A password that has run out is renewed, and then whoever waits for the mail wants it.
+            retryable=True,
+            retry_after=_LOCKED,
+            hint="check the user and password; the mail is sent again",
+        ) from error
     except smtplib.SMTPResponseException as error:
         raise NotificationFailed(
             f"{place}: {_answer(error.smtp_code, error.smtp_error)}",
             retryable=400 <= error.smtp_code < 500,
-            hint="check the user and password"
-            if isinstance(error, smtplib.SMTPAuthenticationError)
-            else "ask who runs the mail server",
+            hint="ask who runs the mail server",
         ) from error
     except UnicodeError as error:
         raise NotificationFailed(
