@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from crossdock.errors import Conflict, NotAFile
+from crossdock.errors import Conflict, InvalidPath, NotAFile
 from crossdock.flows.filters import Filters
-from crossdock.storage.base import Backend, Capabilities, Entry, WriteOptions
+from crossdock.storage.base import Backend, Capabilities, Entry, WriteOptions, Writer
 from crossdock.storage.layers import Layer
 from crossdock.storage.local import LocalSettings
 from crossdock.storage.memory import MemoryBackend
@@ -111,6 +111,28 @@ async def test_dry_run_knows_of_what_is_in_the_way(to: str, tmp_path: Path) -> N
         assert (getattr(planned[path].error, "hint", None)) == getattr(outcome.error, "hint", None)
         if path.count("/") == 2:
             assert str(planned[path].error) == str(outcome.error)
+
+
+async def test_dry_run_knows_of_names_that_cannot_be() -> None:
+    """Also in a folder that is not there yet."""
+
+    class OneLine(Layer):
+        async def stat(self, path: str) -> Entry:
+            self._check(path, "stat")
+            return await super().stat(path)
+
+        async def begin_write(self, path: str, options: WriteOptions) -> Writer:
+            self._check(path, "write")
+            return await super().begin_write(path, options)
+
+        def _check(self, path: str, operation: str) -> None:
+            if "\n" in path:
+                raise self.inner.error(InvalidPath, operation, path, "a line break in the name")
+
+    source, target = await filled("a", {"f": b"1", "g\n": b"2", "h/i\nj": b"3"}), await filled("b", {})
+    for dry_run in (True, False):
+        _, outcomes = await run(source, Storage(OneLine(target.backend)), dry_run=dry_run)
+        assert {path for path, outcome in outcomes.items() if outcome.action == "fail"} == {"g\n", "h/i\nj"}
 
 
 class Uploads(Layer):
