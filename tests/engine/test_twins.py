@@ -64,8 +64,9 @@ async def test_a_file_whose_name_changed_its_case_is_not_deleted(
     for old in (name, "old.csv", "1", "2"):
         (server.folder / old).write_bytes(b"before")
     source = await filled("a", {name.lower(): b"now", "1": b"before", "2": b"before"})
-    summary, outcomes = await run(source, target, delete=True, max_delete=2)
-    assert (summary.deleted, outcomes[name].action) == (1, "skip")
+    for dry_run in (True, False):
+        summary, outcomes = await run(source, target, delete=True, max_delete=2, dry_run=dry_run)
+        assert (summary.deleted, outcomes[name].action) == (1, "skip")
     assert (await content(target))[name] == b"now"
 
 
@@ -75,7 +76,8 @@ async def test_it_is_where_names_are_told_apart(tmp_path: Path, name: str) -> No
     target = Storage(LocalSettings(root=tmp_path).backend("disk"))
     for old in (name, "1"):
         await target.write_bytes(old, b"before")
-    assert (await run(source, target, delete=True, max_delete=1))[0].deleted == 1
+    for dry_run in (True, False):
+        assert (await run(source, target, delete=True, max_delete=1, dry_run=dry_run))[0].deleted == 1
     assert await content(target) == {name.lower(): b"now", "1": b"1"}
 
 

@@ -354,7 +354,7 @@ class _Run:
     async def _remove(self, name: str) -> None:
         path = _below(self.to, name)
         try:
-            if await self._twins.same(name, path):
+            if await self._twins.same(name, path, rehearsed=self.options.dry_run):
                 self._skip(name, "the target takes this name for that of a file of the source")
                 return
             if not self.options.dry_run:

@@ -49,11 +49,14 @@ class Twins:
         hint = "rename one of them, or leave one out with --exclude"
         return self._target.backend.error(AlreadyExists, "write", path, reason, hint=hint)
 
-    async def same(self, name: str, path: str) -> bool:
-        """Whether this file of the target is by now one that was added under another name."""
+    async def same(self, name: str, path: str, *, rehearsed: bool) -> bool:
+        """Whether this file of the target is by now one that was added under another name; `rehearsed`: would be."""
         if self._seen is None or _folded(name) not in self._seen:
             return False
-        parts, others = path.split("/"), (path.removesuffix(name) + self._seen[_folded(name)]).split("/")
+        other = path.removesuffix(name) + self._seen[_folded(name)]
+        if rehearsed and not await self._holds(other):
+            return False
+        parts, others = path.split("/"), other.split("/")
         end = next(at for at, part in enumerate(parts) if part != others[at])
         async with aclosing(self._target.scan("/".join(parts[:end]))) as entries:
             listed = {entry.path async for entry in entries}
