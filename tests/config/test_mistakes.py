@@ -64,6 +64,11 @@ CASES = [
     (ENDPOINTS + "  raw: {type: S3, bucket: acme}\n",
      "5: endpoints.raw.type: unknown type 'S3'. Next: did you mean 's3'?"),
     (FLOW + "    from: 'bank:'\n    to: 'lake:'\n", "7: flows.a.from: unknown key. Next: did you mean 'source'?"),
+    # At another level.
+    (SHORT + "    interval: 5m\n", "9: flows.a.interval: unknown key. Next: write 'every' below trigger"),
+    (SHORT + "    match: '.*'\n", "9: flows.a.match: unknown key. Next: write 'match' below rules or expect"),
+    (RULES + "      - {match: x, to: 'lake:', on_conflict: skip}\n",
+     "9: flows.a.rules.0.on_conflict: unknown key. Next: write 'on_conflict' beside rules, not below it"),
     (SHORT + "    unmatched: drop\n", "9: flows.a.unmatched: unknown value 'drop'. Next: write "
      "one of fail, ignore"),
     (SHORT + "    after: {delete: maybe}\n", "9: flows.a.after.delete: neither true nor false. Next: write true "

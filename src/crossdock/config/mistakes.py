@@ -19,7 +19,20 @@ if TYPE_CHECKING:
 
     from crossdock.documents import Document
 
-__all__ = ["MOST", "UNKNOWN", "Key", "Report", "brief", "instead", "keys_of", "model_at", "near", "place_of", "written"]
+__all__ = [
+    "MOST",
+    "UNKNOWN",
+    "Key",
+    "Report",
+    "brief",
+    "elsewhere",
+    "instead",
+    "keys_of",
+    "model_at",
+    "near",
+    "place_of",
+    "written",
+]
 
 Key = tuple[Any, ...]
 """The keys and indexes that lead to a value of the file."""
@@ -136,7 +149,7 @@ class Report:
         kind, context = item["type"], item.get("ctx", {})
         if kind in UNKNOWN:
             inner = model_at(model, place[:-1]) or model
-            self.mistake((*key, *place), "unknown key", instead(name, keys_of(inner)))
+            self.mistake((*key, *place), "unknown key", elsewhere(model, place) or instead(name, keys_of(inner)))
             return
         if kind == "missing":
             self.mistake((*key, *place[:-1]), f"{name} is missing", f"add '{name}:'")
@@ -266,6 +279,20 @@ def model_at(annotation: Any, place: Key) -> type[BaseModel] | None:
 def keys_of(model: type[BaseModel]) -> list[str]:
     """What may be written in a mapping."""
     return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def elsewhere(model: type[BaseModel], place: Key) -> str | None:
+    """What to do with a key that is unknown at its place, if it is one of a mapping there, or of the one above."""
+    name = _OTHERS.get(str(place[-1]).lower(), str(place[-1]).lower())
+    here = model_at(model, place[:-1]) or model
+    if name in keys_of(here):
+        return None
+    below = [key for key in keys_of(here) if (inner := model_at(here, (key,))) is not None and name in keys_of(inner)]
+    if below:
+        return f"write '{name}' below {' or '.join(below)}"
+    if len([part for part in place if isinstance(part, str)]) == 2 and name in keys_of(model):
+        return f"write '{name}' beside {place[0]}, not below it"
+    return None
 
 
 def near(wrong: str, known: Iterable[str]) -> str | None:

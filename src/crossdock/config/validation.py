@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from crossdock.config.mistakes import MOST, UNKNOWN, Key, Report, keys_of, model_at, near, place_of, written
+from crossdock.config.mistakes import (
+    MOST,
+    UNKNOWN,
+    Key,
+    Report,
+    elsewhere,
+    keys_of,
+    model_at,
+    near,
+    place_of,
+    written,
+)
 from crossdock.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -113,6 +124,8 @@ class _Mending:
     def _rename(self, place: Key) -> None:
         mapping = _at(self.data, place[:-1])
         value = mapping.pop(place[-1])
+        if elsewhere(self.model, place) is not None:
+            return
         inner = model_at(self.model, place[:-1])
         meant = near(str(place[-1]), keys_of(inner)) if inner is not None and isinstance(place[-1], str) else None
         if meant is not None and meant not in mapping:
