@@ -132,8 +132,13 @@ def test_a_quote_within_a_field_is_a_letter() -> None:
     ],
 )
 def test_what_is_refused(data: bytes, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(Refused, match=said) as refused:
         run("csv_to_parquet", data, options)
+    assert ("{charset: " in str(refused.value.hint)) is (b"\xff" in data)
+
+
+def test_an_empty_line_is_no_row() -> None:
+    assert table(run("csv_to_parquet", b'a\n\n1\n""\n\n')).to_pydict() == {"a": ["1", ""]}
 
 
 def test_rows_are_counted_over_all_blocks() -> None:

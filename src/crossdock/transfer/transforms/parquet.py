@@ -32,6 +32,7 @@ _MOST_COLUMNS = 16_384
 _AT_ONCE = 1000
 """Fields that are matched in one go: the matcher keeps some 100 bytes for each."""
 _HINT = "correct the options types and delimiter, or have the file sent again"
+_HINT_ENCODING = "put a step before this one: {charset: {from: the encoding that the file really has}}"
 _TYPES = {
     "string": pa.string(),
     "int32": pa.int32(),
@@ -154,7 +155,8 @@ class CsvToParquet(Transform):
             text = data[:end].decode("utf-8-sig")
             names = next(csv.reader(io.StringIO(text, newline=""), delimiter=self.options.delimiter))
         except (UnicodeDecodeError, StopIteration, csv.Error) as error:
-            raise Refused(f"the first row does not name the columns: {error}", hint=_HINT) from error
+            hint = _HINT_ENCODING if isinstance(error, UnicodeDecodeError) else _HINT
+            raise Refused(f"the first row does not name the columns: {error}", hint=hint) from error
         twice = sorted(name for name, times in Counter(names).items() if times > 1)
         if twice or not names:
             what = f"two columns are called {', '.join(twice)}" if twice else "the first row is empty"
@@ -186,7 +188,7 @@ class CsvToParquet(Transform):
             # And columns from 0.
             names = list(self._columns)
             text = re.sub(r"In CSV column #(\d+)", lambda column: f"column {names[int(column[1])]}", text)
-            raise Refused(text, hint=_HINT) from error
+            raise Refused(text, hint=_HINT_ENCODING if "invalid UTF8" in text else _HINT) from error
         self._count += table.num_rows
         self._tables.append(table)
         self._table_bytes += table.nbytes
