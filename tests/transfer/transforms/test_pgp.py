@@ -94,6 +94,8 @@ def test_a_detached_signature_is_one_that_gpg_accepts(pgp: Pgp, tmp_path: Path) 
     content = tmp_path / "content"
     content.write_bytes(CONTENT)
     pgp.server.run("--verify", str(signature), str(content))
+    with pytest.raises(Refused, match="a signature alone"):
+        pgp.run("verify", signature.read_bytes(), signed_by=pgp.server.bob)
 
 
 def test_a_key_in_a_file_needs_no_keyring(pgp: Pgp) -> None:

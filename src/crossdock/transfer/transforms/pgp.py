@@ -326,6 +326,8 @@ def _refusal(said: Sequence[Sequence[str]]) -> str | None:
             return f"{what} {ended}"
     for word, reason in _REASONS.items():
         if word in found and not (word == "NO_SECKEY" and "DECRYPTION_OKAY" in found):
+            if word == "BADSIG" and "PLAINTEXT" not in found:
+                return "it is a signature alone, without what was signed, which this step does not see"
             details = [line[-1] for line in said if line[0] == word and len(line) > 1]
             return f"{reason} ({details[0]})" if details and re.fullmatch(r"[0-9A-F]{8,64}", details[0]) else reason
     return None
