@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from crossdock.engine.delivery import Delivery
 from crossdock.errors import CrossdockError
+from crossdock.ledger.base import State
 
 __all__ = ["Summary"]
 
@@ -51,10 +52,11 @@ class Summary:
         return not (self.failed or self.waiting or self.clashes or self.refused or self.errors)
 
     def count(self, delivery: Delivery) -> None:
+        if delivery.receipt is not None and delivery.transfer.state is State.RUNNING:
+            # Whatever became of what follows: the next attempt at that is `followed`.
+            self.delivered += 1
+            self.size += int(delivery.receipt.get("size") or 0)
         match delivery.what:
-            case "delivered":
-                self.delivered += 1
-                self.size += int((delivery.receipt or {}).get("size") or 0)
             case "followed":
                 self.followed += 1
             case "skipped":
