@@ -58,6 +58,8 @@ def test_how_long_the_archive_keeps_it(moved: Cli, tmp_path: Path) -> None:
     assert moved("where", "--json", "a/report.csv").rows[0]["kept_until"] == kept.isoformat()
     said = f"  archived  partner:out/.done/a/report.csv, to be kept until {kept:%Y-%m-%d %H:%M:%SZ}\n"
     assert said in moved("where", "a/report.csv").out
+    configure(tmp_path, **TWO | {"after": {"archive": ".done", "keep": "1ms"}})
+    assert "out/.done/a/report.csv, and may be removed since 20" in moved("where", "a/report.csv").out
 
 
 @pytest.mark.parametrize(

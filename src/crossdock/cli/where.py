@@ -192,7 +192,8 @@ def _lines(file: Sequence[Transfer], now: datetime, flows: Mapping[str, Flow]) -
     archived = archived_as(file)
     if archived:
         kept = _kept_until(file, flows)
-        rows.append(["archived", f"{first.source}:{archived}{f', to be kept until {moment(kept)}' if kept else ''}"])
+        words = "" if kept is None else ", to be kept until" if kept > now else ", and may be removed since"
+        rows.append(["archived", f"{first.source}:{archived}{words}{f' {moment(kept)}' if kept else ''}"])
     elif any(each.gone for each in file):
         rows.append(["source", "taken away after delivery, or replaced"])
     yield from (f"  {line}" for line in aligned(rows))
