@@ -199,7 +199,7 @@ def test_connect_to_a_ledgers_server(cli: Cli, postgres: Postgres, tmp_path: Pat
 
 def test_route(cli: Cli, config: Path) -> None:
     result = cli("route", "statements", "pay_20261120.csv", "a/b.txt", "old/pay_20261120.csv", "x", ".done/x", "y.tmp",
-                 "here:/in/pay_20261121.csv", "here:out/x", "lake:x")  # fmt: skip
+                 "here:/in/pay_20261121.csv", "here:out/x", "lake:x", "/in/x", "/x")  # fmt: skip
     assert result.code == 1, "some go nowhere"
     how = r"(rule rules[0] matches (?P<feed>\w+)_(?P<day>\d{8})\.csv)"
     assert result.out.splitlines() == [
@@ -214,6 +214,8 @@ def test_route(cli: Cli, config: Path) -> None:
         f"here:/in/pay_20261121.csv → lake:all/pay_20261121.csv {how}",
         "here:out/x → nowhere (it is not below the flow's source, here:in)",
         "lake:x → nowhere (no rule matches)",
+        "/in/x → nowhere (no rule matches)",
+        "/x → nowhere (it is not below the flow's source, here:in)",
     ]
 
 

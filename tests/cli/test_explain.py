@@ -44,7 +44,9 @@ def test_rule_by_rule(cli: Cli, tmp_path: Path) -> None:
     assert r"rules     → invoices matches (?P<who>[a-z]+)/inv_\d+\.csv: lake:acme/inv_7.csv and staging:" in text
     assert "ledger    does not know it" in text
     assert cli("transfers", "list", "--json").rows == [], "nothing is added"
+    assert "lake:acme/inv_7.csv and staging:" in cli("explain", "pull", "/out/acme/inv_7.csv").out
     assert cli("explain", "pull", "partner:elsewhere/x").code == 2
+    assert cli("explain", "pull", "/acme/inv_7.csv").code == 2
     assert cli("explain", "pul", "x").code == 3
 
 

@@ -288,8 +288,8 @@ def schema(session: Session) -> int:
 def route(session: Session, flow: str, names: tuple[str, ...], as_json: bool) -> int:
     """Show which rule of FLOW takes each NAME, where it goes, and why. No endpoint is contacted.
 
-    A NAME is a path below the flow's source, or a whole location at it; '-' reads them from standard input, one a line.
-    Exit code 1 if any of them goes nowhere.
+    A NAME is a path below the flow's source, or, as /PATH or ENDPOINT:PATH, below the endpoint's root; '-' reads them
+    from standard input, one a line. Exit code 1 if any of them goes nowhere.
     """
     from crossdock.flows.plan import Planner
 
@@ -319,16 +319,13 @@ def _names(names: tuple[str, ...]) -> Iterator[str]:
 def _routed(config: Config, planner: Planner, name: str) -> dict[str, Any]:
     from datetime import UTC, datetime
 
+    from crossdock.cli.engine import below_source
     from crossdock.storage.base import Entry
 
     flow, now = planner.flow, datetime.now(UTC)
-    path = name
-    if name.startswith(f"{flow.source.endpoint}:"):
-        path = name.partition(":")[2].lstrip("/")
-        if not path.startswith(planner.prefix):
-            reason = f"it is not below the flow's source, {flow.source}"
-            return {"name": name, "rule": None, "to": [], "reason": reason}
-        path = path[len(planner.prefix) :]
+    path = below_source(flow, name)
+    if path is None:
+        return {"name": name, "rule": None, "to": [], "reason": f"it is not below the flow's source, {flow.source}"}
     never = planner.by_name(path)
     if never is not None:
         return {"name": name, "rule": None, "to": [], "reason": never}

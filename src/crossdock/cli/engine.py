@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from crossdock.engine.delivery import Delivery
     from crossdock.engine.engine import Engine
     from crossdock.engine.summary import Summary
+    from crossdock.flows.flow import Flow
     from crossdock.ledger.base import Ledger
 
 __all__ = [
     "AFTER_FAILURE",
+    "below_source",
     "delivery_json",
     "flows_of",
     "ledger_option",
@@ -49,6 +51,19 @@ def flows_of(config: Config, names: Iterable[str]) -> list[str]:
         file = config.require_file()
         raise ConfigError(f"{file.name} has no flows", hint="add one below 'flows:', or pass --config FILE")
     return found or list(config.flows)
+
+
+def below_source(flow: Flow, name: str) -> str | None:
+    """The path below the flow's source of a file, which is named by that, or from its endpoint's root on (`/path`,
+    `endpoint:path`). None: it is elsewhere.
+    """
+    endpoint, colon, rest = name.partition(":")
+    if colon and endpoint == flow.source.endpoint:
+        name = f"/{rest}"
+    if not name.startswith("/"):
+        return name
+    path, root = name.lstrip("/"), f"{flow.source.path}/" if flow.source.path else ""
+    return path.removeprefix(root) if path.startswith(root) else None
 
 
 @asynccontextmanager

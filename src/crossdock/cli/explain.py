@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossdock.cli import exits
-from crossdock.cli.engine import ledger_option, opened_engine
+from crossdock.cli.engine import below_source, ledger_option, opened_engine
 from crossdock.cli.output import count, emit
 from crossdock.cli.rows import moment, target_of, transfer_json
 from crossdock.cli.session import Session, common
@@ -30,25 +30,23 @@ __all__ = ["explain"]
 def explain(session: Session, flow: str, path: str, ledger: str | None, as_json: bool) -> int:
     """Explain what a flow does with one file, and why.
 
-    PATH is below the flow's source, or ENDPOINT:PATH. Rule by rule, what is left out, what a file that settles still
-    waits for, what is in the way at its target, what the ledger knows, and what the next run does. This is a look at
-    the whole source, and counts as one for files that settle; nothing is added to the ledger.
+    PATH is below the flow's source; as /PATH or ENDPOINT:PATH it is below the endpoint's root. Rule by rule, what is
+    left out, what a file that settles still waits for, what is in the way at its target, what the ledger knows, and
+    what the next run does. This is a look at the whole source, and counts as one for files that settle; nothing is
+    added to the ledger.
     """
     wanted = session.config.flow(flow)
-    endpoint, colon, rest = path.partition(":")
-    root = f"{wanted.source.path}/" if wanted.source.path else ""
-    if colon and endpoint == wanted.source.endpoint:
-        if not rest.removeprefix("/").startswith(root):
-            raise click.UsageError(f"{path} is not below the source of {flow}, {wanted.source}")
-        path = rest.removeprefix("/").removeprefix(root)
-    if not path:
+    below = below_source(wanted, path)
+    if below is None:
+        raise click.UsageError(f"{path} is not below the source of {flow}, {wanted.source}")
+    if not below:
         raise click.UsageError("PATH: which file? Name one below the flow's source")
 
     async def work() -> Explanation:
         from crossdock.engine.explaining import explain
 
         async with opened_engine(session, ledger, looking=True) as engine:
-            return await explain(engine, flow, path)
+            return await explain(engine, flow, below)
 
     found = session.run(work)
     if as_json:
