@@ -84,6 +84,8 @@ class Lying(MemoryBackend):
             options = replace(options, overwrite=True)
         if self._lie == "mtime":
             options = replace(options, modified=None)
+        elif self._lie.startswith("mtime ") and options.modified is not None:
+            options = replace(options, modified=options.modified + timedelta(seconds=float(self._lie[6:])))
         return await super().begin_write(path, options)
 
     async def rename(self, path: str, target: str, *, overwrite: bool = False) -> None:
@@ -135,7 +137,7 @@ async def test_names_that_come_back_otherwise(name: Callable[[str], str], words:
         ("offset", "a read at an offset gives other bytes"),
         ("overwrite", "after replacing a file the old bytes are read"),
         ("create_new", "a file was replaced although that was forbidden"),
-        ("mtime", "2001-02-03 04:05:06Z became "),
+        ("mtime", "2001-02-03 04:05:07Z became "),
         ("rename", "a renamed file is not where it should be"),
     ],
 )
@@ -143,6 +145,18 @@ async def test_what_is_promised_and_not_kept(lie: str, words: str) -> None:
     told, _ = await findings(Lying(lie))
     bad = next(finding for finding in told if not finding.good)
     assert bad.detail.startswith(words) and bad.mend, told
+
+
+@pytest.mark.parametrize(
+    ("off", "window"), [(0.000001, "1s"), (-1.654321, "2s"), (3600, "61m"), (-18001, "301m"), (1800, None), (1e6, None)]
+)
+async def test_times_that_are_kept_otherwise(off: float, window: str | None) -> None:
+    """Rounded, or by whole hours off."""
+    told, _ = await findings(Lying(f"mtime {off}"))
+    (bad,) = (finding for finding in told if not finding.good)
+    assert bad.detail.startswith("2001-02-03 04:05:07Z became "), told
+    assert bad.mend
+    assert bad.mend.startswith(f"crossdock sync --modify-window {window} " if window else "crossdock sync --checksum ")
 
 
 async def test_names_that_are_refused() -> None:

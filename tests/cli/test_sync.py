@@ -133,6 +133,17 @@ def test_checksum_finds_what_time_hides(cli: Cli, tree: Path, tmp_path: Path) ->
     assert cli("sync", "--checksum", "in", "out").err.startswith("0 files copied"), "content counts instead of time"
 
 
+def test_a_window_for_times(cli: Cli, tree: Path, tmp_path: Path) -> None:
+    cli("sync", "in", "out")
+    target = tmp_path / "out/a.txt"
+    target.write_bytes(b"ONE\n")
+    made = (tree / "a.txt").stat().st_mtime_ns
+    os.utime(target, ns=(made, made + 2 * 10**9))
+    assert cli("sync", "in", "out", "--modify-window", "2s").err.startswith("0 files copied")
+    assert cli("sync", "in", "out", "--modify-window", "1s").err.startswith("1 file copied")
+    assert contents(tmp_path / "out") == contents(tree)
+
+
 def test_several_processes(cli: Cli, tree: Path, tmp_path: Path) -> None:
     result = cli("sync", "--processes", "2", "--json", "in", "out")
     assert result.code == 0

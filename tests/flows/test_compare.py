@@ -43,6 +43,21 @@ def test_by_time(theirs: Capabilities, ours: Capabilities, newer: float, said: s
     assert Comparison(theirs, ours).difference(source, Entry(path="a", size=5)) is None
 
 
+def test_times_within_a_window_are_equal() -> None:
+    """FAT keeps even seconds; some servers tell times that are whole hours off."""
+    modified = NOW + timedelta(seconds=7.9)
+    source = Entry(path="a", size=5, modified=modified)
+    for precision, listed in ((EXACT, True), (SECOND, True), (SECOND, False)):
+        compared = Comparison(kept(EXACT), kept(precision, listed=listed), window=timedelta(seconds=2))
+        for seconds, same in ((6, True), (8, True), (5, False), (10, False)):
+            target = Entry(path="a", size=5, modified=NOW + timedelta(seconds=seconds))
+            assert (compared.difference(source, target, listed=False) is None) is same
+    hour = Comparison(kept(EXACT), kept(None), window=timedelta(hours=1))
+    assert hour.difference(source, Entry(path="a", size=5, modified=modified - timedelta(hours=1))) is None
+    earlier = Entry(path="a", size=5, modified=modified - timedelta(hours=1.1))
+    assert hour.difference(source, earlier) == "source is newer"
+
+
 @pytest.mark.parametrize(("year", "kept"), [(1601, SECONDS_32[0]), (2200, SECONDS_32[1])])
 def test_a_time_that_the_target_cannot_keep(year: int, kept: datetime) -> None:
     """It bears the nearest; by any other, it is another file."""

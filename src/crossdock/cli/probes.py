@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import secrets
 import shlex
 import unicodedata
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "probe", "scratch_name"]
 
 _SIZE = 300_000
-_PAST = datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC)
+_PAST = datetime(2001, 2, 3, 4, 5, 7, 654321, tzinfo=UTC)
+"""An odd second and more: some systems keep even ones."""
 _NAMES = ("Zoë €.csv", "Zoë.csv", "Łódź.csv", "Привет.csv", "データ.csv")
 """Composed (NFC), as most systems write them; the first one that the endpoint's encoding has is tried."""
+_ROUNDED = 2
+"""Seconds; FAT keeps even ones."""
 _CLOCK = 60
 """Seconds that two clocks may differ before `--min-age` and the like go wrong."""
 
@@ -267,10 +271,13 @@ class _Probes:
         await self.storage.write_bytes(path, b"old", WriteOptions(modified=_PAST))
         entry = await self.storage.stat(path)
         precision = self.storage.capabilities.mtime_precision or timedelta()
-        if entry.modified is None or abs(entry.modified - _PAST) > precision:
+        apart = None if entry.modified is None else abs(entry.modified - _PAST)
+        if apart is None or (apart and apart >= precision):
+            window = None if apart is None else _window(apart.total_seconds())
             raise _Wrong(
                 f"{_PAST:%Y-%m-%d %H:%M:%SZ} became {entry.modified or 'unknown'}: sync would move files again",
-                "crossdock sync --checksum, which compares content instead",
+                f"crossdock sync {window or '--checksum'}    # {'or --checksum, which' if window else 'it'} compares "
+                "content instead",
             )
         return "kept"
 
@@ -297,3 +304,11 @@ class _Probes:
                 return left or error
             return None
         return left
+
+
+def _window(apart: float) -> str | None:
+    """The option with which sync bears times that are so many seconds off; None if that would be any time."""
+    if apart <= _ROUNDED:
+        return f"--modify-window {math.ceil(apart)}s"
+    hours = round(apart / 3600)
+    return f"--modify-window {hours * 60 + 1}m" if hours <= 24 and abs(apart - hours * 3600) <= _ROUNDED else None

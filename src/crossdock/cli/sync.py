@@ -35,6 +35,7 @@ __all__ = ["sync"]
 @click.option("--min-size", type=SIZE, help="Leave out smaller files, such as 1K.")
 @click.option("--max-size", type=SIZE, help="Leave out larger files, such as 2G.")
 @click.option("--checksum", is_flag=True, help="Compare content instead of time where sizes are equal.")
+@click.option("--modify-window", type=DURATION, help="Take times no further apart than this, such as 2s, for equal.")
 @click.option("--delete", is_flag=True, help="Delete at the target what the source does not have.")
 @click.option(
     "--max-delete",
@@ -95,6 +96,7 @@ def sync(context: click.Context, /, source: str, target: str, **options: Any) ->
     settings = SyncOptions(
         filters=filters,
         policy=policy,
+        modify_window=timedelta(seconds=options["modify_window"] or 0),
         **{name: options[name] for name in ("checksum", "delete", "max_delete", "dry_run", "transfers")},
     )
     reporter = Reporter(session, json=options["as_json"], dry_run=options["dry_run"], file=options["report"])

@@ -6,16 +6,16 @@ Memory: what `Storage.walk` holds, a bounded queue of decisions, and the paths t
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Literal, Protocol, TypeGuard
+from typing import Literal, Protocol
 
 from crossdock.engine.attempts import deliver
+from crossdock.engine.content import Unsure, digest_of, not_same_by_etag
 from crossdock.engine.merge import merged
 from crossdock.engine.obstacles import Obstacles, refuse_overlap
 from crossdock.engine.outcome import Outcome, Summary
@@ -27,17 +27,9 @@ from crossdock.flows.filters import Filters
 from crossdock.storage.base import Entry
 from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.storage import Storage
-from crossdock.transfer.pipe import Tally, pipe
 from crossdock.transfer.receipt import Receipt
 
 __all__ = ["Courier", "Outcome", "Summary", "SyncOptions", "sync"]
-
-
-_MD5 = re.compile("[0-9a-f]{32}")
-_SMALL = 1024 * 1024
-"""Bytes that are read and hashed faster than a store answers a question about them."""
-_BATCH = 100
-"""Small files that are hashed in one call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +39,8 @@ class SyncOptions:
     filters: Filters = field(default_factory=Filters)
     checksum: bool = False
     """Compare content, reading both sides, where sizes are equal."""
+    modify_window: timedelta = timedelta(0)
+    """How far apart modification times may be that count as equal, where an endpoint does not keep them as they are."""
     delete: bool = False
     max_delete: int | float = 0.25
     """With `delete`: how many target files may go; a whole number counts, a fraction is of the target's files."""
@@ -89,7 +83,6 @@ async def sync(
 
 _Job = Callable[[], Awaitable[None]]
 _Work = asyncio.Queue[_Job | None]
-_Unsure = tuple[str, Entry, Entry]
 
 
 class _Run:
@@ -112,7 +105,8 @@ class _Run:
         self.surplus: list[str] = []
         self._report = report
         self._courier = courier or self._deliver
-        self._comparison = Comparison(source.capabilities, target.capabilities)
+        window = self.options.modify_window
+        self._comparison = Comparison(source.capabilities, target.capabilities, window=window)
         self._obstacles = Obstacles(target)
         self._twins = Twins(target)
         self._late: list[tuple[str, Entry]] = []
@@ -146,7 +140,7 @@ class _Run:
 
     async def _decide(self, work: _Work) -> None:
         """Fill the queue. The digests of one page are taken while the next one is listed and compared."""
-        taking: asyncio.Task[list[_Unsure]] | None = None
+        taking: asyncio.Task[list[Unsure]] | None = None
         try:
             verdict = self.options.filters.folder_verdict
 
@@ -167,14 +161,14 @@ class _Run:
             async with aclosing(listing) as pages:
                 async for pairs in pages:
                     await self._twins.learn(there.path for _, _, there in pairs if there and there.kind == "file")
-                    unsure: list[_Unsure] = []
+                    unsure: list[Unsure] = []
                     for name, entry, there in pairs:
                         job = self._job(name, entry, there, unsure)
                         if job is not None:
                             await work.put(job)
                     if taking is not None:
                         await self._look_closer_at(await taking, work)
-                    taking = asyncio.create_task(self._not_same_by_etag(unsure)) if unsure else None
+                    taking = asyncio.create_task(self._take_digests(unsure)) if unsure else None
             if taking is not None:
                 await self._look_closer_at(await taking, work)
         finally:
@@ -184,7 +178,7 @@ class _Run:
         for _ in range(self.options.transfers):
             await work.put(None)
 
-    def _job(self, name: str, entry: Entry | None, there: Entry | None, unsure: list[_Unsure]) -> _Job | None:
+    def _job(self, name: str, entry: Entry | None, there: Entry | None, unsure: list[Unsure]) -> _Job | None:
         """What is to be done about a pair, if it needs a worker; the rest is settled at once, or left to `unsure`."""
         if entry is None:
             assert there is not None
@@ -223,7 +217,15 @@ class _Run:
     def _verdict(self, entry: Entry, name: str) -> str | None:
         return self.options.filters.verdict(entry, self.now, path=name)
 
-    async def _look_closer_at(self, unsure: list[_Unsure], work: _Work) -> None:
+    async def _take_digests(self, unsure: list[Unsure]) -> list[Unsure]:
+        left = await not_same_by_etag(self.source, self.target, unsure)
+        known = {name for name, _, _ in left}
+        for name, entry, _ in unsure:
+            if name not in known:
+                self._skip(name, "unchanged", entry.size)
+        return left
+
+    async def _look_closer_at(self, unsure: list[Unsure], work: _Work) -> None:
         for one in unsure:
             await work.put(partial(self._look_closer, *one))
 
@@ -234,41 +236,11 @@ class _Run:
         self.summary.count(outcome)
         self._report(outcome)
 
-    async def _not_same_by_etag(self, unsure: list[_Unsure]) -> list[_Unsure]:
-        """Settles without a request what has one MD5 as its etag at both, or at one is that of a small file at hand."""
-        left: list[_Unsure] = []
-        at_target: list[tuple[_Unsure, str, Entry]] = []
-        at_source: list[tuple[_Unsure, str, Entry]] = []
-        for one in unsure:
-            _, entry, there = one
-            if _is_md5(entry.etag) and entry.etag == there.etag:
-                self._skip(one[0], "unchanged", entry.size)
-            elif _is_md5(entry.etag) and _may_hash(self.target, there):
-                at_target.append((one, entry.etag, there))
-            elif _is_md5(there.etag) and _may_hash(self.source, entry):
-                at_source.append((one, there.etag, entry))
-            else:
-                left.append(one)
-        for holder, asked in ((self.target, at_target), (self.source, at_source)):
-            for start in range(0, len(asked), _BATCH):
-                batch = asked[start : start + _BATCH]
-                try:
-                    digests = await holder.digests([held.path for _, _, held in batch], "md5")
-                except CrossdockError:
-                    # Looked at one by one, the file that cannot be hashed fails alone.
-                    digests = [""] * len(batch)
-                for (one, etag, _), digest in zip(batch, digests, strict=True):
-                    if digest == etag:
-                        self._skip(one[0], "unchanged", one[1].size)
-                    else:
-                        left.append(one)
-        return left
-
     async def _look_closer(self, name: str, entry: Entry, there: Entry) -> None:
         """Settle by the files' own times or content what the listings could not."""
         try:
             if self.options.checksum:
-                mine, theirs = await asyncio.gather(_digest(self.source, entry), _digest(self.target, there))
+                mine, theirs = await asyncio.gather(digest_of(self.source, entry), digest_of(self.target, there))
                 reason = None if mine == theirs else "content differs"
             else:
                 if not self.source.capabilities.lists_mtime:
@@ -367,23 +339,6 @@ class _Run:
 
 def _below(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
-
-
-def _is_md5(etag: str | None) -> TypeGuard[str]:
-    return etag is not None and _MD5.fullmatch(etag) is not None
-
-
-def _may_hash(storage: Storage, entry: Entry) -> bool:
-    return (entry.size or 0) <= _SMALL and "md5" in storage.capabilities.hashes
-
-
-async def _digest(storage: Storage, entry: Entry) -> str:
-    if "sha256" in entry.digests:
-        return entry.digests["sha256"]
-    tally = Tally()
-    async with storage.read(entry.path, pin=entry) as reader:
-        await pipe(reader, tally.feed)
-    return await tally.sha256()
 
 
 async def _all_or_none(tasks: list[asyncio.Task[None]]) -> None:

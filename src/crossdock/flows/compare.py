@@ -16,11 +16,11 @@ UNSURE: Literal["unsure"] = "unsure"
 class Comparison:
     """Compares files at two endpoints. `theirs` are the source's capabilities, `ours` the target's.
 
-    Times count as equal within the coarser precision.
+    Times count as equal within the coarser precision, and if they are no further apart than `window`.
     """
 
-    def __init__(self, theirs: Capabilities, ours: Capabilities) -> None:
-        self._theirs, self._ours = theirs, ours
+    def __init__(self, theirs: Capabilities, ours: Capabilities, *, window: timedelta = timedelta(0)) -> None:
+        self._theirs, self._ours, self._window = theirs, ours, window
         self._precision = ours.mtime_precision and max(ours.mtime_precision, theirs.mtime_precision or timedelta(0))
         self._theirs_listed, self._ours_listed = theirs.lists_mtime, ours.lists_mtime
 
@@ -33,10 +33,11 @@ class Comparison:
         if source.modified is None or target.modified is None:
             return None
         if self._precision is None:
-            return "source is newer" if source.modified > target.modified else None
+            return "source is newer" if source.modified - target.modified > self._window else None
         there, here = source.modified, target.modified
         # Whichever of the two was made of the other, perhaps where its time could not be kept.
-        if min(abs(self._ours.kept(there) - here), abs(there - self._theirs.kept(here))) < self._precision:
+        apart = min(abs(self._ours.kept(there) - here), abs(there - self._theirs.kept(here)))
+        if apart < self._precision or apart <= self._window:
             # What was uploaded in the second in which the source changed is not what it changed to.
             return UNSURE if listed and not self._ours_listed else None
         return "modification time differs" if not listed or (self._theirs_listed and self._ours_listed) else UNSURE

@@ -56,7 +56,9 @@ class Session(Control):
         seconds = datetime.strptime(when, "%Y%m%d%H%M%S").replace(tzinfo=UTC).timestamp()
         path = self._path(name)
         path.stat()
-        if self.faults.times == "set":
+        if self.faults.times == "even":
+            seconds -= seconds % 2
+        if self.faults.times != "forgotten":
             os.utime(path, (seconds, seconds))
         await self.say(f"213 Modify={when}; {name}")
 

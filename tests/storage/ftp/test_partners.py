@@ -68,6 +68,19 @@ async def test_where_no_time_can_be_set_what_is_there_is_not_sent_again(
     assert (server.folder / "a").read_bytes() == b"new"
 
 
+async def test_a_server_that_keeps_even_seconds(server: FaultyFtpServer) -> None:
+    """FAT behind it: a window spares the file that would look changed each time."""
+    server.faults = FtpFaults(times="even")
+    source = Storage(MemoryBackend("source"))
+    await source.write_bytes("a", b"old", WriteOptions(modified=WHEN + timedelta(seconds=1)))
+    async with faulty(server) as storage:
+        for copied, window in ((1, 0), (1, 0), (0, 2)):
+            summary, _ = await run(source, storage, modify_window=timedelta(seconds=window))
+            assert summary.copied == copied
+        await source.write_bytes("a", b"new", WriteOptions(modified=WHEN + timedelta(seconds=5)))
+        assert (await run(source, storage, modify_window=timedelta(seconds=2)))[0].copied == 1
+
+
 @pytest.mark.parametrize(
     "faults",
     [FtpFaults(times="forgotten"), FtpFaults(replies={"MFMT": "550 Permission denied"})],
