@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from crossdock.engine.sync import SyncOptions, sync
-from crossdock.errors import Conflict, NotFound, PermissionDenied
+from crossdock.engine.sync import Outcome, SyncOptions, sync
+from crossdock.errors import Conflict, ConnectionFailed, NoSpace, NotFound, PermissionDenied, StorageError
 from crossdock.flows.filters import Filters, Rule
 from crossdock.storage.base import Backend, Capabilities, Entry, Reader
 from crossdock.storage.layers import Layer
 from crossdock.storage.memory import MemoryBackend
+from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.staging import StagedWriter
 from crossdock.storage.storage import Storage
 from tests.engine.places import Faulty, lost
@@ -114,6 +115,41 @@ async def test_one_bad_file_does_not_stop_the_others() -> None:
     with pytest.raises(Conflict, match="but 1 failed"):
         await run(denying, target, delete=True)
     assert (await content(target))["extra"] == b"x"
+
+
+@pytest.mark.parametrize("kind", [ConnectionFailed, NoSpace])
+@pytest.mark.parametrize("transfers", [4, 20])
+async def test_it_ends_when_the_target_is_gone(kind: type[StorageError], transfers: int) -> None:
+    """Else each of the files waits for its own attempts to fail."""
+    source = await filled("a", {f"{number:03}": b"x" for number in range(500)})
+    backend = Faulty("b")
+    target = Storage(backend)
+    await target.write_bytes("extra", b"x")
+    most = max(32, 2 * transfers)
+    policy = RetryPolicy(attempts=1)
+
+    def failing(count: int) -> None:
+        backend.faults["write"] = [backend.error(kind, "write", "x", "gone") for _ in range(count)]
+
+    outcomes: list[Outcome] = []
+    failing(500)
+    with pytest.raises(kind) as raised:
+        options = SyncOptions(policy=policy, transfers=transfers, delete=True, max_delete=500)
+        await sync(source, "", target, "", options, report=outcomes.append)
+    assert "files in a row failed for such a reason" in raised.value.__notes__[0]
+    assert {outcome.action for outcome in outcomes} == {"fail"}
+    assert most <= len(outcomes) < most + transfers
+    assert await content(target) == {"extra": b"x"}
+    failing(most - 1)
+    summary, _ = await run(source, target, policy=policy, transfers=transfers)
+    assert (summary.copied, summary.failed) == (500 - most + 1, most - 1)
+
+
+async def test_files_that_fail_for_reasons_of_their_own_never_end_it() -> None:
+    tree = {f"{number:03}": b"x" for number in range(100)}
+    source, target = await filled("a", tree), await filled("b", {f"{name}/in": b"" for name in tree})
+    summary, _ = await run(source, target)
+    assert summary.failed == 100
 
 
 async def test_folder_in_the_way_of_a_file_is_reported() -> None:

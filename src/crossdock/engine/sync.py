@@ -21,7 +21,14 @@ from crossdock.engine.obstacles import Obstacles, refuse_overlap
 from crossdock.engine.outcome import Outcome, Summary
 from crossdock.engine.surplus import check_plausible
 from crossdock.engine.twins import Twins
-from crossdock.errors import CrossdockError, NotAFile, located
+from crossdock.errors import (
+    AuthenticationFailed,
+    ConnectionFailed,
+    CrossdockError,
+    NoSpace,
+    NotAFile,
+    located,
+)
 from crossdock.flows.compare import UNSURE, Comparison
 from crossdock.flows.filters import Filters
 from crossdock.storage.base import Entry
@@ -30,6 +37,12 @@ from crossdock.storage.storage import Storage
 from crossdock.transfer.receipt import Receipt
 
 __all__ = ["Courier", "Outcome", "Summary", "SyncOptions", "sync"]
+
+
+_GONE = (AuthenticationFailed, ConnectionFailed, NoSpace)
+"""What is wrong with an endpoint, and not with one file."""
+_PATIENCE = 32
+"""Failures of that kind in a row; or two for each file that is moved at once, if that is more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +87,8 @@ async def sync(
     """Make `to` hold every file below `folder`, as it is there. Nothing else at the target is touched, unless `delete`.
 
     `report` gets one outcome per file. `progress(path, 0, size)` announces a file about to be moved, later calls add
-    bytes. A file that fails does not stop the others. A listing that fails raises, and then nothing is deleted.
+    bytes. A file that fails does not stop the others, unless an endpoint is gone or full: after many such failures in
+    a row, the last one is raised. A listing that fails raises, and then nothing is deleted.
     Raises `Conflict` when source and target overlap, or when deleting would go too far.
     """
     run = _Run(source, folder, target, to, options or SyncOptions(), report, progress, courier)
@@ -101,7 +115,7 @@ class _Run:
         self.options, self.progress = options, progress
         self.summary = Summary()
         self.now = datetime.now(UTC)
-        self.found = self.held = 0
+        self.found = self.held = self.in_a_row = 0
         self.surplus: list[str] = []
         self._report = report
         self._courier = courier or self._deliver
@@ -235,6 +249,14 @@ class _Run:
     def _tell(self, outcome: Outcome) -> None:
         self.summary.count(outcome)
         self._report(outcome)
+        if outcome.action in ("copy", "delete"):
+            self.in_a_row = 0
+        elif isinstance(outcome.error, _GONE):
+            self.in_a_row += 1
+            if self.in_a_row >= max(_PATIENCE, 2 * self.options.transfers):
+                # Each of the others, too, would wait for its attempts to fail: hours, where there are many.
+                outcome.error.add_note(f"{self.in_a_row} files in a row failed for such a reason; no more are tried")
+                raise outcome.error
 
     async def _look_closer(self, name: str, entry: Entry, there: Entry) -> None:
         """Settle by the files' own times or content what the listings could not."""
