@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -270,7 +270,13 @@ class _Probes:
         self.made.add(path)
         await self.storage.write_bytes(path, b"old", WriteOptions(modified=_PAST))
         entry = await self.storage.stat(path)
-        precision = self.storage.capabilities.mtime_precision or timedelta()
+        precision = self.storage.capabilities.mtime_precision
+        if precision is None:
+            for name, detail, remedy in await self.storage.backend.remarks():
+                if name == "mtime" and remedy is not None:
+                    self.remedies[name] = remedy
+                    return detail
+            return "modification times are not kept"
         apart = None if entry.modified is None else abs(entry.modified - _PAST)
         if apart is None or (apart and apart >= precision):
             window = None if apart is None else _window(apart.total_seconds())

@@ -29,7 +29,7 @@ from crossdock.errors import (
     NotAFile,
     located,
 )
-from crossdock.flows.compare import UNSURE, Comparison
+from crossdock.flows.compare import TIME_DIFFERS, UNSURE, Comparison
 from crossdock.flows.filters import Filters
 from crossdock.storage.base import Entry
 from crossdock.storage.retry import RetryPolicy
@@ -119,12 +119,15 @@ class _Run:
         self.surplus: list[str] = []
         self._report = report
         self._courier = courier or self._deliver
-        window = self.options.modify_window
-        self._comparison = Comparison(source.capabilities, target.capabilities, window=window)
+        self._comparison = self._compared()
         self._obstacles = Obstacles(target)
         self._twins = Twins(target)
         self._late: list[tuple[str, Entry]] = []
         self._filtered = options.filters != Filters()
+
+    def _compared(self) -> Comparison:
+        """By what is known of the endpoints by now."""
+        return Comparison(self.source.capabilities, self.target.capabilities, window=self.options.modify_window)
 
     async def run(self) -> Summary:
         started = time.monotonic()
@@ -223,6 +226,8 @@ class _Run:
         if reason is None:
             self._skip(name, "unchanged", entry.size)
             return None
+        if reason == TIME_DIFFERS:
+            return partial(self._look_closer, name, entry, there)
         if reason != UNSURE:
             return lambda: self._move(name, entry, reason)
         unsure.append((name, entry, there))
@@ -269,7 +274,8 @@ class _Run:
                     entry = await self.source.stat(entry.path)
                 if not self.target.capabilities.lists_mtime:
                     there = await self.target.stat(there.path)
-                reason = self._comparison.difference(entry, there, listed=False)
+                await self.target.backend.prove_times(there)
+                reason = self._compared().difference(entry, there, listed=False)
         except CrossdockError as error:
             self._tell(Outcome(path=name, action="fail", reason="could not be compared", error=error))
             return

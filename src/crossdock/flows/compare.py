@@ -7,10 +7,12 @@ from typing import Literal
 
 from crossdock.storage.base import Capabilities, Entry
 
-__all__ = ["UNSURE", "Comparison"]
+__all__ = ["TIME_DIFFERS", "UNSURE", "Comparison"]
 
 UNSURE: Literal["unsure"] = "unsure"
 """The listings do not settle it; a `stat` of the side that does not list modification times would."""
+
+TIME_DIFFERS = "modification time differs"
 
 
 class Comparison:
@@ -40,4 +42,4 @@ class Comparison:
         if apart < self._precision or apart <= self._window:
             # What was uploaded in the second in which the source changed is not what it changed to.
             return UNSURE if listed and not self._ours_listed else None
-        return "modification time differs" if not listed or (self._theirs_listed and self._ours_listed) else UNSURE
+        return TIME_DIFFERS if not listed or (self._theirs_listed and self._ours_listed) else UNSURE

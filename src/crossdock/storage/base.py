@@ -348,6 +348,12 @@ class Backend(ABC):
         """What the server calls itself, and how it is spoken to, in words; None: there is none."""
         return None
 
+    async def prove_times(self, entry: Entry) -> None:
+        """Learn whether times are kept (`Capabilities.mtime_precision`), where that is not known until one is set.
+
+        `entry` is a file that is about to be replaced, and stays as it is.
+        """
+
     async def remarks(self) -> Sequence[tuple[str, str, str | None]]:
         """What works at this server, but not as well as it could: (what, detail, remedy)."""
         return ()

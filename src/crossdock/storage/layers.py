@@ -113,6 +113,9 @@ class Layer(Backend):
     async def server(self) -> str | None:
         return await self._call("ask", "", self.inner.server, repeatable=True)
 
+    async def prove_times(self, entry: Entry) -> None:
+        await self._call("ask", entry.path, lambda: self.inner.prove_times(entry), repeatable=True)
+
     async def remarks(self) -> Sequence[tuple[str, str, str | None]]:
         return await self._call("ask", "", self.inner.remarks, repeatable=True)
 

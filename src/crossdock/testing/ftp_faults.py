@@ -52,8 +52,8 @@ class FtpFaults:
     """MLST takes a name with *, ? or [ for a pattern, and describes the folder above."""
     takes: bool = False
     """An upload that is complete is gone, as in a drop box; `FaultyFtpServer.taken` holds what was in it."""
-    times: Literal["set", "forgotten", "even"] = "set"
-    """What becomes of MFMT, once it is agreed to; FAT keeps even seconds."""
+    times: Literal["set", "forgotten", "even", "killed"] = "set"
+    """What becomes of MFMT, once it is agreed to; FAT keeps even seconds. Or the session ends (vsftpd's sandbox)."""
     empties: bool = False
     """A file that is gone on with by REST and STOR is empty at first, and then has zeros at its beginning."""
     ascii: bool = False

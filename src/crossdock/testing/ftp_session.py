@@ -56,6 +56,9 @@ class Session(Control):
         seconds = datetime.strptime(when, "%Y%m%d%H%M%S").replace(tzinfo=UTC).timestamp()
         path = self._path(name)
         path.stat()
+        if self.faults.times == "killed":
+            await self.say("500 OOPS: priv_sock_get_cmd")
+            raise ConnectionResetError
         if self.faults.times == "even":
             seconds -= seconds % 2
         if self.faults.times != "forgotten":

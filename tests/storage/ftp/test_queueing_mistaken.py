@@ -80,8 +80,9 @@ async def test_a_server_that_only_calls_itself_vsftpd_and_is_read(
 async def test_an_answer_in_between_does_not_hide_that_an_upload_failed(queuing: FaultyFtpServer, verify: str) -> None:
     """The time is set while the file is on its way: that reply is not the transfer's last."""
     async with faulty(queuing, max_connections=1, verify=verify) as storage:
-        await storage.write_bytes("one", b"first")
-        await storage.write_bytes("one", b"1", WriteOptions(modified=WHEN))
+        await prove(storage)
+        for _ in range(2):  # the first time that is set goes alone
+            await storage.write_bytes("one", b"1", WriteOptions(modified=WHEN))
         queuing.faults.during, queuing.faults.disk = "answer", 2
         with pytest.raises(ProtocolViolation, match="nobody asked for: 213"):
             await storage.write_bytes("one", b"12345", WriteOptions(modified=WHEN))

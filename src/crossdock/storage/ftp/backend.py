@@ -71,6 +71,14 @@ class FtpBackend(Backend):
     def address(self, path: str) -> str:
         return self.calls.full(path, "open").decode("utf-8", "surrogateescape")
 
+    async def prove_times(self, entry: Entry) -> None:
+        calls = self.calls
+        if not calls.can_stamp or entry.modified is None:
+            return
+        name = calls.full(entry.path, "ask")
+        if not await calls.call("ask", entry.path, stamps.survives, name, entry.modified):
+            calls.not_stamped_again()
+
     # -- for doctor -------------------------------------------------------------------------------------------------
 
     async def server(self) -> str:

@@ -82,6 +82,11 @@ class Calls(Member[Pool]):
         if reply.code >= 500:
             self.cannot_stamp()
 
+    def not_stamped_again(self) -> None:
+        """The server ended a session rather than set a file's time."""
+        log.info("%s ends the session when a file's time is set, and is not asked to again", self.backend.endpoint)
+        self.cannot_stamp()
+
     def cannot_restart(self) -> None:
         """The server refused to read from the middle of a file: from now on, each attempt starts anew."""
         self.can_restart = False

@@ -52,6 +52,12 @@ def remarks(settings: FtpSettings, connection: Connection) -> Iterator[tuple[str
         yield "listings", "no MLSD: LIST is read instead, and times are asked for file by file (MDTM)", None
     if features.sets_times is None:
         yield "mtime", "no MFMT: modification times are not kept", "crossdock sync --checksum    # compares content"
+    elif connection.learned.survives_stamps is False:
+        yield (
+            "mtime",
+            "the server ends the session when a file's time is set: modification times are not kept",
+            "ask the server's operator for vsftpd seccomp_sandbox=NO",
+        )
     if settings.staging == "rename" and not features.replaces:
         yield (
             "replacing",

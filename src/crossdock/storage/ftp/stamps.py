@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 
 from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.dialects import parse_time
+from crossdock.storage.ftp.wire import Lost, Reply, Silent
 from crossdock.storage.staging import temporary_path
 
-__all__ = ["lacks_times", "stamp", "times"]
+__all__ = ["Ended", "lacks_times", "set_time", "stamp", "survives", "times", "untried"]
 
 _TOGETHER = 32
 """MDTM commands sent in one go: their replies fit every socket buffer."""
@@ -18,12 +19,52 @@ _LATEST = 0xFFFFFFFF
 """Unix time; not every server knows later ones, or negative ones."""
 
 
+class Ended(Lost):
+    """The server ended the session rather than set a file's time; from now on it is not asked to."""
+
+
 def stamp(connection: Connection, name: bytes, modified: datetime | None) -> tuple[bytes, ...]:
     """The command that sets a file's time; none, where there is none for it."""
     command = connection.features.sets_times
-    if command is None or modified is None or not 0 <= modified.timestamp() <= _LATEST:
+    if connection.learned.survives_stamps is False or command is None or modified is None:
+        return ()
+    if not 0 <= modified.timestamp() <= _LATEST:
         return ()
     return (command + modified.astimezone(UTC).strftime(" %Y%m%d%H%M%S ").encode() + name,)
+
+
+def untried(connection: Connection) -> bool:
+    """Whether setting a time may end the session: vsftpd's sandbox kills the process, unless it is off (Debian 13)."""
+    return connection.features.sets_times == b"MDTM" and connection.learned.survives_stamps is None
+
+
+def set_time(connection: Connection, stamp: Sequence[bytes], questions: Sequence[bytes]) -> list[Reply]:
+    """Send the stamp, if there is one, and what else is asked for: the replies in this order. Raises `Ended`."""
+    if not stamp or not untried(connection):
+        return connection.wire.ask(*stamp, *questions)
+    learned = connection.learned
+    try:
+        found = connection.wire.ask(*stamp)
+        if "OOPS" in found[0].text:
+            raise Lost(str(found[0]))
+        found += connection.wire.ask(*(questions or (b"NOOP",)))
+    except Silent:
+        raise
+    except Lost as error:
+        learned.survives_stamps = False
+        connection.broken = True
+        raise Ended(str(error)) from error
+    learned.survives_stamps = True
+    return found
+
+
+def survives(connection: Connection, name: bytes, modified: datetime) -> bool:
+    """Whether a file's time can be set and the session go on, tried with the time that it has."""
+    try:
+        set_time(connection, stamp(connection, name, modified) if untried(connection) else (), ())
+    except Ended:
+        return False
+    return connection.learned.survives_stamps is not False
 
 
 def lacks_times(connection: Connection, folder: bytes) -> bool:
@@ -31,6 +72,8 @@ def lacks_times(connection: Connection, folder: bytes) -> bool:
 
     In front of object stores (AWS Transfer Family) MFMT is offered; it is refused, or agreed to and not done.
     """
+    if connection.learned.survives_stamps is False:
+        return True
     if connection.features.sets_times != b"MFMT" or connection.features.server:
         return False
     name = folder + b"/" + temporary_path("probe", secrets.token_hex(6)).encode()

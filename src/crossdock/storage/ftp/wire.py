@@ -57,6 +57,8 @@ class Learned:
     """Names that differ in letters beyond ASCII are two. None: not tried."""
     tells_times: bool | None = None
     """MDTM is known, though FEAT does not tell of it. None: not tried, or there is no need to."""
+    survives_stamps: bool | None = None
+    """A session goes on after a file's time was set by MDTM, which vsftpd's sandbox may forbid. None: not tried."""
     address: object = None
     """The one of the host's addresses that has answered."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import TypeVar
@@ -18,9 +18,10 @@ from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.digests import Own, difference, own_digest
 from crossdock.storage.ftp.faults import Translate, kind_of_refusal, no_rename
 from crossdock.storage.ftp.securing import about_session
+from crossdock.storage.ftp.swapping import swap
 from crossdock.storage.ftp.tls import SessionRefused
 from crossdock.storage.ftp.wire import IsFolder, Lost, Refused, Reply, Violation
-from crossdock.storage.staging import StagedWriter, Stored, lasts, publish_by_swap, taken
+from crossdock.storage.staging import StagedWriter, Stored, lasts, taken
 
 __all__ = ["FtpWriter"]
 
@@ -143,7 +144,10 @@ class FtpWriter(StagedWriter):
                 self._send(connection, parts)
             assert self._stream is not None
             self._end(connection, self._stream)
-            stored = self._stamped(connection)
+        return self._looked(connection, stored)
+
+    def _looked(self, connection: Connection, stored: Stored | None = None) -> Stored:
+        stored = stored or self._stamped(connection)
         if self._at_once and stored.size in (None, self.size):
             self._move(connection)
         return stored
@@ -152,8 +156,10 @@ class FtpWriter(StagedWriter):
         """All of a small file; None if the server wants it otherwise: step by step it says why."""
         if self.offset or connection.features.digests or not (connection.invites and data.invitation(connection)):
             return None
-        self._touched = True
         stamp, questions = self._asks(connection)
+        if stamp and stamps.untried(connection):
+            return None
+        self._touched = True
         try:
             replies = data.send_whole(connection, b"STOR " + self._target, parts, *stamp, *questions)
         except Lost as error:
@@ -191,7 +197,7 @@ class FtpWriter(StagedWriter):
     def _stamped(self, connection: Connection) -> Stored:
         """Set the time, look at what is stored (both in one go), and compare digests."""
         stamp, questions = self._asks(connection)
-        return self._answered(connection, len(stamp), connection.wire.ask(*stamp, *questions))
+        return self._answered(connection, len(stamp), stamps.set_time(connection, stamp, questions))
 
     def _asks(self, connection: Connection) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         looks = self._calls.settings.verify != "none"
@@ -303,12 +309,18 @@ class FtpWriter(StagedWriter):
             while self._jobs:
                 await self._settle()
             parts, _ = self._taken()
-            if self._stream is None:
-                self._at_once = not self._direct
-                found = await self._with_ladder(self._complete, parts)
-            else:
-                assert self._connection is not None
-                found = await self._too_late(self._connection.run(self._complete, self._connection, parts))
+            try:
+                if self._stream is None:
+                    self._at_once = not self._direct
+                    found = await self._with_ladder(self._complete, parts)
+                else:
+                    assert self._connection is not None
+                    found = await self._too_late(self._connection.run(self._complete, self._connection, parts))
+            except stamps.Ended:
+                # The file is there, whole; another session takes it from here.
+                self._calls.not_stamped_again()
+                self._release()
+                found = await self._with_ladder(lambda connection, _: self._looked(connection), [])
         assert isinstance(found, Stored)
         return found
 
@@ -337,18 +349,7 @@ class FtpWriter(StagedWriter):
                 explained = calls.explained(error, "write", self.path)
                 raise explained or no_rename(error, self.endpoint, self.path) from error
 
-        async def rename(old: str, new: str) -> None:
-            await step(old, asking.move_beside, calls.full(old, "write"), calls.full(new, "write"))
-
-        async def remove(path: str) -> None:
-            await step(path, asking.remove, calls.full(path, "write"))
-
-        async def step(path: str, work: Callable[..., None], *names: bytes) -> None:
-            if not connection.alive:
-                self._release()
-            await calls.call_on(connection, "write", path, work, *names)
-
-        await publish_by_swap(rename, remove, self.temporary, self.path, self.attempt)
+        await swap(calls, connection, self.temporary, self.path, self.attempt, self._release)
 
     # -- giving up --------------------------------------------------------------------------------------------------
 

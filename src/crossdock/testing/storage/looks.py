@@ -115,6 +115,14 @@ class LookCases(SuiteBase):
                 assert (entry.path, entry.kind, entry.size) == ("folder/name", "file", 1000)
                 assert entry.fingerprint == stat.fingerprint
 
+    async def test_proving_times_changes_nothing(self, storage: Storage) -> None:
+        """A file that is sent again for its time alone is asked about first, and may be one that stays."""
+        await storage.write_bytes("name", content(1000), WriteOptions(modified=LONG_AGO))
+        entry = await storage.stat("name")
+        await storage.backend.prove_times(entry)
+        assert await storage.stat("name") == entry
+        assert await storage.read_bytes("name") == content(1000)
+
     async def test_the_fingerprint_changes_with_the_content(self, storage: Storage) -> None:
         """Other bytes of equal size are another file; where only the time tells, the time does."""
         if storage.capabilities.mtime_precision is None and (await storage.write_bytes("probe", b"x")).etag is None:
