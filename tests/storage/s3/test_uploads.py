@@ -137,6 +137,12 @@ class TestResume:
         await storage.discard(token)
         assert "cannot abort uploads" in caplog.text
 
+    async def test_what_was_published_by_another_word(self, storage: Storage, proxy: FaultProxy) -> None:
+        """Swift's word for an upload that was completed: what a killed worker had archived could not be finished."""
+        token = await self._half(storage)
+        proxy.fail("DELETE", "uploadId=", xml_error(404, "NoSuchKey"))
+        await storage.discard(token)
+
     async def test_no_leftovers_by_another_word(self, storage: Storage, proxy: FaultProxy) -> None:
         """rclone's server says NoSuchUpload."""
         proxy.fail("GET", "uploads=", xml_error(404, "NoSuchUpload"))

@@ -328,7 +328,7 @@ class Calls:
         """Remove an upload and its parts; one that is gone is fine, and what the store cannot remove is logged."""
         request = self.request("DELETE", "abort", path, "s3:AbortMultipartUpload", key=key, query={"uploadId": upload})
         lacking = ("NotImplemented", "MethodNotAllowed")
-        answer = await self.client.call(request, allow=("NoSuchUpload", "NotFound", *lacking), repeat=True)
+        answer = await self.client.call(request, allow=("NoSuchUpload", "NoSuchKey", "NotFound", *lacking), repeat=True)
         if answer.code in lacking:
             log.warning("upload %s of %r was left behind: this store cannot abort uploads", upload, key)
 
