@@ -326,7 +326,7 @@ async def test_what_follows_a_change_reads_one_file_alone(path: Path) -> None:
         for one in triggers
         for sql in re.findall(r"UPDATE transfers\s+SET.*?;", one, re.DOTALL)
     ]
-    assert len(updates) == 4
+    assert len(updates) == 6
     for sql in updates:
         reads = [line for line in plan(path, sql) if "SEARCH" in line or "SCAN" in line]
         one = ("(flow=? AND source=? AND path=?", "(rowid=?)")

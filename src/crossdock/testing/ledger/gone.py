@@ -162,6 +162,34 @@ class GoneCases:
         assert (await got(ledger, old)).state is State.PENDING
         assert not (await got(ledger, old)).gone
 
+    @pytest.mark.parametrize("how", ["cancelled", "failed", "skipped", "delivered"])
+    async def test_what_ends_after_its_file_was_replaced_does_not_keep_that_from_being_new(
+        self, ledger: Ledger, clock: LedgerClock, how: str
+    ) -> None:
+        """If it is put back: another destination, which has the newer one, would never get it."""
+        (old,) = await add(ledger)
+        lease = await claim_one(ledger)
+        await ledger.staged(lease, b"token")
+        await ledger.add([planned(entry=entry(size=6), target="staging")], who="poll")
+        newer = await claim_one(ledger)
+        await ledger.delivered(newer, RECEIPT)
+        await ledger.done(newer, gone=True)
+        assert await unknown(ledger, [entry()]) == []
+        match how:
+            case "cancelled":
+                await ledger.cancel([old], who="me", why="no")
+            case "failed":
+                await ledger.failed(lease, "no such bucket")
+            case "skipped":
+                await ledger.skipped(lease, "the source changed")
+            case _:
+                await ledger.delivered(lease, RECEIPT, owed=False)
+        found = await got(ledger, old)
+        state = {"cancelled": State.CANCELLED, "delivered": State.DONE}.get(how, State.SKIPPED)
+        assert (found.state, found.gone) == (state, True)
+        assert (await ledger.history(old))[-1].why == found.why
+        assert await unknown(ledger, [entry()]) == [entry().path]
+
     async def test_an_earlier_file_that_is_delivered_late_replaces_nothing(self, ledger: Ledger) -> None:
         """It was read before its name was given to another, and may be there again: it is new then. Nor does what has
         a version, of which all are there."""

@@ -28,7 +28,8 @@ WITH candidates AS (
 , chosen AS (SELECT id, deaths FROM candidates WHERE id IN (SELECT min(id) FROM candidates GROUP BY target, target_path))
 UPDATE transfers SET
     state = CASE WHEN state = 'delivered' THEN state
-                 WHEN owner IS NOT NULL AND rescues >= :max_rescues THEN 'failed' ELSE 'running' END,
+                 WHEN owner IS NULL OR rescues < :max_rescues THEN 'running'
+                 WHEN replaced = 1 THEN 'skipped' ELSE 'failed' END,
     fence = fence + 1,
     attempts = attempts + (state <> 'delivered' AND (owner IS NULL OR rescues < :max_rescues)),
     owed_attempts = owed_attempts + (state = 'delivered' AND (owner IS NULL OR rescues < :max_rescues)),
