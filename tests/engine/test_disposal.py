@@ -54,6 +54,15 @@ async def test_a_name_that_is_taken_in_the_archive_is_never_replaced(bench: Benc
     assert sorted([len(await bench.read(name)) for name in found]) == list(range(13))
 
 
+@pytest.mark.parametrize("place", ["local", "openssh"], indirect=True)
+async def test_a_folder_in_the_archive_takes_a_name_too(bench: Bench) -> None:
+    """The archive of what was below it when it was a folder at the source."""
+    await bench.plain.write_bytes("outbox/.done/a/b.csv/x", b"earlier")
+    (lease,) = await bench.delivered(await bench.write())
+    assert await bench.follow(lease, After(archive=".done")) == ("archived as outbox/.done/a/b~1.csv", True)
+    assert await bench.names() == {"outbox/.done/a/b.csv/x", "outbox/.done/a/b~1.csv"}
+
+
 @pytest.mark.parametrize("place", ["ceph", "moto"], indirect=True)
 async def test_what_has_a_name_in_the_archive_is_not_taken_for_our_own(bench: Bench, place: Backend) -> None:
     """Where the store itself would replace it, a look tells: of the same size, and made just now."""
@@ -205,6 +214,21 @@ async def test_two_workers_at_once(bench: Bench) -> None:
         found = await asyncio.gather(*(bench.follow(lease, after) for lease in leases))
         assert [gone for _, gone in found] == [True] * 3, found
         assert await bench.names() == {"outbox/.done/a/b.csv"}
+
+
+async def test_what_was_replaced_meanwhile_is_left_where_it_is(bench: Bench) -> None:
+    """It may have been put back: then it is new, for the destination too that was not to get it any more."""
+    entry = await bench.write()
+    waits = [Planned(flow="statements", source="bank", entry=entry, target=name, target_path="b") for name in "xy"]
+    await bench.ledger.add(waits, who="poll")
+    first, second = await bench.ledger.claim("w1", limit=10)
+    await bench.ledger.retry_in(second, 100, "down")
+    (newer,) = await bench.delivered(replace(entry, size=6), "z")
+    await bench.ledger.done(newer)
+    await bench.ledger.delivered(first, bench.receipt(first))
+    said = await bench.follow(first, After(archive=".done"))
+    assert said == ("the source was taken away or replaced before", False)
+    assert await bench.names() == {entry.path}
 
 
 async def test_a_failed_or_cancelled_sibling_keeps_the_source(bench: Bench) -> None:

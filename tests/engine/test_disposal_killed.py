@@ -73,6 +73,41 @@ async def test_a_removal_that_was_killed_before_the_flow_was_to_archive(bench: B
         assert await bench.read(entry.path) == b"newer one"
 
 
+@pytest.mark.parametrize("place", ["local", "openssh"], indirect=True)
+@pytest.mark.parametrize("newer", [False, True], ids=["ours", "newer"])
+async def test_a_removal_that_was_killed_before_the_flow_was_to_leave_its_source(bench: Bench, *, newer: bool) -> None:
+    entry = await bench.write()
+    (lease,) = await bench.delivered(entry)
+
+    async def replaced() -> None:
+        await bench.plain.write_bytes(entry.path, b"newer one")
+
+    if newer:
+        bench.fragile.intrude["rename", "before"] = replaced
+    await removed_half(bench, lease)
+    said = await bench.follow(await bench.reclaim(), After())
+    assert said == (("the flow asks for nothing more", False) if newer else ("removed the source", True))
+    left = [each.path async for each in bench.plain.scan("outbox/a", temporaries=True)]
+    assert left == ([entry.path] if newer else [])
+    if newer:
+        assert await bench.read(entry.path) == b"newer one"
+
+
+@pytest.mark.parametrize("place", ["local", "openssh"], indirect=True)
+async def test_a_removal_that_was_killed_before_a_newer_file_was_delivered(bench: Bench) -> None:
+    """What had stepped aside stayed there: its transfer has nothing more to do with what is at the source."""
+    (lease,) = await bench.delivered(await bench.write())
+    await removed_half(bench, lease)
+    (newer,) = await bench.delivered(await bench.write(data=b"newer one"))
+    await bench.ledger.done(newer)
+    late = await bench.reclaim()
+    assert late.transfer.gone
+    words, _ = await bench.follow(late, After(delete=True))
+    assert words == "removed the source; the source was taken away or replaced before"
+    assert [each.path async for each in bench.plain.scan("outbox/a", temporaries=True)] == ["outbox/a/b.csv"]
+    assert await bench.read("outbox/a/b.csv") == b"newer one"
+
+
 async def test_what_a_copy_into_the_archive_has_staged_is_removed(
     bench: Bench, moto: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,11 +58,20 @@ class Actions:
         if self._marker is not None:
             words.append(await self._mark(lease, receipt, self._marker))
         gone = False
-        if lease.transfer.gone:
+        takes = self._flow.after.takes_source or bool(self._flow.after.tag)
+        replaced, siblings = lease.transfer.gone, list[Transfer]()
+        if takes and not replaced:
+            siblings = await self._ledger.siblings(lease.id)
+            # Since it was claimed, and with it what its siblings still owed: they are not told any more.
+            replaced = any(one.gone for one in siblings if one.id == lease.id)
+        if lease.transfer.state is State.DELIVERED and (replaced or not takes):
+            # What is set aside may be a newer file, that came in the moment of a removal that was killed.
+            said, gone = await self._disposal.tidy(lease, receipt)
+            words += [said] if said else []
+        if replaced:
             # What has its name now, though it looks the same, came later, and has transfers of its own.
             words.append("the source was taken away or replaced before")
-        elif self._flow.after.takes_source or self._flow.after.tag:
-            siblings = await self._ledger.siblings(lease.id)
+        elif takes:
             others = [one for one in siblings if one.id != lease.id]
             # One that has missed the file is tried again while that is there.
             missing = [one for one in others if one.state not in _ARRIVED or missed(one)]
@@ -73,7 +82,7 @@ class Actions:
                 words.append(said)
         if self.outbox.wanted("delivered"):
             words += await self.outbox.tell(self._delivered(lease.transfer, receipt))
-        return "; ".join(words), gone
+        return "; ".join(words) or "the flow asks for nothing more", gone
 
     async def failed(self, transfer: Transfer, error: str) -> None:
         """Tell who wants to know that a transfer failed for good. Call it before that is recorded: nothing is lost."""

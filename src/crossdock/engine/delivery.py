@@ -136,9 +136,7 @@ class Courier:
             self._step("R10:after")
         seconds = time.monotonic() - started
         done = Delivery(transfer=lease.transfer, what=what, receipt=receipt, seconds=seconds)
-        if not owed:
-            if what == "followed":
-                await self._ledger.done(lease, "the flow asks for nothing more")
+        if not owed and what == "delivered":
             return done
         try:
             self._step("R11:before")

@@ -15,6 +15,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 from weakref import WeakValueDictionary
@@ -26,6 +27,7 @@ from crossdock.engine.recovery import remove, sha256_of
 from crossdock.errors import (
     AlreadyExists,
     CrossdockError,
+    NotAFile,
     NotFound,
     PermissionDenied,
     SourceChanged,
@@ -67,6 +69,20 @@ class Disposal:
         # The transfers to its destinations may end in one moment.
         async with self._busy.setdefault(lease.transfer.entry.path, asyncio.Lock()):
             return await self._dispose(lease, receipt, siblings)
+
+    async def tidy(self, lease: Lease, receipt: Mapping[str, Any]) -> tuple[str, bool]:
+        """Where nothing is to be done with the source any more: what a killed attempt left there. "": nothing."""
+        transfer = lease.transfer
+        if transfer.source != self.archive.flow.source.endpoint:
+            return "", False
+        async with self._busy.setdefault(transfer.entry.path, asyncio.Lock()):
+            storage = await self._endpoints.storage(transfer.source)
+            meant = _read_entry(receipt) or transfer.entry
+            work = _Work(self.archive, storage, transfer, meant, receipt, lease.id)
+            await work.sweep()
+            with suppress(PermissionDenied, Unsupported):  # Nor may we put anything aside there.
+                return ("removed the source", True) if await work.clear_aside() else ("", False)
+            return "", False
 
     async def _dispose(
         self, lease: Lease, receipt: Mapping[str, Any], siblings: Sequence[Transfer]
@@ -166,6 +182,10 @@ class _Work:
                     await self._archive.note(self._transfer, there)
                     return f"archived as {shown(path)}{'' if gone else f'; {_NEWER}'}", True
                 continue
+            except NotAFile as error:
+                if error.path != path:
+                    raise
+                continue  # A folder has that name.
             except NotFound:
                 # Another worker, or the owner, was faster.
                 return await self.taken() or "the source was gone", True
@@ -318,6 +338,8 @@ class _Work:
 
     async def clear_aside(self) -> bool | None:
         """Remove what was set aside (True), or put it back if it is something else (False). None: nothing is there."""
+        if self._storage.capabilities.pinned_delete:
+            return None
         try:
             there = await self._storage.stat(self._aside)
         except NotFound:
