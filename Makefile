@@ -9,7 +9,7 @@ WORKERS ?= auto
 # More for pytest: make test ARGS='tests/cli -k sync'
 ARGS ?=
 
-.PHONY: demo test crash check bench docs clean
+.PHONY: demo test crash histories check bench docs clean
 
 demo: $(VENV)/.all
 	$(BIN)/crossdock demo
@@ -23,6 +23,10 @@ RUNS ?= 1000
 CROSSDOCK_SEED ?= $(shell date +%s)
 crash: $(VENV)/.test
 	CROSSDOCK_SEED=$(CROSSDOCK_SEED) CROSSDOCK_KILLS=$(RUNS) $(BIN)/python -m pytest -n $(WORKERS) -s tests/crash/test_flows.py $(ARGS)
+
+# Long random histories against a model of what must come of them: make histories RUNS=10000.
+histories: $(VENV)/.test
+	CROSSDOCK_SEED=$(CROSSDOCK_SEED) CROSSDOCK_HISTORIES=$(RUNS) $(BIN)/python -m pytest -n $(WORKERS) -s tests/histories $(ARGS)
 
 check: $(VENV)/.check $(VENV)/.test
 	$(BIN)/ruff check

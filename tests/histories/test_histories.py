@@ -1,0 +1,95 @@
+"""Long histories of what owners, operators, clocks and crashes do, against a model of what must come of them.
+
+`CROSSDOCK_HISTORIES` is how many there are in all, `CROSSDOCK_SEED` throws others, as `make histories` does each time.
+One that fails is made smaller, and printed as what `KNOWN` takes.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.histories.drawing import draw, shrunk
+from tests.histories.history import Operation, play
+
+SEED = os.environ.get("CROSSDOCK_SEED") or "20261123"
+HISTORIES = int(os.environ.get("CROSSDOCK_HISTORIES", "200"))
+PARTS = 4
+
+KNOWN: dict[str, tuple[dict[str, Any], list[Operation]]] = {
+    "what a killed removal set aside, when a newer file was delivered, stayed there": (
+        {"after": "delete", "transfers": 1},
+        [
+            ("put", 2, 20, "now"),
+            ("run", "a", False, ((34, ("kill",)),)),
+            ("put", 2, 12, "now"),
+            ("run", "a", False, ()),
+        ],
+    ),
+    "a newer file that a killed removal set aside stayed there when the flow was to leave its sources": (
+        {"after": "delete", "transfers": 1},
+        [
+            ("put", 1, 12, "now"),
+            ("run", "a", False, ((29, ("put", 1, 20, "now")), (32, ("kill",)))),
+            ("configure", "after", "none"),
+        ],
+    ),
+    "what was cancelled after a newer file was delivered kept the earlier one, put back, from all others": (
+        {"to": ("d1:x1", "d2:x1"), "transfers": 1},
+        [
+            ("put", 1, 12, "now"),
+            ("run", "a", False, ((24, ("fault",)),)),
+            ("put", 1, 12, "now"),
+            ("run", "a", False, ((26, ("put", 2, 20, "now")),)),
+            ("both", ((13, ("delete", 2)), (15, ("back", 2, 0))), ((6, ("cancel", 4)),)),
+            ("run", "a", False, ((45, ("back", 1, 1)),)),
+        ],
+    ),
+    "what was put back was archived though a destination still had the newer one": (
+        {"after": "archive", "keep": 7200.0, "to": ("d1:x1", "d2:x2"), "on_conflict": "version"},
+        [
+            ("put", 3, 12, "now"),
+            ("run", "a", False, ((9, ("kill",)),)),
+            ("put", 3, 12, "now"),
+            ("run", "a", False, ((61, ("fault",)), (62, ("fault",)), (63, ("fault",)))),
+            ("back", 3, 0),
+        ],
+    ),
+    "a folder in the archive kept a file of its name at the source": (
+        {"after": "archive", "rules": "split"},
+        [("put", 2, 12, "now"), ("run", "a", False, ()), ("folder", 3)],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", list(KNOWN))
+def test_known(what: str) -> None:
+    assert (told := play(*KNOWN[what])) is None, told
+
+
+@pytest.mark.timeout(120 + HISTORIES)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_histories(part: int, tmp_path: Path) -> None:
+    """Every tenth keeps its ledger in a file."""
+    print(f"CROSSDOCK_SEED={SEED}")
+    for number in range(part, HISTORIES, PARTS):
+        first, operations = draw(f"{SEED}:{number}")
+        file = tmp_path / f"{number}.db" if random.Random(number).random() < 0.1 else None
+        told = play(first, operations, file)
+        if told is not None:
+            raise AssertionError(f"seed {SEED}, history {number}: {_smaller(first, operations, told)}")
+
+
+def _smaller(first: dict[str, Any], operations: list[Operation], told: str) -> str:
+    wrong = _kind(told)
+    first, operations = shrunk(first, operations, lambda one, others: _kind(play(one, others)) == wrong)
+    return f"{first!r}, {operations!r}\n{play(first, operations) or told}"
+
+
+def _kind(told: str | None) -> str:
+    """Of all that goes wrong, what is the same though a history is another one."""
+    return "" if told is None else " ".join(word for word in told.splitlines()[0].split() if word.isalpha())
