@@ -47,11 +47,12 @@ class Obstacles:
         """
         folders = self._target.capabilities.directories
         odd = not (path.isascii() and path.isprintable()) if folders else any(map(_is_byte, path))
-        if odd:
-            # Whether there can be such a name is known before anybody is asked, and raised; also below a new folder.
-            await self._look(path)
+        # Whether there can be such a name is known before anybody is asked, and raised; also below a new folder.
+        found = await self._look(path) if odd else None
         if not folders:
             return None
+        if found is not None:
+            return self._taken(path, found)
         end = 0
         while (end := path.find("/", end + 1)) > 0:
             kind = await self._kind(folder := path[:end])
@@ -62,7 +63,7 @@ class Obstacles:
             if kind != "dir":
                 name = folder.rpartition("/")[2]
                 return self._target.backend.error(NotADirectory, "write", path, f"{name!r} is not a folder")
-        return self._taken(path, await self._look(path))
+        return None if odd else self._taken(path, await self._look(path))
 
     def _taken(self, path: str, kind: str | None) -> CrossdockError | None:
         return self._target.backend.error(NotAFile, "write", path, "it is a folder") if kind == "dir" else None
