@@ -71,7 +71,8 @@ class Storage:
         for part in path.split("/"):
             if part in ("", ".", ".."):
                 what = f"the component {part!r}" if part else "an empty component"
-                hint = "write the path from the endpoint's root on, without it"
+                # What is written has its name from elsewhere: a store without folders, say.
+                hint = None if operation == "write" else "write the path from the endpoint's root on, without it"
                 raise self._invalid(operation, path, f"{what} in the path", hint)
         return path
 
