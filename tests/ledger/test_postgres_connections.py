@@ -28,6 +28,12 @@ async def test_no_server(schema: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+async def test_a_database_that_is_not_there(postgres: Postgres) -> None:
+    with pytest.raises(LedgerError, match='database "ledgr" does not exist') as caught:
+        await PostgresLedger(postgres.dsn.rpartition("/")[0] + "/ledgr").open()
+    assert str(caught.value.hint).startswith("have the database made")
+
+
 async def test_a_host_that_cannot_be_is_told() -> None:
     with pytest.raises(LedgerError, match=r"no host has such a name") as caught:
         await PostgresLedger("postgresql://tester@a..b/x").open()

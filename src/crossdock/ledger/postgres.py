@@ -196,10 +196,10 @@ class PostgresLedger(SqlLedger):
                 hint="see that its account may sign in with this password; one that comes from env: needs a restart",
             ) from error
         except asyncpg.PostgresError as error:
-            raise LedgerError(
-                f"{operation} in ledger {self.where}: {_said(error)}",
-                hint="see that the user may use database and schema",
-            ) from error
+            hint = "see that the user may use database and schema"
+            if isinstance(error, asyncpg.InvalidCatalogNameError):
+                hint = "have the database made, with the encoding UTF8, or mend its name in the ledger's address"
+            raise LedgerError(f"{operation} in ledger {self.where}: {_said(error)}", hint=hint) from error
 
     @asynccontextmanager
     async def _connection(self, pool: Any) -> AsyncGenerator[Any]:
