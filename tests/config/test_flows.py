@@ -246,7 +246,6 @@ def test_what_only_trying_shows(write: Write, module: str, tmp_path: Path) -> No
         f"25: flows.b.rules.2.to: python:missing_{module}.x cannot be imported: ModuleNotFoundError: No module named "
         f"'missing_{module}'",
     ]
-    assert [mistake.key for mistake in rehearse(load(path), ["b"])] == [f"flows.b.rules.{n}.to" for n in range(3)]
 
 
 # -- the ledger ------------------------------------------------------------------------------------------------------

@@ -31,14 +31,14 @@ _NAMELESS = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 """The surrogates between stand for bytes of names that are not UTF-8."""
 
 
-def load(explicit: Path | str | None = None, *, folder: Path | None = None) -> Config:
-    """The configuration: `explicit`, else $CROSSDOCK_CONFIG, else crossdock.yaml in `folder` (the working folder).
+def load(explicit: Path | str | None = None) -> Config:
+    """The configuration: `explicit`, else $CROSSDOCK_CONFIG, else crossdock.yaml in the working folder.
 
     The last may be absent. Raises `Mistakes` with everything that is wrong in the file.
     """
     written = explicit or os.environ.get(VARIABLE)
     named = Path(written) if written else None
-    file = named or (folder or Path()) / DEFAULT_FILE
+    file = named or Path(DEFAULT_FILE)
     try:
         with file.open("rb") as opened:
             raw = opened.read(LARGEST + 1)

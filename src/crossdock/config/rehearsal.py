@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from datetime import datetime
+from collections.abc import Iterator
 
 from crossdock.config.checks import rule_key, sound_rules
 from crossdock.config.config import Config
@@ -17,20 +16,20 @@ from crossdock.flows.route import Routes
 __all__ = ["rehearse"]
 
 
-def rehearse(config: Config, flows: Iterable[str] | None = None, *, now: datetime | None = None) -> list[ConfigError]:
-    """Everything that is wrong when the flows (all, or those named) are tried without touching an endpoint.
+def rehearse(config: Config) -> list[ConfigError]:
+    """Everything that is wrong when the flows are tried without touching an endpoint.
 
     This imports, and so executes, the modules that the file names. What is already known to be wrong is not tried.
     """
     found: list[ConfigError] = []
     if config.report is None:
         return found
-    for name in config.flows if flows is None else flows:
-        found += _flow(config, config.report, config.flow(name), now)
+    for flow in config.flows.values():
+        found += _flow(config, config.report, flow)
     return sorted(found, key=lambda mistake: mistake.line or 0)
 
 
-def _flow(config: Config, report: Report, flow: Flow, now: datetime | None) -> Iterator[ConfigError]:
+def _flow(config: Config, report: Report, flow: Flow) -> Iterator[ConfigError]:
     importable = True
     for at, rule in enumerate(flow.rules):
         key = rule_key(report, flow, at)
@@ -42,7 +41,7 @@ def _flow(config: Config, report: Report, flow: Flow, now: datetime | None) -> I
                 yield report.error((*key, "to"), error.message, error.hint)
         yield from _transforms(config, report, rule, (*key, "transform"))
     if importable and sound_rules(report, flow):
-        for at, message in Routes(flow).failures(now):
+        for at, message in Routes(flow).failures():
             key = ("flows", flow.name, "tests", at)
             if report.sound(key):
                 yield report.error(key, message, "mend the rule, or what the test expects")

@@ -267,13 +267,13 @@ class Routes:
                 hint="mend the function; it takes an entry and returns 'endpoint:path', several of them, or None",
             ) from error
 
-    def failures(self, now: datetime | None = None) -> Sequence[tuple[int, str]]:
+    def failures(self) -> Sequence[tuple[int, str]]:
         """What the flow's own tests say: (index of the test, what it expected and what came out)."""
-        found = []
+        found, now = [], datetime.now(UTC)
         for index, test in enumerate(self.flow.tests):
-            entry = Entry(path=test.file, size=0, modified=now or datetime.now(UTC))
+            entry = Entry(path=test.file, size=0, modified=now)
             try:
-                routed = self.route(entry, now or datetime.now(UTC))
+                routed = self.route(entry, now)
             except ConfigError as error:
                 found.append((index, error.message))
                 continue

@@ -10,7 +10,6 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from crossdock.errors import LedgerError, LedgerUnavailable
@@ -185,7 +184,7 @@ def _open(path: Path, version: Version, factory: type[sqlite3.Connection]) -> sq
     return connection
 
 
-def migrate(connection: sqlite3.Connection, clock: Callable[[], float] = time.time) -> None:
+def migrate(connection: sqlite3.Connection) -> None:
     """Bring the schema up to date, one transaction for each step."""
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -200,7 +199,7 @@ def migrate(connection: sqlite3.Connection, clock: Callable[[], float] = time.ti
         for version, script in scripts.items():
             if version > known:
                 _execute_all(connection, script)
-                connection.execute("INSERT INTO migrations VALUES (?, ?)", (version, clock()))
+                connection.execute("INSERT INTO migrations VALUES (?, ?)", (version, time.time()))
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 
 __all__ = ["TokenBucket"]
 
@@ -12,20 +11,14 @@ __all__ = ["TokenBucket"]
 class TokenBucket:
     """`rate` units a second, with bursts of a second's worth; share one to share the rate."""
 
-    def __init__(
-        self,
-        rate: float,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        self.rate, self._clock, self._sleep = rate, clock, sleep
-        self._level, self._last = rate, clock()
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self._level, self._last = rate, time.monotonic()
 
     async def take(self, amount: float) -> None:
         """Wait until the bucket has paid for `amount` units; more than it can hold goes into debt."""
-        now = self._clock()
+        now = time.monotonic()
         self._level = min(self.rate, self._level + (now - self._last) * self.rate) - amount
         self._last = now
         if self._level < 0:
-            await self._sleep(-self._level / self.rate)
+            await asyncio.sleep(-self._level / self.rate)

@@ -84,8 +84,8 @@ class Tree:
             )
             raise self.error(kind, operation, path, reason, hint) from error
 
-    def check_root(self, operation: str = "open") -> None:
-        os.close(self._open_root(operation))
+    def check_root(self) -> None:
+        os.close(self._open_root("open"))
 
     def _open_root(self, operation: str) -> int:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import AsyncGenerator
 from datetime import timedelta
 
@@ -118,7 +119,7 @@ class NetStorageBackend(Backend):
         request = self.calls.request("GET", "stat", "", "stat", {"format": "xml", "encoding": "utf-8"})
         answer = await self.client.call(request, allow=(404,), repeat=True)
         theirs = http_date(answer.headers.get("Date"))
-        return answer.headers.get("Server", ""), theirs.timestamp() - self.client.clock() if theirs else 0.0
+        return answer.headers.get("Server", ""), theirs.timestamp() - time.time() if theirs else 0.0
 
     # -- moving bytes ---------------------------------------------------------------------------------------------
 

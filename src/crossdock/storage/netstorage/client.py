@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
@@ -63,8 +62,8 @@ class Answer:
 class Client:
     """Signed HTTP to one account. Safe to share between tasks of one event loop."""
 
-    def __init__(self, settings: NetStorageSettings, endpoint: str, clock: Callable[[], float] = time.time) -> None:
-        self.settings, self.endpoint, self.service, self.clock = settings, endpoint, settings.service, clock
+    def __init__(self, settings: NetStorageSettings, endpoint: str) -> None:
+        self.settings, self.endpoint, self.service = settings, endpoint, settings.service
         self.retry = RetryPolicy(attempts=5, seconds=120)
         """For what is repeated here because nobody else can: stored files, later pages, publication."""
         rate = settings.requests_per_second
@@ -82,7 +81,7 @@ class Client:
             return
         settings = self.settings
         key = await asyncio.to_thread(settings.key.reveal)
-        self._signer = Signer(settings.key_name, key, self.clock)
+        self._signer = Signer(settings.key_name, key)
         if not proxy_bypass(settings.host):
             self._proxy = getproxies().get("https" if settings.tls else "http")
         tls = await asyncio.to_thread(trusted, settings.ca_file) if settings.tls else True
@@ -153,7 +152,7 @@ class Client:
             self._note(request)
         if response.status in allow:
             return None, answer
-        now = datetime.fromtimestamp(self.clock(), UTC)
+        now = datetime.now(UTC)
         accepted = answer.status == 403 and await self._is_accepted()
         error = refused(self.place(request), answer.status, answer.headers, answer.body, now=now, accepted=accepted)
         if isinstance(error, Throttled) and error.retry_after:

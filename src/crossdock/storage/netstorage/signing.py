@@ -6,7 +6,6 @@ import base64
 import hmac
 import secrets
 import time
-from collections.abc import Callable
 
 __all__ = ["ACTION", "DATA", "SIGN", "WINDOW", "Signer", "signature"]
 
@@ -28,10 +27,10 @@ def signature(key: str, data: str, path: str, action: str) -> str:
 class Signer:
     """Signs for one account. Every call gives a new time and a new id: nothing is signed once and sent twice."""
 
-    def __init__(self, key_name: str, key: str, clock: Callable[[], float] = time.time) -> None:
-        self._key_name, self._key, self._clock = key_name, key, clock
+    def __init__(self, key_name: str, key: str) -> None:
+        self._key_name, self._key = key_name, key
 
     def headers(self, path: str, action: str) -> dict[str, str]:
         """The three headers of a request, or of an upload's end."""
-        data = f"5, 0.0.0.0, 0.0.0.0, {int(self._clock())}, {secrets.randbits(63)}, {self._key_name}"
+        data = f"5, 0.0.0.0, 0.0.0.0, {int(time.time())}, {secrets.randbits(63)}, {self._key_name}"
         return {ACTION: action, DATA: data, SIGN: signature(self._key, data, path, action)}
