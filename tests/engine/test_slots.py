@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -15,8 +16,8 @@ from crossdock.engine.delivery import Courier, Delivery
 from crossdock.engine.engine import Engine
 from crossdock.engine.worker import Worker
 from crossdock.errors import AuthenticationFailed
-from crossdock.flows.flow import Destination, Flow, Place, Rule
-from crossdock.ledger.base import Lease, Query, State
+from crossdock.flows.flow import Destination, Flow, OnConflict, Place, Rule
+from crossdock.ledger.base import LEASE, Lease, Query, State
 from crossdock.ledger.memory import MemoryLedger
 from crossdock.storage.limits import Limit
 from crossdock.storage.registry import new_storage
@@ -106,6 +107,62 @@ async def test_a_flow_whose_files_never_end_leaves_a_hand_to_the_others() -> Non
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
         assert {each.state for each in await ledger.find(Query())} == {State.PENDING}, "given back"
+
+
+async def test_hands_that_end_in_one_turn_of_the_loop_go_on_in_one() -> None:
+    """What they then ask of one server goes into one packet, and into one commit of the ledger."""
+    turn, together, turns = 0, asyncio.Event(), list[int]()
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        asyncio.get_running_loop().call_soon(count)
+
+    class Slow(MemoryLedger):
+        async def claim(
+            self, owner: str, *, limit: int = 1, lease: float = LEASE, flows: Iterable[str] | None = None
+        ) -> list[Lease]:
+            await asyncio.sleep(0)
+            return await super().claim(owner, limit=limit, lease=lease, flows=flows)
+
+    class InStep(Courier):
+        def __init__(self) -> None:
+            pass
+
+        def claimed(self, leases: Sequence[Lease]) -> None:
+            pass
+
+        async def attempt(self, lease: Lease) -> Delivery:
+            turns.append(turn)
+            if len(turns) % 4 == 0:
+                together.set()
+                together.clear()
+            else:
+                await together.wait()
+            await ledger.delivered(lease, {}, owed=False)
+            return Delivery(transfer=lease.transfer, what="delivered")
+
+    async with Slow() as ledger, asyncio.timeout(60):
+        await ledger.add([planned(f"{number}", flow="f", target_path=f"{number}") for number in range(16)], who="poll")
+        count()
+        await Worker(ledger, InStep(), ["f"], owner="w", transfers=4).run(until_idle=True)
+    assert len(turns) == 16
+    # The one that claims for all goes on at once, the others in the next turn.
+    assert [len(set(turns[start : start + 4])) for start in range(0, 16, 4)] == [2, 2, 2, 2], turns
+
+
+@pytest.mark.parametrize("on_conflict", ["overwrite", "version"])
+async def test_a_delivery_leaves_no_generator_for_the_loop_to_close(home: House, on_conflict: OnConflict) -> None:
+    """Each would be a task of its own, and wake the loop."""
+    await home.put("a")
+    await Storage(home.dst).write_bytes("a", b"another")
+    left, hooks = list[object](), sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(finalizer=left.append)
+    try:
+        assert (await home.run(flow(on_conflict=on_conflict))).delivered == 1
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+    assert left == []
 
 
 @pytest.mark.parametrize("refused", [False, True], ids=["down", "refused"])

@@ -11,8 +11,8 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -35,6 +35,7 @@ from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
 from crossdock.storage.waiting import to_its_end
 from crossdock.transfer.copy import CopyOptions, Staged, copy
+from crossdock.transfer.transforms.base import Step as TransformStep
 
 __all__ = ["Courier", "Delivery", "Step", "owes"]
 
@@ -169,6 +170,8 @@ class _Attempt:
         self._record = Record.load(lease.transfer.checkpoint)
         self._id = attempt_id(self._ledger.id, lease.id, lease.fence)
         self._moved = 0
+        self._transforms: tuple[TransformStep, ...] = ()
+        self._resume: bytes | None = None
         self._kept: bytes | None = None  # staged by this very attempt, and left for the next one to go on with
         self._folder: str | None = None  # where an earlier attempt has begun to publish what is in an archive
 
@@ -189,45 +192,46 @@ class _Attempt:
         if ends_workers(transfer, self._ledger):
             raise put_away(transfer)
         source = await self._endpoints.for_file(transfer.source)
-        resume = self._record.token if self._record is not None and self._record.resumable else None
-        transforms = await self._courier.steps.of(self._planner, transfer)
+        if self._record is not None and self._record.resumable:
+            self._resume = self._record.token
+        self._transforms = await self._courier.steps.of(self._planner, transfer)
         self._step("R4:before")
         if source.backend.store is not None and target.can_server_copy(source):
             # No step lies between the store's copy and its being visible: the lease is looked at before.
             await self._ledger.heartbeat(self._lease, self._courier.lease)
-        async for to, overwrite in self._places(target):
-            if resume is not None and self._record is not None and (self._record.to != to or transforms):
-                # Another file has the name by now for which it was staged, or the rule has got a transform.
-                await sweep(self._lease, self._record, target, self._ledger.id, [self._record.to])
-                resume = self._record = None
-            options = CopyOptions(overwrite=overwrite, resume=resume, attempt=self._id, transforms=transforms)
-            try:
-                async with self._shared(source):
-                    receipt = await self._move(source, target, to, options)
-            except Conflict:
-                if flow.on_conflict != "version":
-                    raise
-                continue
-            self._step("R9:after")
-            self._endpoints.worked(transfer.source)
-            self._endpoints.worked(transfer.target)
-            return receipt
+        if flow.on_conflict != "version":
+            overwrite = flow.on_conflict == "overwrite"
+            return await self._send(source, target, transfer.target_path, overwrite=overwrite)
+        async with aclosing(self._versions(target)) as names:
+            async for name in names:
+                with suppress(Conflict):
+                    return await self._send(source, target, name)
         hint = "move some of them away, or choose another on_conflict"
         raise Conflict.at("deliver", transfer.target, transfer.target_path, f"{_VERSIONS} versions exist", hint=hint)
 
-    @asynccontextmanager
-    async def _shared(self, source: Storage) -> AsyncIterator[None]:
-        """One read for those of the file's destinations that are attempted now."""
-        path, pin, reads = self.transfer.entry.path, self.transfer.entry, source.backend
+    async def _send(self, source: Storage, target: Storage, to: str, *, overwrite: bool = False) -> Mapping[str, Any]:
+        """By one read for those of the file's destinations that are attempted now."""
+        if self._resume is not None and self._record is not None and (self._record.to != to or self._transforms):
+            # Another file has the name by now for which it was staged, or the rule has got a transform.
+            await sweep(self._lease, self._record, target, self._ledger.id, [self._record.to])
+            self._resume = self._record = None
+        options = CopyOptions(overwrite=overwrite, resume=self._resume, attempt=self._id, transforms=self._transforms)
+        path, pin = self.transfer.entry.path, self.transfer.entry
         number = self._courier.together(self.transfer)
-        if not isinstance(reads, SharedReads) or not (number > 1 or reads.sharing):
-            yield
-            return
-        reads.expect(path, pin, number)
+        reads = source.backend if isinstance(source.backend, SharedReads) else None
+        if reads is not None and (number > 1 or reads.sharing):
+            reads.expect(path, pin, number)
+        else:
+            reads = None
         try:
-            yield
+            receipt = await self._move(source, target, to, options)
         finally:
-            await reads.over(path, pin)
+            if reads is not None:
+                await reads.over(path, pin)
+        self._step("R9:after")
+        self._endpoints.worked(self.transfer.source)
+        self._endpoints.worked(self.transfer.target)
+        return receipt
 
     async def _look_back(self, target: Storage) -> Mapping[str, Any] | None:
         """After an earlier attempt: what had been published already, and what has to be swept away.
@@ -250,9 +254,8 @@ class _Attempt:
             await self._ledger.staged(self._lease, Record(to=record.to, token=record.token).dump())
         paths = {transfer.target_path if record is None else record.to}
         if self._planner.flow.on_conflict == "version":
-            async for to, _ in self._places(target):
-                paths.add(to)
-                break
+            async with aclosing(self._versions(target)) as free:
+                paths.add(await anext(free, transfer.target_path))
         await sweep(self._lease, record, target, self._ledger.id, paths)
         if receipt is None and record is not None:
             self._folder = record.to if any(step.many for step in transforms) else None
@@ -260,18 +263,14 @@ class _Attempt:
             await self._ledger.staged(self._lease, None if self._record is None else self._record.dump())
         return receipt
 
-    async def _places(self, target: Storage) -> AsyncIterator[tuple[str, bool]]:
-        """The paths to try, each with whether a file there may be replaced."""
-        to, mode = self.transfer.target_path, self._planner.flow.on_conflict
-        if mode != "version":
-            yield to, mode == "overwrite"
-            return
+    async def _versions(self, target: Storage) -> AsyncGenerator[str]:
+        """The paths to try, of which none may be replaced."""
         if self._folder is not None:
-            yield self._folder, False
+            yield self._folder
         for number in range(_VERSIONS):
-            name = version_of(to, number)
+            name = version_of(self.transfer.target_path, number)
             if name != self._folder and not await target.exists(name):
-                yield name, False
+                yield name
 
     async def _move(self, source: Storage, target: Storage, to: str, options: CopyOptions) -> Mapping[str, Any]:
         unpacks = any(step.many for step in options.transforms)

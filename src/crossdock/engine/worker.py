@@ -60,7 +60,8 @@ class Worker:
         self._claimed: deque[Lease] = deque()
         self._at_work: dict[int, _AtWork] = {}
         self._lost: set[int] = set()
-        self._claiming = asyncio.Lock()
+        self._asking: asyncio.Event | None = None
+        """Set when one hand, which asks the ledger for all of them just now, has its answer."""
         self._change = asyncio.Event()
         self._stopping = False
         self._ledger_fails = False
@@ -140,20 +141,15 @@ class Worker:
 
     async def _next(self, until_idle: bool) -> Lease | None:
         while not self._stopping:
-            async with self._claiming:
-                if not self._stopping:
-                    # Though a suspect may keep it from claiming: to wait for what is set already is to spin.
-                    self._change.clear()
-                if (lease := self._ready()) is not None:
-                    return lease
-                if not self._has_suspect() and not self._stopping:
-                    self._step("R3:before")
-                    flows = [flow for flow in self._flows if self._usable(flow) and self._has_room(flow)]
-                    found = await self._claim(flows)
-                    self._step("R3:after")
-                    self._claimed.extend(found)
-                    await self._set_suspect_apart()
-                    self._courier.claimed(self._claimed)
+            while self._asking is not None:
+                # Not for a lock, which is handed on one by one: who goes on in one turn shares packets and commits.
+                await self._asking.wait()
+            # Though a suspect may keep it from claiming: to wait for what is set already is to spin.
+            self._change.clear()
+            if (lease := self._ready()) is not None:
+                return lease
+            if not self._has_suspect() and not self._stopping:
+                await self._ask()
                 if (lease := self._ready()) is not None:
                     return lease
             if until_idle and not self._at_work:
@@ -163,6 +159,23 @@ class Worker:
                 async with asyncio.timeout(_LOOK_AGAIN):
                     await self._change.wait()
         return None
+
+    async def _ask(self) -> None:
+        """Claim what there is, for all hands."""
+        self._asking = asyncio.Event()
+        try:
+            self._step("R3:before")
+            flows = [flow for flow in self._flows if self._usable(flow) and self._has_room(flow)]
+            found = await self._claim(flows)
+            self._step("R3:after")
+            self._claimed.extend(found)
+            if found:
+                self._change.set()
+            await self._set_suspect_apart()
+            self._courier.claimed(self._claimed)
+        finally:
+            self._asking.set()
+            self._asking = None
 
     def _ready(self) -> Lease | None:
         """Of what was claimed, the first of a flow that has not its share of the hands by now."""
@@ -174,6 +187,8 @@ class Worker:
 
     def _has_room(self, flow: str) -> bool:
         """Some hands stay free for the others: a partner whose files never come to an end would have them all."""
+        if self._share == self._transfers:
+            return True
         return sum(each.lease.transfer.flow == flow for each in self._at_work.values()) < self._share
 
     async def _claim(self, flows: Iterable[str]) -> list[Lease]:
