@@ -12,7 +12,9 @@ from dataclasses import replace
 
 import pytest
 
+from crossdock.engine import worker
 from crossdock.engine.delivery import Courier, Delivery
+from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.engine import Engine
 from crossdock.engine.worker import Worker
 from crossdock.errors import AuthenticationFailed
@@ -20,6 +22,7 @@ from crossdock.flows.flow import Destination, Flow, OnConflict, Place, Rule
 from crossdock.ledger.base import LEASE, Lease, Query, State
 from crossdock.ledger.memory import MemoryLedger
 from crossdock.storage.limits import Limit
+from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.registry import new_storage
 from crossdock.storage.sftp.settings import SftpSettings
 from crossdock.storage.shared import SharedReads
@@ -95,12 +98,12 @@ async def test_a_flow_whose_files_never_end_leaves_a_hand_to_the_others() -> Non
 
     async with MemoryLedger() as ledger, asyncio.timeout(60):
         await ledger.add([planned(f"{number}", flow="slow") for number in range(20)], who="poll")
-        worker = Worker(ledger, Stuck(), ["slow", "quick"], owner="w", transfers=4)
-        working = asyncio.create_task(worker.run())
+        working_off = Worker(ledger, Stuck(), ["slow", "quick"], owner="w", transfers=4)
+        working = asyncio.create_task(working_off.run())
         async with change:
             await change.wait_for(lambda: len(begun) == 3)
         await ledger.add([planned("a", flow="quick", target_path="b")], who="poll")
-        worker.wake()
+        working_off.wake()
         async with change:
             await change.wait_for(lambda: "quick" in begun)
         assert begun.count("slow") == 3
@@ -149,6 +152,33 @@ async def test_hands_that_end_in_one_turn_of_the_loop_go_on_in_one() -> None:
     assert len(turns) == 16
     # The one that claims for all goes on at once, the others in the next turn.
     assert [len(set(turns[start : start + 4])) for start in range(0, 16, 4)] == [2, 2, 2, 2], turns
+
+
+async def test_a_worker_that_is_stopped_while_one_hand_claims_for_all_ends_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A daemon that waited would look at its sources meanwhile, by a configuration that is no more."""
+    monkeypatch.setattr(worker, "_LOOK_AGAIN", 3600.0)
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryLedger):
+        async def claim(
+            self, owner: str, *, limit: int = 1, lease: float = LEASE, flows: Iterable[str] | None = None
+        ) -> list[Lease]:
+            asked.set()
+            await answer.wait()
+            return await super().claim(owner, limit=limit, lease=lease, flows=flows)
+
+    async with Slow() as ledger, asyncio.timeout(60):
+        await ledger.add([planned("a", flow="f")], who="poll")
+        courier = Courier({}, Endpoints(lambda name: Storage(MemoryBackend(name))), ledger, {})
+        working = Worker(ledger, courier, ["f"], owner="w", transfers=4)
+        running = asyncio.create_task(working.run())
+        await asked.wait()
+        working.stop()
+        answer.set()
+        await running
+        assert [each.state for each in await ledger.find(Query())] == [State.PENDING], "given back"
 
 
 @pytest.mark.parametrize("on_conflict", ["overwrite", "version"])

@@ -141,14 +141,15 @@ class Worker:
 
     async def _next(self, until_idle: bool) -> Lease | None:
         while not self._stopping:
-            while self._asking is not None:
+            if self._asking is not None:
                 # Not for a lock, which is handed on one by one: who goes on in one turn shares packets and commits.
                 await self._asking.wait()
+                continue
             # Though a suspect may keep it from claiming: to wait for what is set already is to spin.
             self._change.clear()
             if (lease := self._ready()) is not None:
                 return lease
-            if not self._has_suspect() and not self._stopping:
+            if not self._has_suspect():
                 await self._ask()
                 if (lease := self._ready()) is not None:
                     return lease
