@@ -249,12 +249,17 @@ class Witness:
         return not missing or any(not each for each in missing)
 
     def _check_latest(self, path: str, content: bytes) -> None:
-        for place in {each.place for each in self._published[path]} - {
-            place for what, which, place in self.waived if (what, which) == (path, content)
-        }:
+        """Nowhere that it belongs, by one of the configurations since it came, is what came before it."""
+        coming = self._coming(path, content)
+        waived = {place for what, which, place in self.waived if (what, which) == (path, content)}
+        older = dict[Location, bytes]()
+        for place in {each.place for each in self._published[path]} - waived:
             got = [each.content for each in self._published[path] if each.place == place]
             if content in got and got[-1] != content:
-                self.object_(f"{place} got the older {_short(got[-1])} after {_short(content)}")
+                older[place] = got[-1]
+        if older and coming is not None and all(places & set(older) for places in self._wanted(path, coming.epoch)):
+            for place, held in older.items():
+                self.object_(f"{place} got the older {_short(held)} after {_short(content)}")
 
     def check_end(self, source: Place, targets: Mapping[str, Place]) -> None:
         """Nothing is under way any more."""

@@ -84,7 +84,8 @@ RETURNING id
 -- name: failed
 UPDATE transfers
 -- Nobody could try again what a later file of its path has replaced.
-SET state = CASE WHEN replaced = 1 THEN 'skipped' ELSE 'failed' END, owner = NULL, ready_at = NULL, error = :error, changed_at = :now, changed_by = owner, why = :error
+SET state = CASE WHEN replaced = 1 THEN 'skipped' ELSE 'failed' END, owner = NULL, ready_at = NULL, error = :error,
+    changed_at = :now, changed_by = owner, why = :error
 WHERE id = :id AND fence = :fence AND state = 'running'
 RETURNING id
 
