@@ -15,7 +15,7 @@ from crossdock.ledger.base import Query, State
 from crossdock.ledger.postgres import PostgresLedger
 from crossdock.ledger.queries import migrations
 from crossdock.storage.base import Entry
-from crossdock.testing.ledger.base import RECEIPT, add, claim_one, entry, got, planned
+from crossdock.testing.ledger.base import RECEIPT, add, claim_one, entry, got, planned, unknown
 from tests.servers import Postgres
 from tests.servers.server import LOOPBACK
 
@@ -129,6 +129,59 @@ async def test_siblings_of_many_hosts_end_at_once(postgres: Postgres, schema: st
         await asyncio.gather(*ending)
         assert [(await got(ledger, id)).state for id in ids] == [State.DELIVERED, State.DONE, State.DONE]
         assert [(await got(ledger, id)).gone for id in ids] == [True, True, True]
+
+
+@pytest.mark.parametrize("how", ["cancelled", "done", "delivered"])
+async def test_what_ends_in_the_moment_in_which_a_later_file_is_delivered(
+    postgres: Postgres, schema: str, raw: Any, how: str
+) -> None:
+    """By another host, whose transaction is open still: put back, the earlier file is new all the same."""
+    async with PostgresLedger(postgres.dsn, schema=schema) as ledger:
+        await add(ledger)
+        lease = await claim_one(ledger)
+        if how == "done":
+            await ledger.delivered(lease, RECEIPT)
+        await ledger.add([planned(entry=entry(size=6), target="staging")], who="poll")
+        later = await claim_one(ledger)
+        change = {
+            "cancelled": "ready_at = ready_at + 1",
+            "done": "state = 'done', owner = NULL, ready_at = NULL",
+            "delivered": "state = 'delivered', receipt = '{}'",
+        }[how]
+        await raw.execute(f"SET search_path TO {schema}")
+        await raw.execute(f"BEGIN; UPDATE transfers SET {change} WHERE id = {lease.id}")
+        delivering = asyncio.create_task(ledger.delivered(later, RECEIPT, owed=False))
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%nothing owed%'"
+        while not delivering.done() and not await raw.fetchval(waiting):
+            await raw.execute("SELECT pg_stat_clear_snapshot()")
+            await asyncio.sleep(0)
+        await raw.execute("COMMIT")
+        await delivering
+        if how == "cancelled":
+            await ledger.cancel([lease.id], who="me", why="no")
+        assert (await got(ledger, lease.id)).state == how
+        assert await unknown(ledger, [entry(), entry(size=6)]) == [entry().path]
+
+
+async def test_several_files_of_one_name_are_delivered_at_once(postgres: Postgres, schema: str, raw: Any) -> None:
+    """Whoever marks the earlier ones locks them from the latest on: no deadlock that the server must break."""
+    async with PostgresLedger(postgres.dsn, schema=schema) as ledger:
+        for size in range(6):
+            await ledger.add([planned(entry=entry(size=size), target=f"t{size}")], who="poll")
+        leases = await ledger.claim("w1", limit=9)
+        before = await raw.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        # Held by another session until all wait.
+        await raw.execute(f"BEGIN; SELECT id FROM {schema}.transfers WHERE id = {leases[0].id} FOR UPDATE")
+        ending = [asyncio.create_task(ledger.delivered(lease, RECEIPT)) for lease in leases[1:]]
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%delivered%'"
+        while await raw.fetchval(waiting) < len(ending):
+            await raw.execute("SELECT pg_stat_clear_snapshot()")
+            await asyncio.sleep(0)
+        await raw.execute("ROLLBACK")
+        await asyncio.gather(*ending)
+        assert len(await unknown(ledger, [each.transfer.entry for each in leases])) == 4
+        await raw.execute("SELECT pg_stat_clear_snapshot()")
+        assert before == await raw.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
 
 
 async def test_two_change_the_same_transfers_by_hand(postgres: Postgres, schema: str) -> None:

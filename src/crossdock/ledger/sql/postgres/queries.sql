@@ -78,7 +78,7 @@ WHERE t.flow = :flow AND t.source = :source AND t.path = f.path AND t.fingerprin
 WITH file AS MATERIALIZED (
     SELECT o.id FROM transfers AS t JOIN transfers AS o
         ON o.flow = t.flow AND o.source = t.source AND o.path = t.path AND o.fingerprint = t.fingerprint AND o.gone = 0
-    WHERE t.id = :id ORDER BY o.id FOR UPDATE OF o)
+    WHERE t.id = :id ORDER BY o.id DESC FOR UPDATE OF o)
 UPDATE transfers
 SET state = 'done', gone = 1, owner = NULL, ready_at = NULL, error = NULL, changed_at = :now, changed_by = owner,
     why = :why
