@@ -15,7 +15,6 @@ from crossdock.errors import (
     ConnectionFailed,
     CrossdockError,
     IntegrityError,
-    InvalidPath,
     LeaseLost,
     LedgerError,
     NoSpace,
@@ -34,7 +33,7 @@ from crossdock.storage.waiting import to_its_end
 from crossdock.transfer.chain import Chain
 from crossdock.transfer.pipe import DEPTH, Tally, pipe
 from crossdock.transfer.receipt import Receipt
-from crossdock.transfer.same_file import is_itself
+from crossdock.transfer.same_file import refuse_itself
 
 if TYPE_CHECKING:
     from crossdock.transfer.transforms.base import Step
@@ -62,6 +61,8 @@ class CopyOptions:
     """See `WriteOptions.attempt`: for callers who have to clean up after a process that was killed."""
     transforms: tuple[Step, ...] = ()
     """What changes in flight, in order. Then no store copies by itself, and an attempt is not resumed."""
+    takes_source: bool = False
+    """The source is removed afterwards: whether the target is another name of it is looked at closely."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +101,9 @@ async def copy(
     """
     options = options or CopyOptions()
     attempt = _Attempt(source, path, target, to, options, progress or (lambda _: None), on_checkpoint, on_staged)
-    if await is_itself(source, path, target, to):
-        reason = f"this is the source itself, {located(source.endpoint, path)}"
-        raise target.backend.error(InvalidPath, "write", to, reason, hint="send it somewhere else")
+    # Else the same bytes would take the place of the same bytes, in one step.
+    closely = options.takes_source or bool(options.transforms) or not target.capabilities.atomic_write
+    await refuse_itself(source, path, target, to, closely=closely)
     if any(step.many for step in options.transforms):
         raise ValueError("a step makes many files of one: see crossdock.transfer.unpack")
     if options.server_side and not options.transforms and target.can_server_copy(source):
