@@ -104,6 +104,8 @@ class CrossdockError(Exception):
 
     retryable: bool = False
     exhausted: bool = False
+    leaves: bool = False
+    """What was staged may still be there."""
 
     def __init__(self, message: str = "", *, hint: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -117,6 +119,11 @@ class CrossdockError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message.removesuffix('.')}. Next: {self.hint}" if self.hint else self.message
+
+    def not_cleaned_up(self, failed: CrossdockError) -> None:
+        """What was staged could not be removed either."""
+        self.leaves = True
+        self.add_note(f"cleaning up failed as well: {failed}")
 
 
 def _rebuilt(kind: type[CrossdockError], args: tuple[object, ...], state: dict[str, object]) -> CrossdockError:

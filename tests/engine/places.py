@@ -25,7 +25,8 @@ AT_ONCE = Settle(sightings=1, seconds=0.0)
 
 
 class Faulty(MemoryBackend):
-    """Fails at open, read, write, commit, publish (it was published all the same) or stat, as `faults` says."""
+    """Fails at open, read, write, chunk, abort, commit, publish (it was published all the same) or stat, as `faults`
+    says."""
 
     def __init__(self, endpoint: str) -> None:
         super().__init__(endpoint)
@@ -80,6 +81,14 @@ class _FaultyWriter(LayeredWriter):
     def __init__(self, inner: Writer, backend: Faulty) -> None:
         super().__init__(inner)
         self._backend = backend
+
+    async def write(self, data: bytes) -> None:
+        await self.inner.write(data)
+        await self._backend.strike("chunk")
+
+    async def abort(self) -> None:
+        await self._backend.strike("abort")
+        await self.inner.abort()
 
     async def commit(self, expect: Expect) -> Entry:
         await self._backend.strike("commit")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from crossdock.errors import (
     AuthenticationFailed,
     CrossdockError,
     PermissionDenied,
+    Throttled,
 )
 from crossdock.flows.flow import After, Destination, Place, Retry, Rule, TransformSpec
-from crossdock.ledger.base import State
+from crossdock.ledger.base import Query, State
 from crossdock.storage.base import WriteOptions, Writer
 from crossdock.storage.local import LocalSettings
 from crossdock.storage.shared import SharedReads
@@ -249,6 +251,33 @@ async def test_a_lost_wire_is_resumed(home: House) -> None:
     home.clock.move(20)
     assert (await home.run(flow())).delivered == 1
     assert (home.dst.hold("a"), home.dst.staged) == (b"x" * 3_000_000, [])
+
+
+@pytest.mark.parametrize("ended", ["lost", "killed"])
+async def test_what_could_not_be_swept_is_swept_later(home: House, ended: str) -> None:
+    """Though a newer file has the name by then, which ended it at once: a hidden file stayed for good."""
+    home.dst.capabilities = replace(home.dst.capabilities, resume_write=False)
+    both = flow(rules=(Rule(name="all", to=(Destination(endpoint="dst"), Destination(endpoint="dst2"))),))
+    await home.put("a", b"older")
+    if ended == "lost":
+        home.dst.faults["chunk"], home.dst.faults["abort"] = [lost()], [lost()]
+    else:
+        async with home.engine(both) as engine:
+            await engine.discover("f")
+        leases = await home.ledger.claim("killed", limit=2)
+        (lease,) = [each for each in leases if each.transfer.target == "dst"]
+        options = WriteOptions(attempt=attempt_id(home.ledger.id, lease.id, lease.fence))
+        await (await home.dst.begin_write("a", options)).write(b"old")
+        home.clock.move(61)
+        home.dst.faults["discard"] = [Throttled("slow down", operation="delete", endpoint="dst", path="a")]
+    await home.run(both)
+    assert len(home.dst.staged) == 1
+    await home.put("a", b"the newer one")
+    await home.run(both)
+    home.clock.move(60)
+    await home.run(both)
+    assert (home.dst.staged, home.dst.hold("a"), home.dst2.hold("a")) == ([], b"the newer one", b"the newer one")
+    assert sorted([each.state for each in await home.ledger.find(Query())]) == ["done", "done", "done", "skipped"]
 
 
 async def test_what_was_published_is_found_though_the_source_is_down(home: House) -> None:

@@ -358,7 +358,7 @@ class _Attempt:
                 verdict = replace(verdict, reason=reason)
             elif not await is_there(flow.source, self._endpoints):
                 verdict = replace(verdict, what="pause", reason=str(error), seconds=_PAUSE)
-        kept = self._record if verdict.what in ("retry", "pause") else None
+        kept = Record.unswept(self._record, transfer, error) if verdict.what in ("retry", "pause") else None
         if kept is None and self._record is not None and self._record.token is not None:
             if self._record.sha256 is not None:
                 await self._ledger.staged(self._lease, Record(to=self._record.to, token=self._record.token).dump())

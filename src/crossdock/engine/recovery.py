@@ -26,6 +26,7 @@ from typing import Any
 
 from crossdock.errors import (
     ConnectionFailed,
+    CrossdockError,
     NotADirectory,
     NotFound,
     PermissionDenied,
@@ -99,6 +100,16 @@ class Record:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             log.warning("what the ledger keeps of an attempt was changed by hand, the file is sent again: %r", error)
             return None
+
+    @staticmethod
+    def unswept(record: Record | None, transfer: Transfer, error: CrossdockError) -> Record | None:
+        """What the ledger is to keep of an attempt that failed, and will be repeated.
+
+        Where something may be left at the target it is never nothing: what nothing is kept of is not tried again once
+        a newer file has its name (see the ledger's triggers), and nobody would sweep.
+        """
+        left = record is None and (error.leaves or transfer.rescues > 0)
+        return Record(to=transfer.target_path) if left else record
 
 
 def where(target: Storage) -> str | None:

@@ -303,7 +303,7 @@ class _Attempt:
                 else:
                     await self._withdraw(writer)
             except StorageError as failed:
-                error.add_note(f"cleaning up failed as well: {failed}")
+                error.not_cleaned_up(failed)
         else:
             await writer.suspend()
             self.on_checkpoint(token)
