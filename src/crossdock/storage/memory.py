@@ -157,7 +157,9 @@ class MemoryBackend(Backend):
         self._folders.discard(path)
 
     async def discard(self, checkpoint: bytes) -> None:
-        self._staged.pop(staged_path(checkpoint), None)
+        path = staged_path(checkpoint)
+        self._staged.pop(path, None)
+        self._files.pop(path, None)  # What was written under such a name: elsewhere, a temporary is a file.
 
     def leftover(self, path: str, attempt: str) -> bytes | None:
         return token_of(path, attempt)

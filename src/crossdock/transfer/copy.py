@@ -101,9 +101,9 @@ async def copy(
     """
     options = options or CopyOptions()
     attempt = _Attempt(source, path, target, to, options, progress or (lambda _: None), on_checkpoint, on_staged)
-    # Else the same bytes would take the place of the same bytes, in one step.
     closely = options.takes_source or bool(options.transforms) or not target.capabilities.atomic_write
-    await refuse_itself(source, path, target, to, closely=closely)
+    beside = WriteOptions(attempt=options.attempt, staged=attempt._staged)
+    await refuse_itself(source, path, target, to, beside, closely=closely)
     if any(step.many for step in options.transforms):
         raise ValueError("a step makes many files of one: see crossdock.transfer.unpack")
     if options.server_side and not options.transforms and target.can_server_copy(source):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from contextlib import suppress
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -32,11 +31,16 @@ _KNOWN: WeakKeyDictionary[Backend, WeakKeyDictionary[Backend, _Folders]] = WeakK
 """Folders of two local endpoints that were compared: a tree is copied with one look at each."""
 
 
-async def refuse_itself(source: Storage, path: str, target: Storage, to: str, *, closely: bool) -> None:
-    """Raise `InvalidPath` if both are names of one file, as far as their endpoints tell; `closely`: or it is shown."""
+async def refuse_itself(
+    source: Storage, path: str, target: Storage, to: str, options: WriteOptions, *, closely: bool
+) -> None:
+    """Raise `InvalidPath` if both are names of one file, as far as their endpoints tell; `closely`: or it is shown.
+
+    `options`: with whose `attempt` and `staged` something is put there for a moment, to be found after a crash.
+    """
     if await _is_itself(source, path, target, to):
         name = located(source.endpoint, path)
-    elif closely and await _is_by_another_name(source, path, target, to):
+    elif closely and await _is_by_another_name(source, path, target, to, options):
         name = f"{located(source.endpoint, path)}, by another name"
     else:
         return
@@ -75,7 +79,7 @@ def _one_folder(one: Backend, folder: str, other: Backend, there: str) -> bool |
         return None
 
 
-async def _is_by_another_name(source: Storage, path: str, target: Storage, to: str) -> bool:
+async def _is_by_another_name(source: Storage, path: str, target: Storage, to: str, options: WriteOptions) -> bool:
     """One server may have two names, or take `A` for `a`.
 
     One look for each pair of folders; where what it finds may be the source, what is put beside it is looked for there.
@@ -93,7 +97,7 @@ async def _is_by_another_name(source: Storage, path: str, target: Storage, to: s
     found = await _look(target, to)
     # Looked at afterwards: what was not there a moment ago may have come since.
     here = await _look(source, path)
-    if _may_be(here, found) and await _shows(source, folder, target, there, name, called):
+    if _may_be(here, found) and await _shows(source, path, target, to, options):
         return True
     if name == called and here is not None:
         if len(apart) >= _KEPT:
@@ -123,27 +127,28 @@ def _may_be(one: Entry | None, other: Entry | None) -> bool:
     return min(rest, _ZONES - rest) <= _MINUTE
 
 
-async def _shows(source: Storage, folder: str, target: Storage, there: str, name: str, called: str) -> bool:
+async def _shows(source: Storage, path: str, target: Storage, to: str, options: WriteOptions) -> bool:
     """Whether the source shows what is put beside the target's file for a moment. False, too, if nobody may do so."""
-    mark = temporary_path(name, secrets.token_hex(6))
-    put = f"{there}/{mark}" if there else mark
-    seen = mark if name == called else mark.swapcase()
+    attempt = options.attempt or secrets.token_hex(6)
+    put = temporary_path(to, attempt)
+    folder, slash, name = path.rpartition("/")
+    mark = put.rpartition("/")[2]
+    seen = mark if name == to.rpartition("/")[2] else mark.swapcase()
+    token = target.backend.leftover(put, attempt)
+    if token is not None and options.staged is not None:
+        await options.staged(token)
     try:
         # Not by `Storage`, which keeps such names for itself.
-        writer = await target.backend.begin_write(put, WriteOptions(size=0))
+        writer = await target.backend.begin_write(put, WriteOptions(size=0, attempt=attempt))
         try:
             await writer.commit(Expect(size=0))
-            await source.stat(f"{folder}/{seen}" if folder else seen)
         finally:
-            await to_its_end(_removed(target, put))
             await writer.abort()
     except StorageError as error:
         if error.retryable or isinstance(error, AuthenticationFailed):
             raise
         return False
-    return True
-
-
-async def _removed(target: Storage, path: str) -> None:
-    with suppress(StorageError):
-        await target.backend.delete(path)
+    try:
+        return await _look(source, f"{folder}{slash}{seen}") is not None
+    finally:
+        await to_its_end(target.backend.delete(put))
