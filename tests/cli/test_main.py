@@ -326,3 +326,18 @@ def test_names_are_utf8_whatever_the_locale(tmp_path: Path, monkeypatch: pytest.
             [PROGRAM, "ls", "--json", tmp_path / "Zoë.csv"], capture_output=True, timeout=60, env=given
         )
         assert json.loads(done.stdout)["name"] == "Zoë.csv", done.stderr
+
+
+@pytest.mark.parametrize("limit", [8, 12])
+def test_so_few_files_may_be_open_that_nothing_works(tmp_path: Path, limit: int) -> None:
+    """No traceback: at 12, the event loop could not even be closed again."""
+    limited = f'ulimit -n {limit}; exec "$0" "$@"'
+    said = subprocess.run(["sh", "-c", limited, PROGRAM, "ls", tmp_path], capture_output=True, text=True)
+    wanted = f"crossdock: only {limit} files may be open at once here\nNext: raise the limit: ulimit -n 1024\n"
+    assert (said.returncode, said.stderr) == (3, wanted)
+    many = subprocess.run(
+        ["sh", "-c", limited, PROGRAM, "sync", "--processes", "9", tmp_path, tmp_path / "new"],
+        capture_output=True,
+        text=True,
+    )
+    assert (many.returncode, many.stderr.partition("\n")[0]) == (5, "crossdock: too many open files")

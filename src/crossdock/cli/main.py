@@ -117,7 +117,11 @@ def run(argv: Sequence[str] | None = None) -> int:
     except (_OutputLost, OSError) as error:
         lost = _lost_output(error if isinstance(error, OSError) else error.__cause__)
         if lost is None:
-            raise
+            if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            hint = "raise the limit (ulimit -n), or ask for fewer --transfers and --processes"
+            click.echo(f"crossdock: too many open files\nNext: {hint}", err=True)
+            return exits.TEMPORARY
         # The interpreter flushes stdout once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(lost, BrokenPipeError):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from crossdock.cli import exits
+from crossdock.errors import ConfigError
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,6 +26,8 @@ __all__ = ["Interrupted", "Session", "common", "new_loop", "opened", "run_in_chi
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
+_FILES = 16
+"""Below that, uvloop cannot even be closed again, and the interpreter fails to load what would say why."""
 _SOON = 2.0
 """Seconds that stopping may take without a word."""
 
@@ -147,9 +150,13 @@ class Session:
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it can be had."""
+    """uvloop's where it can be had. Raises `ConfigError` where so few files may be open that nothing would work."""
     import asyncio
+    import resource
 
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if 0 <= limit < _FILES:
+        raise ConfigError(f"only {limit} files may be open at once here", hint="raise the limit: ulimit -n 1024")
     try:
         import uvloop
     except ImportError:
