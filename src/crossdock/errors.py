@@ -2,6 +2,7 @@
 
 CrossdockError                  .retryable  .retry_after  .hint
 ├── ConfigError                 file, line, key, what to write instead
+│   ├── UnknownEndpoint         not here; another host's configuration may have it
 │   ├── NotInstalled            retry later: an extra that this machine lacks
 │   └── SecretUnavailable       retry later: a reference that leads nowhere now, whosever file it is about
 ├── StorageError                endpoint, operation, path
@@ -65,6 +66,7 @@ __all__ = [
     "TransferError",
     "TransformFailed",
     "Truncated",
+    "UnknownEndpoint",
     "Unsupported",
     "located",
     "raised_at",
@@ -142,6 +144,12 @@ class ConfigError(CrossdockError):
         place = ":".join(str(part) for part in (file, line) if part is not None)
         super().__init__(": ".join(part for part in (place, key, message) if part), hint=hint)
         self.file, self.line, self.key = file, line, key
+
+
+class UnknownEndpoint(ConfigError):
+    """Not in this configuration; in that of another host, perhaps, which shares the ledger."""
+
+    endpoint: str = ""
 
 
 class NotInstalled(ConfigError):

@@ -7,8 +7,9 @@ import asyncio
 import socket
 import sys
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from crossdock.engine.engine import Engine
 from crossdock.engine.worker import Worker
 from crossdock.errors import AuthenticationFailed
 from crossdock.flows.flow import Destination, Flow, OnConflict, Place, Rule
-from crossdock.ledger.base import LEASE, Lease, Query, State
+from crossdock.ledger.base import Lease, Query, State
 from crossdock.ledger.memory import MemoryLedger
 from crossdock.storage.limits import Limit
 from crossdock.storage.memory import MemoryBackend
@@ -122,11 +123,9 @@ async def test_hands_that_end_in_one_turn_of_the_loop_go_on_in_one() -> None:
         asyncio.get_running_loop().call_soon(count)
 
     class Slow(MemoryLedger):
-        async def claim(
-            self, owner: str, *, limit: int = 1, lease: float = LEASE, flows: Iterable[str] | None = None
-        ) -> list[Lease]:
+        async def claim(self, *owner: Any, **more: Any) -> list[Lease]:
             await asyncio.sleep(0)
-            return await super().claim(owner, limit=limit, lease=lease, flows=flows)
+            return await super().claim(*owner, **more)
 
     class InStep(Courier):
         def __init__(self) -> None:
@@ -162,12 +161,10 @@ async def test_a_worker_that_is_stopped_while_one_hand_claims_for_all_ends_at_on
     asked, answer = asyncio.Event(), asyncio.Event()
 
     class Slow(MemoryLedger):
-        async def claim(
-            self, owner: str, *, limit: int = 1, lease: float = LEASE, flows: Iterable[str] | None = None
-        ) -> list[Lease]:
+        async def claim(self, *owner: Any, **more: Any) -> list[Lease]:
             asked.set()
             await answer.wait()
-            return await super().claim(owner, limit=limit, lease=lease, flows=flows)
+            return await super().claim(*owner, **more)
 
     async with Slow() as ledger, asyncio.timeout(60):
         await ledger.add([planned("a", flow="f")], who="poll")

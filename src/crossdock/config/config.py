@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossdock.errors import ConfigError, located, shown
+from crossdock.errors import ConfigError, UnknownEndpoint, located, shown
 
 if TYPE_CHECKING:
     from crossdock.config.mistakes import Report
@@ -164,7 +164,7 @@ class Config:
         hint = _instead(name, [*self.endpoints, *self.unusable])
         hint = hint or f"add {name} to 'endpoints:' in {file}, or pass --config FILE"
         hint = "; ".join([hint, *other]).replace("?;", "?")
-        return ConfigError(f"no endpoint is called {name!r} ({self._where})", hint=hint)
+        return UnknownEndpoint(f"no endpoint is called {name!r} ({self._where})", hint=hint)
 
     @property
     def _where(self) -> str:

@@ -26,7 +26,7 @@ from crossdock.engine.poisoned import ends_workers, put_away
 from crossdock.engine.recovery import Record, attempt_id, copied, recovered, sweep, sweep_members, version_of, where
 from crossdock.engine.steps import Steps
 from crossdock.engine.verdicts import backoff, begun, judge
-from crossdock.errors import Conflict, CrossdockError, LeaseLost, LedgerError, NotFound, StorageError
+from crossdock.errors import Conflict, CrossdockError, LeaseLost, LedgerError, NotFound, StorageError, UnknownEndpoint
 from crossdock.flows.explain import GONE
 from crossdock.flows.flow import Flow
 from crossdock.flows.plan import Planner
@@ -107,7 +107,7 @@ class Courier:
         return number
 
     async def attempt(self, lease: Lease) -> Delivery:
-        """Whatever becomes of the file is recorded, and told. Raises what the ledger raises, `LeaseLost` above all."""
+        """Whatever becomes of it is recorded, and told. Raises what the ledger raises, and `UnknownEndpoint`."""
         started = time.monotonic()
         planner = self._flows[lease.transfer.flow]
         attempt = _Attempt(self, planner, lease)
@@ -124,7 +124,7 @@ class Courier:
             try:
                 try:
                     receipt = await attempt.deliver()
-                except LedgerError:
+                except (LedgerError, UnknownEndpoint):
                     raise
                 except CrossdockError as error:
                     return await attempt.failed(error, time.monotonic() - started)
@@ -143,7 +143,7 @@ class Courier:
             self._step("R11:before")
             words, gone = await self._actions[planner.flow.name].follow(lease, receipt or {})
             self._step("R11:after")
-        except LedgerError:
+        except (LedgerError, UnknownEndpoint):
             raise
         except CrossdockError as error:
             for name in dict.fromkeys((lease.transfer.source, lease.transfer.target)):

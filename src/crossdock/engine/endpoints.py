@@ -17,6 +17,7 @@ from crossdock.errors import (
     NotFound,
     PermissionDenied,
     Throttled,
+    UnknownEndpoint,
 )
 from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
@@ -101,6 +102,9 @@ class Endpoints:
                 opening = self._opening[name]
                 try:
                     await asyncio.shield(opening)
+                except UnknownEndpoint as error:
+                    error.endpoint = name
+                    raise
                 except ConfigError as error:
                     raise type(error)(f"endpoint {name}: {error.message}", hint=error.hint) from error
                 except CrossdockError as error:

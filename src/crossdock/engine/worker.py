@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from crossdock.engine.delivery import Courier, Delivery
-from crossdock.errors import LeaseLost, LedgerUnavailable
+from crossdock.errors import LeaseLost, LedgerUnavailable, UnknownEndpoint, shown
 from crossdock.ledger.base import LEASE, Lease, Ledger
 from crossdock.storage.waiting import to_its_end
 
@@ -60,6 +60,8 @@ class Worker:
         self._claimed: deque[Lease] = deque()
         self._at_work: dict[int, _AtWork] = {}
         self._lost: set[int] = set()
+        self._unknown: set[str] = set()
+        """Endpoints of which another host's configuration tells: what is for them is left to that host."""
         self._asking: asyncio.Event | None = None
         """Set when one hand, which asks the ledger for all of them just now, has its answer."""
         self._change = asyncio.Event()
@@ -118,6 +120,9 @@ class Worker:
                         await asyncio.shield(self._ledger.released(lease, "the worker was stopped"))
                     raise
                 delivery = Delivery(transfer=lease.transfer, what="lost", reason="its lease ended")
+            except UnknownEndpoint as error:
+                await self._leave(lease, error)
+                continue
             else:
                 self._ledger_fails = False
             finally:
@@ -138,6 +143,18 @@ class Worker:
             if task.cancelling():
                 # Stopped as well, which the loss of its lease, or how it ended, has hidden.
                 raise asyncio.CancelledError
+
+    async def _leave(self, lease: Lease, error: UnknownEndpoint) -> None:
+        if error.endpoint not in self._unknown:
+            log.warning(
+                "flow %s: no endpoint is called %s here: its transfers are left to the hosts that share the ledger and "
+                "know it. Next: add it to 'endpoints:', or, if it is no more: crossdock transfers cancel",
+                lease.transfer.flow,
+                shown(error.endpoint),
+            )
+        self._unknown.add(error.endpoint)
+        with suppress(LeaseLost, LedgerUnavailable):
+            await self._ledger.released(lease, str(error))
 
     async def _next(self, until_idle: bool) -> Lease | None:
         while not self._stopping:
@@ -193,7 +210,9 @@ class Worker:
         return sum(each.lease.transfer.flow == flow for each in self._at_work.values()) < self._share
 
     async def _claim(self, flows: Iterable[str]) -> list[Lease]:
-        asked = self._ledger.claim(self._owner, limit=self._transfers, lease=self._lease, flows=flows)
+        asked = self._ledger.claim(
+            self._owner, limit=self._transfers, lease=self._lease, flows=flows, without=self._unknown
+        )
         claiming = asyncio.ensure_future(asked)
         try:
             return await to_its_end(claiming)

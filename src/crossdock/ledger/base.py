@@ -52,12 +52,15 @@ __all__ = [
     "Lease",
     "Ledger",
     "Mark",
+    "Names",
     "Planned",
     "Query",
     "Sighting",
     "State",
     "Transfer",
 ]
+
+Names = Iterable[str]
 
 LEASE = 60.0
 """Seconds; a heartbeat is due every quarter of it."""
@@ -271,9 +274,9 @@ class Ledger(ABC):
 
     @abstractmethod
     async def claim(
-        self, owner: str, *, limit: int = 1, lease: float = LEASE, flows: Iterable[str] | None = None
+        self, owner: str, *, limit: int = 1, lease: float = LEASE, flows: Names | None = None, without: Names = ()
     ) -> list[Lease]:
-        """Up to `limit` transfers that may be tried now, for `lease` seconds; of `flows`, or of all.
+        """Up to `limit` transfers to be tried now, for `lease` seconds; of `flows`, or all, `without` these endpoints.
 
         Fewer, even none, is no proof that nothing is left: of several for one place, one is given at a time.
         """
@@ -373,10 +376,7 @@ class Ledger(ABC):
     async def mark(
         self, flow: str, kind: str, key: str, *, due: datetime | None = None, value: Mapping[str, Any] | None = None
     ) -> bool:
-        """Make it, and say whether it is new; one that is there stays as it is.
-
-        `due` is aware, `value` fit for JSON, `key` not empty (`ValueError`).
-        """
+        """Make it, and say whether it is new. `due` is aware, `value` fit for JSON, `key` not empty (`ValueError`)."""
 
     @abstractmethod
     async def marks(

@@ -282,9 +282,9 @@ class PostgresLedger(SqlLedger):
         found = await self._many("add", _ADD, rows, locked=lock)
         return [Added(row["id"], row["new"]) for row in found]
 
-    async def _claim(self, params: Params, flows: Sequence[str] | None) -> list[Row]:
+    async def _claim(self, params: Params, flows: Sequence[str] | None, without: Sequence[str]) -> list[Row]:
         candidates = _QUERIES["candidates" if flows is None else "candidates of flows"]
-        sql, params = f"{candidates}\n{_QUERIES['claim']}", {"flows": flows, **params}
+        sql, params = f"{candidates}\n{_QUERIES['claim']}", {"flows": flows, "without": without, **params}
         for _ in range(_TRIES):
             try:
                 return await self._fetch("claim", sql, params)

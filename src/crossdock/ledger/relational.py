@@ -18,6 +18,7 @@ from crossdock.ledger.base import (
     Lease,
     Ledger,
     Mark,
+    Names,
     Planned,
     Query,
     Sighting,
@@ -77,8 +78,8 @@ class SqlLedger(Ledger):
         """The statement `add`, or where it finds a row, `known`, for each; in one transaction."""
 
     @abstractmethod
-    async def _claim(self, params: Params, flows: Sequence[str] | None) -> list[Row]:
-        """The statement `claim` over candidates of all flows or of these."""
+    async def _claim(self, params: Params, flows: Sequence[str] | None, without: Sequence[str]) -> list[Row]:
+        """The statement `claim` over candidates of all flows or of these, but of no endpoint of `without`."""
 
     @abstractmethod
     async def _select(self, conditions: Sequence[str], params: Params) -> list[Row]:
@@ -133,7 +134,7 @@ class SqlLedger(Ledger):
     # Under a lease
 
     async def claim(
-        self, owner: str, *, limit: int = 1, lease: float = LEASE, flows: Iterable[str] | None = None
+        self, owner: str, *, limit: int = 1, lease: float = LEASE, flows: Names | None = None, without: Names = ()
     ) -> list[Lease]:
         if limit < 1:
             return []
@@ -146,7 +147,7 @@ class SqlLedger(Ledger):
             "poison": f"{POISON} {self.max_rescues + 1} times in a row: it stops or kills its workers",
         }
         names = None if flows is None else [stored(flow) for flow in flows]
-        while rows := await self._claim(params, names):
+        while rows := await self._claim(params, names, [stored(name) for name in without]):
             # Without an owner it was not given out but put away, as poison; behind it others may wait.
             if given := [row for row in rows if row["owner"] is not None]:
                 return [as_lease(row) for row in sorted(given, key=lambda row: int(row["id"]))]

@@ -151,10 +151,10 @@ class SqliteLedger(SqlLedger):
         added: list[Added] = await self._ask(action, writes=True)
         return added
 
-    async def _claim(self, params: Params, flows: Sequence[str] | None) -> list[Row]:
+    async def _claim(self, params: Params, flows: Sequence[str] | None, without: Sequence[str]) -> list[Row]:
         candidates = _QUERIES["candidates" if flows is None else "candidates of flows"]
         sql = f"{candidates}\n{_QUERIES['claim']}"
-        params = {"now": self._clock(), "flows": json.dumps(flows), **params}
+        params = {"now": self._clock(), "flows": json.dumps(flows), "without": json.dumps(without), **params}
         found: list[Row] = await self._ask(lambda connection: connection.execute(sql, params).fetchall(), writes=True)
         return found
 

@@ -288,6 +288,21 @@ class ClaimCases:
             await ledger.retry_in(await claim_one(ledger), 0, "busy")
         assert await ledger.claim("w1") != []
 
+    @pytest.mark.parametrize("flows", [None, ["statements"]])
+    async def test_endpoints_that_a_worker_does_not_know_are_left_out(
+        self, ledger: Ledger, flows: list[str] | None
+    ) -> None:
+        """Whatever is to be done there; who knows them gets what waits."""
+        (vault,) = await add(ledger, target="vault")
+        lease = await claim_one(ledger)
+        await ledger.delivered(lease, RECEIPT)
+        await ledger.retry_in(lease, 0, "the source is down")
+        (staging,), (lake,) = await add(ledger, "b", target="staging"), await add(ledger, "c")
+        assert await ledger.claim("w1", limit=9, flows=flows, without=["bank"]) == []
+        found = await ledger.claim("w1", limit=9, flows=flows, without=["vault", "staging"])
+        assert [each.id for each in found] == [lake]
+        assert {each.id for each in await ledger.claim("w2", limit=9, flows=flows)} == {vault, staging}
+
     async def test_actions_that_kill_are_parked(self, ledger: Ledger, clock: LedgerClock) -> None:
         """A delivered transfer never fails; it comes back a day later."""
         (id,) = await add(ledger)

@@ -6,6 +6,7 @@
 WITH candidates AS MATERIALIZED (
     SELECT t.id, t.target, t.target_path, t.rescues + CAST(t.owner IS NOT NULL AS int) AS deaths FROM transfers AS t
     WHERE t.ready_at <= :now
+      AND t.target <> ALL (CAST(:without AS text[])) AND t.source <> ALL (CAST(:without AS text[]))
       AND (t.state <> 'pending' OR NOT EXISTS (
         SELECT 1 FROM transfers AS o
         WHERE o.target = t.target AND o.target_path = t.target_path AND o.state = 'running'))
@@ -18,6 +19,7 @@ WITH candidates AS MATERIALIZED (
         SELECT t.id, t.target, t.target_path, t.ready_at, t.rescues + CAST(t.owner IS NOT NULL AS int) AS deaths
         FROM transfers AS t
         WHERE t.flow = f.flow AND t.ready_at <= :now
+          AND t.target <> ALL (CAST(:without AS text[])) AND t.source <> ALL (CAST(:without AS text[]))
           AND (t.state <> 'pending' OR NOT EXISTS (
             SELECT 1 FROM transfers AS o
             WHERE o.target = t.target AND o.target_path = t.target_path AND o.state = 'running'))

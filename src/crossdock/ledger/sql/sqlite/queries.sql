@@ -6,6 +6,8 @@
 WITH candidates AS (
     SELECT t.id, t.target, t.target_path, t.rescues + (t.owner IS NOT NULL) AS deaths FROM transfers AS t
     WHERE t.ready_at <= :now
+      AND t.target NOT IN (SELECT value FROM json_each(:without))
+      AND t.source NOT IN (SELECT value FROM json_each(:without))
       AND (t.state <> 'pending' OR NOT EXISTS (
         SELECT 1 FROM transfers AS o
         WHERE o.target = t.target AND o.target_path = t.target_path AND o.state = 'running'))
@@ -17,6 +19,8 @@ WITH candidates AS (
     FROM json_each(:flows) AS f JOIN transfers AS t ON t.id IN (
         SELECT c.id FROM transfers AS c
         WHERE c.flow = f.value AND c.ready_at <= :now
+          AND c.target NOT IN (SELECT value FROM json_each(:without))
+          AND c.source NOT IN (SELECT value FROM json_each(:without))
           AND (c.state <> 'pending' OR NOT EXISTS (
             SELECT 1 FROM transfers AS o
             WHERE o.target = c.target AND o.target_path = c.target_path AND o.state = 'running'))
