@@ -12,6 +12,7 @@ from crossdock.errors import (
     ConnectionFailed,
     InvalidPath,
     NotFound,
+    PermissionDenied,
     ProtocolViolation,
     StorageError,
     Truncated,
@@ -226,5 +227,26 @@ async def test_a_folder_that_may_not_be_entered(request: pytest.FixtureRequest, 
             async with opened(server) as storage:
                 with pytest.raises(StorageError, match=r"Permission denied|that the account may enter"):
                     [entry async for entry in storage.walk("")]
+        finally:
+            locked.chmod(0o700)
+
+
+@pytest.mark.parametrize("kind", [Vsftpd, Proftpd, PureFtpd], ids=lambda kind: kind.name)
+async def test_a_folder_that_may_be_entered_and_not_be_listed_is_not_empty(
+    request: pytest.FixtureRequest, kind: type[FtpServer]
+) -> None:
+    """vsftpd says of it, with a good reply, that there was nothing to list."""
+    with running(request.config, kind("none")) as server:
+        locked = server.folder / "locked"
+        locked.mkdir()
+        (locked / "name").touch()
+        os.chown(locked, server.uid, -1)
+        locked.chmod(0o311)
+        try:
+            for top in ("", "locked"):
+                async with opened(server) as storage:
+                    with pytest.raises(PermissionDenied) as caught:
+                        [entry async for entry in storage.walk(top)]
+                assert caught.value.path == "locked"
         finally:
             locked.chmod(0o700)

@@ -208,6 +208,16 @@ def list_folder(connection: Connection, folder: bytes, listing: Listing) -> None
             raise Missing("no such folder, or none that the account may enter")
         # It may have been made meanwhile.
         connection.wire.must(command)
+    try:
+        _fetch_all(connection, listing)
+    except Refused as error:
+        # The commands that list name no folder; the reply may.
+        error.reply = replace(error.reply, about=folder)
+        raise
+
+
+def _fetch_all(connection: Connection, listing: Listing) -> None:
+    """The folder that the session is in. Raises `Refused`."""
     if "MLSD" in connection.features or "MLST" in connection.features:
         _fetch(connection, b"MLSD -a" if connection.features.apache else b"MLSD", listing, facts=True)
         return
@@ -246,6 +256,9 @@ def _received(connection: Connection, command: bytes, listing: Listing) -> bool:
     while block := stream.read(_BLOCK):
         listing.add(block)
     reply = data.finish(connection, stream)
+    if "failed to open dir" in reply.text.lower():
+        # vsftpd's good reply for a folder that may be entered and not be read.
+        raise Refused(command, Reply(550, (b"permission denied: " + reply.text.encode(),)))
     if "truncated" in reply.text.lower():
         raise Violation(f"the server cut the listing off ({reply}); Pure-FTPd does so by its option -L")
     if stream.ragged is False:
