@@ -313,6 +313,16 @@ async def test_what_a_ledger_without_room_cannot_record_is_told_once(capsys: pyt
     assert capsys.readouterr().err.count("the disk is full") == 1
 
 
+async def test_a_ledger_that_fails_in_many_words_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each statement that was under way when its server went down has its own."""
+    command: Any = run._Daemon(Session(), (), {"as_json": False})
+    for operation in ("claim", "staged", "delivered", "claim"):
+        error = LedgerUnavailable(f"{operation} in ledger postgresql://db: the connection broke", hint="see it")
+        transfer: Any = SimpleNamespace(flow="move", source="src", target="dst:a", entry=Entry(path="a"))
+        command.tell(Delivery(transfer=transfer, what="lost", reason=str(error), error=error))
+    assert capsys.readouterr().err.count("the connection broke") == 1
+
+
 @pytest.mark.usefixtures("postgres")
 def test_a_ledger_that_is_gone_for_a_while(home: Path) -> None:
     """The database's server crashes, and comes back, under a daemon."""

@@ -39,6 +39,8 @@ _TOGETHER = 10.0
 """Seconds of deliveries that a daemon tells in one line for each flow."""
 _REPEATED = 3600.0
 """Seconds until a daemon says again what it has said."""
+_REWORDED = 60.0
+"""Seconds until it says in other words that the ledger fails: each statement that fails has its own."""
 
 
 @click.command()
@@ -335,8 +337,8 @@ class _Daemon(_Command):
 
     def _is_news(self, about: str, text: str) -> bool:
         now = asyncio.get_running_loop().time()
-        said, at = self._said.get(about, ("", 0.0))
-        if said == text and now - at < _REPEATED:
+        said, at = self._said.get(about, ("", -_REPEATED))
+        if now - at < (_REPEATED if said == text else 0.0 if about else _REWORDED):
             return False
         self._said[about] = text, now
         return True

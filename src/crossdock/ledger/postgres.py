@@ -43,6 +43,7 @@ _BATCH = 500
 """Statements sent without waiting for answers in between."""
 _TRIES = 5
 """Of a claim that met another one at the same place, and of what the server ended as a deadlock."""
+_CUT_OFF = (asyncpg.ConnectionDoesNotExistError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _PASSING = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
@@ -315,6 +316,9 @@ class PostgresLedger(SqlLedger):
 
 def _said(error: Exception) -> str:
     """In one line, as a log has them."""
+    if isinstance(error, _CUT_OFF) and "connection" in str(error):
+        # Some of the driver's words for that name its own methods.
+        return "the connection broke"
     return "; ".join(str(error).splitlines())
 
 
