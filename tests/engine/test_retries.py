@@ -374,6 +374,17 @@ async def test_a_refused_login_is_not_repeated(home: House) -> None:
     assert await home.state("a") == "pending"
 
 
+async def test_what_is_refused_for_a_wrong_clock_is_soon_tried_again(home: House) -> None:
+    """No account is locked for that, and the clock is set within seconds of a machine's start."""
+    await home.put("a")
+    wrong = AuthenticationFailed("the clock", operation="write", endpoint="dst", retry_after=60.0)
+    home.dst.faults["write"] = [wrong]
+    await home.run(flow())
+    assert await home.state("a") == "pending"
+    home.clock.move(66)
+    assert (await home.run(flow())).delivered == 1
+
+
 async def test_a_target_is_opened_while_what_is_new_is_recorded(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """And not by those who only look."""
     recorded = home.ledger.add

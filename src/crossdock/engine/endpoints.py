@@ -29,7 +29,7 @@ _FAILURES = 3
 _PAUSE = 15.0
 _LONGEST = 600.0
 _LOCKED_OUT = 900.0
-"""Seconds without an attempt after a refused login: accounts get locked."""
+"""Seconds without an attempt after a refused login, unless it says how many: accounts get locked."""
 _AT_THE_DOOR = ("connect", "open")
 """Operations of which 'too many' means that nobody is let in, or that a relay answers for a server that is down."""
 
@@ -141,7 +141,7 @@ class Endpoints:
             # There may be room again at any moment: the pauses do not grow.
             breaker.failures = min(breaker.failures, _FAILURES)
         if isinstance(error, AuthenticationFailed):
-            pause = _LOCKED_OUT
+            pause = error.retry_after or _LOCKED_OUT
         elif breaker.failures >= _FAILURES:
             pause = min(_LONGEST, _PAUSE * 2.0 ** (breaker.failures - _FAILURES))
         else:

@@ -65,6 +65,7 @@ async def test_a_wrong_clock_is_named(server: FakeNetStorage, storage: Storage, 
         with pytest.raises(AuthenticationFailed, match=f"this machine's clock is {words}") as caught:
             await action("name")
         assert "set this machine's clock" in str(caught.value)
+        assert caught.value.retry_after == 60
         assert server.requests.total() == 1
 
 

@@ -89,6 +89,13 @@ class TestErrors:
         assert code in str(error) and "why" in str(error) and "lake:name" in str(error)
         assert hint in (error.hint or "")
 
+    @pytest.mark.parametrize("body", [b"", b"<Error><Code>RequestTimeTooSkewed</Code></Error>"], ids=["HEAD", "GET"])
+    def test_a_wrong_clock_is_no_missing_right(self, body: bytes) -> None:
+        """Which would end each file's transfer; and it may be right within a minute."""
+        error = refused(PLACE, refusal_of(403, {"date": "Sat, 03 Feb 2001 04:05:06 GMT"}, body))
+        assert (type(error), error.retry_after) == (AuthenticationFailed, 60)
+        assert "set this machine's clock" in (error.hint or "")
+
     @pytest.mark.parametrize(
         ("status", "code", "message", "kind", "hint"),
         [

@@ -36,6 +36,8 @@ __all__ = ["Place", "Refusal", "changed", "failure", "refusal_of", "refused"]
 _LONGEST = 300
 _SKEW = timedelta(minutes=15)
 """What Amazon allows a signature's clock to be off."""
+_CLOCK_SET = 60.0
+"""Seconds after which a clock that is wrong may have been set; no account is locked for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,12 +228,14 @@ def refused(place: Place, refusal: Refusal) -> CrossdockError:
         kind = PermissionDenied if denied else ConnectionFailed if refusal.status >= 500 else ProtocolViolation
         if refusal.status in _TELLING:
             kind = _KIND_OF[_BY_STATUS[refusal.status]]
+    after = retry_after(refusal.headers, datetime.now(UTC))
+    if _is_skewed(refusal):
+        kind, after = AuthenticationFailed, _CLOCK_SET
     reason = ": ".join(shown(text[:_LONGEST]) for text in (refusal.code, refusal.message) if text)
     request_id = refusal.headers.get("x-amz-request-id")
     if request_id:
         reason += f" (request {shown(request_id[:64])})"
     hint = _hint(place, refusal)
-    after = retry_after(refusal.headers, datetime.now(UTC))
     if issubclass(kind, TransferError):
         where = f"{place.operation} {located(place.endpoint, place.path)}"
         return kind(f"{where}: {reason}", hint=hint, retry_after=after)
@@ -245,11 +249,17 @@ def refused(place: Place, refusal: Refusal) -> CrossdockError:
     return error
 
 
+def _is_skewed(refusal: Refusal) -> bool:
+    """Whether this machine's clock is to blame. A HEAD is refused without a reason."""
+    theirs = http_date(refusal.headers.get("date"))
+    apart = theirs is not None and abs(datetime.now(UTC) - theirs) > _SKEW
+    return refusal.code == "RequestTimeTooSkewed" or (refusal.code == "Forbidden" and apart)
+
+
 def _hint(place: Place, refusal: Refusal) -> str | None:
     code, place_of_bucket = refusal.code, f"bucket {place.bucket!r} at {place.service}"
     here, theirs = datetime.now(UTC), http_date(refusal.headers.get("date"))
-    # A HEAD is refused without a reason.
-    if code == "RequestTimeTooSkewed" or (code == "Forbidden" and theirs and abs(here - theirs) > _SKEW):
+    if _is_skewed(refusal):
         there = f"{theirs:%Y-%m-%d %H:%M:%S}" if theirs else "unknown"
         return f"set this machine's clock: here it is {here:%Y-%m-%d %H:%M:%S} UTC, there {there}"
     if code == "NoSuchBucket":
