@@ -286,6 +286,40 @@ async def test_one_mishap_is_one_failure(ledger: SqliteLedger, clock: Clock, pos
     assert await box.flush() == 16
 
 
+async def test_a_mishap_of_many_files_is_no_mail_for_each(ledger: SqliteLedger, clock: Clock) -> None:
+    """A few at once, the rest together; a webhook, which is read by programs, is told of each."""
+    mails: list[Notice] = []
+    hooks: list[Notice] = []
+
+    async def send(to: Webhook | Mail, found: Notice) -> None:
+        (mails if isinstance(to, Mail) else hooks).append(found)
+
+    found = Outbox(FLOW, ledger, clock=clock, send=send)
+    for number in range(250):
+        await found.tell(replace(notice(clock, f"n{number:03}"), text=f"file {number} failed"))
+    assert (len(mails), len(hooks)) == (5, 250)
+    assert await found.flush() == 245
+    assert [len(mail.data) for mail in mails[5:]] == [100, 100, 45]
+    told = [mail.text for mail in mails[:5]] + [text for mail in mails[5:] for text in mail.data.values()]
+    assert sorted(told) == sorted(f"file {number} failed" for number in range(250))
+    assert mails[5].text == "100 notices; the first: file 5 failed"
+    assert len({mail.id for mail in mails}) == len(mails)
+    assert (await kept(ledger), await found.flush()) == (0, 0)
+
+
+async def test_mails_that_nobody_took_come_together(ledger: SqliteLedger, clock: Clock, post: Post) -> None:
+    found = outbox(ledger, clock, post, replace(FLOW, webhooks=()))
+    post.errors["mail"] = down()
+    for number in range(3):
+        await found.tell(notice(clock, f"n{number}"))
+    clock.move(16)
+    assert (await found.flush(), await kept(ledger)) == (0, 3)
+    post.errors.clear()
+    clock.move(60)
+    assert (await found.flush(), await kept(ledger)) == (3, 0)
+    assert post.taken == [("mail", "n0-and-2")]
+
+
 async def test_a_transfer_that_fails_is_told(home: House, post: Post) -> None:
     """And one that is tried again is not."""
     await home.put("a")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from crossdock.errors import CrossdockError
 from crossdock.flows.flow import Mail, Webhook
 
-__all__ = ["Kind", "Notice", "NotificationFailed", "channel_of"]
+__all__ = ["Kind", "Notice", "NotificationFailed", "channel_of", "together"]
 
 Kind = Literal["delivered", "failed", "late"]
 
@@ -62,6 +62,19 @@ class Notice:
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Notice:
         return cls(**{**found, "at": datetime.fromisoformat(found["at"])})
+
+
+def together(notices: Sequence[Notice]) -> Notice:
+    """One notice for several of one kind, for people; the one itself, if it is alone."""
+    first = notices[0]
+    if len(notices) == 1:
+        return first
+    return replace(
+        first,
+        id=f"{first.id}-and-{len(notices) - 1}",
+        text=f"{len(notices)} notices; the first: {first.text}",
+        data={str(number): notice.text for number, notice in enumerate(notices, 1)},
+    )
 
 
 def channel_of(to: Webhook | Mail) -> str:

@@ -2,7 +2,8 @@
 
 A notice is at-least-once: after a crash between sending and recording it goes out again, with the same id. A receiver
 that is down or slow does not hold up transfers, nor is one that is down asked for each: its notices wait for the next
-`flush`.
+`flush`. Of mails a few go out at once; what follows soon after is gathered there, so that a mishap of a thousand files
+is no thousand mails.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
 from crossdock.engine import notify
-from crossdock.engine.notice import Kind, Notice, channel_of
+from crossdock.engine.notice import Kind, Notice, channel_of, together
 from crossdock.errors import CrossdockError
 from crossdock.flows.flow import Flow, Mail, Webhook
 from crossdock.ledger.base import Ledger, Mark
@@ -47,6 +49,11 @@ _SLOW = 2.0
 _SLOW_FOR = 300.0
 _FLUSHING = 30.0
 """Seconds after which a `flush` begins no further notice: there is other work than telling."""
+_FEW = 5
+"""Mails to one receiver that go out one by one within `_CROWDED` seconds."""
+_CROWDED = 300.0
+_TOGETHER = 100
+"""Notices in one mail, at most."""
 
 Fate = Literal["taken", "later", "never"]
 _SAID: dict[Fate, str] = {"taken": "was told", "later": "is told later", "never": "was not told"}
@@ -86,6 +93,8 @@ class Outbox:
         self._timer = timer
         self._slow: dict[str, float] = {}
         """Receiver → until when, by the timer, only `flush` sends to it."""
+        self._mailed: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_FEW))
+        """Receiver → when, by the timer, it last had mails."""
 
     def wanted(self, kind: Kind) -> list[str]:
         """Who wants to be told of it."""
@@ -97,7 +106,8 @@ class Outbox:
         for channel in self.wanted(notice.kind):
             fate: Fate = "later"
             why = ""
-            if not self._is_paused(channel) and self._slow.get(channel, 0.0) <= self._timer():
+            slow = self._slow.get(channel, 0.0) > self._timer()
+            if not (slow or self._is_paused(channel) or self._is_crowded(channel)):
                 fate, why = await self._try(channel, notice)
             if fate == "later":
                 await self._keep(channel, notice)
@@ -117,14 +127,25 @@ class Outbox:
         ended = [mark.key for mark in sending if now - mark.at > _ABANDONED]
         await self._ledger.unmark(self._flow.name, _SENDING, ended)
         stuck = frozenset(self._stuck)
+        gathered: defaultdict[tuple[str, Kind], list[Mark]] = defaultdict(list)
         async for mark in self._kept(stuck):
             if self._timer() > until:
                 break
             channel = mark.key.partition(" ")[0]
             if channel in self._receivers and not await self._is_free(channel, until):
                 continue
-            if await self._ledger.mark(self._flow.name, _SENDING, mark.key):
-                sent += await self._again(channel, mark)
+            if not await self._ledger.mark(self._flow.name, _SENDING, mark.key):
+                continue
+            if not isinstance(self._receivers.get(channel), Mail):
+                sent += await self._again(channel, [mark])
+                continue
+            crowd = gathered[channel, Notice.from_json(mark.value).kind]
+            crowd.append(mark)
+            if len(crowd) == _TOGETHER:
+                sent += await self._again(channel, crowd)
+                crowd.clear()
+        for (channel, _), crowd in gathered.items():
+            sent += await self._again(channel, crowd) if crowd else 0
         return sent
 
     async def _kept(self, stuck: frozenset[str]) -> AsyncIterator[Mark]:
@@ -148,22 +169,26 @@ class Outbox:
         await asyncio.sleep(left)
         return True
 
-    async def _again(self, channel: str, mark: Mark) -> bool:
-        """True if it was taken now. What is settled, either way, is kept no longer."""
-        notice = Notice.from_json(mark.value)
+    async def _again(self, channel: str, marks: Sequence[Mark]) -> int:
+        """How many were taken now. What is settled, either way, is kept no longer."""
+        notices = [Notice.from_json(mark.value) for mark in marks]
         known = channel in self._receivers
-        fate, why = await self._try(channel, notice) if known else ("never", ": it is no longer in the flow")
-        if fate == "later" and self._clock() - notice.at > _GIVE_UP:
-            fate, why = "never", f": nobody took it for {_GIVE_UP.days} days"
-        if fate == "later":
-            self._stuck.add(mark.key)
-            await self._ledger.unmark(self._flow.name, _SENDING, [mark.key])
-            return False
-        self._stuck.discard(mark.key)
-        if fate == "never":
-            log.error("flow %s: %s: the notice %s is dropped%s", self._flow.name, channel, notice.id, why)
-        await self._ledger.unmark(self._flow.name, OUTBOX, [mark.key])
-        return fate == "taken"
+        fate, why = await self._try(channel, together(notices)) if known else ("never", ": it is no longer in the flow")
+        over: list[str] = []
+        for mark, notice in zip(marks, notices, strict=True):
+            end, because = fate, why
+            if end == "later" and self._clock() - notice.at > _GIVE_UP:
+                end, because = "never", f": nobody took it for {_GIVE_UP.days} days"
+            if end == "later":
+                self._stuck.add(mark.key)
+                continue
+            self._stuck.discard(mark.key)
+            over.append(mark.key)
+            if end == "never":
+                log.error("flow %s: %s: the notice %s is dropped%s", self._flow.name, channel, notice.id, because)
+        await self._ledger.unmark(self._flow.name, OUTBOX, over)
+        await self._ledger.unmark(self._flow.name, _SENDING, [mark.key for mark in marks if mark.key not in over])
+        return len(marks) if fate == "taken" else 0
 
     async def _try(self, channel: str, notice: Notice) -> tuple[Fate, str]:
         """What became of it, and why not."""
@@ -186,6 +211,7 @@ class Outbox:
             log.warning("flow %s: again in %.0f s or later: %s", self._flow.name, wait, error)
             return "later", ""
         self._paused.pop(channel, None)
+        self._mailed[channel].append(began)
         if self._timer() - began > _SLOW:
             if channel not in self._slow:
                 log.warning("flow %s: %s is slow; it is told later", self._flow.name, self._name(channel))
@@ -201,6 +227,11 @@ class Outbox:
 
     def _is_paused(self, channel: str) -> bool:
         return channel in self._paused and self._paused[channel].until > self._clock()
+
+    def _is_crowded(self, channel: str) -> bool:
+        mailed = self._mailed[channel]
+        few = len(mailed) < _FEW or self._timer() - mailed[0] > _CROWDED
+        return isinstance(self._receivers[channel], Mail) and not few
 
     def _name(self, channel: str) -> str:
         to = self._receivers[channel]
