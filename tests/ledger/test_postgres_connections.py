@@ -222,6 +222,34 @@ async def test_a_lost_connection_is_told_and_replaced(postgres: Postgres, schema
         assert again.new
 
 
+async def test_who_stands_still_in_a_transaction_holds_up_no_other(
+    postgres: Postgres, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a host that is paused, or has lost its power: the server would keep its locks for as long as it stands."""
+    monkeypatch.setattr("crossdock.ledger.postgres._STANDING_STILL", 1.0)
+    async with (
+        PostgresLedger(postgres.dsn, schema=schema) as one,
+        PostgresLedger(postgres.dsn, schema=schema, timeout=20) as other,
+    ):
+        still, awake = asyncio.Event(), asyncio.Event()
+
+        async def stand(connection: Any) -> None:
+            await connection.execute("SELECT pg_advisory_xact_lock(3600042, hashtext($1))", schema)
+            still.set()
+            await awake.wait()
+            await connection.execute("SELECT 1")
+
+        standing = asyncio.create_task(one._run("add", stand))
+        await still.wait()
+        try:
+            await add(other)
+        finally:
+            awake.set()
+        with pytest.raises(LedgerUnavailable):
+            await standing
+        assert [each.entry.path for each in await one.find(Query())] == ["outbox/a.csv"]
+
+
 async def test_a_password_that_is_changed(postgres: Postgres, schema: str, raw: Any) -> None:
     """Connections that are there go on; new ones read it anew, and until it is right the ledger only is away."""
     access, role = postgres.base / "data/pg_hba.conf", f"r{schema}"

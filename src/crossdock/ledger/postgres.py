@@ -39,6 +39,9 @@ _CONNECTING = 15.0
 """Seconds for a new connection."""
 _MIGRATING = 86400.0
 """Seconds for one step of the schema: an index over many millions of rows is made anew."""
+_STANDING_STILL = 20.0
+"""Seconds without a word in a transaction, after which the server ends it. Of a host that has lost its power, or stands
+still, others would wait for what it has locked: for hours, until the server finds its connection dead."""
 _BATCH = 500
 """Statements sent without waiting for answers in between."""
 _TRIES = 5
@@ -49,6 +52,7 @@ _PASSING = (
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.TransactionRollbackError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.LockNotAvailableError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InterfaceError,
@@ -145,6 +149,7 @@ class PostgresLedger(SqlLedger):
                 hint="create it with ENCODING 'UTF8' TEMPLATE template0",
             )
         async with connection.transaction(isolation="read_committed"):
+            await connection.execute(_patience())
             # Two that open a new ledger at once take turns; the number is arbitrary.
             await connection.execute("SELECT pg_advisory_xact_lock(3600041)")
             # Asked first: IF NOT EXISTS wants the right to make what is there already.
@@ -237,7 +242,7 @@ class PostgresLedger(SqlLedger):
                 try:
                     # The level that the statements are made for, whatever is the database's own.
                     async with connection.transaction(isolation="read_committed"):
-                        await connection.execute(f"SET LOCAL search_path TO {self._schema}")
+                        await connection.execute(f"{_patience()}; SET LOCAL search_path TO {self._schema}")
                         return await action(connection)
                 except asyncpg.DeadlockDetectedError:
                     # Of two that waited for each other the server ended this one; nothing of it was done.
@@ -314,10 +319,14 @@ class PostgresLedger(SqlLedger):
         return [number not in known for number in range(1, len(files) + 1)]
 
 
+def _patience() -> str:
+    return f"SET LOCAL idle_in_transaction_session_timeout TO {_STANDING_STILL * 1000:.0f}"
+
+
 def _said(error: Exception) -> str:
     """In one line, as a log has them."""
-    if isinstance(error, _CUT_OFF) and "connection" in str(error):
-        # Some of the driver's words for that name its own methods.
+    if (isinstance(error, _CUT_OFF) and "connection" in str(error)) or "connection_lost()" in str(error):
+        # Some of the driver's words for that name methods.
         return "the connection broke"
     return "; ".join(str(error).splitlines())
 
