@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from crossdock.cli import run
+from crossdock.cli import daemon as daemons
 from crossdock.cli.session import Session
 from crossdock.engine.delivery import Delivery
 from crossdock.errors import LedgerUnavailable
@@ -168,6 +168,24 @@ def test_what_a_daemon_did_is_told(home: Path) -> None:
         assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ \S", line) for line in said().splitlines()), said()
 
 
+def test_a_mishap_of_many_files_is_told_in_a_few_lines(home: Path) -> None:
+    """And with the command that sends them, which no message of a single file names."""
+    configure(home, more="trigger: {every: 1s}\n    on_conflict: fail")
+    for number in range(40):
+        put(home, f"file{number}", b"new")
+        (home / f"out/file{number}").write_bytes(b"of somebody else")
+    with daemon(home) as (process, said):
+        with closing(sqlite3.connect(home / "crossdock.db")) as ledger:
+            asked = "SELECT count(*) FROM transfers WHERE state = 'failed'"
+            until(lambda: ledger.execute(asked).fetchone()[0] == 40, "all fail")
+        process.send_signal(signal.SIGTERM)
+        assert ended(process, said) == 0
+        told = said()
+    assert told.count(": failed: ") == 5, told
+    assert "Z move: 35 more transfers failed: crossdock transfers list --flow move --state failed\n" in told
+    assert told.count("Z Next: mend what failed, then: crossdock transfers retry --flow move\n") == 1, told
+
+
 def test_a_terminal_that_is_closed_ends_a_daemon(home: Path) -> None:
     """What is under way ends first, though nobody reads what is said of it."""
     configure(home)
@@ -195,18 +213,18 @@ def test_a_terminal_that_is_closed_ends_a_daemon(home: Path) -> None:
 
 
 _COUNTING = """\
-from crossdock.cli import run
+from crossdock.cli import daemon as daemons, run
 from crossdock.cli.main import main
 
-bad = run._Daemon._bad
+bad = daemons.Daemon._bad
 
 def counted(*arguments):
     with open("failures", "a") as file:
         file.write("x")
     bad(*arguments)
 
-run._Daemon._bad = counted
-run._AGAIN = 0.05
+daemons.Daemon._bad = counted
+daemons._AGAIN = 0.05
 main()
 """
 """A daemon that counts what fails in the file `failures`, told or not, and that asks again for a ledger at once."""
@@ -305,7 +323,7 @@ def test_a_ledger_without_room_is_told_once(home: Path) -> None:
 
 async def test_what_a_ledger_without_room_cannot_record_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     """Not for each transfer that was under way."""
-    command: Any = run._Daemon(Session(), (), {"as_json": False})
+    command: Any = daemons.Daemon(Session(), (), {"as_json": False})
     error = LedgerUnavailable("the disk is full", hint="free some space")
     for path in "abc":
         transfer: Any = SimpleNamespace(flow="move", source="src", target=f"dst:{path}", entry=Entry(path=path))
@@ -315,7 +333,7 @@ async def test_what_a_ledger_without_room_cannot_record_is_told_once(capsys: pyt
 
 async def test_a_ledger_that_fails_in_many_words_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     """Each statement that was under way when its server went down has its own."""
-    command: Any = run._Daemon(Session(), (), {"as_json": False})
+    command: Any = daemons.Daemon(Session(), (), {"as_json": False})
     for operation in ("claim", "staged", "delivered", "claim"):
         error = LedgerUnavailable(f"{operation} in ledger postgresql://db: the connection broke", hint="see it")
         transfer: Any = SimpleNamespace(flow="move", source="src", target="dst:a", entry=Entry(path="a"))
