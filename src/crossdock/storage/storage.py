@@ -181,7 +181,7 @@ class Storage:
                 async with aclosing(self.backend.scan(folder)) as pages:
                     async for page in pages:
                         found += _without_temporaries(page)
-            except PermissionDenied:
+            except (InvalidPath, PermissionDenied):
                 if without is None or folder == path or not without(folder):
                     raise
                 return []

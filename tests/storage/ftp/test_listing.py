@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from crossdock.engine.outcome import Outcome
+from crossdock.engine.sync import SyncOptions, sync
 from crossdock.errors import (
     CrossdockError,
     IntegrityError,
@@ -16,7 +20,12 @@ from crossdock.errors import (
     NotFound,
     ProtocolViolation,
 )
+from crossdock.flows.filters import Filters, Rule
+from crossdock.storage.local import LocalSettings
+from crossdock.storage.registry import new_storage, settings_class
+from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
+from tests.servers import Proftpd, Vsftpd
 from tests.storage.ftp.places import DATA, FACTS, faulty
 
 
@@ -52,6 +61,42 @@ async def test_a_name_that_cannot_be_sent_hides_no_others(server: FaultyFtpServe
         assert await storage.read_bytes("a.csv") == DATA
         with pytest.raises((InvalidPath, NotFound)):
             await storage.read_bytes(next(path for path in found if path != "a.csv"))
+
+
+async def test_a_name_with_a_line_break_fails_alone(vsftpd: Vsftpd, proftpd: Proftpd, tmp_path: Path) -> None:
+    """It ended the listing, and with it a sync of everything else; or what follows the break was taken for a file."""
+    for server in (vsftpd, proftpd):
+        folder = server.folder / uuid.uuid4().hex
+        (folder / "sub\nfolder").mkdir(parents=True)
+        odd = ["b\nc.csv", "e\nf g.csv", "h\ni\nj"]
+        for name in ("a.csv", *odd, "z.csv"):
+            (folder / name).write_bytes(DATA)
+        given = server.settings(root=f"{server.root}{folder.name}")
+        target = tmp_path / server.name
+        target.mkdir()
+        async with (
+            new_storage("partner", settings_class(given["type"]).model_validate(given)) as source,
+            Storage(LocalSettings(root=target).backend("here")) as here,
+        ):
+            assert {each.path async for each in source.scan()} == {"a.csv", *odd, "z.csv", "sub\nfolder"}
+            said: list[Outcome] = []
+            filters = Filters(rules=(Rule(False, "sub*/"),))
+            summary = await sync(source, "", here, "", SyncOptions(filters=filters), report=said.append)
+        failed = {each.path: str(each.error) for each in said if each.action == "fail"}
+        assert failed.keys() == set(odd)
+        assert "read partner:b\\nc.csv: FTP cannot carry a line break in a name" in failed["b\nc.csv"]
+        assert (summary.copied, {each.name for each in target.iterdir()}) == (2, {"a.csv", "z.csv"})
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+async def test_a_line_that_nobody_understands_is_no_part_of_a_name(server: FaultyFtpServer, end: bytes) -> None:
+    """Where each line ends as this one does: the file before it would look as if it were gone."""
+    server.features = ("SIZE", "MDTM")
+    lines = (b"-rw-r--r-- 1 a b 7 Nov 21 03:57 good", b"what is that", b"-rw-r--r-- 1 a b 7 Nov 21 03:57 other", b"")
+    server.faults.listing = end.join(lines)
+    async with faulty(server) as storage:
+        with pytest.raises(ProtocolViolation, match="what is that"):
+            [entry async for entry in storage.scan("")]
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40])

@@ -64,7 +64,7 @@ def parse_size(value: bytes) -> int | None:
 def facts_of(line: bytes) -> tuple[Entry, bytes] | None:
     """`fact=value;…; name` as an entry without a path, and the name. None: the folder itself, or the one above."""
     facts, space, name = line.partition(b" ")
-    if not space:
+    if not space or (facts and b"=" not in facts):
         raise Violation(f"a line of facts without a name: {line[:100]!r}")
     kind: Kind | None = None
     size: int | None = None
@@ -141,6 +141,8 @@ class Listing:
             if not line.endswith(b"\n"):
                 # What follows may be missing as well, though the server calls it complete.
                 raise Violation(f"a listing with a line without an end: {line[:100]!r}")
+            if not line.endswith(b"\r\n"):
+                line = self._with_its_rest(line)
             line = line.rstrip(b"\r\n")
             # jsftpd lists an empty folder as an empty line.
             parsed = parse(line) if line.strip() else None
@@ -157,6 +159,23 @@ class Listing:
             path = self._prefix + name.decode(self._encoding, "surrogateescape")
             found.append(replace(entry, path=path))
         return found
+
+    def _with_its_rest(self, line: bytes) -> bytes:
+        """A name with a line break in it goes on behind that, in what is no line by itself, up to the next CR LF.
+
+        Where the server ends all lines with LF alone, nothing is added: what a listing hides must not look deleted.
+        """
+        behind, whole = self._spool.tell(), line
+        while (more := self._spool.readline(_MOST_LINE)).strip():
+            try:
+                (facts_of if self.tells_times else _unix_or_dos)(more.rstrip(b"\r\n"))
+                break
+            except Violation:
+                whole += more
+            if more.endswith(b"\r\n"):
+                return whole
+        self._spool.seek(behind)
+        return line
 
     def close(self) -> None:
         self._spool.close()
