@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from crossdock.errors import NotFound, PermissionDenied, Throttled
 from crossdock.storage.base import Entry, Kind
-from crossdock.storage.ftp import data
+from crossdock.storage.ftp import data, stamps
 from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.dialects import Listing, facts_of, parse_size, parse_time
 from crossdock.storage.ftp.faults import kind_of_refusal
@@ -58,7 +58,9 @@ def understood(connection: Connection, name: bytes, replies: Sequence[Reply]) ->
     if connection.features.describes(name):
         if reply.good:
             found = _described(reply)
-            return found if len(replies) == 1 else _measured(connection, name, found, replies[1])
+            found = found if len(replies) == 1 else _measured(connection, name, found, replies[1])
+            lacks = found.kind == "file" and (found.size is None or found.modified is None)
+            return stamps.completed(connection, [found], [name])[0] if lacks else found
     elif any(entered.good for entered in replies[2:]):
         return Entry(path="", kind="dir")
     elif reply.code == 213:
@@ -67,7 +69,8 @@ def understood(connection: Connection, name: bytes, replies: Sequence[Reply]) ->
         if size is not None:
             found = Entry(path="", size=size, modified=when)
             # Else whoever finds the file in a listing would never find the same one again.
-            return (_listed(connection, name) or found) if connection.features.times_by_listing else found
+            listed = _listed(connection, name) if connection.features.times_by_listing else None
+            return found if listed is None else replace(listed, size=size if listed.size is None else listed.size)
         # ftp-srv says "213 File status" of an empty file.
         listed = _listed(connection, name)
         return replace(listed or Entry(path=""), modified=when)

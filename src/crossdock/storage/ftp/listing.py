@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from dataclasses import replace
 
 from crossdock.errors import InvalidPath, NotFound
 from crossdock.storage.base import Entry
@@ -31,22 +30,22 @@ async def scan(calls: Calls, path: str) -> AsyncGenerator[list[Entry]]:
                 page = listing.page()
             if not page:
                 return
-            yield page if listing.tells_times else await _timed(calls, page, path)
+            yield await _completed(calls, page, path)
     finally:
         listing.close()
 
 
-async def _timed(calls: Calls, page: list[Entry], path: str) -> list[Entry]:
-    """LIST tells times too coarsely to know a file again by: they are asked for."""
+async def _completed(calls: Calls, page: list[Entry], path: str) -> list[Entry]:
+    """LIST tells times too coarsely to know a file again by, and MLSD not all facts of all: they are asked for."""
     names: dict[int, bytes] = {}
     for number, entry in enumerate(page):
-        if entry.kind == "file":
+        if entry.kind == "file" and (entry.modified is None or entry.size is None):
             # One that cannot be sent is refused once somebody reads it; it keeps no others from being listed.
             with suppress(InvalidPath):
                 names[number] = calls.full(entry.path, "list")
     if not names:
         return page
-    found = await calls.call("list", path, stamps.times, list(names.values()))
-    for number, modified in zip(names, found, strict=True):
-        page[number] = replace(page[number], modified=modified)
+    found = await calls.call("list", path, stamps.completed, [page[number] for number in names], list(names.values()))
+    for number, entry in zip(names, found, strict=True):
+        page[number] = entry
     return page

@@ -1,17 +1,19 @@
-"""When files were modified: asked for by MDTM, set by MFMT. Blocking, for a connection's thread."""
+"""When files were modified: asked for by MDTM, set by MFMT; and their sizes. Blocking, for a connection's thread."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
+from crossdock.storage.base import Entry
 from crossdock.storage.ftp.connection import Connection
-from crossdock.storage.ftp.dialects import parse_time
+from crossdock.storage.ftp.dialects import parse_size, parse_time
 from crossdock.storage.ftp.wire import Lost, Reply, Silent
 from crossdock.storage.staging import temporary_path
 
-__all__ = ["Ended", "lacks_times", "set_time", "stamp", "survives", "times", "untried"]
+__all__ = ["Ended", "completed", "lacks_times", "set_time", "stamp", "survives", "times", "untried"]
 
 _TOGETHER = 32
 """MDTM commands sent in one go: their replies fit every socket buffer."""
@@ -93,4 +95,22 @@ def times(connection: Connection, names: Sequence[bytes]) -> list[datetime | Non
     for start in range(0, len(names), _TOGETHER):
         replies = connection.wire.ask(*(b"MDTM " + name for name in names[start : start + _TOGETHER]))
         found += [parse_time(reply.lines[0].strip()) if reply.code == 213 else None for reply in replies]
+    return found
+
+
+def completed(connection: Connection, entries: Sequence[Entry], names: Sequence[bytes]) -> list[Entry]:
+    """With what the facts of files leave unsaid: SIZE and MDTM tell it, and so does whoever looks at one of them."""
+    found = list(entries)
+    timeless = [number for number, entry in enumerate(found) if entry.modified is None]
+    if timeless:
+        for number, modified in zip(timeless, times(connection, [names[each] for each in timeless]), strict=True):
+            found[number] = replace(found[number], modified=modified)
+    unmeasured = [number for number, entry in enumerate(found) if entry.size is None]
+    if "SIZE" not in connection.features:
+        return found
+    for start in range(0, len(unmeasured), _TOGETHER):
+        some = unmeasured[start : start + _TOGETHER]
+        for number, reply in zip(some, connection.wire.ask(*(b"SIZE " + names[each] for each in some)), strict=True):
+            if reply.code == 213:
+                found[number] = replace(found[number], size=parse_size(reply.lines[0].strip()))
     return found
