@@ -6,7 +6,7 @@ says nothing: what it showed before is not acted upon.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence, Set
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,7 +16,7 @@ from crossdock.engine.gone import File, back_again
 from crossdock.engine.steps import why
 from crossdock.errors import NotFound
 from crossdock.flows.flow import Flow
-from crossdock.flows.plan import Beside, Decision, Planner, ordered, without_clashes
+from crossdock.flows.plan import Beside, Decision, Planner, above_others, ordered, without_buried, without_clashes
 from crossdock.ledger.base import Ledger, Planned
 from crossdock.ledger.rows import stored
 from crossdock.storage.base import Entry
@@ -77,11 +77,17 @@ class _Once:
 
 
 async def look(
-    planner: Planner, storage: Storage, ledger: Ledger, now: datetime, *, only: Iterable[str] | None = None
+    planner: Planner,
+    storage: Storage,
+    ledger: Ledger,
+    now: datetime,
+    *,
+    only: Iterable[str] | None = None,
+    has_folders: Callable[[str], Awaitable[bool]] | None = None,
 ) -> Discovery:
     """List the source (or, of it, `only` these paths of the endpoint) and decide. Notes sightings; adds no transfer.
 
-    Raises what the listing raises.
+    `has_folders`: of an endpoint by its name. Raises what the listing raises.
     """
     found = Discovery(planner.flow.name)
     beside = Beside()
@@ -136,6 +142,9 @@ async def look(
                 decision = Decision(decision.entry, "fail", reason)
             decisions.append(decision)
     decisions = without_clashes(decisions)
+    if has_folders is not None and (above := above_others(decisions)):
+        above = {place: each for place, each in above.items() if await has_folders(place.endpoint)}
+        decisions = without_buried(decisions, above)
     moves, found.waiting = ordered((each for each in decisions if each.verdict == "move"), flow)
     found.new = moves + [each for each in decisions if each.verdict != "move"]
     return found

@@ -86,6 +86,13 @@ class Endpoints:
                 error.reason, operation=error.operation, endpoint=name, path=error.path, hint=error.hint
             ) from error
 
+    async def has_folders(self, name: str) -> bool:
+        """False as well where that cannot be learned now."""
+        try:
+            return (await self.storage(name)).capabilities.directories
+        except CrossdockError:
+            return False
+
     async def storage(self, name: str) -> Storage:
         """The open storage. Raises what opening it raises; asking again tries again."""
         found = self._open.get(name)

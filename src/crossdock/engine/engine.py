@@ -123,7 +123,9 @@ class Engine:
             raise LeftAlone(why, operation="list", endpoint=source, path=planner.flow.source.path, retry_after=wait)
         try:
             storage = await self.endpoints.storage(source)
-            found = await look(planner, storage, self.ledger, self.clock(), only=only)
+            found = await look(
+                planner, storage, self.ledger, self.clock(), only=only, has_folders=self.endpoints.has_folders
+            )
         except LedgerError:
             raise
         except CrossdockError as error:

@@ -158,7 +158,7 @@ async def explain(engine: Engine, flow: str, path: str) -> Explanation:
     looked: Discovery | None = None
     try:
         storage = await engine.endpoints.storage(planner.flow.source.endpoint)
-        looked = await look(watching, storage, engine.ledger, found.now)
+        looked = await look(watching, storage, engine.ledger, found.now, has_folders=engine.endpoints.has_folders)
     except LedgerError:
         raise
     except CrossdockError as error:

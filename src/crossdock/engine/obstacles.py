@@ -14,7 +14,7 @@ from crossdock.errors import (
 )
 from crossdock.storage.storage import Storage
 
-__all__ = ["Obstacles", "refuse_overlap"]
+__all__ = ["Above", "Obstacles", "refuse_overlap"]
 
 
 def refuse_overlap(source: Storage, folder: str, target: Storage, to: str) -> None:
@@ -28,6 +28,21 @@ def refuse_overlap(source: Storage, folder: str, target: Storage, to: str) -> No
             f"sync {located(source.endpoint, folder)} → {located(target.endpoint, to)}: source and target overlap",
             hint="choose a target outside the source",
         )
+
+
+class Above:
+    """Of files in a listing's order, those below which others lie: only where there are no folders can they be."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+
+    def file(self, name: str) -> str | None:
+        """The one above this file, which is the next."""
+        while self._names and not name.startswith(self._names[-1]):
+            self._names.pop()
+        found = next((each for each in self._names if name.startswith(f"{each}/")), None)
+        self._names.append(name)
+        return found
 
 
 class Obstacles:

@@ -265,7 +265,7 @@ async def check(engine: Engine, rows: Sequence[Row]) -> tuple[list[tuple[Planner
 
 async def _looked(engine: Engine, planner: Planner) -> Discovery:
     storage = await engine.endpoints.storage(planner.flow.source.endpoint)
-    return await look(planner, storage, engine.ledger, engine.clock())
+    return await look(planner, storage, engine.ledger, engine.clock(), has_folders=engine.endpoints.has_folders)
 
 
 async def _drifted(engine: Engine, planner: Planner, row: Row, decision: Decision | None) -> str | None:

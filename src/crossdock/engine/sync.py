@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 from crossdock.engine.attempts import deliver
 from crossdock.engine.content import Unsure, digest_of, not_same_by_etag
 from crossdock.engine.merge import merged
-from crossdock.engine.obstacles import Obstacles, refuse_overlap
+from crossdock.engine.obstacles import Above, Obstacles, refuse_overlap
 from crossdock.engine.outcome import Outcome, Summary
 from crossdock.engine.surplus import check_plausible
 from crossdock.engine.twins import Twins
@@ -26,6 +26,7 @@ from crossdock.errors import (
     ConnectionFailed,
     CrossdockError,
     NoSpace,
+    NotADirectory,
     NotAFile,
     located,
 )
@@ -122,6 +123,7 @@ class _Run:
         self._comparison = self._compared()
         self._obstacles = Obstacles(target)
         self._twins = Twins(target)
+        self._above = Above() if target.capabilities.directories else None
         self._late: list[tuple[str, Entry]] = []
         self._filtered = options.filters != Filters()
 
@@ -210,6 +212,11 @@ class _Run:
             return None
         if self._filtered and (verdict := self._verdict(entry, name)) is not None:
             self._skip(name, verdict, entry.size)
+            return None
+        if self._above is not None and (above := self._above.file(name)) is not None and there is None:
+            why, hint = f"a file of the source, {above!r}, is above it", "leave one out with --exclude"
+            error = self.target.backend.error(NotADirectory, "write", _below(self.to, name), why, hint=hint)
+            self._tell(Outcome(path=name, action="fail", reason="new", size=entry.size, error=error))
             return None
         if self._twins.add(name) and there is None:
             self._late.append((name, entry))

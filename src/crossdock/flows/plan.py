@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -15,7 +15,18 @@ from crossdock.flows.flow import Flow, Place, Rule
 from crossdock.flows.route import Routes, Template, words_of
 from crossdock.storage.base import Entry
 
-__all__ = ["Beside", "Decision", "Planner", "Seen", "archive_pattern", "beside_pattern", "ordered", "without_clashes"]
+__all__ = [
+    "Beside",
+    "Decision",
+    "Planner",
+    "Seen",
+    "above_others",
+    "archive_pattern",
+    "beside_pattern",
+    "ordered",
+    "without_buried",
+    "without_clashes",
+]
 
 Verdict = Literal["move", "settle", "skip", "unmatched", "clash", "fail"]
 
@@ -261,6 +272,37 @@ def without_clashes(decisions: Sequence[Decision]) -> list[Decision]:
             decision = replace(decision, verdict="clash", reason=reason)
         found.append(decision)
     return found
+
+
+def above_others(decisions: Sequence[Decision]) -> dict[Place, Decision]:
+    """Of the files to move, those whose places others are to lie below, as they may in a store without folders."""
+    moves = [(place, each) for each in decisions if each.verdict == "move" for place in each.places]
+    folders: set[tuple[str, str]] = set()
+    for place, _ in moves:
+        folder = place.path.rpartition("/")[0]
+        while folder and (place.endpoint, folder) not in folders:
+            folders.add((place.endpoint, folder))
+            folder = folder.rpartition("/")[0]
+    return {place: each for place, each in moves if (place.endpoint, place.path) in folders}
+
+
+def without_buried(decisions: Sequence[Decision], above: Mapping[Place, Decision]) -> list[Decision]:
+    """Where there are folders, what lies below a file is not moved: else chance would say which of them is."""
+
+    def buried(decision: Decision) -> Decision:
+        for place in decision.places if decision.verdict == "move" else ():
+            folder = place.path.rpartition("/")[0]
+            while folder:
+                file = above.get(Place(place.endpoint, folder))
+                if file is not None:
+                    reason = (
+                        f"{file.entry.path} goes to {place.endpoint}:{folder}, and nothing can be below a file there"
+                    )
+                    return replace(decision, verdict="clash", reason=reason)
+                folder = folder.rpartition("/")[0]
+        return decision
+
+    return [buried(each) for each in decisions]
 
 
 def _named(key: str, text: str | None) -> tuple[Template, re.Pattern[str]] | None:
