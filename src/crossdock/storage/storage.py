@@ -315,7 +315,12 @@ class Storage:
         if not self.can_server_copy(source):
             raise self._unsupported("copy on the server's side", target)
         self._may_write(target, options)
-        return await self.backend.server_copy(source.backend.address(path), target, options, pin=pin)
+        try:
+            return await self.backend.server_copy(source.backend.address(path), target, options, pin=pin)
+        except NotFound:
+            # A store does not tell which of the two, and the error names the copy: what is gone says so itself.
+            await source.backend.stat(path)
+            raise
 
     def can_server_copy(self, source: Storage) -> bool:
         store = self.backend.store

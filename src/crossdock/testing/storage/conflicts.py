@@ -189,8 +189,11 @@ class CopyCases(SuiteBase):
 
     async def test_server_copy_of_nothing(self, storage: Storage, peer: Peer | None) -> None:
         """NotFound, and nothing at the target."""
-        with pytest.raises(NotFound if storage.capabilities.server_copy else Unsupported):
+        with pytest.raises(NotFound if storage.capabilities.server_copy else Unsupported) as caught:
             await storage.server_copy(storage, "from", "to")
+        if storage.capabilities.server_copy:
+            # Else a flow would not know that it is the source that is gone.
+            assert caught.value.path == "from"
         assert await self.names(storage, peer) == set()
 
     async def test_server_copy_copies_what_was_pinned(self, storage: Storage, peer: Peer | None) -> None:
