@@ -7,7 +7,7 @@ from typing import Any
 
 from crossdock.flows.filters import Filters
 from crossdock.flows.filters import Rule as Filter
-from crossdock.flows.flow import After, Destination, Flow, Place, Retry, Rule, Settle
+from crossdock.flows.flow import After, Destination, Flow, Place, Retry, Rule, Settle, TransformSpec
 
 __all__ = ["ARCHIVES", "CHOICES", "FIRST", "flow_of"]
 
@@ -25,6 +25,7 @@ FIRST: dict[str, Any] = {
     "on_conflict": "overwrite",
     "exclude": True,
     "etags": False,
+    "transform": None,
     "transfers": 4,
 }
 CHOICES: dict[str, Sequence[Any]] = {
@@ -45,9 +46,11 @@ CHOICES: dict[str, Sequence[Any]] = {
 
 def flow_of(found: dict[str, Any]) -> Flow:
     to = tuple(Destination(name, f"{folder}/{{path}}") for name, folder in (each.split(":") for each in found["to"]))
-    rules: tuple[Rule, ...] = (Rule(name="all", to=to),)
+    steps = (TransformSpec(found["transform"]),) if found["transform"] else ()
+    rules: tuple[Rule, ...] = (Rule(name="all", to=to, transforms=steps),)
     if found["rules"] == "split":
-        rules = (Rule(name="folder", glob="d/**", to=(Destination("d2", "x3/{path}"),)), *rules)
+        folder = Rule(name="folder", glob="d/**", to=(Destination("d2", "x3/{path}"),), transforms=steps)
+        rules = (folder, *rules)
     elif found["rules"] == "nowhere":
         rules = (Rule(name="nowhere", glob="a.csv"), *rules)
     archive = found["archive"] if found["after"] == "archive" else None

@@ -17,8 +17,9 @@ SIZES = (12, 12, 20)
 class _Draw(random.Random):
     """Of one history, whose files are few: only what happens to one and the same is of interest."""
 
-    def __init__(self, seed: str) -> None:
+    def __init__(self, seed: str, served: bool) -> None:
         super().__init__(seed)
+        self.served = served
         self.paths = self.sample(range(4), self.choice((1, 1, 2, 4)))
 
     def path(self) -> int:
@@ -78,14 +79,21 @@ def _events(draw: _Draw) -> tuple[tuple[int, Operation], ...]:
         if event == ("fault",):
             for more in range(draw.choice((0, 0, 1, 3, 10))):
                 found.setdefault(point + more, event)
+    if draw.served and draw.random() < 0.5:
+        event = (draw.choice(("cut", "die")), draw.choice(("drop", "lost")))
+        first = draw.randint(1, draw.choice((20, 60, 150)))
+        for request in range(first, first + draw.choice((1, 1, 2, 5) if event[0] == "cut" else (1,))):
+            found[-request] = event
     return tuple(sorted(found.items()))
 
 
-def draw(seed: str) -> tuple[dict[str, Any], list[Operation]]:
-    """A configuration to begin with, and what happens then."""
-    found = _Draw(seed)
+def draw(seed: str, *, served: bool = False, transform: str | None = None) -> tuple[dict[str, Any], list[Operation]]:
+    """A configuration to begin with, and what happens then. `served`: to the requests of a server, too."""
+    found = _Draw(seed, served)
     first = {name: found.choice(choices) for name, choices in CHOICES.items() if found.random() < 0.5}
     first["etags"] = found.random() < 0.2
+    if transform is not None:
+        first["transform"] = transform
     number = found.choice((6, 10, 16, 24))
     return first, [_one(found, _OWNERS if found.random() < 0.45 else _OTHERS) for _ in range(number)]
 

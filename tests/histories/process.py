@@ -35,7 +35,7 @@ class Process:
 
     def __init__(self, happenings: dict[int, Happening], do: Callable[[Happening], Awaitable[None]]) -> None:
         self.happenings, self._do = happenings, do
-        self.points = 0
+        self.points = self.requests = 0
         self.dead = self.failed = False
         self.trace: list[str] = []
 
@@ -56,6 +56,22 @@ class Process:
         elif failure is not None:
             self.failed = True
             raise failure()
+
+    def request(self) -> str | None:
+        """What becomes of one that a server has got: "drop" or "lost", if the connection breaks, before or after it.
+
+        What is to happen to them is said by numbers below 0: ("cut", how) or, if the process is killed, ("die", how).
+        """
+        if self.dead:
+            return "drop"
+        self.requests += 1
+        happening = self.happenings.get(-self.requests)
+        if happening is None:
+            return None
+        self.dead = happening[0] == "die"
+        self.failed = True
+        self.trace.append(f"request {self.requests} ← {happening}")
+        return str(happening[1])
 
     async def call(self, what: str, action: Callable[[], Awaitable[T]], failure: Callable[[], Exception]) -> T:
         await self.point(f"before {what}", failure)

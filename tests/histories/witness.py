@@ -11,13 +11,16 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import cast
 
 from crossdock.flows.flow import Flow
 from crossdock.flows.flow import Place as Location
 from crossdock.flows.plan import Planner
 from crossdock.storage.base import Entry
 from crossdock.storage.staging import is_temporary
+from tests.histories.contents import plain
 from tests.histories.places import Place
+from tests.histories.served import Shelf
 
 __all__ = ["Witness"]
 
@@ -56,6 +59,8 @@ class Witness:
         self._number = 0
         self.story: list[str] = []
         self.wrong: list[str] = []
+        self.unpacks = False
+        """What arrives is a folder of files."""
         self.doubles_allowed = False
         """A worker was stopped in the moment of publishing, for longer than its lease."""
         self._flows: list[Planner] = []
@@ -64,6 +69,8 @@ class Witness:
         self._taken: list[tuple[int, str, bytes]] = []
         self._moved: dict[str, tuple[str, _Coming | None]] = {}
         """Where an engine has put a file → where it was, and since when."""
+        self._proved: set[tuple[str, _Coming | None]] = set()
+        """Of these, what was delivered by then: a later file may have replaced it since."""
         self._between: tuple[str, bytes, str, _Coming | None, bool] | None = None
         """What an engine takes away: the next thing that happens tells where to, if not for good."""
         self._received: list[_Published] = []
@@ -89,7 +96,7 @@ class Witness:
 
     # The source
 
-    def at_source(self, place: Place, path: str, before: bytes | None, after: bytes | None) -> None:
+    def at_source(self, place: Place | Shelf, path: str, before: bytes | None, after: bytes | None) -> None:
         self._number += 1
         who = "owner" if place.by_hand else "engine"
         self.say(f"{who}: {path}: {_short(before)} → {_short(after)}")
@@ -111,7 +118,7 @@ class Witness:
             assert before is not None
             origin, coming = self._moved.pop(path, (path, self._coming(path, before)))
             now = place.node(origin)
-            replaced = is_temporary(path) and now is not None and now.data != before
+            replaced = is_temporary(path) and now is not None and plain(now.data) != before
             self._between = (path, before, origin, coming, replaced)
             if not is_temporary(path):
                 self._taken.append((self._number, path, before))
@@ -119,11 +126,22 @@ class Witness:
             if before is not None:
                 self.object_(f"the engine replaced {path} at the source")
             if moved is None:
-                self.object_(f"the engine wrote {path} at the source")
+                # A store without renames copies, and then removes; its probe leaves nothing.
+                moved = next(iter(self._origins(place, after)), None)
+            if moved is None:
+                if not is_temporary(path):
+                    self.object_(f"the engine wrote {path} at the source")
             elif moved[0] != path:
                 self._moved[path] = moved
+                if self._delivered(*moved):
+                    self._proved.add(moved)
             if not is_temporary(path):
                 self._came(path, after, by_engine=True)
+
+    def _origins(self, place: Place | Shelf, content: bytes) -> Iterator[tuple[str, _Coming | None]]:
+        for path in list(self._comings):
+            if (node := place.node(path)) is not None and plain(node.data) == content:
+                yield self._moved.get(path, (path, self._coming(path, content)))
 
     def _came(self, path: str, content: bytes, *, by_engine: bool) -> None:
         epoch = len(self._flows) - 1
@@ -144,7 +162,7 @@ class Witness:
         latest = {each.place: each for each in self._published[path]}
         return any(each.number > since and each.content != content for each in latest.values())
 
-    def listed(self, place: Place, path: str, content: bytes) -> None:
+    def listed(self, place: Place | Shelf, path: str, content: bytes) -> None:
         self._listed[path, content] += 1
 
     def _coming(self, path: str, content: bytes) -> _Coming | None:
@@ -161,13 +179,20 @@ class Witness:
 
     # The targets
 
-    def at_target(self, place: Place, path: str, before: bytes | None, after: bytes | None) -> None:
+    def at_target(self, place: Place | Shelf, path: str, before: bytes | None, after: bytes | None) -> None:
         self._number += 1
         if place.by_hand or is_temporary(path):
             if self.killed and before is not None:
                 where = Location(place.endpoint, path)
                 self._received.append(_Published(self._number, where, id(place), before))
             self.say(f"receiver: {place.endpoint}:{path}: {_short(before)} → {_short(after)}")
+            return
+        if after is None and isinstance(place, Shelf) and place.shows_parts:
+            # It is being written anew there: what was there is lost.
+            origin, path = self._origin(path)
+            where = Location(place.endpoint, path)
+            self.say(f"gone: {where}")
+            self._published[origin] = [each for each in self._published[origin] if each.place != where]
             return
         if after is None:
             self.object_(f"the engine removed {place.endpoint}:{path}")
@@ -261,33 +286,35 @@ class Witness:
             for place, held in older.items():
                 self.object_(f"{place} got the older {_short(held)} after {_short(content)}")
 
-    def check_end(self, source: Place, targets: Mapping[str, Place]) -> None:
+    def check_end(self, source: Place | Shelf, targets: Mapping[str, Place | Shelf]) -> None:
         """Nothing is under way any more."""
         if self._between is not None:
             self._removed(*self._between)
             self._between = None
         last = self._flows[-1]
-        alive = {node.data for path in source.names() if (node := source.node(path))}
+        alive = {plain(node.data) for path in source.names() if (node := source.node(path))}
         for path in source.names():
             node = source.node(path)
             assert node is not None
+            content = cast(bytes, plain(node.data))
             origin, coming = self._moved.get(path, (path, None))
-            if coming is not None and coming.content == node.data and not self._delivered(origin, coming):
-                self.object_(f"{path} was archived, {_short(node.data)} of {origin}, but not delivered")
+            proved = coming is None or coming.content != content or (origin, coming) in self._proved
+            if not proved and not self._delivered(origin, coming):
+                self.object_(f"{path} was archived, {_short(content)} of {origin}, but not delivered")
             if last.by_name(path) is not None or not last.goes(path):
                 continue
             if any(
-                place.is_folder(each.path) or not place.fits(each.path)
+                (place.is_folder(each.path) and not self.unpacks) or not place.fits(each.path)
                 for places in self._wanted(path, 0)
                 for each in places
                 for place in [targets[each.endpoint]]
             ):
                 continue
-            coming = self._coming(path, node.data)
+            coming = self._coming(path, content)
             if not self._delivered(path, coming):
-                self.object_(f"{path}, {_short(node.data)}, is missing at {self._missing(path, coming)}")
+                self.object_(f"{path}, {_short(content)}, is missing at {self._missing(path, coming)}")
             if all(planner.flow.on_conflict == "overwrite" for planner in self._flows):
-                self._check_latest(path, node.data)
+                self._check_latest(path, content)
         arrived = {each.content for several in self._published.values() for each in several}
         for content in {each.content for several in self._comings.values() for each in several}:
             if content not in alive | arrived | self._destroyed:

@@ -119,6 +119,8 @@ class MemoryBackend(Backend):
         if path in self._folders:
             raise self.error(NotAFile, "delete", path, "it is a folder", hint="remove the folder instead")
         self._files.pop(path, None)
+        # A listing shows what is staged, too.
+        self._staged.pop(path, None)
 
     async def rename(self, path: str, target: str, *, overwrite: bool = False) -> None:
         self._file(path, "rename")

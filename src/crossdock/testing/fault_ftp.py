@@ -23,6 +23,7 @@ class FaultyFtpServer:
     """
 
     user, password, host = "tester", "secret", "127.0.0.1"
+    session = Session
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class FaultyFtpServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writers.append(writer)
-        session = Session(self, reader, writer)
+        session = self.session(self, reader, writer)
         session.task = asyncio.current_task()
         self.accepted += 1
         self.open.add(session)
