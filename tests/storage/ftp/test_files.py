@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import ssl
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from crossdock.errors import (
     PermissionDenied,
     ProtocolViolation,
     StorageError,
+    TimedOut,
     Truncated,
 )
 from crossdock.storage.base import Expect, WriteOptions
@@ -250,3 +254,34 @@ async def test_a_folder_that_may_be_entered_and_not_be_listed_is_not_empty(
                 assert caught.value.path == "locked"
         finally:
             locked.chmod(0o700)
+
+
+def sessions_of(pid: int) -> list[int]:
+    found = [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+    return found + [below for child in found for below in sessions_of(child)]
+
+
+async def test_one_connection_that_is_silent_speaks_for_those_that_were_idle(request: pytest.FixtureRequest) -> None:
+    """A firewall has forgotten all of them, or the server stood still: each would cost the `timeout` anew."""
+    with running(request.config, Vsftpd("none")) as server:
+        (server.folder / "name").write_bytes(DATA)
+        async with opened(server, timeout=1, max_connections=3) as storage:
+            async with storage.read("name") as one, storage.read("name") as other:
+                assert [entry.path async for entry in storage.scan("")] == ["name"]
+                for reader in (one, other):
+                    while await reader.read():
+                        pass
+            sessions = sessions_of(server.pids[0])
+            assert len(sessions) >= 3
+            try:
+                for pid in sessions:
+                    os.kill(pid, signal.SIGSTOP)
+                with pytest.raises(TimedOut):
+                    await storage.stat("name")
+                assert (await storage.stat("name")).size == len(DATA)
+            finally:
+                for pid in sessions:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)

@@ -219,6 +219,12 @@ class Pool:
             self._idle.append(connection)
         else:
             self._part(connection)
+            # Nor was anything heard of these since: a firewall forgot them, or the server stood still. Each would cost
+            # `timeout` anew.
+            silent = time.monotonic() - self._settings.timeout
+            for other in [one for one in self._idle if one.used < silent]:
+                self._idle.remove(other)
+                self._part(other)
         self._wake()
 
     def _wake(self) -> None:
