@@ -64,6 +64,14 @@ KNOWN: dict[str, tuple[dict[str, Any], list[Operation]]] = {
         {"after": "archive", "rules": "split"},
         [("put", 2, 12, "now"), ("run", "a", False, ()), ("folder", 3)],
     ),
+    "a newer file that a worker moved to the archive, and was killed before it saw that, was never sent": (
+        {"after": "archive", "transfers": 1},
+        [("put", 0, 12, "now"), ("run", "a", False, ((33, ("put", 0, 20, "now")), (34, ("kill",))))],
+    ),
+    "nor was one whose way back was cut off": (
+        {"after": "archive", "transfers": 1},
+        [("put", 0, 12, "now"), ("run", "a", False, ((33, ("put", 0, 20, "now")), (37, ("fault",))))],
+    ),
     "what a killed attempt had staged of an archive's member stayed in memory": (
         {"transform": "unzip"},
         [("put", 1, 12, "now"), ("run", "a", False, ((30, ("delete", 1)), (34, ("kill",))))],

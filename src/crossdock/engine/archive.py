@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from crossdock.engine.endpoints import Endpoints
 from crossdock.errors import ConfigError, CrossdockError, NotFound, SourceChanged, StorageError, shown
 from crossdock.flows.flow import Flow
 from crossdock.flows.route import Template, words_of
-from crossdock.ledger.base import Ledger, Mark, Transfer
+from crossdock.ledger.base import Ledger, Mark, Query, Transfer
 from crossdock.storage.base import Entry
 
-__all__ = ["ARCHIVED", "Archive"]
+__all__ = ["ARCHIVED", "Archive", "is_copy", "read_entry"]
 
 log = logging.getLogger("crossdock.engine")
 
@@ -22,6 +25,8 @@ ARCHIVED = "archive"
 _SUFFIXES = 9
 """Names tried after a clash, before one that nothing else has."""
 _PAGE = 500
+_LISTED = timedelta(minutes=1)
+"""By so much a listing may tell a time less exactly than a look at the file."""
 
 
 class Archive:
@@ -64,6 +69,17 @@ class Archive:
                 # Of a file that lay here before, and was taken out: its time is not this one's.
                 await self.ledger.unmark(*place, [archived.path])
                 await self.ledger.mark(*place, archived.path, due=due, value=value)
+
+    async def never_took(self, transfer: Transfer, archived: Entry) -> bool:
+        """Whether no flow, as far as the ledger remembers, has had this file under the transfer's path."""
+        name = transfer.entry.path.rpartition("/")[2]
+        for each in await self.ledger.find(Query(source=transfer.source, name=name, limit=_PAGE)):
+            entry = each.entry
+            if (entry.path, entry.size) == (transfer.entry.path, archived.size):
+                times = entry.modified, archived.modified
+                if times[0] is None or times[1] is None or abs(times[0] - times[1]) < _LISTED:
+                    return False
+        return True
 
     async def expire(self) -> int:
         """Remove what is due. An endpoint that fails is left for the next time. Raises `LedgerError`.
@@ -113,3 +129,27 @@ class Archive:
         else:
             await storage.delete(mark.key)
         return True
+
+
+def is_copy(there: Entry, now: Entry) -> bool:
+    """A copy within a store keeps the time, and the etag if that is an MD5: as it is, or as that of a single part."""
+    if now.etag is None or not re.fullmatch("[0-9a-f]{32}", now.etag):
+        return False
+    one_part = f"{hashlib.md5(bytes.fromhex(now.etag), usedforsecurity=False).hexdigest()}-1"
+    same = (there.kind, there.size, there.modified) == (now.kind, now.size, now.modified)
+    return same and now.modified is not None and there.etag in (now.etag, one_part)
+
+
+def read_entry(receipt: Mapping[str, Any]) -> Entry | None:
+    """The source as it was opened, from a receipt."""
+    found = receipt.get("source_entry")
+    if not isinstance(found, Mapping) or "path" not in found:
+        return None
+    modified = found.get("modified")
+    return Entry(
+        path=found["path"],
+        size=found.get("size"),
+        modified=datetime.fromisoformat(modified) if isinstance(modified, str) else None,
+        etag=found.get("etag"),
+        version=found.get("version"),
+    )

@@ -13,14 +13,13 @@ import asyncio
 import base64
 import hashlib
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 from weakref import WeakValueDictionary
 
-from crossdock.engine.archive import Archive
+from crossdock.engine.archive import Archive, is_copy, read_entry
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.gone import is_there
 from crossdock.engine.recovery import remove, sha256_of
@@ -77,7 +76,7 @@ class Disposal:
             return "", False
         async with self._busy.setdefault(transfer.entry.path, asyncio.Lock()):
             storage = await self._endpoints.storage(transfer.source)
-            meant = _read_entry(receipt) or transfer.entry
+            meant = read_entry(receipt) or transfer.entry
             work = _Work(self.archive, storage, transfer, meant, receipt, lease.id)
             await work.sweep()
             with suppress(PermissionDenied, Unsupported):  # Nor may we put anything aside there.
@@ -89,7 +88,7 @@ class Disposal:
     ) -> tuple[str, bool]:
         transfer, after = lease.transfer, self._after
         storage = await self._endpoints.storage(transfer.source)
-        meant = _read_entry(receipt) or transfer.entry
+        meant = read_entry(receipt) or transfer.entry
         first = min(one.id for one in siblings) if siblings else lease.id
         work = _Work(self.archive, storage, transfer, meant, receipt, first)
         if transfer.state is State.DELIVERED:
@@ -147,18 +146,34 @@ class _Work:
         """What our own hand, before a crash or for a sibling, did to a source that is not there. "": nothing."""
         after = self._archive.flow.after
         if after.archive is not None:
+            last, gap = None, False
             for path in self._names:
                 try:
                     there = await self._storage.stat(path)
                 except NotFound:
+                    gap = True
                     continue
                 if self._was_moved(there):
                     await self._archive.note(self._transfer, there)
                     return f"archived as {shown(path)}"
+                last = last if gap else there
+            if last is not None and await self._put_back(last):
+                return _NEWER
         # Also where the flow archives by now, or where the lease is now: whoever put this aside was to delete it.
         if after.takes_source and await self.clear_aside():
             return "removed the source"
         return ""
+
+    async def _put_back(self, last: Entry) -> bool:
+        """A newer file that an attempt moved, and was killed or cut off before it saw that: nobody has sent it."""
+        if self._transfer.state is not State.DELIVERED or self._copies or last.kind != "file":
+            return False
+        if not await self._archive.never_took(self._transfer, last):
+            return False
+        with suppress(AlreadyExists, NotFound):
+            await self._storage.rename(last.path, self._path)
+            return True
+        return False
 
     def _was_moved(self, there: Entry) -> bool:
         """Whether an archived file is ours. A copy within a store may have lost everything but its size."""
@@ -232,7 +247,7 @@ class _Work:
         there = None
         if again or not self._storage.capabilities.create_new:
             there = await self._at_name(path)
-            if there is not None and not (again and self._was_moved(there)) and not _is_copy(there, now):
+            if there is not None and not (again and self._was_moved(there)) and not is_copy(there, now):
                 raise self._taken(path)
         if there is None:
             try:
@@ -240,7 +255,7 @@ class _Work:
             except AlreadyExists:
                 # By the worker of another destination, in this very moment?
                 there = await self._at_name(path)
-                if there is None or not _is_copy(there, now):
+                if there is None or not is_copy(there, now):
                     raise
         words = f"archived as {shown(path)}"
         try:
@@ -374,27 +389,3 @@ def is_still(meant: Entry, now: Entry, storage: Storage) -> bool:
         told.append((meant.modified, now.modified))
     known = [(old, new) for old, new in told if old is not None and new is not None]
     return bool(known) and all(old == new for old, new in known)
-
-
-def _is_copy(there: Entry, now: Entry) -> bool:
-    """A copy within a store keeps the time, and the etag if that is an MD5: as it is, or as that of a single part."""
-    if now.etag is None or not re.fullmatch("[0-9a-f]{32}", now.etag):
-        return False
-    one_part = f"{hashlib.md5(bytes.fromhex(now.etag), usedforsecurity=False).hexdigest()}-1"
-    same = (there.kind, there.size, there.modified) == (now.kind, now.size, now.modified)
-    return same and now.modified is not None and there.etag in (now.etag, one_part)
-
-
-def _read_entry(receipt: Mapping[str, Any]) -> Entry | None:
-    """The source as it was opened, from a receipt."""
-    found = receipt.get("source_entry")
-    if not isinstance(found, Mapping) or "path" not in found:
-        return None
-    modified = found.get("modified")
-    return Entry(
-        path=found["path"],
-        size=found.get("size"),
-        modified=datetime.fromisoformat(modified) if isinstance(modified, str) else None,
-        etag=found.get("etag"),
-        version=found.get("version"),
-    )
