@@ -1,7 +1,7 @@
 """The same histories on real endpoints, whose servers break off at requests of their own, and on PostgreSQL.
 
-All of them together are a good quarter of `CROSSDOCK_HISTORIES`, whose seed is theirs as well. What real disks, servers and
-databases do at one time differs from run to run: one that fails is played three times for each smaller one.
+They are a good quarter of `CROSSDOCK_HISTORIES`, whose seed is theirs as well. What real disks, servers and databases
+do at one time differs from run to run: one that fails is played three times for each smaller one.
 """
 
 from __future__ import annotations
