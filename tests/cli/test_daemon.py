@@ -53,6 +53,31 @@ def test_what_no_rule_can_move_is_named_by_a_daemon(home: Path) -> None:
         assert ended(process, said) == 0
 
 
+def children(process: subprocess.Popen[bytes]) -> list[int]:
+    """One, if its ledger is a file."""
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def test_a_daemon_whose_ledger_s_process_is_killed(home: Path) -> None:
+    """By hand, or when memory runs out: the next file is recorded by another."""
+    configure(home)
+    with daemon(home) as (process, said):
+        put(home, "a", b"1")
+        until((home / "out/a").exists, "the first file")
+        (first,) = children(process)
+        os.kill(first, signal.SIGKILL)
+        put(home, "b", b"2")
+        until((home / "out/b").exists, "the file after that")
+        with closing(sqlite3.connect(home / "crossdock.db")) as ledger:
+            # The first may not have been recorded yet; then it was given back, and looked at again.
+            asked = "SELECT count(*) FROM transfers WHERE state = 'done'"
+            until(lambda: ledger.execute(asked).fetchone()[0] == 2, "both are recorded")
+        (second,) = children(process)
+        assert second != first
+        process.send_signal(signal.SIGTERM)
+        assert ended(process, said) == 0
+
+
 def test_a_daemon(home: Path) -> None:
     configure(home)
     with (home / "log").open("w+b") as log:
@@ -304,8 +329,9 @@ def test_a_ledger_without_room_is_told_once(home: Path) -> None:
         with closing(sqlite3.connect(home / "crossdock.db")) as ledger:
             done = "SELECT count(*) FROM transfers WHERE state = 'done'"
             until(lambda: ledger.execute(done).fetchone()[0] == 1, "nothing is left to be recorded")
-        # Of every file that it writes; SQLite takes it for a full disk.
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, ((home / "crossdock.db").stat().st_size, -1))
+        # Of every file that the ledger's process writes; SQLite takes it for a full disk.
+        (writer,) = children(process)
+        resource.prlimit(writer, resource.RLIMIT_FSIZE, ((home / "crossdock.db").stat().st_size, -1))
         # All at once: of a few there would be room to begin with, and then each of them would tell that it ran out.
         (home / "later").mkdir()
         for number in range(300):
@@ -314,7 +340,8 @@ def test_a_ledger_without_room_is_told_once(home: Path) -> None:
         until(lambda: "Next: " in said(), "no room")
         fails_again(home)
         assert (said().count("Next: "), said().count("again"), said().count("running")) == (1, 0, 1), said()
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (-1, -1))
+        (writer,) = children(process)
+        resource.prlimit(writer, resource.RLIMIT_FSIZE, (-1, -1))
         until(lambda: "the ledger can be used again" in said(), "it goes on")
         until(lambda: len(list((home / "out/more").glob("file*"))) == 300, "everything comes")
         process.send_signal(signal.SIGTERM)

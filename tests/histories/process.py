@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from crossdock.errors import ConnectionFailed, LedgerUnavailable
 from crossdock.ledger.memory import MemoryLedger
-from crossdock.ledger.writer import Connection, Together
+from crossdock.ledger.transactions import Connection, Operation, transact
 from crossdock.storage.base import Backend, Entry, Expect, Reader, Writer
 from crossdock.storage.layers import Layer, LayeredReader, LayeredWriter
 
@@ -193,24 +193,14 @@ class InlineLedger(MemoryLedger):
         if inline is not None:
             inline.close()
 
-    async def _ask(
-        self,
-        action: Callable[[Connection], Any],
-        *,
-        writes: bool,
-        together: Together | None = None,
-        value: Any = None,
-    ) -> Any:
+    async def _ask(self, operation: Operation) -> Any:
         assert self._inline is not None
-        self._inline.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         try:
-            found = action(self._inline)
-        except BaseException as error:
-            self._inline.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error):
-                raise self._translate(error) from error
-            raise
-        self._inline.execute("COMMIT")
+            ((found, error),) = transact(self._inline, [operation])
+            if error is not None:
+                raise error
+        except sqlite3.Error as failed:
+            raise self._translate(failed) from failed
         return found
 
 

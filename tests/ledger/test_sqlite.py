@@ -19,7 +19,8 @@ from crossdock.ledger import sqlite_file
 from crossdock.ledger.base import Query
 from crossdock.ledger.sqlite import SqliteLedger
 from crossdock.ledger.sqlite_file import connect, file_system, wal_is_safe
-from crossdock.ledger.writer import Writer
+from crossdock.ledger.transactions import Operation
+from crossdock.ledger.writer import ThreadWriter
 from crossdock.testing.ledger.base import add, claim_one, planned
 
 
@@ -139,7 +140,9 @@ async def test_who_asks_from_another_loop_is_answered_there(path: Path) -> None:
     """Though it was done together with what this loop asked for."""
     async with SqliteLedger(path) as ledger:
         go, asked = threading.Event(), threading.Event()
-        holding = asyncio.create_task(ledger._ask(lambda connection: go.wait(20), writes=False))
+        holding = asyncio.create_task(
+            ledger._ask(Operation(lambda connection, value: go.wait(value), 20, writes=False))
+        )
         await asyncio.sleep(0)
         ours = asyncio.create_task(add(ledger, "a"))
 
@@ -284,7 +287,7 @@ async def test_what_nobody_waits_for_is_not_read_to_its_end(path: Path) -> None:
         steps += 1
         return 1
 
-    def count(connection: sqlite3.Connection, to: int = 10_000_000) -> Any:
+    def count(connection: sqlite3.Connection, to: int) -> Any:
         numbers = f"WITH n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT {to})"
         return connection.execute(f"{numbers} SELECT sum(step()) FROM n").fetchone()[0]
 
@@ -293,12 +296,12 @@ async def test_what_nobody_waits_for_is_not_read_to_its_end(path: Path) -> None:
         connection.create_function("step", 0, step)
         return connection
 
-    writer = Writer(connect, lambda error: error, "test")
+    writer = ThreadWriter(connect, "test")
     await writer.start()
-    reading = asyncio.create_task(writer.ask(count, writes=False))
+    reading = asyncio.create_task(writer.ask(Operation(count, 10_000_000, writes=False)))
     await begun.wait()
     reading.cancel()
     await asyncio.wait([reading])
-    assert await writer.ask(lambda connection: count(connection, 500_000), writes=True) == 500_000
+    assert await writer.ask(Operation(count, 500_000, writes=True)) == 500_000
     await writer.stop()
     assert steps < 10_000_000

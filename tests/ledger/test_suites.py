@@ -45,6 +45,22 @@ class TestSqlite(LedgerSuite):
             yield second
 
 
+class TestSqliteInItsOwnProcess(LedgerSuite):
+    @pytest.fixture
+    def clock(self) -> WallClock:
+        return WallClock()
+
+    @pytest.fixture
+    async def ledger(self, clock: WallClock, tmp_path: Path) -> AsyncGenerator[Ledger]:
+        async with SqliteLedger(tmp_path / "crossdock.db", clock=clock.now, own_process=True) as ledger:
+            yield ledger
+
+    @pytest.fixture
+    async def second(self, ledger: Ledger, clock: WallClock, tmp_path: Path) -> AsyncGenerator[Ledger]:
+        async with SqliteLedger(tmp_path / "crossdock.db", clock=clock.now, own_process=True) as second:
+            yield second
+
+
 class PostgresClock(LedgerClock):
     """Puts an offset into the database's `ledger_now()`."""
 

@@ -104,12 +104,14 @@ class Config:
             raise ConfigError(f"there is no {DEFAULT_FILE} here", hint=f"write one, or pass --config {other}")
         return self.file
 
-    def new_ledger(self, written: str | None = None) -> Ledger:
+    def new_ledger(self, written: str | None = None, *, own_process: bool = False) -> Ledger:
         """The ledger, not yet opened: `written` (as for `--ledger`, relative to the working folder), else the file's,
-        else `crossdock.db` beside the file. Raises `ConfigError`."""
+        else `crossdock.db` beside the file. `own_process`: see `new_ledger`. Raises `ConfigError`."""
         from crossdock.config.ledgers import new_ledger
 
-        return new_ledger(written) if written is not None else new_ledger(self.ledger, folder=self.folder)
+        if written is not None:
+            return new_ledger(written, own_process=own_process)
+        return new_ledger(self.ledger, folder=self.folder, own_process=own_process)
 
     def flow(self, name: str) -> Flow:
         """A flow by its name. Raises `ConfigError`."""

@@ -97,9 +97,10 @@ def _secret_in_it() -> ConfigError:
     )
 
 
-def new_ledger(written: str | None, *, folder: Path | None = None) -> Ledger:
+def new_ledger(written: str | None, *, folder: Path | None = None, own_process: bool = False) -> Ledger:
     """The ledger that `written` names, not yet opened; None: `crossdock.db` in `folder` (the working folder).
 
+    `own_process`: a file is read and written by a process of its own, for who moves many files.
     `password=env:NAME` or `password=file:PATH` in a URL's query is looked for here. Raises `ConfigError`.
     """
     folder = folder or Path()
@@ -110,7 +111,7 @@ def new_ledger(written: str | None, *, folder: Path | None = None) -> Ledger:
     if "://" not in value:
         from crossdock.ledger.sqlite import SqliteLedger
 
-        return SqliteLedger(value)
+        return SqliteLedger(value, own_process=own_process)
     try:
         from crossdock.ledger.postgres import PostgresLedger
     except ModuleNotFoundError as error:

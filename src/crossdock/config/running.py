@@ -26,7 +26,7 @@ async def open_engine(
     if wrong := rehearse(config):
         raise Mistakes(config.file.name if config.file else "", wrong)
     async with (
-        config.new_ledger(ledger) as opened,
+        config.new_ledger(ledger, own_process=not looking) as opened,
         Engine(
             config.flows.values(),
             partial(config.storage, looking=looking),

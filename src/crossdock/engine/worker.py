@@ -133,7 +133,8 @@ class Worker:
                     task.uncancel()
             if isinstance(delivery.error, LedgerUnavailable):
                 try:
-                    await self._ledger.released(lease, "the ledger failed", seconds=_LOOK_AGAIN)
+                    # Though the worker ends, as another hand could not claim: else its lease would have to.
+                    await to_its_end(self._ledger.released(lease, "the ledger failed", seconds=_LOOK_AGAIN))
                 except LedgerUnavailable as error:
                     self._untold = error
                 except LeaseLost:

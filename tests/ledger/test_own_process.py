@@ -1,0 +1,212 @@
+"""The ledger's file in the hands of a process of its own: it outlives signals, is replaced, and never stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossdock.errors import LedgerError, LedgerUnavailable
+from crossdock.ledger.base import Query
+from crossdock.ledger.process_writer import ProcessWriter
+from crossdock.ledger.sqlite import SqliteLedger
+from crossdock.ledger.sqlite_actions import Rows
+from crossdock.ledger.transactions import Connection, Operation
+from crossdock.testing.ledger.base import add
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "crossdock.db"
+
+
+@pytest.fixture
+async def ledger(path: Path) -> AsyncGenerator[SqliteLedger]:
+    async with SqliteLedger(path, own_process=True) as ledger:
+        yield ledger
+
+
+def process(ledger: SqliteLedger) -> subprocess.Popen[bytes]:
+    writer = ledger._writer
+    assert isinstance(writer, ProcessWriter)
+    assert writer._other is not None
+    return writer._other._process
+
+
+async def test_it_ends_with_the_ledger(path: Path) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    async with SqliteLedger(path, own_process=True) as ledger:
+        other = process(ledger)
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+        adding = [asyncio.create_task(add(ledger, f"f{number}")) for number in range(20)]
+        await asyncio.sleep(0)
+    assert other.returncode == 0
+    assert sorted(id for (id,) in [await each for each in adding]) == list(range(1, 21))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_what_a_supervisor_tells_all_processes_of_a_run(ledger: SqliteLedger, number: signal.Signals) -> None:
+    other = process(ledger)
+    other.send_signal(number)
+    assert len(await add(ledger)) == 1
+    assert process(ledger) is other and other.poll() is None
+
+
+async def test_one_that_is_killed_is_replaced(ledger: SqliteLedger) -> None:
+    """What it was asked is not known to be done; what others ask meanwhile waits for the next one."""
+    await add(ledger, "a")
+    first = process(ledger)
+    first.send_signal(signal.SIGSTOP)
+    asked = [asyncio.create_task(add(ledger, name)) for name in ("b", "c")]
+    await asyncio.sleep(0.01)
+    asked.append(asyncio.create_task(add(ledger, "d")))
+    await asyncio.sleep(0)
+    first.kill()
+    for task in asked:
+        with pytest.raises(LedgerUnavailable, match=r"crossdock\.db: the process that writes it has ended"):
+            await task
+    await asyncio.gather(*(add(ledger, name) for name in "abcd"))
+    assert sorted(each.entry.path for each in await ledger.find(Query())) == [*"abcd"]
+    assert process(ledger) is not first
+    assert first.returncode == -signal.SIGKILL
+
+
+async def test_a_file_that_is_gone_is_not_made_anew(ledger: SqliteLedger, path: Path) -> None:
+    """An empty ledger would send everything again."""
+    await add(ledger)
+    path.unlink()
+    process(ledger).kill()
+    process(ledger).wait()
+    for _ in range(2):
+        with pytest.raises(LedgerError, match=r"removed, moved or replaced|has ended"):
+            await ledger.find(Query())
+        with pytest.raises(LedgerError, match="removed, moved or replaced"):
+            await add(ledger, "b")
+    assert not path.exists()
+
+
+async def test_a_file_that_is_replaced_is_not_written(ledger: SqliteLedger, path: Path) -> None:
+    path.rename(path.with_name("old.db"))
+    with pytest.raises(LedgerError, match="removed, moved or replaced"):
+        await add(ledger)
+
+
+async def test_what_opening_raises(path: Path) -> None:
+    path.write_bytes(b"hello, I am no database at all")
+    errors = []
+    for own_process in (False, True):
+        with pytest.raises(LedgerError) as caught:
+            await SqliteLedger(path, own_process=own_process).open()
+        errors.append((type(caught.value), str(caught.value)))
+    assert errors[0] == errors[1]
+
+
+async def test_what_opening_says_is_in_our_log(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whose form is the run's: a line on stderr would be none of JSON."""
+    async with SqliteLedger(path):
+        pass
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA journal_mode = WAL").fetchone() == ("wal",)
+    connection.close()
+    said: list[list[tuple[str, int, str]]] = []
+    for own_process in (False, True):
+        caplog.clear()
+        async with SqliteLedger(path, own_process=own_process) as ledger:
+            assert len(await add(ledger, str(own_process))) == 1
+        said.append(caplog.record_tuples)
+    assert said[0] == said[1]
+
+
+class Odd:
+    """An action of whose results one cannot be sent."""
+
+    def __call__(self, connection: Connection, value: Any) -> Any:
+        error = ValueError("odd", threading.Lock()) if value else ValueError("even")
+        raise error
+
+
+async def test_errors_of_actions_come_back(ledger: SqliteLedger) -> None:
+    with pytest.raises(ValueError, match="even"):
+        await ledger._ask(Operation(Odd(), 0, writes=True))
+    with pytest.raises(LedgerError, match="odd"):
+        await ledger._ask(Operation(Odd(), 1, writes=True))
+    with pytest.raises(LedgerError, match="no such table: none"):
+        await ledger._ask(Operation(Rows("SELECT * FROM none"), {}, writes=False))
+    assert len(await add(ledger)) == 1
+
+
+async def test_who_asks_from_another_loop_is_answered_there(ledger: SqliteLedger) -> None:
+    async def ask() -> list[int]:
+        return await add(ledger, "b")
+
+    theirs = asyncio.create_task(asyncio.to_thread(asyncio.run, ask()))
+    assert len(await add(ledger, "a")) == 1
+    assert len(await theirs) == 1
+
+
+async def test_what_nobody_waits_for_is_not_read_to_its_end(path: Path) -> None:
+    """Ctrl-C during a search of a large ledger."""
+    numbers = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 100000000000) SELECT sum(x) FROM n"
+    async with SqliteLedger(path, own_process=True) as ledger:
+        other = process(ledger)
+        reading = asyncio.create_task(ledger._ask(Operation(Rows(numbers), {}, writes=False)))
+        await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.wait([reading])
+    assert other.returncode == 0
+
+
+_KILLED = """\
+import asyncio, sys
+from crossdock.ledger.sqlite import SqliteLedger
+from crossdock.testing.ledger.base import add
+
+async def main():
+    async with SqliteLedger(sys.argv[1], own_process=True) as ledger:
+        await add(ledger, "a")
+        print(ledger._writer._other._process.pid, flush=True)
+        await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+async def test_it_ends_with_whoever_is_killed(path: Path) -> None:
+    """By the end of its stdout, which the other would have inherited, nothing could be told: it has none."""
+    with subprocess.Popen([sys.executable, "-c", _KILLED, str(path)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        watched = os.pidfd_open(pid)
+        parent.kill()
+        assert parent.stdout.read() == ""
+    try:
+        ended = asyncio.Event()
+        asyncio.get_running_loop().add_reader(watched, ended.set)
+        async with asyncio.timeout(60):
+            await ended.wait()
+    finally:
+        asyncio.get_running_loop().remove_reader(watched)
+        os.close(watched)
+    async with SqliteLedger(path) as ledger:
+        assert [each.entry.path for each in await ledger.find(Query())] == ["a"]
+
+
+async def test_no_process_can_be_started(path: Path) -> None:
+    """As where an account has as many as it may."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", refused)
+        with pytest.raises(LedgerUnavailable, match=r"no process can be started .*temporarily unavailable"):
+            await SqliteLedger(path, own_process=True).open()
