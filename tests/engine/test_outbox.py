@@ -307,17 +307,21 @@ async def test_a_mishap_of_many_files_is_no_mail_for_each(ledger: SqliteLedger, 
     assert (await kept(ledger), await found.flush()) == (0, 0)
 
 
-async def test_mails_that_nobody_took_come_together(ledger: SqliteLedger, clock: Clock, post: Post) -> None:
+@pytest.mark.parametrize("number", [3, 6])
+async def test_mails_that_nobody_took_come_together(
+    ledger: SqliteLedger, clock: Clock, post: Post, number: int
+) -> None:
+    """If they are more than a few."""
     found = outbox(ledger, clock, post, replace(FLOW, webhooks=()))
     post.errors["mail"] = down()
-    for number in range(3):
-        await found.tell(notice(clock, f"n{number}"))
+    for each in range(number):
+        await found.tell(notice(clock, f"n{each}"))
     clock.move(16)
-    assert (await found.flush(), await kept(ledger)) == (0, 3)
+    assert (await found.flush(), await kept(ledger)) == (0, number)
     post.errors.clear()
     clock.move(60)
-    assert (await found.flush(), await kept(ledger)) == (3, 0)
-    assert post.taken == [("mail", "n0-and-2")]
+    assert (await found.flush(), await kept(ledger)) == (number, 0)
+    assert post.taken == ([("mail", "n0-and-5")] if number == 6 else [("mail", f"n{each}") for each in range(number)])
 
 
 async def test_a_transfer_that_fails_is_told(home: House, post: Post) -> None:

@@ -145,7 +145,10 @@ class Outbox:
                 sent += await self._again(channel, crowd)
                 crowd.clear()
         for (channel, _), crowd in gathered.items():
-            sent += await self._again(channel, crowd) if crowd else 0
+            # A few, as a day's late files, are told one by one, each by a subject of its own.
+            few = len(crowd) <= _FEW and not (channel in self._receivers and self._is_crowded(channel))
+            for marks in [[mark] for mark in crowd] if few else [crowd]:
+                sent += await self._again(channel, marks)
         return sent
 
     async def _kept(self, stuck: frozenset[str]) -> AsyncIterator[Mark]:

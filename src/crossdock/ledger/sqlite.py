@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -78,7 +79,8 @@ class SqliteLedger(SqlLedger):
 
     def _new_writer(self) -> Writer:
         name = f"ledger {self.where}"
-        if self._own_process:
+        # A program that Python is built into may have no interpreter to start.
+        if self._own_process and sys.executable:
             from crossdock.ledger.process_writer import ProcessWriter
 
             return ProcessWriter(self._connect, name, wrong=self._moved)
