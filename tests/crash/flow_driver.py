@@ -238,7 +238,7 @@ async def new_ledger(order: Order, strike: Strike) -> Ledger:
     if not schema:
         path = Path(order.ledger)
         more: dict[str, Any] = {"clock": strike.now, "max_rescues": order.max_rescues}
-        if order.how != "fail" and zlib.crc32(f"{order.job} {order.point} {order.nth}".encode()) % 2:
+        if order.point and order.how != "fail" and zlib.crc32(f"{order.job} {order.point} {order.nth}".encode()) % 2:
             # As `crossdock run` has it.
             return SqliteLedger(path, own_process=True, **more)
         return SqliteLedger(path, factory=Failing, **more)
