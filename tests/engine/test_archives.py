@@ -71,6 +71,29 @@ async def test_an_archive_that_was_published_in_part_goes_on_in_its_folder(home:
     assert sorted(home.dst._files)[3:] == ["in/a~1.done", "in/a~1/one", "in/a~1/three"]
 
 
+async def test_an_archive_that_is_put_back_after_a_newer_one_was_unpacked_in_part(home: House) -> None:
+    """Some of what is there is the newer one's then, though the earlier one was delivered."""
+    await home.put("a.zip", zipped({"one": b"1", "two": b"2"}))
+    async with home.engine(unzips("overwrite")) as engine:
+        assert (await engine.run_once()).delivered == 1
+        first = home.src._files["a.zip"]
+        await home.put("a.zip", zipped({"one": b"newer", "two": b"newer"}))
+        commits, strike = home.dst.calls["commit"], home.dst.strike
+
+        async def breaks(operation: str) -> None:
+            await strike(operation)
+            if operation == "commit" and home.dst.calls["commit"] == commits + 2:
+                raise lost()
+
+        home.dst.strike = breaks  # type: ignore[method-assign]
+        assert (await engine.run_once(patience=0)).delivered == 0
+        assert (home.dst.hold("in/a/one"), home.dst.hold("in/a/two")) == (b"newer", b"2")
+        home.src._files["a.zip"] = first
+        home.clock.move(60)
+        assert (await engine.run_once()).delivered == 1
+    assert (home.dst.hold("in/a/one"), home.dst.hold("in/a/two")) == (b"1", b"2")
+
+
 @pytest.mark.parametrize(("mode", "state"), [("skip", "skipped"), ("fail", "failed")])
 async def test_an_archive_that_meets_another_file_publishes_nothing(home: House, mode: str, state: str) -> None:
     """Else the first of its files would be there, and the rest never come."""

@@ -25,6 +25,7 @@ WORLDS = {
     "local": (("local", "local", "local"), 3),
     "sftp": (("sftp", "local", "sftp that swaps"), 1),
     "ftp": (("ftp", "memory", "ftp that swaps"), 1),
+    "in place": (("local", "sftp in place", "ftp in place"), 1),
     "s3": (("s3", "s3", "local"), 1),
     "s3 with versions": (("s3 with versions", "sftp", "memory"), 1),
 }
@@ -109,6 +110,17 @@ KNOWN: dict[str, tuple[tuple[str, str, str], dict[str, Any], list[Operation]]] =
         ("s3", "s3", "memory"),
         {},
         [("put", 0, 12, "now"), ("run", "a", False, ((17, ("kill",)),)), ("delete", 0)],
+    ),
+    "what was put back after a newer one had overwritten it in part was taken for delivered": (
+        ("memory", "sftp in place", "memory"),
+        {},
+        [
+            ("put", 3, 12, "now"),
+            ("run", "a", False, ()),
+            ("grow", 3),
+            ("run", "a", False, ((35, ("fault",)),)),
+            ("back", 3, 0),
+        ],
     ),
 }
 

@@ -232,8 +232,7 @@ class _Attempt:
             if reads is not None:
                 await reads.over(path, pin)
         self._step("R9:after")
-        self._endpoints.worked(self.transfer.source)
-        self._endpoints.worked(self.transfer.target)
+        self._endpoints.worked(self.transfer.source, self.transfer.target)
         return receipt
 
     async def _look_back(self, target: Storage) -> Mapping[str, Any] | None:
@@ -310,6 +309,8 @@ class _Attempt:
             self._step("R5:chunk")
 
         path, pin = self.transfer.entry.path, self.transfer.entry
+        if options.overwrite and (unpacks or not target.capabilities.atomic_write):
+            await self._ledger.overwriting(self._lease)
         if unpacks:
             from crossdock.transfer.unpack import as_one, unpack
 

@@ -157,6 +157,7 @@ class Endpoints:
         breaker.reason = f"{name} is left alone after: {error}"
         return True
 
-    def worked(self, name: str) -> None:
-        """Note that an operation succeeded."""
-        self._breakers.pop(name, None)
+    def worked(self, *names: str) -> None:
+        """Note that operations succeeded."""
+        for name in names:
+            self._breakers.pop(name, None)

@@ -14,8 +14,8 @@ What every ledger promises (`crossdock.testing.LedgerSuite` holds each line):
 - A call that returned is durable; a call that raised `LedgerUnavailable` may be repeated, and changed nothing or, if
   the connection was lost while committing, all of it.
 - A transfer's identity is (flow, source endpoint, path, fingerprint, target endpoint, path): adding it again finds it.
-  Once an action of ours took the file away (`done(gone=True)`), or a later one of its path was delivered, a file that
-  comes back is new, at every destination; what is pending or failed of one that was replaced is skipped.
+  Once an action of ours took it away (`done(gone=True)`), or a later one of its path was delivered, or is `overwriting`
+  it, a file that comes back is new, at every destination; what is pending or failed of a replaced one is skipped.
 - `claim` is one statement. It gives a `Lease`: the time-limited right to one attempt, with a fence that only grows.
   Every write under a lease carries the fence; when somebody else was given the transfer since, `LeaseLost`.
 - A lease that ended is claimed by the next who asks (a rescue); the second time, with no other. After `max_rescues`
@@ -145,11 +145,7 @@ class Transfer:
     changed_by: str
     added: datetime
     gone: bool = False
-    """An action of ours took the file away, or a later one of its path was delivered: the identity is free."""
-
-    @property
-    def identity(self) -> tuple[str, str, str, str, str, str]:
-        return (self.flow, self.source, self.entry.path, self.fingerprint, self.target, self.target_path)
+    """An action of ours took the file away, or a later one of its path replaced it: the identity is free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,6 +284,10 @@ class Ledger(ABC):
     @abstractmethod
     async def staged(self, lease: Lease, checkpoint: bytes | None) -> None:
         """Record what a later attempt can resume from."""
+
+    @abstractmethod
+    async def overwriting(self, lease: Lease) -> None:
+        """Whatever becomes of this attempt, the target no longer holds what was delivered there for the same path."""
 
     @abstractmethod
     async def delivered(self, lease: Lease, receipt: Mapping[str, Any], *, owed: bool = True) -> None:

@@ -179,6 +179,10 @@ class SqlLedger(Ledger):
     async def staged(self, lease: Lease, checkpoint: bytes | None) -> None:
         await self._under("staged", lease, checkpoint=checkpoint)
 
+    async def overwriting(self, lease: Lease) -> None:
+        if not await self._rows("overwriting", {"id": lease.id, "fence": lease.fence}):
+            raise await self._refusal("overwriting", lease)
+
     async def delivered(self, lease: Lease, receipt: Mapping[str, Any], *, owed: bool = True) -> None:
         await self._under("delivered" if owed else "delivered and done", lease, receipt=json.dumps(receipt))
 

@@ -55,7 +55,8 @@ class AddCases:
         assert added.new
         assert found.entry == full
         assert found.fingerprint == full.fingerprint
-        assert found.identity == ("statements", "bank", "outbox/a.csv", full.fingerprint, "lake", "in/outbox/a.csv")
+        assert (found.flow, found.source, found.target) == ("statements", "bank", "lake")
+        assert (found.entry.path, found.target_path) == ("outbox/a.csv", "in/outbox/a.csv")
         assert (found.state, found.attempts, found.rescues, found.owner) == (State.PENDING, 0, 0, None)
         assert (found.why, found.changed_by, found.receipt, found.checkpoint) == ("rule 1", "poll", None, None)
         assert found.added == found.changed == found.ready

@@ -145,6 +145,41 @@ class GoneCases:
         await ledger.delivered(lease, RECEIPT)
         assert await unknown(ledger, [first, second]) == [first.path]
 
+    async def test_what_is_overwritten_is_new_when_it_is_put_back(self, ledger: Ledger) -> None:
+        """Though that is broken off, and ends in no delivery; at all its destinations, and no other file's."""
+        places = ("lake", "staging", "vault", "attic")
+        done, owed, other, failed = [(await add(ledger, target=target))[0] for target in places]
+        others = [*await add(ledger, flow="copies", target="copies"), *await add(ledger, "outbox/b.csv")]
+        leases = {lease.id: lease for lease in await ledger.claim("w1", limit=9)}
+        for id in (done, other, *others):
+            await ledger.delivered(leases[id], RECEIPT, owed=False)
+        await ledger.delivered(leases[owed], RECEIPT)
+        await ledger.failed(leases[failed], "no such bucket")
+        before = await ledger.history(done)
+        (newer,) = [each.id for each in await ledger.add([planned(entry=entry(size=6))], who="poll")]
+        lease = await claim_one(ledger)
+        await ledger.overwriting(lease)
+        await ledger.overwriting(lease)
+        await ledger.retry_in(lease, 60, "cut off")
+        assert await unknown(ledger, [entry(), entry(size=6), entry("outbox/b.csv")]) == [entry().path]
+        assert await unknown(ledger, [entry()], flow="copies") == []
+        found = [await got(ledger, id) for id in (done, owed, other, failed, newer, *others)]
+        assert [each.gone for each in found] == [True] * 4 + [False] * 3
+        assert [each.state for each in found[:4]] == [State.DONE, State.DELIVERED, State.DONE, State.FAILED]
+        assert await ledger.history(done) == before
+        await ledger.done(leases[owed])
+        added = await ledger.add([planned(target=target) for target in places], who="poll")
+        assert [each.new for each in added] == [True] * 4
+
+    async def test_what_was_delivered_to_another_place_is_not_overwritten(self, ledger: Ledger) -> None:
+        await add(ledger)
+        await ledger.delivered(await claim_one(ledger), RECEIPT, owed=False)
+        elsewhere = [planned(entry=entry(size=6), target="vault"), planned(entry=entry(size=6), target_path="in/other")]
+        await ledger.add(elsewhere, who="poll")
+        for lease in await ledger.claim("w1", limit=9):
+            await ledger.overwriting(lease)
+        assert await unknown(ledger, [entry()]) == []
+
     @pytest.mark.parametrize("left", ["a checkpoint", "a lease that ended"])
     async def test_what_an_attempt_may_have_left_somewhere_is_tried_once_more(
         self, ledger: Ledger, clock: LedgerClock, left: str

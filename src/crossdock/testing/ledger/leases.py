@@ -47,7 +47,18 @@ class LeaseCases:
 
     @pytest.mark.parametrize(
         "write",
-        ["heartbeat", "staged", "delivered", "delivered_done", "done", "retry_in", "released", "failed", "skipped"],
+        [
+            "heartbeat",
+            "staged",
+            "overwriting",
+            "delivered",
+            "delivered_done",
+            "done",
+            "retry_in",
+            "released",
+            "failed",
+            "skipped",
+        ],
     )
     @pytest.mark.parametrize("cause", ["rescued", "cancelled", "ended"])
     async def test_a_lost_lease_writes_nothing(
@@ -74,6 +85,7 @@ class LeaseCases:
         calls: dict[str, Any] = {
             "heartbeat": lambda: ledger.heartbeat(lease, 60),
             "staged": lambda: ledger.staged(lease, b"token"),
+            "overwriting": lambda: ledger.overwriting(lease),
             "delivered": lambda: ledger.delivered(lease, RECEIPT),
             "delivered_done": lambda: ledger.delivered(lease, RECEIPT, owed=False),
             "done": lambda: ledger.done(lease),
@@ -84,7 +96,7 @@ class LeaseCases:
         }
         await calls[name]()
 
-    @pytest.mark.parametrize("write", ["staged", "delivered", "delivered_done", "failed", "skipped"])
+    @pytest.mark.parametrize("write", ["staged", "overwriting", "delivered", "delivered_done", "failed", "skipped"])
     async def test_what_is_delivered_stays_so(self, ledger: Ledger, write: str) -> None:
         """The holder of the lease is told that this is no way to go; the lease is still good."""
         (id,) = await add(ledger)

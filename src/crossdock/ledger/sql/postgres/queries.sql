@@ -74,7 +74,19 @@ FROM unnest(CAST(:paths AS text[]), CAST(:fingerprints AS text[])) AS f (path, f
 WHERE t.flow = :flow AND t.source = :source AND t.path = f.path AND t.fingerprint = f.fingerprint
   AND t.gone = 0 AND t.seen_at < :now - :fresh
 
--- Siblings that end at the same time lock all rows of their file in one order: neither waits for the other for ever.
+-- Rows of one file are locked in one order, the latest first: of two that change them, neither waits for ever.
+
+-- name: overwriting
+WITH file AS MATERIALIZED (
+    SELECT o.id, o.target = t.target AND o.target_path = t.target_path AS there
+    FROM transfers AS t JOIN transfers AS o
+        ON o.flow = t.flow AND o.source = t.source AND o.path = t.path AND o.gone = 0
+    WHERE t.id = :id AND t.fence = :fence AND t.state = 'running'
+      AND (o.id = t.id OR (o.fingerprint <> t.fingerprint AND o.state NOT IN ('pending', 'running')))
+    ORDER BY o.id DESC FOR UPDATE OF o)
+UPDATE transfers SET gone = CASE WHEN id = :id THEN 0 ELSE 1 END
+WHERE id IN (SELECT id FROM file WHERE there) AND (id = :id OR state IN ('delivered', 'done'))
+RETURNING id
 
 -- name: done and gone
 WITH file AS MATERIALIZED (

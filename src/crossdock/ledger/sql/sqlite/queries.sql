@@ -67,6 +67,16 @@ WHERE flow = :flow AND source = :source AND path = :path AND fingerprint = :fing
 UPDATE transfers SET seen_at = :now
 WHERE flow = :flow AND source = :source AND path = :path AND fingerprint = :fingerprint AND gone = 0
 
+-- name: overwriting
+UPDATE transfers SET gone = (id <> :id)
+WHERE id IN (
+    SELECT o.id FROM transfers AS t JOIN transfers AS o
+        ON o.flow = t.flow AND o.source = t.source AND o.path = t.path AND o.gone = 0
+    WHERE t.id = :id AND t.fence = :fence AND t.state = 'running'
+      AND (o.id = t.id OR (o.target = t.target AND o.target_path = t.target_path
+        AND o.fingerprint <> t.fingerprint AND +o.state IN ('delivered', 'done'))))
+RETURNING id
+
 -- name: done and gone
 UPDATE transfers
 SET state = 'done', gone = 1, owner = NULL, ready_at = NULL, error = NULL, changed_at = :now, changed_by = owner,
