@@ -10,7 +10,7 @@ import pytest
 
 from crossdock.engine.actions import Actions
 from crossdock.engine.endpoints import Endpoints
-from crossdock.engine.notice import Notice
+from crossdock.engine.notices.notice import Notice
 from crossdock.errors import CrossdockError
 from crossdock.flows.flow import After, Flow, Mail, Place, Rule, Webhook
 from crossdock.ledger.base import Lease, Planned, State

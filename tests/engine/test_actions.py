@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crossdock.engine.notice import NotificationFailed
+from crossdock.engine.notices.notice import NotificationFailed
 from crossdock.errors import Unsupported
 from crossdock.flows.flow import After, Mail, Webhook
 from crossdock.storage.base import Entry

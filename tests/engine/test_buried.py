@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from crossdock.engine.engine import Engine
-from crossdock.engine.outcome import Outcome
 from crossdock.engine.sync import SyncOptions, sync
+from crossdock.engine.sync.outcome import Outcome
 from crossdock.flows.flow import Destination, Flow, Place, Rule
 from crossdock.ledger.memory import MemoryLedger
 from crossdock.storage.local import LocalSettings

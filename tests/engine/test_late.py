@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from crossdock.engine.late import check_late, missing
-from crossdock.engine.notice import Notice, NotificationFailed
-from crossdock.engine.outbox import Outbox
+from crossdock.engine.notices.notice import Notice, NotificationFailed
+from crossdock.engine.notices.outbox import Outbox
 from crossdock.engine.serving import serve
 from crossdock.flows.flow import Expectation, Flow, Mail, Place, Rule, Webhook
 from crossdock.ledger.base import Planned, State

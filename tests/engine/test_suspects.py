@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from crossdock.engine import worker as workers
-from crossdock.engine.notice import Notice
+from crossdock.engine.notices.notice import Notice
 from crossdock.engine.recovery import Record, attempt_id
 from crossdock.flows.flow import Webhook
 from crossdock.storage.base import WriteOptions

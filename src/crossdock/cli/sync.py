@@ -18,7 +18,7 @@ from crossdock.errors import NotADirectory, PermissionDenied, shown
 
 if TYPE_CHECKING:
     from crossdock.config import Location
-    from crossdock.engine.processes import Pool
+    from crossdock.engine.sync.processes import Pool
     from crossdock.flows.filters import Filters
     from crossdock.storage.retry import RetryPolicy
 
@@ -160,7 +160,7 @@ def _replacing(location: Location) -> Location:
 
 
 def _pool(ours: Location, theirs: Location, processes: int, bwlimit: int | None, policy: RetryPolicy) -> Pool:
-    from crossdock.engine.processes import Pool
+    from crossdock.engine.sync.processes import Pool
 
     share = bwlimit / processes if bwlimit else None
     return Pool(

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from crossdock.engine import notify
 from crossdock.engine.disposal import Disposal, beside
 from crossdock.engine.endpoints import Endpoints
-from crossdock.engine.notice import Notice
-from crossdock.engine.outbox import Outbox, Send
+from crossdock.engine.notices import notify
+from crossdock.engine.notices.notice import Notice
+from crossdock.engine.notices.outbox import Outbox, Send
 from crossdock.engine.recovery import attempt_id, sweep
 from crossdock.errors import ConfigError, shown
 from crossdock.flows.explain import missed

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 
-from crossdock.engine.notice import Notice
-from crossdock.engine.outbox import Outbox
+from crossdock.engine.notices.notice import Notice
+from crossdock.engine.notices.outbox import Outbox
 from crossdock.flows.expect import Arrival, Due, Late, due, late
 from crossdock.flows.flow import Flow
 from crossdock.ledger.base import Ledger, Query

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from crossdock.engine.outcome import Outcome
 from crossdock.engine.sync import SyncOptions, sync
+from crossdock.engine.sync.outcome import Outcome
 from crossdock.errors import (
     CrossdockError,
     IntegrityError,

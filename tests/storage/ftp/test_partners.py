@@ -16,7 +16,7 @@ from crossdock.storage.staging import is_temporary
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
 from crossdock.testing.ftp_faults import FtpFaults
-from tests.engine.trees import run
+from tests.engine.sync.trees import run
 from tests.storage.ftp.places import DATA, WHEN, faulty
 
 IIS = (

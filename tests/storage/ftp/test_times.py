@@ -14,7 +14,7 @@ from crossdock.storage.ftp import pool
 from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
-from tests.engine.trees import TREE, content, run
+from tests.engine.sync.trees import TREE, content, run
 from tests.storage.ftp.places import DATA, WHEN, backend_of, faulty
 
 DATED = WriteOptions(modified=WHEN)

@@ -19,7 +19,7 @@ from crossdock.storage.sftp import codec as c
 from crossdock.storage.staging import is_temporary
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_sftp import FaultySftpServer, SftpFault
-from tests.engine.trees import run
+from tests.engine.sync.trees import run
 from tests.storage.sftp.fake_server import FakeSftp
 from tests.storage.sftp.places import DATA, WHEN, served
 

@@ -15,7 +15,7 @@ from crossdock.storage.sftp import SftpSettings
 from crossdock.storage.sftp import codec as c
 from crossdock.storage.storage import Storage
 from crossdock.transfer.copy import CopyOptions, copy
-from tests.engine.trees import filled
+from tests.engine.sync.trees import filled
 from tests.servers import OpenSSH
 from tests.storage.sftp.fake_server import OK, FakeSftp, status
 from tests.storage.sftp.places import DATA, leftovers, served

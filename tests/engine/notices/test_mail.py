@@ -14,9 +14,9 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from crossdock.engine.mail import send_mail
-from crossdock.engine.notice import Notice, NotificationFailed
-from crossdock.engine.notify import send
+from crossdock.engine.notices.mail import send_mail
+from crossdock.engine.notices.notice import Notice, NotificationFailed
+from crossdock.engine.notices.notify import send
 from crossdock.errors import ConfigError
 from crossdock.flows.flow import Mail
 from crossdock.storage.secret import Secret

@@ -55,7 +55,7 @@ class Pool:
     """`Pool(n, source, target)` forks at once: make it before any event loop or thread exists.
 
     `source` and `target` give storages not yet opened; they are called in each child. Then `async with pool:` in the
-    parent's loop; the pool is a `sync.Courier`.
+    parent's loop; the pool is a `Courier`.
     """
 
     def __init__(

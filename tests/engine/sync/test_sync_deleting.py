@@ -11,7 +11,7 @@ from crossdock.errors import Conflict, ConnectionFailed
 from crossdock.storage.base import Entry
 from crossdock.storage.layers import Layer
 from crossdock.storage.storage import Storage
-from tests.engine.trees import TREE, content, filled, run
+from tests.engine.sync.trees import TREE, content, filled, run
 
 
 async def test_never_deletes_unless_told() -> None:

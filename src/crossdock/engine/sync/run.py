@@ -15,12 +15,12 @@ from functools import partial
 from typing import Literal, Protocol
 
 from crossdock.engine.attempts import deliver
-from crossdock.engine.content import Unsure, digest_of, not_same_by_etag
-from crossdock.engine.merge import merged
-from crossdock.engine.obstacles import Above, Obstacles, refuse_overlap
-from crossdock.engine.outcome import Outcome, Summary
-from crossdock.engine.surplus import check_plausible
-from crossdock.engine.twins import Twins
+from crossdock.engine.sync.content import Unsure, digest_of, not_same_by_etag
+from crossdock.engine.sync.merge import merged
+from crossdock.engine.sync.obstacles import Above, Obstacles, refuse_overlap
+from crossdock.engine.sync.outcome import Outcome, Summary
+from crossdock.engine.sync.surplus import check_plausible
+from crossdock.engine.sync.twins import Twins
 from crossdock.errors import (
     AuthenticationFailed,
     ConnectionFailed,
@@ -37,8 +37,7 @@ from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.storage import Storage
 from crossdock.transfer.receipt import Receipt
 
-__all__ = ["Courier", "Outcome", "Summary", "SyncOptions", "sync"]
-
+__all__ = ["Courier", "SyncOptions", "sync"]
 
 _GONE = (AuthenticationFailed, ConnectionFailed, NoSpace)
 """What is wrong with an endpoint, and not with one file."""

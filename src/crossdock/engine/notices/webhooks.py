@@ -27,7 +27,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from crossdock.engine.notice import Notice, NotificationFailed
+from crossdock.engine.notices.notice import Notice, NotificationFailed
 from crossdock.errors import ConfigError
 from crossdock.flows.flow import Webhook
 

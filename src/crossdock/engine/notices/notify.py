@@ -1,11 +1,11 @@
-"""A notice's way out, as a webhook or a mail. One call is one try; repeating is the callers' (`engine.outbox`)."""
+"""A notice's way out, as a webhook or a mail. One call is one try; repeating is the callers' (`outbox`)."""
 
 from __future__ import annotations
 
 import asyncio
 
-from crossdock.engine.mail import send_mail
-from crossdock.engine.notice import Notice
+from crossdock.engine.notices.mail import send_mail
+from crossdock.engine.notices.notice import Notice
 from crossdock.errors import NotInstalled
 from crossdock.flows.flow import Mail, Webhook
 
@@ -18,7 +18,7 @@ async def send(to: Webhook | Mail, notice: Notice) -> None:
         await asyncio.to_thread(send_mail, to, notice)
         return
     try:
-        from crossdock.engine.webhooks import post
+        from crossdock.engine.notices.webhooks import post
     except ImportError as error:
         raise NotInstalled("webhooks need an HTTP client", hint="pip install 'crossdock[notify]'") from error
     await post(to, notice)

@@ -18,7 +18,7 @@ from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.staging import StagedWriter
 from crossdock.storage.storage import Storage
 from tests.engine.places import Faulty, lost
-from tests.engine.trees import TREE, content, filled, run
+from tests.engine.sync.trees import TREE, content, filled, run
 
 
 class Vanishes(Layer):

@@ -17,8 +17,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
-from crossdock.engine import notify
-from crossdock.engine.notice import Kind, Notice, channel_of, together
+from crossdock.engine.notices import notify
+from crossdock.engine.notices.notice import Kind, Notice, channel_of, together
 from crossdock.errors import CrossdockError
 from crossdock.flows.flow import Flow, Mail, Webhook
 from crossdock.ledger.base import Ledger, Mark

@@ -13,7 +13,7 @@ from crossdock.storage.layers import Layer
 from crossdock.storage.local import LocalSettings
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
-from tests.engine.trees import content, filled, run
+from tests.engine.sync.trees import content, filled, run
 from tests.storage.ftp.places import FACTS, faulty
 
 TWINS = {"A.csv": b"upper", "a.csv": b"lower", "b.csv": b"b", "c/D.csv": b"upper d", "c/d.csv": b"lower d"}

@@ -22,7 +22,7 @@ from crossdock.storage.local import LocalSettings
 from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.sftp import SftpSettings
 from crossdock.storage.storage import Storage
-from tests.engine.trees import TREE, content, filled, run
+from tests.engine.sync.trees import TREE, content, filled, run
 from tests.servers import Moto, OpenSSH
 from tests.storage.s3.places import backend, bucket
 
@@ -304,7 +304,7 @@ async def test_age_is_measured_against_the_start_of_the_run() -> None:
 
 PROCESSES = """
 import asyncio, json, sys
-from crossdock.engine.processes import Pool
+from crossdock.engine.sync.processes import Pool
 from crossdock.engine.sync import sync
 from crossdock.storage.local import LocalSettings
 from crossdock.storage.registry import new_storage
@@ -332,7 +332,7 @@ print(json.dumps({"outcomes": [outcome.as_json() for outcome in outcomes], "move
 
 _BROKEN = """
 import asyncio
-from crossdock.engine.processes import Pool
+from crossdock.engine.sync.processes import Pool
 from crossdock.errors import TransferError
 from crossdock.storage.base import Entry
 from crossdock.storage.memory import MemoryBackend

@@ -20,10 +20,10 @@ import pytest
 from aiohttp import ClientTimeout, web
 
 from crossdock.config import load
-from crossdock.engine import webhooks
-from crossdock.engine.notice import Notice, NotificationFailed
-from crossdock.engine.notify import send
-from crossdock.engine.webhooks import forbidden, post, signature
+from crossdock.engine.notices import webhooks
+from crossdock.engine.notices.notice import Notice, NotificationFailed
+from crossdock.engine.notices.notify import send
+from crossdock.engine.notices.webhooks import forbidden, post, signature
 from crossdock.errors import ConfigError
 from crossdock.flows.flow import Webhook
 from crossdock.flows.schedule import Schedule, schedule_of
@@ -103,7 +103,7 @@ async def test_what_is_sent(receiver: Receiver, secret: Secret) -> None:
 
 async def test_the_ten_lines_of_the_docs(receiver: Receiver, secret: Secret) -> None:
     """They accept what is sent, and nothing that was changed or is old."""
-    page = (Path(__file__).parents[2] / "docs" / "actions.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "actions.md").read_text(encoding="utf-8")
     found: dict[str, Any] = {}
     exec(page.partition("```python\n")[2].partition("```")[0], found)
     await post(receiver.hook(secret=secret), NOTICE)
@@ -118,7 +118,7 @@ async def test_the_ten_lines_of_the_docs(receiver: Receiver, secret: Secret) -> 
 
 
 def test_the_configuration_of_the_docs_is_right(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "actions.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "actions.md").read_text(encoding="utf-8")
     path = tmp_path / "crossdock.yaml"
     path.write_text(page.partition("```yaml\n")[2].partition("```")[0])
     (flow,) = load(path).flows.values()

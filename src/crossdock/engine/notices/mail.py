@@ -10,7 +10,7 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
 
-from crossdock.engine.notice import Notice, NotificationFailed, channel_of
+from crossdock.engine.notices.notice import Notice, NotificationFailed, channel_of
 from crossdock.errors import ConfigError, shown
 from crossdock.flows.flow import Mail
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from crossdock.engine.notice import Notice, NotificationFailed, channel_of
-from crossdock.engine.outbox import OUTBOX, Outbox
+from crossdock.engine.notices.notice import Notice, NotificationFailed, channel_of
+from crossdock.engine.notices.outbox import OUTBOX, Outbox
 from crossdock.errors import ConfigError, PermissionDenied
 from crossdock.flows.flow import Flow, Mail, Place, Rule, Webhook
 from crossdock.ledger.sqlite import SqliteLedger
@@ -170,7 +170,7 @@ async def test_a_receiver_that_takes_one_at_a_time(
     ledger: SqliteLedger, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As chat services do: it says when the next one may come, which is waited for, and is no failure that adds up."""
-    monkeypatch.setattr("crossdock.engine.outbox._LEAST_PAUSE", 0.001)
+    monkeypatch.setattr("crossdock.engine.notices.outbox._LEAST_PAUSE", 0.001)
     taken: list[str] = []
     tries = 0
 
