@@ -65,7 +65,6 @@ class Session:
         """A location as it is written. A mistake in the configuration is one only where a name of it may be meant, or
         where the file was named on the command line. Raises `ConfigError`."""
         from crossdock.config import Config, is_url, may_name_endpoint
-        from crossdock.errors import ConfigError
 
         nothing = Config(file=None, endpoints={}, unusable={})
         if self.config_file is None and not may_name_endpoint(text):
@@ -195,8 +194,6 @@ async def opened(
     """
     import asyncio
     from dataclasses import replace
-
-    from crossdock.errors import ConfigError
 
     places: list[Location] = []
     which: list[int] = []

@@ -279,10 +279,10 @@ def above_others(decisions: Sequence[Decision]) -> dict[Place, Decision]:
     moves = [(place, each) for each in decisions if each.verdict == "move" for place in each.places]
     folders: set[tuple[str, str]] = set()
     for place, _ in moves:
-        folder = place.path.rpartition("/")[0]
-        while folder and (place.endpoint, folder) not in folders:
+        for folder in _folders(place.path):
+            if (place.endpoint, folder) in folders:
+                break
             folders.add((place.endpoint, folder))
-            folder = folder.rpartition("/")[0]
     return {place: each for place, each in moves if (place.endpoint, place.path) in folders}
 
 
@@ -291,18 +291,20 @@ def without_buried(decisions: Sequence[Decision], above: Mapping[Place, Decision
 
     def buried(decision: Decision) -> Decision:
         for place in decision.places if decision.verdict == "move" else ():
-            folder = place.path.rpartition("/")[0]
-            while folder:
-                file = above.get(Place(place.endpoint, folder))
-                if file is not None:
-                    reason = (
-                        f"{file.entry.path} goes to {place.endpoint}:{folder}, and nothing can be below a file there"
-                    )
+            for folder in _folders(place.path):
+                if (file := above.get(Place(place.endpoint, folder))) is not None:
+                    there = f"{place.endpoint}:{folder}"
+                    reason = f"{file.entry.path} goes to {there}, and nothing can be below a file there"
                     return replace(decision, verdict="clash", reason=reason)
-                folder = folder.rpartition("/")[0]
         return decision
 
     return [buried(each) for each in decisions]
+
+
+def _folders(path: str) -> Iterator[str]:
+    """Those above a path, the nearest first."""
+    while path := path.rpartition("/")[0]:
+        yield path
 
 
 def _named(key: str, text: str | None) -> tuple[Template, re.Pattern[str]] | None:
