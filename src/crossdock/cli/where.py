@@ -212,10 +212,10 @@ def _kept_until(file: Sequence[Transfer], flows: Mapping[str, Flow]) -> datetime
 
 def _proof(transfer: Transfer) -> str:
     """When, how large, which digest; or how often it was tried."""
+    from crossdock.transfer.receipt import finished
+
     receipt = transfer.receipt or {}
-    finished = receipt.get("finished")
-    at = datetime.fromisoformat(finished) if isinstance(finished, str) else transfer.changed
-    parts = [moment(at)]
+    parts = [moment(finished(receipt) or transfer.changed)]
     if receipt.get("size") is not None:
         parts.append(count(receipt["size"], "byte"))
     if receipt.get("sha256"):

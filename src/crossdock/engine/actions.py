@@ -24,6 +24,7 @@ from crossdock.flows.flow import Flow
 from crossdock.flows.route import Template
 from crossdock.ledger.base import Lease, Ledger, State, Transfer
 from crossdock.storage.base import WriteOptions
+from crossdock.transfer.receipt import finished, path_at_target
 
 __all__ = ["Actions"]
 
@@ -104,8 +105,8 @@ class Actions:
 
     async def _mark(self, lease: Lease, receipt: Mapping[str, Any], template: Template) -> str:
         transfer = lease.transfer
-        delivered = _delivered_path(transfer, receipt)
-        times = {"now": _finished(receipt) or self._clock(), "modified": transfer.entry.modified}
+        delivered = path_at_target(receipt) or transfer.target_path
+        times = {"now": finished(receipt) or self._clock(), "modified": transfer.entry.modified}
         try:
             path = beside(template, delivered, times)
         except ValueError as error:
@@ -124,13 +125,13 @@ class Actions:
         return Notice(id=id, kind="failed", flow=self._flow.name, at=at, text=text, data=data)
 
     def _delivered(self, transfer: Transfer, receipt: Mapping[str, Any]) -> Notice:
-        path = _delivered_path(transfer, receipt)
+        path = path_at_target(receipt) or transfer.target_path
         proof = {name: receipt[name] for name in ("size", "sha256", "verified") if receipt.get(name) is not None}
         return Notice(
             id=f"{self._ledger.id}-{transfer.id}",
             kind="delivered",
             flow=self._flow.name,
-            at=_finished(receipt) or transfer.changed,
+            at=finished(receipt) or transfer.changed,
             text=f"{shown(transfer.entry.path)} reached {transfer.target}:{shown(path)}",
             data={**_about(transfer), "target_path": _text(path), **proof},
         )
@@ -157,18 +158,3 @@ def _text(path: str) -> str:
 
 def _place(transfer: Transfer) -> str:
     return f"{transfer.target}:{shown(transfer.target_path)}"
-
-
-def _finished(receipt: Mapping[str, Any]) -> datetime | None:
-    found = receipt.get("finished")
-    return datetime.fromisoformat(found) if isinstance(found, str) else None
-
-
-def _delivered_path(transfer: Transfer, receipt: Mapping[str, Any]) -> str:
-    """Where it lies: a conflict may have given it another name than was planned."""
-    found = receipt.get("target_entry")
-    path = found.get("path") if isinstance(found, Mapping) else None
-    if path is None and isinstance(receipt.get("target"), str):
-        # Of an archive's files, or after a crash, that is all there is.
-        path = receipt["target"].partition(":")[2]
-    return path if isinstance(path, str) and path else transfer.target_path

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from crossdock.engine.discovery import walked
 from crossdock.errors import ConfigError
@@ -17,6 +16,7 @@ from crossdock.flows.plan import Planner
 from crossdock.ledger.base import Ledger, Query, Transfer
 from crossdock.storage.base import Entry
 from crossdock.storage.storage import Storage
+from crossdock.transfer.receipt import path_at_target
 
 __all__ = ["Found", "arrived_path", "at_source", "by_member", "by_name", "exactly", "files_of", "matching"]
 
@@ -152,12 +152,7 @@ def files_of(transfers: Sequence[Transfer]) -> list[list[Transfer]]:
 
 def arrived_path(transfer: Transfer) -> str:
     """Where the file lies at the target: what the receipt says, else what was planned."""
-    receipt: Mapping[str, Any] = transfer.receipt or {}
-    entry = receipt.get("target_entry")
-    path = entry.get("path") if isinstance(entry, Mapping) else None
-    if path is None and isinstance(receipt.get("target"), str):
-        path = receipt["target"].partition(":")[2]
-    return str(path or transfer.target_path)
+    return path_at_target(transfer.receipt or {}) or transfer.target_path
 
 
 def exactly(path: str) -> str | None:

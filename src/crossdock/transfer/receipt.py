@@ -1,7 +1,8 @@
-"""What a transfer leaves as proof."""
+"""What a transfer leaves as proof, and what that says once it is JSON in a ledger."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from operator import attrgetter
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 from crossdock.storage.base import Entry
 
-__all__ = ["Receipt"]
+__all__ = ["Receipt", "finished", "path_at_target"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,3 +61,19 @@ def _plain(entry: Entry) -> dict[str, Any]:
     if entry.modified is not None:
         found["modified"] = entry.modified.isoformat()
     return {name: value for name, value in found.items() if value is not None and value != {}}
+
+
+def finished(receipt: Mapping[str, Any]) -> datetime | None:
+    """When, by a receipt as JSON; None: it does not say."""
+    found = receipt.get("finished")
+    return datetime.fromisoformat(found) if isinstance(found, str) else None
+
+
+def path_at_target(receipt: Mapping[str, Any]) -> str | None:
+    """Where at the target, by a receipt as JSON: a conflict may have given it another name than was planned."""
+    entry = receipt.get("target_entry")
+    path = entry.get("path") if isinstance(entry, Mapping) else None
+    if path is None and isinstance(receipt.get("target"), str):
+        # Of an archive's files, or after a crash, that is all there is.
+        path = receipt["target"].partition(":")[2]
+    return path if isinstance(path, str) and path else None
