@@ -12,7 +12,7 @@ from typing import Any
 from crossdock.engine.endpoints import Endpoints
 from crossdock.errors import ConfigError, CrossdockError, NotFound, SourceChanged, StorageError, shown
 from crossdock.flows.flow import Flow
-from crossdock.flows.route import Template, words_of
+from crossdock.flows.route import Template, numbered, words_of
 from crossdock.ledger.base import Ledger, Mark, Query, Transfer
 from crossdock.storage.base import Entry
 
@@ -43,11 +43,9 @@ class Archive:
         """Where a file may be archived, the best name first. Raises `ConfigError`."""
         below = path.removeprefix(self.root)
         yield self._at(below, modified, at)
-        words = words_of(below)
-        folder = f"{words['folder']}/" if words["folder"] else ""
         for suffix in (*range(1, _SUFFIXES + 1), f"t{first}"):
             # A number among the file's own words: else the flow might not know its archive again, and send it.
-            yield self._at(f"{folder}{words['stem']}~{suffix}{words['suffix']}", modified, at)
+            yield self._at(numbered(below, suffix), modified, at)
 
     def _at(self, below: str, modified: datetime | None, at: datetime) -> str:
         assert self._template is not None and self.flow.after.archive is not None

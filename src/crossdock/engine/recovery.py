@@ -34,11 +34,12 @@ from crossdock.errors import (
     Throttled,
     Unsupported,
 )
+from crossdock.flows.route import numbered
 from crossdock.ledger.base import Lease, Transfer
 from crossdock.storage.base import Entry
 from crossdock.storage.staging import is_temporary, temporary_path
 from crossdock.storage.storage import Storage
-from crossdock.transfer.pipe import Tally, pipe
+from crossdock.transfer.pipe import digest_of
 
 __all__ = [
     "Record",
@@ -270,14 +271,7 @@ async def _sweep_below(folder: str, attempts: Sequence[str], target: Storage) ->
 
 async def sha256_of(storage: Storage, entry: Entry) -> str | None:
     """Of what is stored: as the endpoint says, or by reading all of it. None: it is no file."""
-    if entry.kind != "file":
-        return None
-    if "sha256" in entry.digests:
-        return entry.digests["sha256"]
-    tally = Tally()
-    async with storage.read(entry.path) as reader:
-        await pipe(reader, tally.feed)
-    return await tally.sha256()
+    return await digest_of(storage, entry) if entry.kind == "file" else None
 
 
 def _receipt(transfer: Transfer, record: Record, target: Storage, there: Entry | None, note: str) -> Mapping[str, Any]:
@@ -297,10 +291,4 @@ def _receipt(transfer: Transfer, record: Record, target: Storage, there: Entry |
 
 def version_of(path: str, number: int) -> str:
     """report.csv, report~1.csv, report~2.csv."""
-    if not number:
-        return path
-    folder, slash, name = path.rpartition("/")
-    stem, dot, suffix = name.rpartition(".")
-    if not stem:
-        stem, dot, suffix = name, "", ""
-    return f"{folder}{slash}{stem}~{number}{dot}{suffix}"
+    return numbered(path, number) if number else path

@@ -16,7 +16,7 @@ from crossdock.flows.filters import compile_glob
 from crossdock.flows.flow import Destination, Flow, Place, Rule
 from crossdock.storage.base import Entry
 
-__all__ = ["DATES", "WORDS", "Routed", "Routes", "Template", "mistakes_in", "parse_place", "words_of"]
+__all__ = ["DATES", "WORDS", "Routed", "Routes", "Template", "mistakes_in", "numbered", "parse_place", "words_of"]
 
 WORDS = ("path", "folder", "name", "stem", "suffix")
 """Of every template: `a/b.tar.gz` has the folder `a`, the name `b.tar.gz`, the stem `b.tar` and the suffix `.gz`."""
@@ -149,6 +149,12 @@ def words_of(path: str) -> dict[str, str]:
     if not stem:
         stem, dot, suffix = name, "", ""
     return {"path": path, "folder": folder, "name": name, "stem": stem, "suffix": dot + suffix}
+
+
+def numbered(path: str, number: int | str) -> str:
+    """Another name in the same folder: report~1.csv for report.csv."""
+    words = words_of(path)
+    return f"{path.removesuffix(words['name'])}{words['stem']}~{number}{words['suffix']}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from crossdock.storage.base import Entry, Expect, Reader, WriteOptions, Writer
 from crossdock.storage.storage import Storage
 from crossdock.storage.waiting import to_its_end
 from crossdock.transfer.chain import Chain
-from crossdock.transfer.pipe import DEPTH, Tally, pipe
+from crossdock.transfer.pipe import DEPTH, Tally, digest_of, pipe
 from crossdock.transfer.receipt import Receipt
 from crossdock.transfer.same_file import refuse_itself
 
@@ -341,12 +341,8 @@ class _Attempt:
         digest = await tally.sha256()
         try:
             there = await self.target.stat(self.to)
-            held = there.digests.get("sha256")
-            if there.kind == "file" and there.size in (None, tally.size) and held is None:
-                theirs = Tally()
-                async with self.target.read(self.to) as reader:
-                    await pipe(reader, theirs.feed, depth=self.options.depth)
-                held = await theirs.sha256()
+            alike = there.kind == "file" and there.size in (None, tally.size)
+            held = await digest_of(self.target, there, depth=self.options.depth) if alike else None
         except NotFound as gone:
             raise IntegrityError(f"copy {self.names}: what was in its place is gone", hint="run it again") from gone
         if held != digest:

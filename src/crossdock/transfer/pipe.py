@@ -1,4 +1,4 @@
-"""Bounded read-ahead between a reader and whoever takes its chunks, and the digest of what passed."""
+"""Bounded read-ahead between a reader and whoever takes its chunks, and the digest of what passed or is stored."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-from crossdock.storage.base import Reader
+from crossdock.storage.base import Entry, Reader
+from crossdock.storage.storage import Storage
 
-__all__ = ["DEPTH", "Tally", "pipe"]
+__all__ = ["DEPTH", "Tally", "digest_of", "pipe"]
 
 DEPTH = 4
 """Chunks read ahead of the writer. A transfer holds at most `(DEPTH + 1) × chunk`, plus the writer's own parts."""
@@ -117,3 +118,13 @@ async def pipe(reader: Reader, take: Callable[[bytes], Awaitable[None]], *, dept
     finally:
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
+
+
+async def digest_of(storage: Storage, entry: Entry, *, pin: Entry | None = None, depth: int = DEPTH) -> str:
+    """SHA-256 of a file that is stored: as the endpoint tells it, or by reading all of it, pinned to `pin`."""
+    if "sha256" in entry.digests:
+        return entry.digests["sha256"]
+    tally = Tally()
+    async with storage.read(entry.path, pin=pin) as reader:
+        await pipe(reader, tally.feed, depth=depth)
+    return await tally.sha256()

@@ -24,7 +24,7 @@ from crossdock.errors import (
 from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader, WriteOptions, Writer
 from crossdock.storage.storage import Storage
 from crossdock.transfer.copy import CopyOptions, Staged, copy
-from crossdock.transfer.pipe import Tally, pipe
+from crossdock.transfer.pipe import digest_of
 from crossdock.transfer.receipt import Receipt
 from crossdock.transfer.transforms.base import Refused, Splitter, Step
 
@@ -105,13 +105,8 @@ async def _look_ahead(target: Storage, place: str, made: Receipt) -> None:
         there = await target.stat(place)
     except (NotFound, PermissionDenied):
         return
-    held = there.digests.get("sha256")
-    if there.kind == "file" and there.size in (None, made.size) and held is None:
-        tally = Tally()
-        async with target.read(place) as reader:
-            await pipe(reader, tally.feed)
-        held = await tally.sha256()
-    if held != made.sha256:
+    alike = there.kind == "file" and there.size in (None, made.size)
+    if not alike or await digest_of(target, there) != made.sha256:
         raise Conflict(
             f"unpack {made.source} → {made.target}: the target exists with other content; nothing was published",
             hint="allow overwriting, or move it away",

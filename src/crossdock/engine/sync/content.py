@@ -1,4 +1,4 @@
-"""Whether two files hold the same bytes: by what the stores tell of them, or by reading both."""
+"""Whether two files hold the same bytes, by what their stores tell of them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import TypeGuard
 from crossdock.errors import CrossdockError
 from crossdock.storage.base import Entry
 from crossdock.storage.storage import Storage
-from crossdock.transfer.pipe import Tally, pipe
 
-__all__ = ["Unsure", "digest_of", "not_same_by_etag"]
+__all__ = ["Unsure", "not_same_by_etag"]
 
 Unsure = tuple[str, Entry, Entry]
 """A name, and what the source and the target listed of it."""
@@ -55,13 +54,3 @@ def _is_md5(etag: str | None) -> TypeGuard[str]:
 
 def _may_hash(storage: Storage, entry: Entry) -> bool:
     return (entry.size or 0) <= _SMALL and "md5" in storage.capabilities.hashes
-
-
-async def digest_of(storage: Storage, entry: Entry) -> str:
-    """SHA-256 of a file as it was listed."""
-    if "sha256" in entry.digests:
-        return entry.digests["sha256"]
-    tally = Tally()
-    async with storage.read(entry.path, pin=entry) as reader:
-        await pipe(reader, tally.feed)
-    return await tally.sha256()

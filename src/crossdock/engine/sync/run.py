@@ -15,7 +15,7 @@ from functools import partial
 from typing import Literal, Protocol
 
 from crossdock.engine.attempts import deliver
-from crossdock.engine.sync.content import Unsure, digest_of, not_same_by_etag
+from crossdock.engine.sync.content import Unsure, not_same_by_etag
 from crossdock.engine.sync.merge import merged
 from crossdock.engine.sync.obstacles import Above, Obstacles, refuse_overlap
 from crossdock.engine.sync.outcome import Outcome, Summary
@@ -35,6 +35,7 @@ from crossdock.flows.filters import Filters
 from crossdock.storage.base import Entry
 from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.storage import Storage
+from crossdock.transfer.pipe import digest_of
 from crossdock.transfer.receipt import Receipt
 
 __all__ = ["Courier", "SyncOptions", "sync"]
@@ -273,7 +274,9 @@ class _Run:
         """Settle by the files' own times or content what the listings could not."""
         try:
             if self.options.checksum:
-                mine, theirs = await asyncio.gather(digest_of(self.source, entry), digest_of(self.target, there))
+                mine, theirs = await asyncio.gather(
+                    digest_of(self.source, entry, pin=entry), digest_of(self.target, there, pin=there)
+                )
                 reason = None if mine == theirs else "content differs"
             else:
                 if not self.source.capabilities.lists_mtime:
