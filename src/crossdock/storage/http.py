@@ -14,10 +14,23 @@ import aiohttp
 from crossdock.errors import AuthenticationFailed, ConfigError, ConnectionFailed, ProtocolViolation, TimedOut, shown
 from crossdock.storage.sockets import TlsSocket, system_words
 
-__all__ = ["FAILURES", "NotHttp", "TooLong", "Unreachable", "http_date", "no_answer", "retry_after", "trusted", "whole"]
+__all__ = [
+    "CLOCK_SET",
+    "FAILURES",
+    "NotHttp",
+    "TooLong",
+    "Unreachable",
+    "http_date",
+    "no_answer",
+    "retry_after",
+    "trusted",
+    "whole",
+]
 
 FAILURES = (aiohttp.ClientError, TimeoutError, OSError, UnicodeError)
 """What is raised for a request without an answer; the last, for what can be no host's name, such as "a..b"."""
+CLOCK_SET = 60.0
+"""Seconds after which a clock that is wrong may have been set; no account is locked for it."""
 _LONGEST_PAUSE = 3600.0
 
 

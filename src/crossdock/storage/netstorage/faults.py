@@ -19,7 +19,7 @@ from crossdock.errors import (
     TimedOut,
     shown,
 )
-from crossdock.storage.http import http_date, no_answer, retry_after
+from crossdock.storage.http import CLOCK_SET, http_date, no_answer, retry_after
 from crossdock.storage.netstorage.signing import WINDOW
 
 __all__ = ["Place", "failure", "refused"]
@@ -27,8 +27,6 @@ __all__ = ["Place", "failure", "refused"]
 _LONGEST = 200
 _SUSPECT = 30
 """Seconds of difference between the clocks from which on a 403 is blamed on them; Akamai's own kit does the same."""
-_CLOCK_SET = 60.0
-"""Seconds after which a clock that is wrong may have been set; no account is locked for it."""
 _KINDS: dict[int, type[StorageError]] = {
     400: ProtocolViolation,
     401: AuthenticationFailed,
@@ -90,7 +88,7 @@ def _forbidden(place: Place, reason: str, headers: Mapping[str, str], *, now: da
             f"(here {now:%Y-%m-%d %H:%M:%S} UTC, there {theirs:%Y-%m-%d %H:%M:%S} UTC), {WINDOW} are allowed"
         )
         hint = "set this machine's clock, and keep it set: 'timedatectl set-ntp true'"
-        return _error(AuthenticationFailed, place, reason, hint, _CLOCK_SET)
+        return _error(AuthenticationFailed, place, reason, hint, CLOCK_SET)
     if accepted:
         return _error(PermissionDenied, place, reason, _HINTS[PermissionDenied], None)
     hint = (

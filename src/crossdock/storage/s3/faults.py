@@ -28,7 +28,7 @@ from crossdock.errors import (
     located,
     shown,
 )
-from crossdock.storage.http import http_date, no_answer, retry_after
+from crossdock.storage.http import CLOCK_SET, http_date, no_answer, retry_after
 from crossdock.storage.s3.wire import parse_xml, texts
 
 __all__ = ["Place", "Refusal", "changed", "failure", "refusal_of", "refused"]
@@ -36,8 +36,6 @@ __all__ = ["Place", "Refusal", "changed", "failure", "refusal_of", "refused"]
 _LONGEST = 300
 _SKEW = timedelta(minutes=15)
 """What Amazon allows a signature's clock to be off."""
-_CLOCK_SET = 60.0
-"""Seconds after which a clock that is wrong may have been set; no account is locked for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +228,7 @@ def refused(place: Place, refusal: Refusal) -> CrossdockError:
             kind = _KIND_OF[_BY_STATUS[refusal.status]]
     after = retry_after(refusal.headers, datetime.now(UTC))
     if _is_skewed(refusal):
-        kind, after = AuthenticationFailed, _CLOCK_SET
+        kind, after = AuthenticationFailed, CLOCK_SET
     reason = ": ".join(shown(text[:_LONGEST]) for text in (refusal.code, refusal.message) if text)
     request_id = refusal.headers.get("x-amz-request-id")
     if request_id:
