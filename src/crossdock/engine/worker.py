@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from crossdock.engine.delivery import Courier, Delivery
 from crossdock.errors import LeaseLost, LedgerUnavailable, UnknownEndpoint, shown
 from crossdock.ledger.base import LEASE, Lease, Ledger
-from crossdock.storage.waiting import to_its_end
+from crossdock.storage.waiting import all_or_none, to_its_end
 
 __all__ = ["Worker"]
 
@@ -95,7 +95,7 @@ class Worker:
         beating = asyncio.create_task(self._beat())
         hands = [asyncio.create_task(self._work(until_idle)) for _ in range(self._transfers)]
         try:
-            await _all_or_none([*hands], beating)
+            await all_or_none(hands, [beating])
         finally:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
@@ -303,18 +303,3 @@ class Worker:
         while self._claimed:
             with suppress(LeaseLost, LedgerUnavailable):
                 await self._ledger.released(self._claimed.popleft(), "the worker stopped before it began")
-
-
-async def _all_or_none(tasks: list[asyncio.Task[None]], beating: asyncio.Task[None]) -> None:
-    """Wait for all of the tasks; the first failure, of the heartbeat too, cancels the others and is raised."""
-    try:
-        waiting = {*tasks, beating}
-        while waiting != {beating}:
-            ended, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in ended:
-                task.result()
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

@@ -35,6 +35,7 @@ from crossdock.flows.filters import Filters
 from crossdock.storage.base import Entry
 from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.storage import Storage
+from crossdock.storage.waiting import all_or_none
 from crossdock.transfer.pipe import digest_of
 from crossdock.transfer.receipt import Receipt
 
@@ -147,7 +148,7 @@ class _Run:
         workers = [asyncio.create_task(work_off()) for _ in range(self.options.transfers)]
         listing = asyncio.create_task(self._decide(work))
         try:
-            await _all_or_none([listing, *workers])
+            await all_or_none([listing, *workers])
             for name, entry in self._late:
                 await self._move(name, entry, "new", twin=True)
         finally:
@@ -358,7 +359,7 @@ class _Run:
             for name in names:
                 await self._remove(name)
 
-        await _all_or_none([asyncio.create_task(work_off()) for _ in range(self.options.transfers)])
+        await all_or_none([asyncio.create_task(work_off()) for _ in range(self.options.transfers)])
 
     async def _remove(self, name: str) -> None:
         path = _below(self.to, name)
@@ -376,16 +377,3 @@ class _Run:
 
 def _below(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
-
-
-async def _all_or_none(tasks: list[asyncio.Task[None]]) -> None:
-    """Wait for all; when one fails or this is cancelled, the others are cancelled and waited for."""
-    try:
-        # Not `gather`: it ends with the first that was cancelled, and the others were cancelled again as they clean up.
-        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        for task in ended:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
