@@ -6,48 +6,21 @@ It imports no more than it needs, asyncio least of all: it is started with each 
 from __future__ import annotations
 
 import logging
-import pickle
 import select
 import socket
-import sqlite3
-import struct
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from crossdock.errors import LedgerError
+from crossdock.frames import Frames, packed
 from crossdock.ledger.transactions import LOOK_UP, MOST, Answer, Connection, Operation, transact
 
-__all__ = ["Frames", "main", "packed"]
+__all__ = ["main"]
 
-_HEAD = struct.Struct(">I")
 _AT_ONCE = 1 << 16
 _HUNG_UP = getattr(select, "POLLRDHUP", select.POLLHUP)
 """Linux tells that the other side says nothing more while there is still something to read."""
-
-
-def packed(value: object) -> bytes:
-    """A frame: four bytes of length, and the pickle."""
-    body = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    return _HEAD.pack(len(body)) + body
-
-
-class Frames:
-    """Takes bytes as they come, and gives frames' values."""
-
-    def __init__(self) -> None:
-        self._bytes = bytearray()
-
-    def feed(self, data: bytes) -> list[Any]:
-        self._bytes += data
-        found = []
-        while len(self._bytes) >= _HEAD.size:
-            end = _HEAD.size + _HEAD.unpack_from(self._bytes)[0]
-            if len(self._bytes) < end:
-                break
-            found.append(pickle.loads(self._bytes[_HEAD.size : end]))
-            del self._bytes[:end]
-        return found
 
 
 class _Told(logging.Handler):
@@ -98,7 +71,7 @@ def _serve(sock: socket.socket, frames: Frames, connection: Connection) -> None:
         for start in range(0, len(operations), MOST):
             some = operations[start : start + MOST]
             reading = not any(each.writes for each in some)
-            sock.sendall(_packed_answers(_answers(connection, some)))
+            sock.sendall(_packed(transact(connection, some)))
 
 
 def _waiting(sock: socket.socket, frames: Frames) -> list[Any]:
@@ -117,14 +90,7 @@ def _waiting(sock: socket.socket, frames: Frames) -> list[Any]:
     return found
 
 
-def _answers(connection: Connection, operations: Sequence[Operation]) -> Sequence[Answer]:
-    try:
-        return transact(connection, operations)
-    except sqlite3.Error as error:
-        return [(None, error)] * len(operations)
-
-
-def _packed_answers(answers: Sequence[Answer]) -> bytes:
+def _packed(answers: Sequence[Answer]) -> bytes:
     try:
         return packed(answers)
     except Exception as error:  # noqa: BLE001 - an error that cannot be pickled

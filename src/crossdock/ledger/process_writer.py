@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 from collections import deque
@@ -15,9 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self, cast
 
 from crossdock.errors import LedgerUnavailable
-from crossdock.ledger.child import Frames, packed
+from crossdock.frames import Frames, packed
 from crossdock.ledger.transactions import Connection, Operation
-from crossdock.ledger.writer import Asked, Writer
+from crossdock.ledger.writer import Asked, Writer, closed, settle
 
 __all__ = ["ProcessWriter"]
 
@@ -59,7 +58,7 @@ class ProcessWriter(Writer):
 
     async def ask(self, operation: Operation) -> Any:
         if self._ended:
-            raise _closed()
+            raise closed()
         if asyncio.get_running_loop() is not self._loop:
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.ask(operation), self._loop))
         if self._other is None or self._other.gone:
@@ -105,7 +104,7 @@ class ProcessWriter(Writer):
             self._other.send(asked)
             return
         for _, answer in asked:
-            answer.set_exception(wrong or _closed())
+            answer.set_exception(wrong or closed())
 
 
 class _Other(asyncio.Protocol):
@@ -173,10 +172,10 @@ class _Other(asyncio.Protocol):
                 records, error = value
                 for name, level, message in records:
                     logging.getLogger(name).log(level, "%s", message)
-                _answer(self._opened, None, error)
+                settle(self._opened, (None, error))
                 continue
-            for result, error in value:
-                _answer(self._waiting.popleft(), result, error)
+            for answer in value:
+                settle(self._waiting.popleft(), answer)
         if not self._waiting:
             self._answered()
 
@@ -189,16 +188,8 @@ class _Other(asyncio.Protocol):
     def _fail(self, answers: Iterable[asyncio.Future[Any]]) -> None:
         hint = "it is started again with what comes next; the system's log tells if memory ran out"
         for answer in answers:
-            _answer(answer, None, LedgerUnavailable(f"{self._name}: the process that writes it has ended", hint=hint))
-
-
-def _answer(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if answer.done():
-        return
-    if error is None:
-        answer.set_result(result)
-    else:
-        answer.set_exception(error)
+            error = LedgerUnavailable(f"{self._name}: the process that writes it has ended", hint=hint)
+            settle(answer, (None, error))
 
 
 def _spawned(descriptor: int) -> subprocess.Popen[bytes]:
@@ -215,7 +206,3 @@ def _spawned(descriptor: int) -> subprocess.Popen[bytes]:
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _closed() -> sqlite3.ProgrammingError:
-    return sqlite3.ProgrammingError("the ledger is closed")

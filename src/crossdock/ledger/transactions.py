@@ -41,7 +41,7 @@ class Operation(NamedTuple):
 def transact(connection: Connection, operations: Sequence[Operation]) -> list[Answer]:
     """The answers, in order, once all is committed. An action that raises is undone alone.
 
-    Raises `sqlite3.Error` if the transaction failed: then nothing was done.
+    If the transaction failed nothing was done, and the `sqlite3.Error` is the answer to all.
     """
     begin = "BEGIN IMMEDIATE" if any(each.writes for each in operations) else "BEGIN"
     try:
@@ -52,9 +52,9 @@ def transact(connection: Connection, operations: Sequence[Operation]) -> list[An
             connection.execute(begin)
             answers = [_guarded(connection, each) for each in operations]
         connection.execute("COMMIT")
-    except sqlite3.Error:
+    except sqlite3.Error as error:
         _roll_back(connection)
-        raise
+        return [(None, error)] * len(operations)
     return answers
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from crossdock.ledger.transactions import LOOK_UP, MOST, Answer, Connection, Operation, transact
 
-__all__ = ["Asked", "ThreadWriter", "Writer"]
+__all__ = ["Asked", "ThreadWriter", "Writer", "closed", "settle"]
 
 Asked = tuple[Operation, asyncio.Future[Any]]
 
@@ -58,6 +58,22 @@ class Writer(ABC):
         """What was collected goes to the other side."""
 
 
+def closed() -> sqlite3.ProgrammingError:
+    """What is raised for who asks too late."""
+    return sqlite3.ProgrammingError("the ledger is closed")
+
+
+def settle(asked: asyncio.Future[Any], answer: Answer) -> None:
+    """In the asker's loop, who may not wait any more."""
+    result, error = answer
+    if asked.done():
+        return
+    if error is None:
+        asked.set_result(result)
+    else:
+        asked.set_exception(error)
+
+
 class ThreadWriter(Writer):
     """The connection is used by a thread."""
 
@@ -93,7 +109,7 @@ class ThreadWriter(Writer):
 
     async def ask(self, operation: Operation) -> Any:
         if self._ended:
-            raise sqlite3.ProgrammingError("the ledger is closed")
+            raise closed()
         loop = asyncio.get_running_loop()
         if loop is self._loop:
             return await self._collect(operation)
@@ -145,23 +161,16 @@ class ThreadWriter(Writer):
         if writes and (wrong := self._wrong()) is not None:
             return [(None, wrong)] * len(batch)
         self._reading = () if writes else batch
-        try:
-            return transact(connection, [operation for operation, _ in batch])
-        except sqlite3.Error as error:
-            return [(None, error)] * len(batch)
+        return transact(connection, [operation for operation, _ in batch])
 
 
 def _tell(asked: Sequence[asyncio.Future[Any]], answers: Sequence[Answer]) -> None:
     """Each in the loop that waits for it."""
 
     def deliver(loop: asyncio.AbstractEventLoop) -> None:
-        for future, (result, error) in zip(asked, answers, strict=True):
-            if future.get_loop() is not loop or future.done():
-                continue
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
+        for future, answer in zip(asked, answers, strict=True):
+            if future.get_loop() is loop:
+                settle(future, answer)
 
     for loop in {future.get_loop() for future in asked}:
         try:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import pickle
 import signal
 import socket
-import struct
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from typing import Any, Self
 
 from crossdock.engine.attempts import deliver
 from crossdock.errors import CrossdockError, TransferError, shown
+from crossdock.frames import packed, received
 from crossdock.storage.base import Entry
 from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.storage import Storage
@@ -27,7 +26,6 @@ from crossdock.transfer.receipt import Receipt
 
 __all__ = ["Pool"]
 
-_HEAD = struct.Struct(">I")
 _TOLD_EVERY = 0.1
 """Seconds between two progress messages of a child."""
 
@@ -111,7 +109,7 @@ class Pool:
         self._pending[number] = _Pending(path, done, progress, child)
         child.load += 1
         try:
-            child.writer.write(_packed((number, path, to, pin)))
+            child.writer.write(packed((number, path, to, pin)))
             return await done
         finally:
             child.load -= 1
@@ -119,7 +117,7 @@ class Pool:
 
     async def _listen(self, child: _Child, reader: asyncio.StreamReader) -> None:
         try:
-            while (message := await _received(reader)) is not None:
+            while (message := await received(reader)) is not None:
                 number, word, value = message
                 pending = self._pending.get(number)
                 if pending is None or pending.done.done():
@@ -143,20 +141,6 @@ def _left_undone(path: str) -> TransferError:
         f"copy {shown(path)}: the process that was to move it has ended",
         hint="run it again; the system's log tells if memory ran out",
     )
-
-
-def _packed(message: object) -> bytes:
-    body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-    return _HEAD.pack(len(body)) + body
-
-
-async def _received(reader: asyncio.StreamReader) -> Any:
-    """The next message of the other process (our own code, so that unpickling is safe); None when it is gone."""
-    try:
-        (size,) = _HEAD.unpack(await reader.readexactly(_HEAD.size))
-        return pickle.loads(await reader.readexactly(size))
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return None
 
 
 def _run_child(
@@ -203,7 +187,7 @@ async def _serve(
             def moved(size: int) -> None:
                 told[1] += size
                 if loop.time() - told[0] > _TOLD_EVERY:
-                    writer.write(_packed((number, "moved", int(told[1]))))
+                    writer.write(packed((number, "moved", int(told[1]))))
                     told[:] = loop.time(), 0.0
 
             try:
@@ -217,11 +201,11 @@ async def _serve(
                 writer.close()
                 raise
             if told[1]:
-                writer.write(_packed((number, "moved", int(told[1]))))
-            writer.write(_packed((number, word, result)))
+                writer.write(packed((number, "moved", int(told[1]))))
+            writer.write(packed((number, word, result)))
 
         try:
-            while (message := await _received(reader)) is not None:
+            while (message := await received(reader)) is not None:
                 task = asyncio.create_task(job(*message))
                 jobs.add(task)
                 task.add_done_callback(jobs.discard)
