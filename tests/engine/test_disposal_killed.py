@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from crossdock.engine.archive import ARCHIVED
 from crossdock.errors import PermissionDenied
 from crossdock.flows.flow import After
 from crossdock.ledger.base import Lease
-from crossdock.storage.base import WriteOptions
+from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.storage import Storage
 from tests.engine.bench import DAY, Bench, Killed, everywhere
 from tests.storage.s3.faults import FaultProxy, xml_error
@@ -106,6 +108,61 @@ async def test_a_removal_that_was_killed_before_a_newer_file_was_delivered(bench
     assert words == "removed the source; the source was taken away or replaced before"
     assert [each.path async for each in bench.plain.scan("outbox/a", temporaries=True)] == ["outbox/a/b.csv"]
     assert await bench.read("outbox/a/b.csv") == b"newer one"
+
+
+async def archived_half(bench: Bench, first: Entry) -> None:
+    """Another file is delivered; the first comes back in the moment of its move, and the worker is killed after it."""
+
+    async def back() -> None:
+        await bench.plain.write_bytes(first.path, b"12345", WriteOptions(modified=first.modified))
+
+    (lease,) = await bench.delivered(await bench.write(data=b"newer one"))
+    bench.fragile.intrude["rename", "after"] = lambda: _die(bench)
+    bench.fragile.intrude["rename", "before"] = back
+    with pytest.raises(Killed):
+        await bench.follow(lease, After(archive=".done"))
+
+
+async def _die(bench: Bench) -> None:
+    # Only the rename that succeeded.
+    if await bench.plain.exists("outbox/a/b.csv"):
+        bench.fragile.intrude["rename", "after"] = lambda: _die(bench)
+        return
+    raise Killed
+
+
+@pytest.mark.parametrize("place", ["local", "openssh"], indirect=True)
+async def test_what_came_back_in_the_moment_of_another_ones_move(bench: Bench) -> None:
+    """It is new, and lies at the source again, though the ledger knows it: that was archived under another name."""
+    first = await bench.write()
+    (lease,) = await bench.delivered(first)
+    assert await bench.follow(lease, After(archive=".done")) == ("archived as outbox/.done/a/b.csv", True)
+    (other,) = await bench.delivered(await bench.write(data=b"between"))
+    assert (await bench.follow(other, After(archive=".done")))[0] == "archived as outbox/.done/a/b~1.csv"
+    await archived_half(bench, first)
+    assert await bench.names() == {f"outbox/.done/a/b{number}.csv" for number in ("", "~1", "~2")}
+    await bench.follow(await bench.reclaim(), After(archive=".done"))
+    assert await bench.names() == {"outbox/a/b.csv", "outbox/.done/a/b.csv", "outbox/.done/a/b~1.csv"}
+    assert await bench.read("outbox/a/b.csv") == b"12345"
+
+
+@pytest.mark.parametrize("place", ["local"], indirect=True)
+@pytest.mark.parametrize("recorded", [False, True])
+async def test_what_was_archived_before_stays_there_when_the_owner_takes_the_next(
+    bench: Bench, *, recorded: bool
+) -> None:
+    """Whether or not its own worker came to say so."""
+    (lease,) = await bench.delivered(await bench.write())
+    words, gone = await bench.actions(After(archive=".done")).follow(lease, bench.receipt(lease))
+    if recorded:
+        await bench.ledger.done(lease, words, gone=gone)
+    (other,) = await bench.delivered(await bench.write(data=b"newer one"))
+    await bench.plain.delete("outbox/a/b.csv")
+    transfer = await bench.ledger.get(other.id)
+    assert transfer is not None
+    late = replace(other, transfer=transfer)
+    assert (await bench.follow(late, After(archive=".done")))[0] == "the source was gone"
+    assert await bench.names() == {"outbox/.done/a/b.csv"}
 
 
 async def test_what_a_copy_into_the_archive_has_staged_is_removed(

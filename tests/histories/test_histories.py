@@ -72,6 +72,15 @@ KNOWN: dict[str, tuple[dict[str, Any], list[Operation]]] = {
         {"after": "archive", "transfers": 1},
         [("put", 0, 12, "now"), ("run", "a", False, ((33, ("put", 0, 20, "now")), (37, ("fault",))))],
     ),
+    "nor what came back in that moment, as it had been delivered before": (
+        {"after": "archive", "transfers": 1},
+        [
+            ("put", 0, 12, "now"),
+            ("run", "a", False, ()),
+            ("put", 0, 20, "now"),
+            ("run", "a", False, ((37, ("back", 0, 0)), (38, ("kill",)))),
+        ],
+    ),
     "what a killed attempt had staged of an archive's member stayed in memory": (
         {"transform": "unzip"},
         [("put", 1, 12, "now"), ("run", "a", False, ((30, ("delete", 1)), (34, ("kill",))))],

@@ -11,9 +11,10 @@ from typing import Any
 
 from crossdock.engine.endpoints import Endpoints
 from crossdock.errors import ConfigError, CrossdockError, NotFound, SourceChanged, StorageError, shown
+from crossdock.flows.explain import archived_as
 from crossdock.flows.flow import Flow
 from crossdock.flows.route import Template, numbered, words_of
-from crossdock.ledger.base import Ledger, Mark, Query, Transfer
+from crossdock.ledger.base import Ledger, Mark, Query, State, Transfer
 from crossdock.storage.base import Entry
 
 __all__ = ["ARCHIVED", "Archive", "is_copy", "read_entry"]
@@ -25,6 +26,7 @@ ARCHIVED = "archive"
 _SUFFIXES = 9
 """Names tried after a clash, before one that nothing else has."""
 _PAGE = 500
+_TOOK = frozenset({State.DELIVERED, State.DONE})
 _LISTED = timedelta(minutes=1)
 """By so much a listing may tell a time less exactly than a look at the file."""
 
@@ -68,16 +70,24 @@ class Archive:
                 await self.ledger.unmark(*place, [archived.path])
                 await self.ledger.mark(*place, archived.path, due=due, value=value)
 
-    async def never_took(self, transfer: Transfer, archived: Entry) -> bool:
-        """Whether no flow, as far as the ledger remembers, has had this file under the transfer's path."""
-        name = transfer.entry.path.rpartition("/")[2]
-        for each in await self.ledger.find(Query(source=transfer.source, name=name, limit=_PAGE)):
+    async def is_unsent(self, transfer: Transfer, archived: Entry) -> bool:
+        """Whether what lies in the archive, as far as the ledger remembers, was never archived as delivered itself.
+
+        One that was delivered before in the same content may be: then the ledger says where else that lies.
+        """
+        name, known, elsewhere = transfer.entry.path.rpartition("/")[2], False, False
+        for each in await self.ledger.find(Query(source=transfer.source, name=name, states=_TOOK, limit=_PAGE)):
             entry = each.entry
-            if (entry.path, entry.size) == (transfer.entry.path, archived.size):
-                times = entry.modified, archived.modified
-                if times[0] is None or times[1] is None or abs(times[0] - times[1]) < _LISTED:
-                    return False
-        return True
+            if (entry.path, entry.size) != (transfer.entry.path, archived.size):
+                continue
+            times = entry.modified, archived.modified
+            if times[0] is not None and times[1] is not None and abs(times[0] - times[1]) >= _LISTED:
+                continue
+            place = archived_as([each])
+            if each.state is State.DELIVERED or place == shown(archived.path):
+                return False
+            known, elsewhere = True, elsewhere or place is not None
+        return elsewhere or not known
 
     async def expire(self) -> int:
         """Remove what is due. An endpoint that fails is left for the next time. Raises `LedgerError`.

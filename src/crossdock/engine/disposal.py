@@ -168,7 +168,7 @@ class _Work:
         """A newer file that an attempt moved, and was killed or cut off before it saw that: nobody has sent it."""
         if self._transfer.state is not State.DELIVERED or self._copies or last.kind != "file":
             return False
-        if not await self._archive.never_took(self._transfer, last):
+        if not await self._archive.is_unsent(self._transfer, last):
             return False
         with suppress(AlreadyExists, NotFound):
             await self._storage.rename(last.path, self._path)
