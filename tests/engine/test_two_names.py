@@ -11,7 +11,7 @@ import pytest
 
 from crossdock.engine.engine import Engine
 from crossdock.engine.sync import SyncOptions, sync
-from crossdock.errors import InvalidPath
+from crossdock.errors import Conflict, InvalidPath
 from crossdock.flows.flow import After, Destination, Flow, Place, Rule
 from crossdock.ledger.base import Query
 from crossdock.ledger.memory import MemoryLedger
@@ -22,7 +22,7 @@ from crossdock.storage.storage import Storage
 from crossdock.transfer.copy import CopyOptions, copy
 from tests.engine.clocks import Clock
 from tests.engine.places import AT_ONCE
-from tests.servers import Ceph, OpenSSH, Vsftpd
+from tests.servers import Ceph, Moto, OpenSSH, Vsftpd
 from tests.storage.s3.places import backend as s3_backend
 from tests.storage.s3.places import bucket
 
@@ -61,7 +61,7 @@ async def run(partner: Storage, lake: Storage, after: After, **more: Any) -> lis
 
 
 @BOTH
-@pytest.mark.parametrize("conflict", ["overwrite", "fail", "skip"])
+@pytest.mark.parametrize("conflict", ["overwrite", "fail", "skip", "version"])
 async def test_a_flow_into_its_own_source(openssh: OpenSSH, vsftpd: Vsftpd, after: After, conflict: Any) -> None:
     for server in (openssh, vsftpd):
         folder = folder_of(server)
@@ -76,6 +76,16 @@ async def test_a_flow_into_its_own_source(openssh: OpenSSH, vsftpd: Vsftpd, afte
             "write lake:a.csv: this is the source itself, partner:a.csv, by another name. Next: send it somewhere else"
         )
         assert error == said
+
+
+async def test_no_version_of_the_source_itself(openssh: OpenSSH) -> None:
+    """Each run would have made one more of each, and of those that the last one made."""
+    folder = folder_of(openssh)
+    one = openssh.settings(root=folder.name)
+    ends = storage("partner", one), storage("lake", {**one, "host": "localhost"})
+    ((state, error),) = await run(*ends, After(), on_conflict="version")
+    assert (state, files(folder)) == ("failed", {"a.csv": ONLY})
+    assert "this is the source itself, partner:a.csv, by another name" in error
 
 
 @BOTH
@@ -141,7 +151,33 @@ async def test_in_place(openssh: OpenSSH) -> None:
 async def test_sync(openssh: OpenSSH, options: SyncOptions) -> None:
     folder = folder_of(openssh, "sub")
     one = openssh.settings(root=folder.name)
-    async with storage("a", one) as source, storage("b", {**one, "host": "localhost"}) as target:
+    async with storage("a", one) as source, storage("b", {"type": "local", "root": folder}) as target:
         await copy(source, "a.csv", target, "a.csv")
         await sync(source, "", target, "", options=options, report=lambda _: None)
     assert files(folder) == {"a.csv": ONLY, "sub/a.csv": ONLY}
+
+
+@pytest.mark.parametrize(("here", "there"), [("", ""), ("", "sub"), ("sub", ""), ("sub", "sub/er")])
+async def test_sync_into_a_parent_or_a_child(
+    openssh: OpenSSH, vsftpd: Vsftpd, moto: Moto, monkeypatch: pytest.MonkeyPatch, here: str, there: str
+) -> None:
+    """Each time, all of it would go a level deeper; and with `delete`, the source is what only the target has."""
+    for server in (openssh, vsftpd):
+        folder = folder_of(server, "sub")
+        one = openssh.settings(root=folder.name)
+        if server is vsftpd:
+            one = vsftpd.settings(root=f"{vsftpd.root}{folder.name}", certificate=vsftpd.fingerprint)
+        async with storage("a", one) as source, storage("b", {**one, "host": "localhost"}) as target:
+            with pytest.raises(Conflict, match="overlap"):
+                await sync(source, here, target, there, options=SyncOptions(delete=True, max_delete=1.0))
+            await sync(source, "sub", target, "sub2")
+        assert files(folder) == {"a.csv": ONLY, "sub/a.csv": ONLY, "sub2/a.csv": ONLY}
+    with bucket(moto) as peer:
+        peer.write("sub/a.csv", ONLY)
+        first = s3_backend(moto, peer.bucket, monkeypatch)
+        url = moto.endpoint_url.replace("127.0.0.1", "localhost")
+        other = S3Backend(first.settings.model_copy(update={"endpoint_url": url}), "lake")
+        async with Storage(first) as source, Storage(other) as target:
+            with pytest.raises(Conflict, match="overlap"):
+                await sync(source, here, target, there)
+        assert peer.names() == {"sub/a.csv"}

@@ -215,10 +215,9 @@ class _Attempt:
             # Another file has the name by now for which it was staged, or the rule has got a transform.
             await sweep(self._lease, self._record, target, self._ledger.id, [self._record.to])
             self._resume = self._record = None
-        takes, steps = self._planner.flow.after.takes_source, self._transforms
-        options = CopyOptions(
-            overwrite=overwrite, resume=self._resume, attempt=self._id, transforms=steps, takes_source=takes
-        )
+        takes, planned = self._planner.flow.after.takes_source, self.transfer.target_path
+        options = CopyOptions(overwrite=overwrite, resume=self._resume, attempt=self._id, transforms=self._transforms)
+        options = replace(options, takes_source=takes, version_of=planned if to != planned else None)
         path, pin = self.transfer.entry.path, self.transfer.entry
         number = self._courier.together(self.transfer)
         reads = source.backend if isinstance(source.backend, SharedReads) else None

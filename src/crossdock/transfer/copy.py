@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from crossdock.errors import (
     AlreadyExists,
@@ -31,49 +31,15 @@ from crossdock.storage.base import Entry, Expect, Reader, WriteOptions, Writer
 from crossdock.storage.storage import Storage
 from crossdock.storage.waiting import to_its_end
 from crossdock.transfer.chain import Chain
-from crossdock.transfer.pipe import DEPTH, Tally, digest_of, pipe
+from crossdock.transfer.options import CopyOptions, Staged
+from crossdock.transfer.pipe import Tally, digest_of, pipe
 from crossdock.transfer.receipt import Receipt
 from crossdock.transfer.same_file import refuse_itself
-
-if TYPE_CHECKING:
-    from crossdock.transfer.transforms.base import Step
 
 __all__ = ["CopyOptions", "Staged", "copy"]
 
 _OF_THE_BYTES = {"content-type", "content-encoding"}
 """Attributes that are no longer true of what a transform made."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyOptions:
-    """How one file is to be moved."""
-
-    overwrite: bool = True
-    """False: a target with other bytes is a `Conflict`; one with exactly these bytes is a success."""
-    server_side: bool = True
-    """Let the store copy by itself where source and target are in the same one; then no digest is computed here."""
-    keep_modified: bool = True
-    attributes: Mapping[str, str] = field(default_factory=dict)
-    depth: int = DEPTH
-    resume: bytes | None = None
-    """The checkpoint of an earlier attempt at the same source (same fingerprint) and target."""
-    attempt: str | None = None
-    """See `WriteOptions.attempt`: for callers who have to clean up after a process that was killed."""
-    transforms: tuple[Step, ...] = ()
-    """What changes in flight, in order. Then no store copies by itself, and an attempt is not resumed."""
-    takes_source: bool = False
-    """The source is removed afterwards: whether the target is another name of it is looked at closely."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Staged:
-    """What a crash from now on would leave at the target; a ledger records it."""
-
-    token: bytes | None
-    """For `Backend.discard`. None: nothing is left but what `CopyOptions.attempt` names."""
-    size: int | None = None
-    sha256: str | None = None
-    """Known once every byte was taken: what comes next makes the file visible under its final name."""
 
 
 async def copy(
@@ -102,8 +68,8 @@ async def copy(
     options = options or CopyOptions()
     attempt = _Attempt(source, path, target, to, options, progress or (lambda _: None), on_checkpoint, on_staged)
     closely = options.takes_source or bool(options.transforms) or not target.capabilities.atomic_write
-    beside = WriteOptions(attempt=options.attempt, staged=attempt._staged)
-    await refuse_itself(source, path, target, to, beside, closely=closely)
+    beside, taken = WriteOptions(attempt=options.attempt, staged=attempt._staged), options.version_of
+    await refuse_itself(source, path, target, taken or to, beside, closely=closely or taken is not None)
     if any(step.many for step in options.transforms):
         raise ValueError("a step makes many files of one: see crossdock.transfer.unpack")
     if options.server_side and not options.transforms and target.can_server_copy(source):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+import socket
+
 from crossdock.errors import (
     Conflict,
     CrossdockError,
@@ -17,9 +21,13 @@ from crossdock.storage.storage import Storage
 __all__ = ["Above", "Obstacles", "refuse_overlap"]
 
 
-def refuse_overlap(source: Storage, folder: str, target: Storage, to: str) -> None:
-    """Raise `Conflict` where one of two folders is within the other."""
-    if source.backend.store is None or source.backend.store != target.backend.store:
+_HOST = re.compile(r"(?P<before>s?ftp:.*@|s3:https?://)(?P<host>[^:/@]+|[0-9a-f:]+)(?P<after>:\d+\b.*)")
+"""In `Backend.store`."""
+
+
+async def refuse_overlap(source: Storage, folder: str, target: Storage, to: str) -> None:
+    """Raise `Conflict` where one of two folders is within the other, be it by another name of its server."""
+    if not await _one_store(source.backend.store, target.backend.store):
         return
     here = f"{source.backend.address(folder)}/".lstrip("/")
     there = f"{target.backend.address(to)}/".lstrip("/")
@@ -28,6 +36,24 @@ def refuse_overlap(source: Storage, folder: str, target: Storage, to: str) -> No
             f"sync {located(source.endpoint, folder)} → {located(target.endpoint, to)}: source and target overlap",
             hint="choose a target outside the source",
         )
+
+
+async def _one_store(one: str | None, other: str | None) -> bool:
+    if one is None or other is None or one == other:
+        return one is not None and one == other
+    here, there = _HOST.fullmatch(one), _HOST.fullmatch(other)
+    if here is None or there is None or here["before"] != there["before"] or here["after"] != there["after"]:
+        return False
+    return not (await _addresses(here["host"])).isdisjoint(await _addresses(there["host"]))
+
+
+async def _addresses(host: str) -> set[str]:
+    """None where only a proxy, or a jump host, knows the name."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return set()
+    return {str(address[0]) for *_, address in found}
 
 
 class Above:

@@ -134,7 +134,7 @@ class _Run:
 
     async def run(self) -> Summary:
         started = time.monotonic()
-        refuse_overlap(self.source, self.folder, self.target, self.to)
+        await refuse_overlap(self.source, self.folder, self.target, self.to)
         work: _Work = asyncio.Queue(self.options.transfers * 4)
 
         async def work_off() -> None:
