@@ -171,7 +171,8 @@ class Worker:
                 await self._ask()
                 if (lease := self._ready()) is not None:
                     return lease
-            if until_idle and not self._at_work:
+            # What ended while the ledger was asked may have held another back: of a place, one is claimed at a time.
+            if until_idle and not self._at_work and not self._change.is_set():
                 self.stop()
                 return None
             with suppress(TimeoutError):
