@@ -57,6 +57,23 @@ async def test_what_is_taken_while_it_is_read_is_no_failure(home: House, error: 
         assert await copied(transfer, ["a"], Storage(home.src), dst) is None
 
 
+@pytest.mark.parametrize("there", [b"data", b"olds", b"older", None])
+async def test_only_the_same_bytes_were_published(home: House, there: bytes | None) -> None:
+    """Not others of the same size, while what was staged is still there."""
+    dst = Storage(home.dst)
+    await home.put("a")
+    entry = await Storage(home.src).stat("a")
+    await home.ledger.add([Planned(flow="f", source="src", entry=entry, target="dst", target_path="a")], who="poll")
+    (transfer,) = (await home.transfers()).values()
+    if there is not None:
+        await dst.write_bytes("a", there)
+    writer = await dst.begin_write("a", WriteOptions())
+    await writer.write(b"data")
+    token = await writer.seal(Expect(size=4))
+    record = Record(to="a", token=token, size=4, sha256=hashlib.sha256(b"data").hexdigest())
+    assert (await recovered(transfer, record, dst) is not None) is (there == b"data")
+
+
 @pytest.mark.parametrize("part_size", ["5M", "64M"], ids=["parts", "one"])
 @pytest.mark.parametrize("same", [True, False])
 async def test_a_copy_by_the_store_is_known_by_its_etag_or_its_bytes(
