@@ -81,6 +81,15 @@ KNOWN: dict[str, tuple[dict[str, Any], list[Operation]]] = {
             ("run", "a", False, ((37, ("back", 0, 0)), (38, ("kill",)))),
         ],
     ),
+    "the probe of a worker that was killed lay beside the target for good, when the next made another version": (
+        {"after": "delete", "on_conflict": "version"},
+        [
+            ("put", 1, 12, "now"),
+            ("run", "a", False, ()),
+            ("back", 1, 0),
+            ("run", "a", False, ((29, ("kill",)),)),
+        ],
+    ),
     "what a killed attempt had staged of an archive's member stayed in memory": (
         {"transform": "unzip"},
         [("put", 1, 12, "now"), ("run", "a", False, ((30, ("delete", 1)), (34, ("kill",))))],

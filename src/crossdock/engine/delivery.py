@@ -253,7 +253,7 @@ class _Attempt:
         if receipt is None and record is not None and record.sha256 is not None:
             # Before anything is removed: that it is gone must not look as if it had been published.
             await self._ledger.staged(self._lease, Record(to=record.to, token=record.token).dump())
-        paths = {transfer.target_path if record is None else record.to}
+        paths = {transfer.target_path, *([] if record is None else [record.to])}  # beside the first lies the probe
         if self._planner.flow.on_conflict == "version":
             async with aclosing(self._versions(target)) as free:
                 paths.add(await anext(free, transfer.target_path))
