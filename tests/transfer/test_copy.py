@@ -20,6 +20,7 @@ from crossdock.errors import (
     IntegrityError,
     InvalidPath,
     NoSpace,
+    NotAFile,
     NotFound,
     SourceChanged,
     Truncated,
@@ -128,6 +129,16 @@ async def test_no_overwrite(decides: bool) -> None:
             with pytest.raises(Conflict, match="exists with other content"):
                 await copy(source, "in/file.bin", target, "f", options=options)
             assert await memory.read_bytes("f") == other
+
+
+@pytest.mark.parametrize("decides", [True, False])
+async def test_a_folder_in_the_way_is_no_file_that_is_kept(decides: bool) -> None:
+    async with pair() as (source, memory):
+        await memory.write_bytes("f/inner", b"1")
+        target = Storage(Without(memory.backend, create_new=decides))
+        with pytest.raises(NotAFile, match="a folder has this name"):
+            await copy(source, "in/file.bin", target, "f", options=CopyOptions(overwrite=False))
+        assert await everything(memory) == ["f/inner"]
 
 
 async def test_what_was_in_the_way_is_gone_by_then() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -18,6 +19,7 @@ from crossdock.errors import (
     LeaseLost,
     LedgerError,
     NoSpace,
+    NotAFile,
     NotFound,
     SourceChanged,
     StorageError,
@@ -36,7 +38,7 @@ from crossdock.transfer.pipe import Tally, digest_of, pipe
 from crossdock.transfer.receipt import Receipt
 from crossdock.transfer.same_file import refuse_itself
 
-__all__ = ["CopyOptions", "Staged", "copy"]
+__all__ = ["CopyOptions", "Staged", "copy", "refuse_folder"]
 
 _OF_THE_BYTES = {"content-type", "content-encoding"}
 """Attributes that are no longer true of what a transform made."""
@@ -76,6 +78,12 @@ async def copy(
         return await attempt.on_the_server(pin)
     async with source.read(path, pin=pin) as reader:
         return await attempt.stream(reader)
+
+
+def refuse_folder(target: Storage, there: Entry) -> None:
+    """Raise `NotAFile`: a folder is in a file's place by mistake, and no file that was to be kept."""
+    if there.kind == "dir":
+        raise target.backend.error(NotAFile, "write", there.path, "a folder has this name")
 
 
 class _Attempt:
@@ -178,7 +186,8 @@ class _Attempt:
         """Where the target cannot refuse to replace, look before writing, and say so."""
         if self.options.overwrite or self.target.capabilities.create_new:
             return
-        if await self.target.exists(self.to):
+        with suppress(NotFound):
+            refuse_folder(self.target, await self.target.stat(self.to))
             raise self.target.backend.error(AlreadyExists, "write", self.to, "the file exists")
         self.notes.append("the target cannot refuse to replace: it was looked at before writing instead")
 
@@ -307,6 +316,7 @@ class _Attempt:
         digest = await tally.sha256()
         try:
             there = await self.target.stat(self.to)
+            refuse_folder(self.target, there)
             alike = there.kind == "file" and there.size in (None, tally.size)
             held = await digest_of(self.target, there, depth=self.options.depth) if alike else None
         except NotFound as gone:

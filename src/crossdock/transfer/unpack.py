@@ -23,7 +23,7 @@ from crossdock.errors import (
 )
 from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader, WriteOptions, Writer
 from crossdock.storage.storage import Storage
-from crossdock.transfer.copy import CopyOptions, Staged, copy
+from crossdock.transfer.copy import CopyOptions, Staged, copy, refuse_folder
 from crossdock.transfer.pipe import digest_of
 from crossdock.transfer.receipt import Receipt
 from crossdock.transfer.transforms.base import Refused, Splitter, Step
@@ -105,6 +105,7 @@ async def _look_ahead(target: Storage, place: str, made: Receipt) -> None:
         there = await target.stat(place)
     except (NotFound, PermissionDenied):
         return
+    refuse_folder(target, there)
     alike = there.kind == "file" and there.size in (None, made.size)
     if not alike or await digest_of(target, there) != made.sha256:
         raise Conflict(

@@ -7,11 +7,14 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from crossdock.testing.cut import CutProxy
+from tests.cli.conftest import Cli
+from tests.cli.flow_files import configure, put
 from tests.cli.ftp.doctor import ALL, Doctor, denied
 from tests.conftest import running
 from tests.servers import FtpServer, Proftpd, PureFtpd, Vsftpd
@@ -254,3 +257,21 @@ def test_data_in_clear_text_to_a_server_that_insists_on_tls_for_it(
         mend = "^the server insists on TLS for data connections: write type: ftpes$"
         doctor.finds(server, ("list", "522", mend), ("write", "522", mend), type="ftp", ca_file=None)
         assert doctor(server).code == 0
+
+
+@pytest.mark.parametrize("staging", ["rename", "none"])
+def test_a_folder_in_the_place_of_a_file_is_not_skipped(
+    request: pytest.FixtureRequest, cli: Cli, tmp_path: Path, staging: str
+) -> None:
+    """Its flow keeps files that are there; then the source would be archived, and nobody have it."""
+    with running(request.config, Vsftpd("none")) as server:
+        shop = server.settings(staging=staging)
+        configure(tmp_path, endpoints={"shop": shop}, to=["shop:{name}", "lake:{name}"], on_conflict="skip",
+                  after={"archive": ".done"})  # fmt: skip
+        put(tmp_path, {"a.csv": "1"})
+        (server.folder / "a.csv").mkdir()
+        result = cli("run", "--once")
+        assert result.code == 1, result.err
+        assert "a folder has this name" in result.err
+        assert (tmp_path / "partner/out/a.csv").read_text() == "1"
+        assert list((server.folder / "a.csv").iterdir()) == []

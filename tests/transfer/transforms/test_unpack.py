@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from crossdock.errors import CrossdockError, InvalidPath, NoSpace, SourceChanged, TransformFailed
+from crossdock.errors import CrossdockError, InvalidPath, NoSpace, NotAFile, SourceChanged, TransformFailed
 from crossdock.storage.base import WriteOptions, Writer
 from crossdock.storage.layers import Layer
 from crossdock.storage.memory import MemoryBackend
@@ -329,6 +329,15 @@ async def test_a_target_that_fails_in_the_middle_is_gone_on_with() -> None:
             receipts = await unpack(source, "in/a.zip", target, "out", options=options)
         assert [receipt.method for receipt in receipts] == ["present", "stream", "stream", "stream"]
         assert len(await everything(target)) == 4
+
+
+async def test_a_folder_in_the_place_of_a_member_is_no_file_that_is_kept() -> None:
+    async with source_with(PLAIN) as source, target_of("memory", Path()) as target:
+        await target.write_bytes("out/sub/empty/inner", b"1")
+        options = CopyOptions(transforms=(step("unzip"),), overwrite=False)
+        with pytest.raises(NotAFile, match="a folder has this name"):
+            await unpack(source, "in/a.zip", target, "out", options=options)
+        assert await everything(target) == ["out/sub/empty/inner"]
 
 
 @pytest.mark.parametrize("size", [10, 3_000_000])
