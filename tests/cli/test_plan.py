@@ -62,7 +62,8 @@ def test_apply_does_exactly_that(planned: Cli, tmp_path: Path) -> None:
 def test_what_waits_is_not_done(planned: Cli, tmp_path: Path) -> None:
     (tmp_path / "staging").rmdir()
     result = planned("apply", "p.json")
-    assert (result.code, "2 delivered (7 B), 2 to be tried again, in" in result.err) == (1, True), result
+    assert (result.code, "2 delivered (7 B), 2 to be tried again, the first in " in result.err) == (1, True), result
+    assert result.err.splitlines()[-1] == "Next: run it again then; or at once, after: crossdock transfers retry --all"
 
 
 def test_a_plan_can_be_cut(planned: Cli, tmp_path: Path) -> None:

@@ -41,6 +41,35 @@ def test_the_exit_code_and_the_summary(cli: Cli, home: Path) -> None:
     assert "did you mean move?" in cli("run", "mov").err
 
 
+def test_what_waits_is_told_with_when_and_what_to_do(cli: Cli, home: Path) -> None:
+    configure(home)
+    (home / "in/a").write_bytes(b"1")
+    (home / "in/b").write_bytes(b"2")
+    (home / "out").rename(home / "gone")
+    result = cli("run", "--once")
+    assert result.code == 1
+    assert re.search(
+        r"; 2 to be tried again, the first in (\d+|\d\.\d) s\.\n"
+        r"Next: run it again then; or at once, after: crossdock transfers retry --all\n\Z",
+        result.err,
+    ), result.err
+    summary = cli("run", "--once", "--json").rows[-1]["summary"]
+    assert summary["waiting"] == 2 and 0 < summary["again_in"] <= 60, summary
+    (home / "gone").rename(home / "out")
+    assert cli("transfers", "retry", "--all").code == 0
+    result = cli("run", "--once")
+    assert (result.code, "Next:" in result.err) == (0, False), result.err
+    assert "again_in" not in cli("run", "--once", "--json").rows[-1]["summary"]
+    assert [(home / "out" / name).read_bytes() for name in "ab"] == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "-n"])
+def test_what_would_be_moved_is_another_command(cli: Cli, home: Path, option: str) -> None:
+    configure(home)
+    result = cli("run", "--once", option)
+    assert (result.code, result.err.splitlines()[-1]) == (2, "Next: crossdock plan shows what a run would move")
+
+
 def test_what_a_killed_worker_holds_is_told(cli: Cli, home: Path) -> None:
     """Its lease lasts for a while: a run that finds nothing to do says why."""
     configure(home)
@@ -64,7 +93,8 @@ def test_an_extra_that_is_not_installed_fails_no_file(cli: Cli, home: Path) -> N
     said = subprocess.run([sys.executable, "-c", without, "run", "--once"], cwd=home, capture_output=True, text=True)
     assert re.match(
         r"move: src:a: again in 5:0\d: endpoint dst: type s3 needs the package aiohttp\. "
-        r"Next: pip install 'crossdock\[s3\]'\n0 transfers delivered, .*; 1 to be tried again\.\n",
+        r"Next: pip install 'crossdock\[s3\]'\n0 transfers delivered, .*; 1 to be tried again, "
+        r"the first in [45]:\d\d\.\nNext: run it again then; or at once, after: crossdock transfers retry --all\n\Z",
         said.stderr,
     ), said.stderr
     assert said.returncode == 1

@@ -259,7 +259,7 @@ def test_an_archive_that_cannot_be_written_to(cli: Cli, tmp_path: Path) -> None:
     result = cli("run", "--once")
     assert result.code == 1
     assert result.err.startswith("pull: partner:out/a: delivered; what follows failed, again in ")
-    assert "1 transfer delivered, 1 B, in " in result.err and "; 1 to be tried again." in result.err
+    assert "1 transfer delivered, 1 B, in " in result.err and "; 1 to be tried again, the first in " in result.err
     for text in (cli("where", "a").out, cli("explain", "pull", "a").out, cli("transfers", "show", "1").out):
         assert "; tried until it succeeds: mend what the error names, or take it out of the flow's 'after'" in text
     configure(tmp_path)

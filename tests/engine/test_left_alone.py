@@ -11,6 +11,17 @@ from crossdock.storage.shared import SharedReads
 from tests.engine.places import House, flow, lost
 
 
+async def test_of_what_is_left_alone_the_next_step_is_the_one_of_what_failed(home: House) -> None:
+    """Not a second one, that it should be up."""
+    async with home.engine(flow()) as engine:
+        engine.endpoints.failed("src", AuthenticationFailed("no", operation="sign in", endpoint="src"))
+        with pytest.raises(LeftAlone) as caught:
+            await engine.look("f")
+        said = "src is left alone after: sign in src: no. Next: check who signs in, and with which secret"
+        assert str(caught.value) == f"list src: {said}"
+        assert engine.endpoints.pause("src", "dst")[1] == said, "for the ledger"
+
+
 async def test_an_endpoint_that_fails_is_left_alone(home: House) -> None:
     """Sixteen attempts that break with one connection are one mishap: a pause of 15 s, not of ten minutes."""
     for number in range(16):

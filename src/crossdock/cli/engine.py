@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from crossdock.cli.output import count, human_size
+from crossdock.cli.output import count, human_size, human_time
 from crossdock.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,20 +22,18 @@ if TYPE_CHECKING:
     from crossdock.ledger.base import Ledger
 
 __all__ = [
-    "AFTER_FAILURE",
     "below_source",
     "delivery_json",
+    "first_due",
     "flows_of",
     "ledger_option",
     "opened_engine",
     "opened_ledger",
     "told_if_stopped",
+    "what_next",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-AFTER_FAILURE = "Next: mend what failed, then: crossdock transfers retry --all"
-"""No later run does that by itself."""
 
 
 def ledger_option(function: F) -> F:
@@ -96,6 +94,21 @@ def told_if_stopped(session: Session, summary: Summary) -> Iterator[None]:
         done = f"{count(summary.delivered, 'transfer')} delivered, {human_size(summary.size)}"
         session.say(f"stopped: {done}; the rest is for the next run")
         raise
+
+
+def first_due(summary: Summary) -> str:
+    """When the first of what waits is tried again, in words."""
+    return f"to be tried again, the first in {human_time(summary.again_in or 0.0)}"
+
+
+def what_next(summary: Summary) -> str | None:
+    """The next step after a run that left something undone."""
+    if summary.failed:
+        # No later run does that by itself.
+        return "Next: mend what failed, then: crossdock transfers retry --all"
+    if summary.waiting:
+        return "Next: run it again then; or at once, after: crossdock transfers retry --all"
+    return None
 
 
 def delivery_json(delivery: Delivery) -> dict[str, Any]:

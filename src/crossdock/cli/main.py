@@ -30,6 +30,11 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """What a write to stdout fails with, where that is a file."""
 
 
+_PLAN = "crossdock plan shows what a run would move"
+_MEANT = {("crossdock run", name): _PLAN for name in ("--dry-run", "-n")}
+"""What has another command of its own."""
+
+
 class _OutputLost(Exception):
     """What was written to stdout went nowhere; its cause is the `OSError`."""
 
@@ -109,8 +114,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "crossdock"
-        dashes = "; -- goes before names that begin with -" if isinstance(error, click.NoSuchOption) else ""
-        click.echo(f"crossdock: {_lines(error.format_message())}\nNext: {command} --help{dashes}", err=True)
+        hint = f"{command} --help"
+        if isinstance(error, click.NoSuchOption):
+            hint = _MEANT.get((command, error.option_name)) or f"{hint}; -- goes before names that begin with -"
+        click.echo(f"crossdock: {_lines(error.format_message())}\nNext: {hint}", err=True)
         return exits.USAGE
     except (click.Abort, KeyboardInterrupt, Interrupted):
         return exits.INTERRUPTED

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossdock.cli import exits
-from crossdock.cli.engine import AFTER_FAILURE, delivery_json, flows_of, ledger_option, opened_engine, told_if_stopped
+from crossdock.cli.engine import (
+    delivery_json,
+    first_due,
+    flows_of,
+    ledger_option,
+    opened_engine,
+    told_if_stopped,
+    what_next,
+)
 from crossdock.cli.main import complain
 from crossdock.cli.options import DURATION
 from crossdock.cli.output import count, emit, human_size, human_time
@@ -201,13 +209,14 @@ class _Apply:
                 flows = {row.flow for row in rows} & set(engine.planners)
                 await engine.worker(flows, report=report).run(until_idle=True)
             seconds = asyncio.get_running_loop().time() - started
-            summary.waiting = sum([(await engine.unfinished(flow))[0] for flow in flows])
+            for flow in flows:
+                await engine.unfinished(flow, summary)
         done = f"{count(len(added), 'transfer')} added, {summary.delivered} delivered ({human_size(summary.size)})"
-        more = [(summary.skipped, "skipped"), (summary.failed, "failed"), (summary.waiting, "to be tried again")]
+        more = [(summary.skipped, "skipped"), (summary.failed, "failed"), (summary.waiting, first_due(summary))]
         parts = [done, *(f"{number} {what}" for number, what in [*more, (len(drifted), "drifted")] if number)]
         self.session.say(f"{', '.join(parts)}, in {human_time(seconds)}")
-        if summary.failed:
-            self.session.say(AFTER_FAILURE)
+        if (after := what_next(summary)) is not None:
+            self.session.say(after)
         return exits.OK if summary.good and not drifted else exits.SOME
 
     def _drifted(self, drifted: list[Drift]) -> None:

@@ -10,7 +10,7 @@ import click
 
 from crossdock.cli import exits
 from crossdock.cli.daemon import Daemon
-from crossdock.cli.engine import AFTER_FAILURE, flows_of, ledger_option, opened_engine, told_if_stopped
+from crossdock.cli.engine import first_due, flows_of, ledger_option, opened_engine, told_if_stopped, what_next
 from crossdock.cli.main import complain
 from crossdock.cli.options import DURATION
 from crossdock.cli.output import count, emit, human_size, human_time
@@ -103,8 +103,8 @@ class _Once(Command):
         if summary.stuck:
             self.session.say(explained(*summary.stuck[0][:2]))
         self.session.say(_summary(summary, seconds))
-        if summary.failed:
-            self.session.say(AFTER_FAILURE)
+        if (after := what_next(summary)) is not None:
+            self.session.say(after)
         for name, number in summary.parked.items():
             self.session.say(
                 f"left in the ledger: {count(number, 'transfer')} of the flow {name}, which the configuration lacks\n"
@@ -125,7 +125,7 @@ def _summary(summary: Summary, seconds: float) -> str:
         (summary.followed, "finished"),
         (summary.skipped, "skipped"),
         (summary.failed, "failed"),
-        (summary.waiting, "to be tried again"),
+        (summary.waiting, first_due(summary)),
         (summary.held, "held by other workers, or by one that was killed, for up to a minute"),
         (summary.settling, "settling"),
         (summary.left, "left for the next run"),
@@ -142,6 +142,8 @@ def _summary_json(summary: Summary, seconds: float) -> dict[str, Any]:
     found: dict[str, Any] = {
         key: getattr(summary, key) for key in (*keys, "settling", "left", "unmatched", "clashes", "removed")
     }
+    if summary.again_in is not None:
+        found["again_in"] = round(summary.again_in, 1)
     found["parked"] = dict(summary.parked)
     found["seconds"] = round(seconds, 3)
     found["errors"] = {name: str(error) for name, error in summary.errors.items()}

@@ -187,7 +187,7 @@ def _plain(value: object) -> str:
 @transfers.command(short_help="Try transfers again, now.")
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=ID)
 @filtered
-@click.option("--all", "everything", is_flag=True, help="Every failed one, without any filter.")
+@click.option("--all", "everything", is_flag=True, help="Every one that failed or waits, without any filter.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say which ones, and change nothing.")
 @click.option("--why", metavar="TEXT", default="tried again by hand", show_default=True, help="Kept in the history.")
 @ledger_option

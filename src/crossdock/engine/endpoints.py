@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -22,7 +22,7 @@ from crossdock.errors import (
 from crossdock.storage.shared import SharedReads
 from crossdock.storage.storage import Storage
 
-__all__ = ["Endpoints"]
+__all__ = ["Endpoints", "LeftAlone"]
 
 _FAILURES = 3
 """Lost connections in a row after which an endpoint is left alone."""
@@ -34,11 +34,16 @@ _AT_THE_DOOR = ("connect", "open")
 """Operations of which 'too many' means that nobody is let in, or that a relay answers for a server that is down."""
 
 
+class LeftAlone(ConnectionFailed):
+    """The endpoint failed lately, and is not asked before `retry_after` seconds are over."""
+
+
 @dataclass(slots=True)
 class _Breaker:
     failures: int = 0
     closed_until: float = 0.0
     reason: str = ""
+    hint: str | None = None
 
 
 class Endpoints:
@@ -101,10 +106,11 @@ class Endpoints:
         before = self.pause(name)
         async with self._locks.setdefault(name, asyncio.Lock()):
             if name not in self._open:
-                wait, why = self.pause(name)
-                if wait and not before[0]:
+                if not before[0] and (left := self.left_alone(name)) is not None:
                     # It failed while this one waited for its turn: sixteen files are not sixteen refused sign-ins.
-                    raise ConnectionFailed(why, operation="connect", endpoint=name, retry_after=wait)
+                    raise ConnectionFailed(
+                        left.reason, operation="connect", endpoint=name, hint=left.hint, retry_after=left.retry_after
+                    )
                 self.begin(name)
                 opening = self._opening[name]
                 try:
@@ -123,12 +129,24 @@ class Endpoints:
             return self._open[name]
 
     def pause(self, *names: str) -> tuple[float, str]:
-        """Seconds for which one of these endpoints is to be left alone, and why; 0 when all may be used."""
+        """Seconds for which one of these endpoints is to be left alone, and why, with the next step; 0 when all may
+        be used."""
+        wait, breaker = self._longest(names)
+        return wait, f"{breaker.reason.removesuffix('.')}. Next: {breaker.hint}" if breaker.hint else breaker.reason
+
+    def left_alone(self, name: str, path: str = "") -> LeftAlone | None:
+        """The same of one endpoint, to be raised by who would list `path`."""
+        wait, breaker = self._longest([name])
+        if not wait:
+            return None
+        return LeftAlone(
+            breaker.reason, operation="list", endpoint=name, path=path, hint=breaker.hint, retry_after=wait
+        )
+
+    def _longest(self, names: Iterable[str]) -> tuple[float, _Breaker]:
         now = self._clock()
-        waits = [
-            (breaker.closed_until - now, breaker.reason) for name in names if (breaker := self._breakers.get(name))
-        ]
-        return max(((wait, why) for wait, why in waits if wait > 0), default=(0.0, ""))
+        waits = [(breaker.closed_until - now, breaker) for name in names if (breaker := self._breakers.get(name))]
+        return max((each for each in waits if each[0] > 0), default=(0.0, _Breaker()), key=lambda each: each[0])
 
     def failed(self, name: str, error: CrossdockError) -> bool:
         """Note that an operation failed. True if it was the endpoint's fault, not the file's."""
@@ -154,7 +172,7 @@ class Endpoints:
         else:
             return True
         breaker.closed_until = self._clock() + pause
-        breaker.reason = f"{name} is left alone after: {error}"
+        breaker.reason, breaker.hint = f"{name} is left alone after: {error.message}", error.hint
         return True
 
     def worked(self, *names: str) -> None:

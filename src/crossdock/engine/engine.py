@@ -21,12 +21,12 @@ from typing import get_args
 from crossdock.engine.actions import Actions
 from crossdock.engine.delivery import Courier, Delivery, Step
 from crossdock.engine.discovery import Discovery, add, look, to_look_again
-from crossdock.engine.endpoints import Endpoints
+from crossdock.engine.endpoints import Endpoints, LeftAlone
 from crossdock.engine.late import check_late
 from crossdock.engine.poisoned import check_poisoned
 from crossdock.engine.summary import Summary
 from crossdock.engine.worker import Worker
-from crossdock.errors import ConfigError, ConnectionFailed, CrossdockError, LedgerError, shown
+from crossdock.errors import ConfigError, CrossdockError, LedgerError, shown
 from crossdock.flows.flow import Flow, OnConflict, Order, Unmatched
 from crossdock.flows.plan import Planner
 from crossdock.flows.schedule import schedule_of
@@ -43,10 +43,6 @@ STUCK_SHOWN = 3
 """Files of each flow, which no rule can move, that a run names; the others are counted."""
 _COUNTED = 1000
 _NOT_DONE = frozenset({State.PENDING, State.RUNNING, State.DELIVERED})
-
-
-class LeftAlone(ConnectionFailed):
-    """The endpoint failed lately, and is not asked before `retry_after` seconds are over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +114,9 @@ class Engine:
         """List a flow's source and decide; only sightings are recorded. Raises what the listing raises."""
         planner = self.planner(flow)
         source = planner.flow.source.endpoint
-        wait, why = self.endpoints.pause(source)
-        if wait:
-            raise LeftAlone(why, operation="list", endpoint=source, path=planner.flow.source.path, retry_after=wait)
+        left = self.endpoints.left_alone(source, planner.flow.source.path)
+        if left is not None:
+            raise left
         try:
             storage = await self.endpoints.storage(source)
             found = await look(
@@ -219,21 +215,23 @@ class Engine:
             await asyncio.sleep(pause)
         summary.settling, summary.left = sum(settling.values()), sum(left.values())
         for name in names:
-            waiting, held = await self.unfinished(name)
-            summary.waiting += waiting
-            summary.held += held
+            await self.unfinished(name, summary)
         everybody = await self.ledger.find(Query(states=_NOT_DONE, limit=_COUNTED))
         summary.parked = Counter(each.flow for each in everybody if each.flow not in self.planners)
         for name in names:
             summary.removed += await self.keep_house(name, report=report)
         return summary
 
-    async def unfinished(self, flow: str) -> tuple[int, int]:
-        """Transfers that wait for their next attempt, and that are under way at others; of the newest 1,000."""
+    async def unfinished(self, flow: str, summary: Summary) -> None:
+        """Add transfers that wait for their next attempt, and that are under way at others; of the newest 1,000."""
         found = await self.ledger.find(Query(flow=flow, states=_NOT_DONE, limit=_COUNTED))
         now = self.clock()
-        waiting = sum(each.owner is None and each.ready is not None and each.ready > now for each in found)
-        return waiting, sum(each.owner is not None for each in found)
+        waits = [each.ready - now for each in found if each.owner is None and each.ready is not None]
+        for wait in (each.total_seconds() for each in waits):
+            if wait > 0:
+                summary.waiting += 1
+                summary.again_in = wait if summary.again_in is None else min(wait, summary.again_in)
+        summary.held += sum(each.owner is not None for each in found)
 
     async def _discover_all(self, names: list[str], summary: Summary) -> list[Discovery]:
         async def one(name: str) -> Discovery | None:

@@ -25,6 +25,8 @@ class Summary:
     failed: int = 0
     waiting: int = 0
     """Transfers whose next attempt is not due yet, because something failed; at most 1,000 of each flow."""
+    again_in: float | None = None
+    """Seconds until the first of these is due; None if none waits."""
     held: int = 0
     """Transfers under way at other workers, or at one that was killed, whose lease still lasts."""
     parked: Mapping[str, int] = field(default_factory=dict)
