@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crossdock.errors import AlreadyExists
+from crossdock.errors import AlreadyExists, ConnectionFailed
 from crossdock.storage.base import Entry
 from crossdock.storage.layers import Layer
 from crossdock.storage.local import LocalSettings
@@ -79,6 +79,28 @@ async def test_it_is_where_names_are_told_apart(tmp_path: Path, name: str) -> No
     for dry_run in (True, False):
         assert (await run(source, target, delete=True, max_delete=1, dry_run=dry_run))[0].deleted == 1
     assert await content(target) == {name.lower(): b"now", "1": b"1"}
+
+
+class LosesTheLine(Layer):
+    at: frozenset[str]
+
+    async def stat(self, path: str) -> Entry:
+        if path in self.at:
+            raise self.error(ConnectionFailed, "stat", path, "the connection was lost")
+        return await self.inner.stat(path)
+
+
+@pytest.mark.parametrize("many", [1000, 1], ids=["a few", "many"])
+async def test_a_line_lost_in_the_moment_of_looking_is_no_word_for_it(
+    windows: tuple[FaultyFtpServer, Storage], many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossdock.engine.sync.twins._MANY", many)
+    _, target = windows
+    loses = LosesTheLine(target.backend)
+    loses.at = frozenset({"a.csv", "B.csv"})
+    _, outcomes = await run(await filled("a", {"A.csv": b"upper", "a.csv": b"lower", "b.csv": b"b"}), Storage(loses))
+    assert isinstance(outcomes["a.csv"].error, ConnectionFailed)
+    assert await content(target) == {"A.csv": b"upper", "b.csv": b"b"}
 
 
 class Counts(Layer):

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
-from crossdock.errors import AlreadyExists, CrossdockError
+from crossdock.errors import (
+    AlreadyExists,
+    CrossdockError,
+    InvalidPath,
+    NotADirectory,
+    NotFound,
+    PermissionDenied,
+    Unsupported,
+)
 from crossdock.storage.storage import Storage
 
 __all__ = ["Twins"]
@@ -33,8 +41,9 @@ class Twins:
             other = "".join(letter.swapcase() if letter.isascii() else letter for letter in name)
             if other != name:
                 self._asked = True
-                if not await self._holds(f"{folder}{slash}{other}"):
-                    self._seen = None
+                with suppress(CrossdockError):  # who does not know takes them for one
+                    if not await self._holds(f"{folder}{slash}{other}"):
+                        self._seen = None
                 return
 
     def add(self, name: str) -> bool:
@@ -43,8 +52,11 @@ class Twins:
 
     async def refused(self, name: str, path: str) -> CrossdockError | None:
         """Why a file that `add` told of, and that was not listed at the target, must not be written to `path` there."""
-        if self._seen is None or not await self._holds(path):
-            return None
+        try:
+            if self._seen is None or not await self._holds(path):
+                return None
+        except CrossdockError as error:
+            return error
         reason = f"the target takes this name for that of {self._seen[_folded(name)]!r}, another file of the source"
         hint = "rename one of them, or leave one out with --exclude"
         return self._target.backend.error(AlreadyExists, "write", path, reason, hint=hint)
@@ -65,8 +77,8 @@ class Twins:
     async def _holds(self, path: str) -> bool:
         try:
             await self._target.stat(path)
-        except CrossdockError:
-            return False
+        except (NotFound, NotADirectory, InvalidPath, Unsupported, PermissionDenied):
+            return False  # or so that writing fails as well
         return True
 
 
