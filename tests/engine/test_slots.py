@@ -178,6 +178,42 @@ async def test_a_worker_that_is_stopped_while_one_hand_claims_for_all_ends_at_on
         assert [each.state for each in await ledger.find(Query())] == [State.PENDING], "given back"
 
 
+async def test_what_waits_for_one_that_ends_while_the_ledger_is_asked_is_not_left() -> None:
+    """Of two for one place, the ledger gives one, and that none can be had until that has ended."""
+    asked, over = asyncio.Event(), asyncio.Event()
+
+    class TellsLate(MemoryLedger):
+        async def claim(self, *owner: Any, **more: Any) -> list[Lease]:
+            found = await super().claim(*owner, **more)
+            if not found:
+                asked.set()
+                await over.wait()
+            return found
+
+    class Quick(Courier):
+        def __init__(self) -> None:
+            pass
+
+        def claimed(self, leases: Sequence[Lease]) -> None:
+            pass
+
+        async def attempt(self, lease: Lease) -> Delivery:
+            await asked.wait()
+            await ledger.delivered(lease, {}, owed=False)
+            return Delivery(transfer=lease.transfer, what="delivered")
+
+    async with TellsLate() as ledger, asyncio.timeout(60):
+        await ledger.add([planned(name, flow="f", target_path="one") for name in "ab"], who="poll")
+        reports: list[Delivery] = []
+
+        def report(delivery: Delivery) -> None:
+            reports.append(delivery)
+            over.set()
+
+        await Worker(ledger, Quick(), ["f"], owner="w", transfers=2, report=report).run(until_idle=True)
+        assert [each.state for each in await ledger.find(Query())] == [State.DONE] * 2
+
+
 @pytest.mark.parametrize("on_conflict", ["overwrite", "version"])
 async def test_a_delivery_leaves_no_generator_for_the_loop_to_close(home: House, on_conflict: OnConflict) -> None:
     """Each would be a task of its own, and wake the loop."""
