@@ -33,6 +33,7 @@ CrossdockError                  .retryable  .retry_after  .hint
 
 from __future__ import annotations
 
+import importlib
 import os
 import shlex
 import traceback
@@ -91,8 +92,9 @@ def located(endpoint: str, path: str = "") -> str:
 def raised_at(error: BaseException) -> str:
     """Where somebody else's code failed that is called from here: ` (routes.py, line 3)`; "" if it did not."""
     ours = os.path.dirname(__file__)  # noqa: PTH120
+    skipped = (ours, "<frozen importlib", os.path.dirname(importlib.__file__))  # noqa: PTH120
     found = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    theirs = [(file, line) for file, line in found if not file.startswith(ours)]
+    theirs = [(file, line) for file, line in found if not file.startswith(skipped)]
     # The last line of the file that was called, not of a library that it uses.
     line = next((line for file, line in reversed(theirs) if file == theirs[0][0]), 0)
     return f" ({os.path.basename(theirs[0][0])}, line {line})" if line else ""  # noqa: PTH119

@@ -181,7 +181,8 @@ def test_names_that_lead_nowhere(cli: Cli, tmp_path: Path) -> None:
         "..y": "'.' and '..' are not names", "e": "no name is left of it", "e/": "it stands for a folder", "ex": "b:x",
         "g": "no name is left of it",
         "f_dots": "'.' and '..' are not names", "f_root": "no name is left of it", "f_other": "no endpoint is called",
-        "f_number": "TypeError", "f_exit": "SystemExit: 0", "f_raise": "RuntimeError: one\\ntwo", "f_x": "b:ok",
+        "f_number": "returned 5 for f_number",
+        "f_exit": "SystemExit: 0", "f_raise": "RuntimeError: one\\ntwo", "f_x": "b:ok",
     }  # fmt: skip
     result = cli("route", "f", *expected)
     assert result.code == 1
@@ -189,6 +190,45 @@ def test_names_that_lead_nowhere(cli: Cli, tmp_path: Path) -> None:
     for line, (name, words) in zip(result.out.splitlines(), expected.items(), strict=True):
         assert line.startswith(f"{name} → ")
         assert words in line
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "hint"),
+    [
+        (None, "ModuleNotFoundError: No module named 'hostile_MODULE'",
+         "write hostile_MODULE.py beside the configuration, with a function to"),
+        ("def to(entry)\n    pass\n", "SyntaxError: expected ':' (hostile_MODULE.py, line 1)",
+         "mend hostile_MODULE.py"),
+        ("x = 1\n1 / 0\n", "ZeroDivisionError: division by zero (hostile_MODULE.py, line 2)", "mend hostile_MODULE.py"),
+        ("x = 1\nimport not_there\n", "ModuleNotFoundError: No module named 'not_there' (hostile_MODULE.py, line 2)",
+         "install what has not_there, or mend hostile_MODULE.py"),
+        ("def tto(entry): pass\n", "AttributeError: module 'hostile_MODULE' has no attribute 'to'",
+         "did you mean tto?"),
+        ("", "AttributeError: module 'hostile_MODULE' has no attribute 'to'",
+         "write a function to into hostile_MODULE.py"),
+    ],
+)  # fmt: skip
+def test_a_module_that_cannot_be_imported(cli: Cli, tmp_path: Path, code: str | None, said: str, hint: str) -> None:
+    """It was to be written, even where it was there, and had a fault."""
+    module = f"module_{abs(hash(code))}"
+    if code is not None:
+        (tmp_path / f"hostile_{module}.py").write_text(code)
+    (tmp_path / "crossdock.yaml").write_text(flow(f"to: 'python:hostile_{module}.to'"))
+    result = cli("check")
+    told = f"cannot be imported: {said}\nNext: {hint}\n".replace("MODULE", module)
+    assert (result.code, result.err.endswith(told)) == (3, True), result.err
+
+
+@pytest.mark.parametrize("answer", ["1", "{'b:x': 1}", "b'b:x'", "['b:x', None]", "'nowhere'", "entry", "['b:x', 'y']"])
+def test_a_function_that_returns_no_place(cli: Cli, tmp_path: Path, answer: str) -> None:
+    module = f"hostile_answer_{abs(hash(answer))}"
+    (tmp_path / f"{module}.py").write_text(f"def to(entry): return {answer}\n")
+    (tmp_path / "crossdock.yaml").write_text(flow(f"to: 'python:{module}.to'"))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/file").touch()
+    found = cli("route", "f", "file").out
+    words = "Entry(path='file', " if answer == "entry" else f"{answer} for file)\n"
+    assert found.startswith(f"file → nowhere (rule to: python:{module}.to returned {words}"), found
 
 
 def test_a_module_that_ends_the_program(cli: Cli, tmp_path: Path) -> None:

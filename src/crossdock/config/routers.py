@@ -7,10 +7,11 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from crossdock.errors import ConfigError, shown
+from crossdock.errors import ConfigError, raised_at, shown
 from crossdock.storage.base import Entry
 
 __all__ = ["PREFIX", "PythonRouter", "on_path"]
@@ -47,12 +48,27 @@ class PythonRouter:
     def resolve(self) -> Any:
         """The function itself."""
         on_path(self.folder)
+        file = f"{self.module.replace('.', '/')}.py"
         try:
-            function = getattr(importlib.import_module(self.module), self.function)
+            module = importlib.import_module(self.module)
         except (Exception, SystemExit) as error:
             # A module may raise anything as it is imported, and a script ends the program.
-            reason = shown(f"{type(error).__name__}: {error}")
-            hint = f"write {self.module.replace('.', '/')}.py beside the configuration, with a function {self.function}"
+            # A SyntaxError tells by itself where it is.
+            where = "" if isinstance(error, SyntaxError) else raised_at(error)
+            reason = shown(f"{type(error).__name__}: {error}{where}")
+            hint = f"mend {file}"
+            if isinstance(error, ModuleNotFoundError):
+                missing = error.name or ""
+                hint = f"install what has {missing}, or mend {file}"
+                if f"{self.module}.".startswith(f"{missing}."):
+                    hint = f"write {file} beside the configuration, with a function {self.function}"
+            raise ConfigError(f"{self.written} cannot be imported: {reason}", hint=hint) from error
+        try:
+            function = getattr(module, self.function)
+        except AttributeError as error:
+            near = get_close_matches(self.function, [name for name, one in vars(module).items() if callable(one)], 1)
+            hint = f"did you mean {near[0]}?" if near else f"write a function {self.function} into {file}"
+            reason = f"{type(error).__name__}: {error}"
             raise ConfigError(f"{self.written} cannot be imported: {reason}", hint=hint) from error
         if not callable(function):
             raise ConfigError(f"{self.written} is not a function", hint="name a function that takes an entry")

@@ -25,6 +25,7 @@ DATES = ("now", "modified")
 
 _NEVER_EMPTY = frozenset({"path", "name", "stem", *DATES})
 _SHOWN = 200
+_WANTED = "'endpoint:path', several of them, or None"
 _WORD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
@@ -263,15 +264,27 @@ class Routes:
         try:
             # A copy: what somebody else's code does to it is not to become the file's name in the ledger.
             found = rule.call(replace(entry))
-            written: Iterable[str] = () if found is None else (found,) if isinstance(found, str) else found
-            return tuple(parse_place(str(text)) for text in written)
+            # Anything else is told as it is.
+            several = isinstance(found, Iterable) and not isinstance(found, (str, bytes, Mapping))
+            written = () if found is None else tuple(found) if several else (found,)
         except (Exception, SystemExit) as error:
             # Somebody else's code may raise anything; it must not end the run of other files.
             reason = shown(f"{type(error).__name__}: {error}{raised_at(error)}")
             raise ConfigError(
                 f"rule {rule.name}: {rule.call_name} failed for {shown(entry.path)}: {reason}",
-                hint="mend the function; it takes an entry and returns 'endpoint:path', several of them, or None",
+                hint=f"mend the function; it takes an entry and returns {_WANTED}",
             ) from error
+        places = []
+        for one in written:
+            try:
+                places.append(parse_place(str(one)))
+            except ValueError as error:
+                what = f"{found!r:.{_SHOWN}}"
+                raise ConfigError(
+                    f"rule {rule.name}: {rule.call_name} returned {shown(what)} for {shown(entry.path)}",
+                    hint=f"let the function return {_WANTED}",
+                ) from error
+        return tuple(places)
 
     def failures(self) -> Sequence[tuple[int, str]]:
         """What the flow's own tests say: (index of the test, what it expected and what came out)."""

@@ -117,8 +117,9 @@ def test_names_that_lead_nowhere(name: str, said: str, own: str) -> None:
     ("code", "said"),
     [
         ("import not_there", "ModuleNotFoundError: No module named 'not_there'"),
-        ("x = (", "SyntaxError"),
-        ("1 / 0", "ZeroDivisionError"),
+        ("x = (", r"SyntaxError: .* \(broken_\d+\.py, line 1\)\."),
+        ("x = 1\nx.y", r"AttributeError: .* \(broken_\d+\.py, line 2\)\."),
+        ("1 / 0", r"ZeroDivisionError: division by zero \(broken_\d+\.py, line 1\)\."),
         ("raise SystemExit(2)", "SystemExit: 2"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from crossdock.errors import ConfigError, shown
+from crossdock.errors import ConfigError, raised_at, shown
 from crossdock.transfer.transforms.base import Splitter, Step, Transform
 
 __all__ = ["Spec", "step", "steps", "transform_class", "transform_names", "written"]
@@ -103,6 +103,8 @@ def transform_class(name: str) -> type[Transform] | type[Splitter]:
             hint="put its file beside the configuration, or install its package",
         ) from error
     except AttributeError as error:
+        if own and raised_at(error):
+            raise _not_imported(name, error) from error
         raise ConfigError(f"transform {name}: {error}", key="transform", hint="write python:module:Class") from error
     except (Exception, SystemExit) as error:
         # A module may raise anything as it is imported, and a script ends the program.
@@ -118,7 +120,9 @@ def transform_class(name: str) -> type[Transform] | type[Splitter]:
 
 
 def _not_imported(name: str, error: BaseException) -> ConfigError:
-    reason = shown(f"{type(error).__name__}: {error}")
+    # A SyntaxError tells by itself where it is.
+    where = "" if isinstance(error, SyntaxError) else raised_at(error)
+    reason = shown(f"{type(error).__name__}: {error}{where}")
     return ConfigError(f"transform {name} cannot be imported: {reason}", key="transform", hint="mend its module")
 
 
