@@ -6,19 +6,20 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.histories.configuration import CHOICES
-from tests.histories.history import Operation
+from tests.histories.configuration import CHOICES, SECOND
 
-__all__ = ["draw", "shrunk"]
+__all__ = ["Operation", "draw", "shrunk"]
 
+Operation = tuple[Any, ...]
 SIZES = (12, 12, 20)
 
 
 class _Draw(random.Random):
     """Of one history, whose files are few: only what happens to one and the same is of interest."""
 
-    def __init__(self, seed: str, served: bool) -> None:
+    def __init__(self, seed: str, served: bool, second: str | None) -> None:
         super().__init__(seed)
+        self.settings = CHOICES if second is None else {**CHOICES, **SECOND}
         self.served = served
         self.paths = self.sample(range(4), self.choice((1, 1, 2, 4)))
 
@@ -39,6 +40,7 @@ _OWNERS: tuple[tuple[int, Callable[[_Draw], Operation]], ...] = (
     (3, lambda draw: ("unarchive", draw.randrange(5))),
     (2, lambda draw: ("tamper", draw.randrange(5), draw.choice(("change", "remove", "stranger")))),
     (3, lambda draw: ("receive", draw.choice(("d1", "d2")), draw.randrange(4), draw.choice(("take", "take", "alter")))),
+    (2, lambda draw: ("sign", draw.path(), draw.randrange(2))),
     (1, lambda draw: ("cancel", draw.randrange(5))),
     (1, lambda draw: ("retry", draw.randrange(5))),
 )
@@ -46,7 +48,7 @@ _OTHERS: tuple[tuple[int, Callable[[_Draw], Operation]], ...] = (
     (30, lambda draw: ("run", draw.choice("aab"), draw.random() < 0.5, _events(draw))),
     (4, lambda draw: ("both", _events(draw), _events(draw))),
     (10, lambda draw: ("clock", draw.clock())),
-    (5, lambda draw: ("configure", (name := draw.choice(list(CHOICES))), draw.choice(CHOICES[name]))),
+    (5, lambda draw: ("configure", (name := draw.choice(list(draw.settings))), draw.choice(draw.settings[name]))),
     (1, lambda draw: ("repoint", draw.choice(("d1", "d2")))),
     (2, lambda draw: ("plan",)),
     (2, lambda draw: ("apply", _events(draw))),
@@ -87,15 +89,21 @@ def _events(draw: _Draw) -> tuple[tuple[int, Operation], ...]:
     return tuple(sorted(found.items()))
 
 
-def draw(seed: str, *, served: bool = False, transform: str | None = None) -> tuple[dict[str, Any], list[Operation]]:
+def draw(
+    seed: str, *, served: bool = False, transform: str | None = None, second: str | None = None
+) -> tuple[dict[str, Any], list[Operation]]:
     """A configuration to begin with, and what happens then. `served`: to the requests of a server, too."""
-    found = _Draw(seed, served)
-    first = {name: found.choice(choices) for name, choices in CHOICES.items() if found.random() < 0.5}
+    found = _Draw(seed, served, second)
+    first = {name: found.choice(choices) for name, choices in found.settings.items() if found.random() < 0.5}
     first["etags"] = found.random() < 0.2
+    if second is not None:
+        first["second"] = second
     if transform is not None:
         first["transform"] = transform
     number = found.choice((6, 10, 16, 24))
-    return first, [_one(found, _OWNERS if found.random() < 0.45 else _OTHERS) for _ in range(number)]
+    operations = [_one(found, _OWNERS if found.random() < 0.45 else _OTHERS) for _ in range(number)]
+    # What is packed into one file cannot be told from what is unpacked into many, nor what is not yet packed at all.
+    return first, [each for each in operations if transform is None or each[:2] != ("configure", "transform")]
 
 
 def shrunk(

@@ -11,6 +11,7 @@ import inspect
 import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from crossdock.errors import ConnectionFailed, LedgerUnavailable
@@ -19,9 +20,11 @@ from crossdock.ledger.transactions import Connection, Operation, transact
 from crossdock.storage.base import Backend, Entry, Expect, Reader, Writer
 from crossdock.storage.layers import Layer, LayeredReader, LayeredWriter
 
-__all__ = ["Desk", "Eye", "InlineLedger", "Killed", "Process"]
+__all__ = ["Desk", "Eye", "InlineLedger", "Killed", "Process", "acting"]
 
 T = TypeVar("T")
+acting: ContextVar[str | None] = ContextVar("acting", default=None)
+"""The flow for which an engine does what it does just now."""
 Happening = tuple[Any, ...]
 """("kill",), ("fault",), ("jump", seconds), or an operation of the history that somebody does in that moment."""
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.histories.drawing import draw, shrunk
-from tests.histories.history import Operation, play
+from tests.histories.drawing import Operation, draw, shrunk
+from tests.histories.history import play
 from tests.histories.world import World
 
 SEED = os.environ.get("CROSSDOCK_SEED") or "20261123"
@@ -105,14 +105,24 @@ def test_known(what: str) -> None:
 @pytest.mark.timeout(120 + HISTORIES)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_histories(part: int, tmp_path: Path) -> None:
-    """Every tenth keeps its ledger in a file."""
+    """Of one flow. Every tenth keeps its ledger in a file."""
     print(f"CROSSDOCK_SEED={SEED}")
-    for number in range(part, HISTORIES, PARTS):
+    for number in range(part, HISTORIES * 3 // 4, PARTS):
         first, operations = draw(f"{SEED}:{number}")
         file = tmp_path / f"{number}.db" if random.Random(number).random() < 0.1 else None
         told = play(first, operations, World(ledger=file))
         if told is not None:
             raise AssertionError(f"seed {SEED}, history {number}: {_smaller(first, operations, told)}")
+
+
+@pytest.mark.timeout(120 + HISTORIES)
+@pytest.mark.parametrize("second", ["beside", "chain"])
+def test_two_flows(second: str) -> None:
+    print(f"CROSSDOCK_SEED={SEED}")
+    for number in range(HISTORIES // 8):
+        first, operations = draw(f"{SEED}:{second}:{number}", second=second)
+        if (told := play(first, operations)) is not None:
+            raise AssertionError(f"seed {SEED}, {second}, history {number}: {_smaller(first, operations, told)}")
 
 
 def _smaller(first: dict[str, Any], operations: list[Operation], told: str) -> str:

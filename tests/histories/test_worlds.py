@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.histories.drawing import draw, shrunk
-from tests.histories.history import Operation, play
+from tests.histories.drawing import Operation, draw, shrunk
+from tests.histories.history import play
 from tests.histories.test_histories import HISTORIES, SEED, kind_of
 from tests.histories.world import World
 from tests.servers import Postgres
