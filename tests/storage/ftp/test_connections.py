@@ -181,6 +181,19 @@ async def test_after_a_good_password_three_sign_in_together(server: FaultyFtpSer
     await pool.close()
 
 
+async def test_one_sign_in_that_is_cut_is_made_again_soon(server: FaultyFtpServer) -> None:
+    """A copy within an account waits for its second connection: not for half a minute, and no error."""
+    (server.folder / "name").write_bytes(DATA)
+    async with faulty(server, timeout=20) as storage, asyncio.timeout(10):
+        server.then = [("USER", hang_up)]
+        async with storage.read("name") as reader:
+            assert await reader.read()
+            await storage.write_bytes("other", b"data")
+        assert server.then == []
+    assert (server.folder / "other").read_bytes() == b"data"
+    assert server.accepted == 3
+
+
 async def test_an_idle_connection_is_asked_whether_it_is_there(server: FaultyFtpServer) -> None:
     """Firewalls forget it, and servers end it; one that is gone is replaced before anybody is given it."""
     asked, ended = asyncio.Event(), asyncio.Event()

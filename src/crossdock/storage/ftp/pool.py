@@ -32,7 +32,8 @@ Use = Literal["short", "read", "write"]
 
 _LOWERED = 600.0
 """Seconds until one more connection is tried again, after the server said that there are too many."""
-_GROW_AGAIN = 30.0
+_CUT, _GROW_AGAIN = 1.0, 30.0
+"""Seconds without another sign-in, while there are connections: after one that was cut, doubled each time, at most."""
 _AT_ONCE = 3
 """Sign-ins under way together, while the last good one is not older than `_TRUSTED` seconds."""
 _TRUSTED = 60.0
@@ -81,6 +82,7 @@ class Pool:
         self._signed_in_at = -_TRUSTED
         self._waiting: deque[tuple[asyncio.Future[None], Use]] = deque()
         self._grow_after = 0.0
+        self._cut = _CUT
         self._partings: set[Future[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._closed = False
@@ -155,7 +157,7 @@ class Pool:
                 # Of those that are signing in now, each that is refused as well lowers it further.
                 self.account.too_many(others + self._making - 1)
             if others and isinstance(error, (Throttled, ConnectionFailed)):
-                self._grow_after = time.monotonic() + _GROW_AGAIN
+                self._grow_later(_GROW_AGAIN if isinstance(error, Throttled) else self._cut)
                 log.info("goes on with %d connections: %s", others, error)
                 return None
             raise
@@ -169,6 +171,14 @@ class Pool:
             self._keeper = asyncio.create_task(self._keep_alive())
         return connection
 
+    def _grow_later(self, seconds: float) -> None:
+        now = time.monotonic()
+        if now >= self._grow_after:  # Else another one has failed together with this one.
+            self._cut = min(2 * self._cut, _GROW_AGAIN)
+        self._grow_after = max(self._grow_after, now + seconds)
+        # Who waits by then may sign in himself; those who hold the others may be waiting for him.
+        asyncio.get_running_loop().call_later(seconds, self._wake_all)
+
     def _trusted(self) -> bool:
         return time.monotonic() - self._signed_in_at < _TRUSTED
 
@@ -176,6 +186,7 @@ class Pool:
         self.account.check(self._endpoint)
         await connection.run(self._signed_in, connection)
         self._signed_in_at = time.monotonic()
+        self._cut = _CUT
 
     def _signed_in(self, connection: Connection) -> None:
         self._connector.sign_in(connection, old_tls=self.account.old_tls)
