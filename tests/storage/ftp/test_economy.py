@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 
 from crossdock.storage.base import Expect, WriteOptions
-from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.pool import Pool
 from crossdock.storage.ftp.writer import FtpWriter
 from crossdock.storage.staging import Stored
@@ -76,16 +76,16 @@ async def test_what_is_given_up_in_its_last_step_is_not_published(
 ) -> None:
     """All is sent and looked at, and the thread about to rename."""
     looked = threading.Event()
-    stamped = FtpWriter._stamped
+    answered = FtpWriter._answered
 
-    def delayed(self: FtpWriter, connection: Connection) -> Stored:
-        found = stamped(self, connection)
+    def delayed(self: FtpWriter, *told: Any) -> Stored:
+        found = answered(self, *told)
         looked.set()
         given_up.wait(10)
         return found
 
     given_up = threading.Event()
-    monkeypatch.setattr(FtpWriter, "_stamped", delayed)
+    monkeypatch.setattr(FtpWriter, "_answered", delayed)
     async with faulty(server) as storage:
         writer = await storage.backend.begin_write("name", WriteOptions())
         await writer.write(b"12345")

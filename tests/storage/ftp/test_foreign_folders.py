@@ -83,6 +83,11 @@ async def test_a_folder_that_is_not_empty_stays_where_the_server_would_remove_it
     async with faulty(server) as storage:
         with pytest.raises(PermissionDenied, match="not empty"):
             await storage.remove_dir("folder")
+        server.faults.replies["MLSD"] = "450 busy"
+        with pytest.raises(ConnectionFailed, match="busy"):
+            await storage.remove_dir("folder")
+        assert (server.folder / "folder" / "file").exists()
+        server.faults.replies.clear()
         await storage.delete("folder/file")
         await storage.remove_dir("folder")
     assert list(server.folder.iterdir()) == []

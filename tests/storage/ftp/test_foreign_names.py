@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from crossdock.errors import (
-    InvalidPath,
-)
+from crossdock.errors import ConnectionFailed, InvalidPath, NoSpace
 from crossdock.testing.fault_ftp import FaultyFtpServer
-from tests.storage.ftp.places import FACTS, faulty
+from tests.storage.ftp.places import FACTS, faulty, hang_up
 
 
 @pytest.mark.parametrize("name", ["..\\win.ini", "a\\b", 'a"b', "a\tb", "a ", "a\nb"])
@@ -91,6 +89,22 @@ async def test_letters_that_a_server_takes_for_one_another_are_refused(server: F
         with pytest.raises(InvalidPath, match="beyond ASCII"):
             await storage.make_dir("ü")
     assert [path.name for path in server.folder.iterdir()] == ["plain.csv"]
+
+
+@pytest.mark.parametrize("fault", ["cut", "refused"])
+async def test_a_trial_of_letters_that_fails_proves_nothing(server: FaultyFtpServer, fault: str) -> None:
+    """Of an account, it was taken for good as if the server told them apart."""
+    server.faults.ascii = True
+    async with faulty(server) as storage:
+        if fault == "cut":
+            server.then = [("STOR", lambda: None), ("STOR", hang_up)]
+        else:
+            server.then = [("STOR", lambda: server.faults.replies.update(STOR="452 no room just now"))]
+        with pytest.raises((ConnectionFailed, NoSpace)):
+            await storage.write_bytes("é.csv", b"x")
+        server.faults.replies.clear()
+        with pytest.raises(InvalidPath, match="beyond ASCII"):
+            await storage.write_bytes("é.csv", b"x")
 
 
 async def test_letters_that_a_server_keeps_are_tried_once(server: FaultyFtpServer) -> None:

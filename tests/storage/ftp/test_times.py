@@ -9,13 +9,14 @@ import pytest
 
 from crossdock.cli.probes import probe
 from crossdock.config import Location
+from crossdock.errors import ConnectionFailed
 from crossdock.storage.base import WriteOptions
 from crossdock.storage.ftp import pool
 from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
 from tests.engine.sync.trees import TREE, content, run
-from tests.storage.ftp.places import DATA, WHEN, backend_of, faulty
+from tests.storage.ftp.places import DATA, WHEN, backend_of, faulty, hang_up
 
 DATED = WriteOptions(modified=WHEN)
 
@@ -41,7 +42,42 @@ async def test_a_session_that_a_time_ends_loses_no_file(
     assert {path.name: path.read_bytes() for path in queuing.folder.iterdir()} == dict.fromkeys(
         ("one", "two"), DATA[:size]
     )
-    assert (queuing.accepted, set_times(queuing)) == (2, 1)
+    assert (queuing.accepted, set_times(queuing)) == (3, 2)
+
+
+@pytest.mark.parametrize("size", [5, len(DATA)], ids=["small", "large"])
+async def test_a_session_that_is_cut_once_as_a_time_is_set_is_a_mishap(queuing: FaultyFtpServer, size: int) -> None:
+    """No file had its time any more, for as long as the process lived."""
+    queuing.then = [("MDTM", hang_up)]
+    async with faulty(queuing, max_connections=1) as storage:
+        assert (await storage.write_bytes("one", DATA[:size], DATED)).modified == WHEN
+        assert storage.capabilities.mtime_precision == timedelta(seconds=1)
+    assert (queuing.folder / "one").read_bytes() == DATA[:size]
+    assert (queuing.accepted, set_times(queuing), queuing.then) == (2, 2, [])
+
+
+async def test_a_proof_of_times_that_is_cut_is_made_again(queuing: FaultyFtpServer) -> None:
+    (queuing.folder / "one").touch()
+    async with faulty(queuing, max_connections=1) as storage:
+        entry = await storage.stat("one")
+        queuing.then = [("MDTM", hang_up)]
+        await storage.backend.prove_times(entry)
+        assert storage.capabilities.mtime_precision == timedelta(seconds=1)
+    assert queuing.then == []
+
+
+async def test_a_server_that_goes_away_tells_nothing_of_a_file(server: FaultyFtpServer) -> None:
+    """By its size alone, it would be another file than it was: one that is sent again, or has changed."""
+    server.features = ("SIZE", "MDTM")
+    (server.folder / "one").write_bytes(b"1")
+    async with faulty(server) as storage:
+        server.faults.replies["MDTM"] = "421 going down"
+        with pytest.raises(ConnectionFailed, match="421 going down"):
+            await storage.stat("one")
+        with pytest.raises(ConnectionFailed, match="421 going down"):
+            [entry async for entry in storage.scan("")]
+        server.faults.replies.clear()
+        assert [await storage.stat("one")] == [entry async for entry in storage.scan("")]
 
 
 async def test_a_session_that_goes_on_has_times_set_with_the_rest(queuing: FaultyFtpServer, packets: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from crossdock.errors import NotFound, PermissionDenied, Throttled
@@ -280,12 +281,15 @@ def _must_tell_apart(connection: Connection, name: bytes) -> None:
     if learned.tells_apart is None and settings.staging == "rename":
         probe = name.rpartition(b"/")[0] + b"/" + temporary_path("probe", secrets.token_hex(6)).encode()
         one, other = (probe + letter.encode() for letter in "éü")
-        learned.tells_apart = True
         try:
             _store(connection, one, b"")
             learned.tells_apart = look(connection, other) is None
             remove(connection, one)
         except Refused as error:
+            if learned.tells_apart is None:
+                if error.reply.code < 500 or error.reply.code == 552:
+                    raise  # It could not say now; then it is not to be believed for good.
+                learned.tells_apart = True
             log.debug("no file beside %r: %s", name, error)
     if learned.tells_apart is False:
         raise Refused(b"RNTO", Reply(501, (b"an illegal name: letters beyond ASCII all become one at this server",)))
@@ -360,8 +364,9 @@ def remove_folder(connection: Connection, name: bytes) -> None:
     if reply.good:
         return
     # Apache FtpServer and aioftp say no more than that they cannot, which is no matter of time.
-    if reply.code < 500 and _holds_names(connection, name):
-        reply = Reply(550, (b"the folder is not empty: " + reply.text.encode(),))
+    with suppress(Refused):
+        if reply.code < 500 and _holds_names(connection, name):
+            reply = Reply(550, (b"the folder is not empty: " + reply.text.encode(),))
     raise Refused(b"RMD", reply)
 
 
@@ -370,7 +375,7 @@ def _holds_names(connection: Connection, folder: bytes) -> bool:
     try:
         list_folder(connection, folder, listing)
         return bool(listing.page())
-    except (Missing, Refused):
+    except Missing:
         return False
     finally:
         listing.close()

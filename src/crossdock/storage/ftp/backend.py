@@ -76,8 +76,10 @@ class FtpBackend(Backend):
         if not calls.can_stamp or entry.modified is None:
             return
         name = calls.full(entry.path, "ask")
-        if not await calls.call("ask", entry.path, stamps.survives, name, entry.modified):
-            calls.not_stamped_again()
+        for _ in range(2):  # The first may have been cut off by chance.
+            if await calls.call("ask", entry.path, stamps.survives, name, entry.modified):
+                return
+        calls.lost_at_stamp()
 
     # -- for doctor -------------------------------------------------------------------------------------------------
 

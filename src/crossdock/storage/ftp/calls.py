@@ -82,8 +82,10 @@ class Calls(Member[Pool]):
         if reply.code >= 500:
             self.cannot_stamp()
 
-    def not_stamped_again(self) -> None:
-        """The server ended a session rather than set a file's time."""
+    def lost_at_stamp(self) -> None:
+        """A session has ended as a file's time was set: if that was no mishap, none is set from now on."""
+        if self.pool.account.learned.survives_stamps is not False:
+            return
         log.info("%s ends the session when a file's time is set, and is not asked to again", self.backend.endpoint)
         self.cannot_stamp()
 

@@ -123,6 +123,7 @@ class Connector:
         if "MLST" in connection.features and connection.features.known:
             self._choose_facts(wire, connection.features.arguments.get("MLST", ""))
         connection.home = _prepared(wire)
+        wire.signed_in = True
         wire.wait_for(settings.timeout)
 
     def _connect(self, connection: Connection) -> socket.socket:

@@ -22,7 +22,7 @@ _LATEST = 0xFFFFFFFF
 
 
 class Ended(Lost):
-    """The server ended the session rather than set a file's time; from now on it is not asked to."""
+    """The session ended as a file's time was set; after the second one in a row the server is not asked to any more."""
 
 
 def stamp(connection: Connection, name: bytes, modified: datetime | None) -> tuple[bytes, ...]:
@@ -53,8 +53,9 @@ def set_time(connection: Connection, stamp: Sequence[bytes], questions: Sequence
     except Silent:
         raise
     except Lost as error:
-        learned.survives_stamps = False
-        connection.broken = True
+        if learned.lost_at_stamp:
+            learned.survives_stamps = False
+        learned.lost_at_stamp = connection.broken = True
         raise Ended(str(error)) from error
     learned.survives_stamps = True
     return found

@@ -58,7 +58,9 @@ class Learned:
     tells_times: bool | None = None
     """MDTM is known, though FEAT does not tell of it. None: not tried, or there is no need to."""
     survives_stamps: bool | None = None
-    """A session goes on after a file's time was set by MDTM, which vsftpd's sandbox may forbid. None: not tried."""
+    """A session goes on after a file's time was set by MDTM, which vsftpd's sandbox may forbid. None: not known."""
+    lost_at_stamp: bool = False
+    """One session has ended there, which may have been a mishap of the line."""
     address: object = None
     """The one of the host's addresses that has answered."""
 
@@ -158,6 +160,7 @@ class Wire:
         self.alive = True
         self.heard = False
         """A whole reply has arrived."""
+        self.signed_in = False
         self.patience = connected.gettimeout() or 0.0
         """Seconds that a reply may take."""
         self._each = 0.0
@@ -251,6 +254,9 @@ class Wire:
         if len(commands) > 1:
             learned.batches = True
             self.wait_for(patience)
+        if self.signed_in and not self.alive:
+            # That it goes away is no answer: not that there is no such file, nor that it has no time.
+            raise Lost(f"the server ends the session: {next(each for each in found if each.code == 421)}")
         return found
 
     def final(self) -> Reply:

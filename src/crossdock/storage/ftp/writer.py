@@ -118,9 +118,7 @@ class FtpWriter(StagedWriter):
 
     def _reason(self, connection: Connection, error: Lost) -> Exception:
         """A server that ends a transfer says why: the disk is full, or the TLS session is not the one it wants."""
-        if connection.broken:
-            return error
-        reply = connection.stop_transfer()
+        reply = None if connection.broken else connection.stop_transfer()
         if reply is None or reply.good:
             return error
         if about_session(connection, reply):
@@ -147,7 +145,10 @@ class FtpWriter(StagedWriter):
         return self._looked(connection, stored)
 
     def _looked(self, connection: Connection, stored: Stored | None = None) -> Stored:
-        stored = stored or self._stamped(connection)
+        if stored is None:
+            # The time is set along with it.
+            stamp, questions = self._asks(connection)
+            stored = self._answered(connection, len(stamp), stamps.set_time(connection, stamp, questions))
         if self._at_once and stored.size in (None, self.size):
             self._move(connection)
         return stored
@@ -193,11 +194,6 @@ class FtpWriter(StagedWriter):
         except Refused as error:
             raise self._late(error) from error
         self._stream = None
-
-    def _stamped(self, connection: Connection) -> Stored:
-        """Set the time, look at what is stored (both in one go), and compare digests."""
-        stamp, questions = self._asks(connection)
-        return self._answered(connection, len(stamp), stamps.set_time(connection, stamp, questions))
 
     def _asks(self, connection: Connection) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         looks = self._calls.settings.verify != "none"
@@ -310,19 +306,24 @@ class FtpWriter(StagedWriter):
                 await self._settle()
             parts, _ = self._taken()
             try:
-                if self._stream is None:
+                if self._stream is None or self._connection is None:
                     self._at_once = not self._direct
                     found = await self._with_ladder(self._complete, parts)
                 else:
-                    assert self._connection is not None
                     found = await self._too_late(self._connection.run(self._complete, self._connection, parts))
             except stamps.Ended:
-                # The file is there, whole; another session takes it from here.
-                self._calls.not_stamped_again()
-                self._release()
-                found = await self._with_ladder(lambda connection, _: self._looked(connection), [])
+                found = await self._go_on()
         assert isinstance(found, Stored)
         return found
+
+    async def _go_on(self) -> object:
+        """The file is there, whole, but the session has ended as its time was set: another one takes it from here."""
+        self._calls.lost_at_stamp()
+        self._release()
+        try:
+            return await self._with_ladder(lambda connection, _: self._looked(connection), [])
+        except stamps.Ended:
+            return await self._go_on()
 
     async def _publish(self, stored: Stored) -> Entry:
         assert self._connection is not None
@@ -348,7 +349,6 @@ class FtpWriter(StagedWriter):
             if there is None or error.command == "RNFR":
                 explained = calls.explained(error, "write", self.path)
                 raise explained or no_rename(error, self.endpoint, self.path) from error
-
         await swap(calls, connection, self.temporary, self.path, self.attempt, self._release)
 
     # -- giving up --------------------------------------------------------------------------------------------------
