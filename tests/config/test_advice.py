@@ -29,6 +29,35 @@ def test_what_is_probably_not_meant(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        ("{to: 'lake:', transform: gzip}", "write lake:{path}.gz, "),
+        ("{to: 'lake:a/', transform: [gunzip, lines: {to: lf}, {gzip: {level: 9}}]}", "write lake:a/{path}.gz, "),
+        ("{to: 'lake:{stem}.csv', transform: [gzip]}", "write lake:{stem}.csv.gz, "),
+        ("{to: 'lake:{name}', transform: [zstd]}", "write lake:{name}.zst, "),
+        ("{match: '.*\\.(csv|gz)', to: 'lake:{name}', transform: [gzip]}", "write lake:{name}.gz, "),
+        ("{to: 'lake:', transform: [gunzip, {charset: {from: latin-1}}]}", "write lake:{folder}/{stem}, "),
+        ("{match: '.*gz', to: 'lake:x/{name}', transform: [gunzip]}", "write lake:x/{stem}, "),
+        ("{to: 'lake:{stem}{suffix}', transform: [unzstd]}", "write lake:{stem}, "),
+        ("{to: 'lake:{stem}.gz', transform: [gunzip]}", "write lake:{stem}, "),
+        ("{to: ['lake:{path}.gz', 'here:{path}'], transform: [gzip]}", "write here:{path}.gz, "),
+        ("{to: 'lake:{path}.gz', transform: [gzip]}", None),
+        ("{to: 'lake:{stem}.tgz', transform: [gzip]}", None),
+        ("{match: '.*\\.gz', to: 'lake:', transform: [gunzip, gzip]}", None),
+        ("{match: '.*\\.gz', to: none}, {match: '.*\\.csv', to: 'lake:', transform: gunzip}", None),
+        ("{match: '.*\\.gz', to: none}, {to: 'lake:', transform: gunzip}", None),
+        ("{match: '(?P<x>.*)', to: 'lake:{x}', transform: gzip}", None),
+        ("{to: 'lake:{path}.gz.pgp', transform: [gzip, {pgp_encrypt: {recipients: " + "E" * 40 + "}}]}", None),
+        ("{match: '.*\\.gz', to: 'lake:{folder}/{stem}', transform: gunzip}", None),
+    ],
+)
+def test_a_name_that_does_not_tell_what_a_step_makes(write: Write, rules: str, told: str | None) -> None:
+    path = write(f"{ENDPOINTS}flows: {{a: {{source: 'bank:x', rules: [{rules}]}}}}\n")
+    found = [str(advice) for advice in load(path).warnings if "no step changes the name" in str(advice)]
+    assert [f" Next: {told}unless it is meant" in each for each in found] == [True] * (told is not None), found
+
+
+@pytest.mark.parametrize(
     ("keep", "told"), [("30", True), ("1.5", True), ("30s", False), ("30d", False), ("'30'", False)]
 )
 def test_a_time_to_keep_that_has_no_unit(write: Write, keep: str, told: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from crossdock.config.endings import check_endings
 from crossdock.config.mistakes import Key, Report
 from crossdock.config.patterns import Language, common_path, cost, pattern_of, without_atoms
 from crossdock.flows.flow import Flow, Rule
@@ -61,8 +62,10 @@ def check_flow(report: Report, flow: Flow) -> None:
             reason, _, hint = str(error).partition("; ")
             report.mistake(key, reason, hint or "correct the rule, or what 'settle' and 'after' say")
     if all(report.sound((*key, name)) for name in ("include", "exclude")):
-        if flow.on_conflict == "overwrite" and sound_rules(report, flow):
-            _flattened(report, flow)
+        if sound_rules(report, flow):
+            _endings(report, flow)
+            if flow.on_conflict == "overwrite":
+                _flattened(report, flow)
         _reached(report, flow, never if all(report.sound((*key, name)) for name in ("settle", "after")) else [])
 
 
@@ -134,6 +137,18 @@ def _flattened(report: Report, flow: Flow) -> None:
             )
             hint = "write {path}, or {folder} beside the name, or 'on_conflict: version' or 'fail'"
             report.warning((*rule_key(report, flow, at), "to", number), message, hint)
+
+
+def _endings(report: Report, flow: Flow) -> None:
+    if not any(rule.transforms for rule in flow.rules):
+        return
+    included, excluded = _filters(flow)
+    before: list[Language] = []
+    for at, rule in enumerate(flow.rules[:_JUDGED]):
+        language, key = Language.of(regex=rule.regex, glob=rule.glob), rule_key(report, flow, at)
+        if report.sound((*key, "transform")):
+            check_endings(report, rule, key, [language, *included], [*excluded, *before])
+        before.append(language)
 
 
 def _is_name(template: Template) -> bool:
