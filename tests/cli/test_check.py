@@ -12,7 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from crossdock.cli import check
+from crossdock.cli import lacking
 from tests.cli.conftest import PROGRAM, Cli
 from tests.servers import OpenSSH, Postgres
 
@@ -105,7 +105,7 @@ def test_extras_that_are_missing_are_advice(cli: Cli, config: Path, monkeypatch:
     more = "  bank: {type: sftp, host: h, user: u, password: 'ssm://bank'}\nledger: postgresql://u@h/db\nflows:"
     config.write_text(CONFIG.replace("flows:", more).replace("{every: 5m}", "{watch: true}"))
     assert "not installed" not in cli("check").err
-    monkeypatch.setattr(check, "find_spec", lambda _: None)
+    monkeypatch.setattr(lacking, "find_spec", lambda _: None)
     result = cli("check")
     assert result.code == 0
     told = result.err.splitlines()
@@ -116,6 +116,54 @@ def test_extras_that_are_missing_are_advice(cli: Cli, config: Path, monkeypatch:
     ):  # fmt: skip
         at = told.index(f"crossdock: advice: {key}: needs the package {package}, which is not installed here")
         assert told[at + 1] == f"Next: pip install 'crossdock[{extra}]'"
+
+
+def test_secrets_that_are_missing_are_advice(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here: who checks a file, as a CI does, need not have them."""
+    for name in ("FIRST", "LEDGER", "HOOK", "MAIL", "PGP"):
+        monkeypatch.delenv(f"NOT_THERE_{name}", raising=False)
+    monkeypatch.setenv("IS_THERE", "x")
+    monkeypatch.setenv("IS_EMPTY", "")
+    (tmp_path / "open").write_text("x")
+    (tmp_path / "open").chmod(0o644)
+    bank = f"type: sftp, host: h, user: u, host_key: 'SHA256:{'A' * 43}'"
+    (
+        tmp_path / "crossdock.yaml"
+    ).write_text(f"""ledger: "postgresql://u@h/d?sslmode=require&password=env:NOT_THERE_LEDGER"
+endpoints:
+  here: {{type: local, root: .}}
+  one: {{{bank}, password: env:NOT_THERE_FIRST, private_key: [file:keys/no, file:open]}}
+  two: {{{bank}, password: env:NOT_THERE_FIRST, passphrase: env:IS_THERE}}
+  three: {{{bank}, password: env:IS_EMPTY}}
+flows:
+  a:
+    source: one:a
+    to: here:a/
+    transform: [{{pgp_encrypt: {{recipients: {"E" * 40}, passphrase: env:NOT_THERE_PGP}}}}]
+    notify:
+      webhook: {{url: https://h.example/, secret: env:NOT_THERE_HOOK}}
+      mail: {{to: a@h.example, from: a@h.example, host: h, user: u, password: env:NOT_THERE_MAIL}}
+  b: {{source: "two:b", to: "here:b/"}}
+  c: {{source: "three:c", to: "here:c/"}}
+""")
+    result = cli("check")
+    advice = [line for line in result.err.splitlines() if line.startswith("crossdock: advice: ") and "gpg" not in line]
+    not_set = "the environment variable NOT_THERE_{} is not set"
+    assert (result.code, [line.removeprefix("crossdock: advice: crossdock.yaml:") for line in advice]) == (0, [
+        f"4: endpoints.one.private_key: cannot read the secret in {tmp_path}/keys/no: No such file or directory",
+        f"4: endpoints.one.private_key: others may read the secret in {tmp_path}/open",
+        f"4: endpoints.one.password: {not_set.format('FIRST')}",
+        "6: endpoints.three.password: the secret of env:IS_EMPTY is empty",
+        f"1: ledger: {not_set.format('LEDGER')}",
+        f"13: flows.a.notify.webhook.secret: {not_set.format('HOOK')}",
+        f"14: flows.a.notify.mail.password: {not_set.format('MAIL')}",
+        f"8: flows.a: {not_set.format('PGP')}",
+    ])  # fmt: skip
+    assert "\nNext: export NOT_THERE_FIRST=…, where the flows run\n" in result.err
+    assert "no mistakes\n" in result.err
+    quiet = cli("check", "--quiet")
+    assert (quiet.code, quiet.err) == (0, "")
+    assert [row["line"] for row in cli("check", "--json").rows if row["kind"] == "warning"][-8:][3] == 6
 
 
 def test_a_test_that_fails_and_advice(cli: Cli, config: Path) -> None:

@@ -46,6 +46,9 @@ def test_a_job(job: str, folder: Path) -> None:
 def test_the_example_of_the_readme(cli: Cli, tmp_path: Path) -> None:
     text = PAGE.parents[1].joinpath("README.md").read_text("utf-8")
     (tmp_path / "crossdock.yaml").write_text(re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[0])
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys/bank").write_text("a key")
+    (tmp_path / "keys/bank").chmod(0o600)
     result = cli("check")
     assert (result.code, result.err) == (0, "crossdock.yaml: 3 endpoints, 1 flow, no mistakes\n")
 

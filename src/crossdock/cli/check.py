@@ -7,18 +7,16 @@ import os
 import sys
 import time
 from contextlib import aclosing
-from importlib.util import find_spec
-from shutil import which
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from crossdock.cli import exits
+from crossdock.cli.lacking import lacking
 from crossdock.cli.main import complain
 from crossdock.cli.output import count, emit, human_time
 from crossdock.cli.session import Session, common, opened
 from crossdock.errors import ConfigError, CrossdockError, NotFound, PermissionDenied, shown
-from crossdock.storage.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -69,6 +67,7 @@ def check(session: Session, file: str | None, connect: bool, as_json: bool) -> i
     if wrong:
         return exits.CONFIG
     report.flows(config)
+    report.mistakes([*config.warnings, *lacking(config, connecting=connect)], "warning")
     unreached, ledger = session.run(lambda: _connect(config, report)) if connect else (0, True)
     report.end(config, unreached)
     if config.unusable:
@@ -114,7 +113,6 @@ class _Report:
                 where = ", ".join([*targets, *(rule.call_name for rule in flow.rules if rule.call)]) or "nowhere"
                 tests = f", {count(len(flow.tests), 'test')} passed" if flow.tests else ""
                 click.echo(f"{name}: {flow.source} → {where} ({count(len(flow.rules), 'rule')}{tests}; {_start(flow)})")
-        self.mistakes([*config.warnings, *_not_installed(config)], "warning")
 
     def reached(self, name: str, seconds: float, error: CrossdockError | None, *, kind: str = "connection") -> None:
         if self.as_json:
@@ -136,50 +134,8 @@ class _Report:
         self.session.say(f"{config.require_file().name}: {', '.join(parts)}, no mistakes{failed}")
 
 
-_LIBRARIES = {"sftp": "asyncssh", "s3": "botocore", "netstorage": "aiohttp"}
-"""Type of endpoint, which is its extra too → what comes with that."""
 _MAKE_ROOT = ("sftp", "ftp", "ftpes", "ftps", "netstorage")
 """Types of endpoints whose root is made with the first file that goes there."""
-
-
-def _not_installed(config: Config) -> Iterator[ConfigError]:
-    """What the file needs and this machine lacks; the one that runs the flows may have it."""
-    needs = [(f"endpoints.{name}", one.type, _LIBRARIES.get(one.type)) for name, one in config.endpoints.items()]
-    if (config.ledger or "").startswith("postgres"):
-        needs.append(("ledger", "postgres", "asyncpg"))
-    for name, flow in config.flows.items():
-        needs += [(f"flows.{name}.trigger.watch", "watch", "watchfiles")] if flow.trigger.watch else []
-        needs += [(f"flows.{name}.notify.webhook", "notify", "aiohttp")] if flow.webhooks else []
-    for name, one in config.endpoints.items():
-        secrets = [key for key, value in one if isinstance(value, Secret) and value.managed]
-        needs += [(f"endpoints.{name}.{key}", "aws", "botocore") for key in secrets]
-    for key, extra, library in needs:
-        if library is not None and find_spec(library) is None:
-            what = f"needs the package {library}, which is not installed here"
-            yield ConfigError(what, key=key, hint=f"pip install 'crossdock[{extra}]'")
-    yield from {str(each): each for name, flow in config.flows.items() for each in _pgp(config, name, flow)}.values()
-
-
-def _pgp(config: Config, name: str, flow: Flow) -> Iterator[ConfigError]:
-    """Programs, keyrings and keys of PGP transforms that this machine lacks: each file would fail for them."""
-    from crossdock.transfer.transforms.pgp import PgpOptions
-    from crossdock.transfer.transforms.registry import step
-
-    for spec in (spec for rule in flow.rules for spec in rule.transforms if spec.name.startswith("pgp_")):
-        options = step(spec.name, spec.options, folder=config.folder).options
-        if not isinstance(options, PgpOptions):
-            continue  # a user's own
-        key = f"flows.{name}"
-        if which(options.program) is None:
-            what = f"its PGP transforms run {options.program}, which is not installed here"
-            yield ConfigError(what, key=key, hint="apt install gpg, or write where it is at 'program'")
-        if options.home is not None and not options.home.is_dir():
-            what = f"{options.home}, the keyring of its PGP transforms, is not a folder here"
-            yield ConfigError(what, key=key, hint="write the folder of a keyring at 'home', or nothing for ~/.gnupg")
-        for path in getattr(options, "recipient_files", ()):
-            if not path.is_file():
-                what = f"there is no file {path}, to whose key its PGP transforms encrypt"
-                yield ConfigError(what, key=key, hint="write at 'recipient_files' where the key is")
 
 
 def _error_json(error: ConfigError) -> dict[str, Any]:

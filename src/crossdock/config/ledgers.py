@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from crossdock.config.mistakes import Report
     from crossdock.ledger.base import Ledger
 
-__all__ = ["DEFAULT_LEDGER", "new_ledger", "read"]
+__all__ = ["DEFAULT_LEDGER", "new_ledger", "password_of", "read"]
 
 DEFAULT_LEDGER = "crossdock.db"
 """Beside the configuration."""
@@ -121,14 +121,19 @@ def new_ledger(written: str | None, *, folder: Path | None = None, own_process: 
     return PostgresLedger(url, password=password)
 
 
+def password_of(url: str, folder: Path) -> Secret | None:
+    """The reference in a ledger's URL; None where there is none, and for a file."""
+    reference = dict(parse_qsl(urlsplit(url).query)).get("password") if "://" in url else None
+    return None if reference is None else Secret(reference, folder)
+
+
 def _password(url: str, folder: Path) -> tuple[str, Callable[[], str] | None]:
     """The URL without its reference, and what reads the password: each connection asks anew, as it may be changed."""
-    parts = urlsplit(url)
-    reference = dict(parse_qsl(parts.query)).get("password")
-    if reference is None:
+    secret = password_of(url, folder)
+    if secret is None:
         return url, None
+    parts = urlsplit(url)
     query = [(key, value) for key, value in parse_qsl(parts.query) if key != "password"]
-    secret = Secret(reference, folder)
     if not secret.managed:
         try:
             secret.reveal()
