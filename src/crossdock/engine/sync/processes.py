@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import pickle
 import signal
 import socket
+import traceback
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -162,6 +164,17 @@ def _run_child(
         os._exit(code)
 
 
+def _portable(error: Exception) -> Exception:
+    """A mistake in the program, or a machine at its limits, with where that was, which no traceback tells elsewhere."""
+    where = "".join(traceback.format_exception(error)).rstrip()
+    try:
+        found: Exception = pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 - what a class of somebody else's does as it is copied
+        return RuntimeError(where)
+    found.add_note(where)
+    return found
+
+
 async def _serve(
     sock: socket.socket,
     source: Callable[[], Storage],
@@ -196,10 +209,12 @@ async def _serve(
                 word = "done"
             except CrossdockError as error:
                 result, word = error, "failed"
-            except Exception:
-                # A mistake in the program: the parent must not wait for this process.
+            except MemoryError:
+                # The parent must not wait for this process.
                 writer.close()
                 raise
+            except Exception as error:  # noqa: BLE001 - of which the parent ends, as it would without this process
+                result, word = _portable(error), "failed"
             if told[1]:
                 writer.write(packed((number, "moved", int(told[1]))))
             writer.write(packed((number, word, result)))
