@@ -254,9 +254,9 @@ class Wire:
         if len(commands) > 1:
             learned.batches = True
             self.wait_for(patience)
-        if self.signed_in and not self.alive:
+        if self.signed_in and (goodbye := next((each for each in found if each.code == 421), None)) is not None:
             # That it goes away is no answer: not that there is no such file, nor that it has no time.
-            raise Lost(f"the server ends the session: {next(each for each in found if each.code == 421)}")
+            raise Lost(f"the server ends the session: {goodbye}")
         return found
 
     def final(self) -> Reply:
