@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from crossdock.config.values import Wrong
 from crossdock.errors import ConfigError, shown
+from crossdock.pages import page
 from crossdock.storage.secret import is_reference
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def _remedy(kind: str, context: Mapping[str, Any], name: str) -> str:
         return "write a whole number" if kind.startswith("int_") else "write a number"
     if kind == "string_too_short":
         return "write something, or remove the key"
-    return f"see '{name}' in the reference: docs/reference.md" if name else "see docs/reference.md"
+    return f"see '{name}' in the reference: {page('reference.md')}" if name else f"see {page('reference.md')}"
 
 
 def brief(value: object) -> str:

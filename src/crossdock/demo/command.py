@@ -23,6 +23,7 @@ from crossdock.engine.late import missing
 from crossdock.engine.summary import Summary
 from crossdock.errors import CrossdockError, IntegrityError, shown
 from crossdock.ledger.base import Ledger, Query, State, Transfer
+from crossdock.pages import page
 
 __all__ = ["demo"]
 
@@ -104,7 +105,7 @@ async def _show(session: Session, base: Path) -> None:
         click.echo(f"   {count(again.delivered, 'transfer')} delivered: nothing is moved twice.")
         if again.delivered or again.found:
             raise IntegrityError(f"the second run moved {again.delivered} files")
-    click.echo(_NEXT)
+    click.echo(f"{_NEXT}\n   {page('flows.md')}\n{'':42} flows: pull, push, mirror and route, in crossdock.yaml")
 
 
 _NEXT = """
@@ -112,8 +113,7 @@ That was all of it. What to try next:
    crossdock demo --keep demo; cd demo    the same, and a ledger to ask: crossdock where large.bin
    crossdock trust HOST                   the host keys of a server of your own, and the line that pins one
    crossdock doctor sftp://USER@HOST/     what that server is and can do
-   crossdock sync SRC DST --dry-run       one folder to another, without a flow
-   docs/flows.md                          flows: pull, push, mirror and route, in crossdock.yaml"""
+   crossdock sync SRC DST --dry-run       one folder to another, without a flow"""
 
 
 def _say(step: int, text: str) -> None:
