@@ -16,7 +16,10 @@ from crossdock.storage.local import LocalSettings
 from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.registry import new_storage
 from crossdock.storage.storage import Storage
+from crossdock.transfer.copy import CopyOptions
+from crossdock.transfer.receipt import Receipt
 from crossdock.transfer.transforms import step
+from crossdock.transfer.unpack import unpack
 
 SIZES = [1, 7, 1000, 65_536, 10_000_000]
 """Of the chunks that a file is fed in: borders must not matter."""
@@ -79,3 +82,25 @@ def zipped(files: dict[str, bytes], change: Callable[[zipfile.ZipInfo], None] = 
                 warnings.simplefilter("ignore")
                 archive.writestr(member, data)
     return buffer.getvalue()
+
+
+@asynccontextmanager
+async def source_with(data: bytes) -> AsyncIterator[Storage]:
+    async with Storage(MemoryBackend("source")) as storage:
+        await storage.write_bytes("in/a.zip", data)
+        yield storage
+
+
+async def unpacked(
+    data: bytes,
+    target: Storage,
+    options: dict[str, Any] | None = None,
+    *,
+    before: tuple[Any, ...] = (),
+    after: tuple[Any, ...] = (),
+    to: str = "out",
+    **more: Any,
+) -> list[Receipt]:
+    async with source_with(data) as source:
+        steps = CopyOptions(transforms=(*before, step("unzip", options), *after))
+        return await unpack(source, "in/a.zip", target, to, options=steps, **more)
