@@ -31,9 +31,13 @@ class Kept:
         """An attempt was, which may not have noted what it put there: the next one does, as it is told by then."""
         self._untold |= set(self._files)
 
+    def _keeps(self, path: str) -> list[float | None]:
+        """By every configuration since it was put there."""
+        return [planner.flow.after.keep for planner in self._planners[self._files[path][1] :]]
+
     def _least(self, path: str) -> timedelta | None:
         """For how long it stays. None: for good."""
-        keeps = [planner.flow.after.keep for planner in self._planners[self._files[path][1] :]]
+        keeps = self._keeps(path)
         first = min((each for each in keeps if each is not None), default=None) if path in self._untold else keeps[0]
         return None if first is None or keeps[-1] is None else timedelta(seconds=max(first, keeps[-1]))
 
@@ -45,7 +49,9 @@ class Kept:
         return least is None or self._clock() + self.set_back - self._files[path][0] < least
 
     def is_over(self, path: str) -> bool:
-        """Its time, if that was noted for certain."""
-        if path not in self._files or path in self._untold or (least := self._least(path)) is None:
+        """Its time, by whichever configuration that was noted."""
+        if path not in self._files or (least := self._least(path)) is None:
+            return False
+        if path in self._untold and None in self._keeps(path):
             return False
         return self._clock() - self._files[path][0] > least

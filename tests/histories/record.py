@@ -73,9 +73,14 @@ class Record:
         since = number
         if earlier is not None and (by_engine or not self._is_new(path, content, earlier.number)):
             since, epoch = earlier.since, earlier.epoch
-        if by_engine and earlier is not None and self.taken and self.taken[-1][1:] == (path, content):
-            self.taken.pop()
-            number = earlier.number
+        if by_engine and earlier is not None:
+            # Put back, perhaps out of the archive.
+            for last in (1, 2):
+                ways = [what for _, what, which in self.taken[-last:] if which == content]
+                if len(ways) == last and ways[0] == path:
+                    del self.taken[-last:]
+                    number = earlier.number
+                    break
         self.comings[path].append(Coming(number, content, since, epoch))
 
     def _is_new(self, path: str, content: bytes, since: int) -> bool:

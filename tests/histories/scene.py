@@ -29,6 +29,8 @@ class Scene:
         """What happened, line by line."""
         self.known: dict[tuple[str, str, int, datetime], bytes] = {}
         """What is told by endpoint, path, size and time."""
+        self._written: dict[datetime, datetime] = {}
+        """The times of markers that engines wrote."""
         self.open_paths: frozenset[tuple[str, str]] = frozenset()
         """By flow and path, of which files the ledger has transfers that are under way."""
         self.source = world.place("src", self._heard, etags=bool(self.config["etags"]))
@@ -92,7 +94,9 @@ class Scene:
         """Every flow's witness is told: of its own engine's deeds as such, of all others' as of an owner's."""
         if (node := place.node(path)) is not None and place is not self.source:
             if path.endswith(".done") and not node.data and isinstance(place, Place):
-                node.modified = self.clock()
+                # Written as the machine's clock goes, not ours; a rename keeps the time.
+                node.modified = self._written.setdefault(node.modified, self.clock())
+                self._written[node.modified] = node.modified
             self.known[place.endpoint, path, len(node.data), node.modified] = node.data
         for name, witness in self.witnesses.items():
             by_hand = place.by_hand or (len(self.witnesses) > 1 and acting.get() != name)

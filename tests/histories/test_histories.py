@@ -90,6 +90,54 @@ KNOWN: dict[str, tuple[dict[str, Any], list[Operation]]] = {
             ("run", "a", False, ((29, ("kill",)),)),
         ],
     ),
+    "what was archived by a worker that was killed then stayed there for good, when a newer file came": (
+        {"after": "archive", "keep": 86400.0, "settle": (2, 0.0)},
+        [
+            ("put", 0, 12, "now"),
+            ("plan",),
+            ("run", "a", False, ((44, ("kill",)),)),
+            ("clock", -7200.0),
+            ("run", "a", False, ((10, ("put", 0, 12, "now")),)),
+        ],
+    ),
+    "so did its sender's marker": (
+        {"after": "archive", "keep": 7200.0, "sign": "{name}.ok"},
+        [
+            ("put", 0, 12, "now"),
+            ("sign", 0, 0),
+            ("run", "a", False, ((41, ("kill",)),)),
+            ("put", 0, 20, "now"),
+        ],
+    ),
+    "the marker for a newer file, that came as the earlier one was to be removed, was removed with it": (
+        {"after": "delete", "sign": "{name}.ok"},
+        [
+            ("put", 0, 12, "now"),
+            ("sign", 0, 0),
+            ("clock", 61.0),
+            ("run", "a", False, ((38, ("put", 0, 20, "now")), (39, ("sign", 0, 0)))),
+        ],
+    ),
+    "or was archived with it": (
+        {"after": "archive", "sign": "{name}.ok"},
+        [
+            ("put", 0, 12, "now"),
+            ("sign", 0, 0),
+            ("clock", 61.0),
+            ("run", "a", False, ((40, ("put", 0, 20, "now")), (41, ("sign", 0, 0)))),
+        ],
+    ),
+    "a marker that was set aside by a worker that was killed then lay there, when a newer file was delivered": (
+        {"after": "delete", "sign": "{name}.ok"},
+        [
+            ("put", 0, 12, "now"),
+            ("sign", 0, 0),
+            ("run", "a", False, ((43, ("kill",)),)),
+            ("clock", -7200.0),
+            ("put", 0, 20, "now"),
+            ("sign", 0, 0),
+        ],
+    ),
     "what a killed attempt had staged of an archive's member stayed in memory": (
         {"transform": "unzip"},
         [("put", 1, 12, "now"), ("run", "a", False, ((30, ("delete", 1)), (34, ("kill",))))],

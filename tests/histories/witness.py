@@ -69,6 +69,8 @@ class Witness:
         self.killed = self.failed = self.jumped = False
         self._destroyed: set[bytes] = set()
         """By its owner."""
+        self._signs: set[tuple[str, bytes]] = set()
+        """Of its owner, which went as such: path and content."""
         self._settled = Settled()
 
     def say(self, what: str) -> None:
@@ -110,8 +112,9 @@ class Witness:
 
     @property
     def unmarked(self) -> bool:
-        """It wrote markers, and then did not any more."""
-        return len({planner.flow.after.marker for planner in self._record.flows}) > 1
+        """It wrote markers, or took others', and then did not any more."""
+        flows = [planner.flow for planner in self._record.flows]
+        return len({(flow.after.marker, flow.settle.marker) for flow in flows}) > 1
 
     # The source
 
@@ -139,6 +142,9 @@ class Witness:
         elif after is None:
             assert before is not None
             origin, coming = self._moved.pop(path, (path, self._record.coming(path, before)))
+            planner = self._record.flows[-1]
+            if planner.is_marker(self._record.below(planner, path) or ""):
+                self._signs.add((path, before))
             now = place.node(origin)
             replaced = is_temporary(path) and now is not None and plain(now.data) != before
             if self._record.delivered(origin, coming, removed=True):
@@ -173,8 +179,7 @@ class Witness:
 
     def _removed(self, taken: _Taken) -> None:
         """The engine removed a file for good."""
-        planner = self._record.flows[-1]
-        if taken.replaced or planner.is_marker(self._record.below(planner, taken.origin) or ""):
+        if taken.replaced or (taken.origin, taken.content) in self._signs:
             self._destroyed.add(taken.content)
             return
         if (taken.origin, taken.coming) not in self._proved:
@@ -287,9 +292,9 @@ class Witness:
                 self._check_latest(path, content)
         arrived = {each.content for several in self._record.published.values() for each in several}
         for content in {each.content for several in self._record.comings.values() for each in several}:
-            if content not in alive | arrived | self._destroyed:
+            if content not in alive | arrived | self._destroyed | {sign for _, sign in self._signs}:
                 self.object_(f"{_short(content)} is nowhere any more")
 
 
 def _short(content: bytes | None) -> str:
-    return "nothing" if content is None else content.rstrip(b".").decode()
+    return "nothing" if content is None else content.rstrip(b".\n").decode()

@@ -10,7 +10,6 @@ would choose, or its owner has taken it.
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,12 +19,13 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from crossdock.engine.archive import Archive, is_copy, read_entry
+from crossdock.engine.copies import Copies
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.gone import is_there
-from crossdock.engine.recovery import remove, sha256_of
+from crossdock.engine.markers import SenderMarker
+from crossdock.engine.recovery import sha256_of
 from crossdock.errors import (
     AlreadyExists,
-    CrossdockError,
     NotAFile,
     NotFound,
     PermissionDenied,
@@ -36,7 +36,7 @@ from crossdock.errors import (
 from crossdock.flows.flow import Flow
 from crossdock.flows.route import Template, words_of
 from crossdock.ledger.base import Lease, Ledger, State, Transfer
-from crossdock.storage.base import Entry, WriteOptions
+from crossdock.storage.base import Entry
 from crossdock.storage.staging import temporary_path
 from crossdock.storage.storage import Storage
 
@@ -44,12 +44,9 @@ __all__ = ["Disposal", "beside", "is_still"]
 
 log = logging.getLogger("crossdock.engine")
 
-_COPYING = "archiving"
-"""The kind of the marks of copies into the archive that are under way: what a killed one has left is found by them."""
 _NEWER = "the source holds a newer file, which is left alone"
 _SKEW = timedelta(minutes=15)
 """A store whose clock is further off accepts no request of ours."""
-_PAGE = 500
 
 
 class Disposal:
@@ -78,7 +75,10 @@ class Disposal:
             storage = await self._endpoints.storage(transfer.source)
             meant = read_entry(receipt) or transfer.entry
             work = _Work(self.archive, storage, transfer, meant, receipt, lease.id)
-            await work.sweep()
+            await work.copies.sweep()
+            await work.note_moved()
+            if (marker := self._marker_of(work)) is not None:
+                await marker.restore()
             with suppress(PermissionDenied, Unsupported):  # Nor may we put anything aside there.
                 return ("removed the source", True) if await work.clear_aside() else ("", False)
             return "", False
@@ -91,8 +91,13 @@ class Disposal:
         meant = read_entry(receipt) or transfer.entry
         first = min(one.id for one in siblings) if siblings else lease.id
         work = _Work(self.archive, storage, transfer, meant, receipt, first)
+        marker = self._marker_of(work) if after.takes_source else None
         if transfer.state is State.DELIVERED:
-            await work.sweep()
+            await work.copies.sweep()
+            if marker is not None:
+                await marker.restore()
+        if marker is not None:
+            await marker.look()
         try:
             now = await storage.stat(transfer.entry.path)
         except NotFound:
@@ -104,9 +109,8 @@ class Disposal:
             taken = await work.taken()
             return (f"{taken}; {_NEWER}", True) if taken else (_NEWER, False)
         try:
-            if after.takes_source and self.marker is not None:
-                below = transfer.entry.path.removeprefix(self.archive.root)
-                await work.take_marker(self.archive.root + beside(self.marker, below, {}))
+            if marker is not None:
+                await marker.take()
             if after.archive is not None:
                 return await work.archive(now, again=transfer.state is State.DELIVERED)
             if after.delete:
@@ -115,6 +119,12 @@ class Disposal:
         except SourceChanged:
             return _NEWER, False
         return f"tagged {', '.join(sorted(after.tag))}", False
+
+    def _marker_of(self, work: _Work) -> SenderMarker | None:
+        if self.marker is None:
+            return None
+        below = work.path.removeprefix(self.archive.root)
+        return work.marker(self.archive.root + beside(self.marker, below, {}))
 
 
 class _Work:
@@ -130,17 +140,17 @@ class _Work:
         first: int,
     ) -> None:
         self._archive, self._storage, self._transfer, self._meant = archive, storage, transfer, meant
-        self._path = transfer.entry.path
+        self.path = transfer.entry.path
         finished = receipt.get("finished")
         self._at = datetime.fromisoformat(finished) if isinstance(finished, str) else transfer.changed
-        self._first = first
-        identity = f"{transfer.flow}\n{transfer.source}\n{self._path}\n{transfer.fingerprint}"
+        self._first, self.copies = first, Copies(archive, storage, first)
+        identity = f"{transfer.flow}\n{transfer.source}\n{self.path}\n{transfer.fingerprint}"
         digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()
-        self._aside = temporary_path(self._path, digest[:12], "old")
+        self._aside = temporary_path(self.path, digest[:12], "old")
 
     @property
     def _names(self) -> Iterator[str]:
-        return self._archive.paths(self._path, self._transfer.entry.modified, self._at, self._first)
+        return self._archive.paths(self.path, self._transfer.entry.modified, self._at, self._first)
 
     async def taken(self) -> str:
         """What our own hand, before a crash or for a sibling, did to a source that is not there. "": nothing."""
@@ -164,14 +174,30 @@ class _Work:
             return "removed the source"
         return ""
 
+    def marker(self, path: str) -> SenderMarker:
+        names = self._archive.paths(path, self._transfer.entry.modified, self._at, self._first)
+        archives = self._archive.flow.after.archive is not None
+        return SenderMarker(
+            path, list(names) if archives else None, self._archive, self._storage, self._transfer, self.copies
+        )
+
+    async def note_moved(self) -> None:
+        """For how long it stays, if an attempt was killed when it had archived the file, and a newer one came since."""
+        if self._archive.flow.after.archive is None or self._archive.flow.after.keep is None:
+            return
+        for path in self._names:
+            if (there := await self._at_name(path)) is not None and self._was_moved(there):
+                await self._archive.note(self._transfer, there)
+                return
+
     async def _put_back(self, last: Entry) -> bool:
         """A newer file that an attempt moved, and was killed or cut off before it saw that: nobody has sent it."""
-        if self._transfer.state is not State.DELIVERED or self._copies or last.kind != "file":
+        if self._transfer.state is not State.DELIVERED or self.copies.wanted or last.kind != "file":
             return False
         if not await self._archive.is_unsent(self._transfer, last):
             return False
         with suppress(AlreadyExists, NotFound):
-            await self._storage.rename(last.path, self._path)
+            await self._storage.rename(last.path, self.path)
             return True
         return False
 
@@ -188,7 +214,7 @@ class _Work:
     async def archive(self, now: Entry, *, again: bool) -> tuple[str, bool]:
         for path in self._names:
             try:
-                if self._copies:
+                if self.copies.wanted:
                     return await self._copied(path, now, again), True
                 archived = await self._moved(path)
             except AlreadyExists:
@@ -209,7 +235,7 @@ class _Work:
             await self._archive.note(self._transfer, archived)
             return f"archived as {shown(path)}", True
         raise self._storage.backend.error(
-            AlreadyExists, "archive", self._path, "every name for it is taken", hint="tidy the archive up"
+            AlreadyExists, "archive", self.path, "every name for it is taken", hint="tidy the archive up"
         )
 
     async def _linked(self, path: str, now: Entry) -> Entry | None:
@@ -222,25 +248,20 @@ class _Work:
 
     async def _moved(self, path: str) -> Entry | None:
         """By a rename. None: a newer file had come, and was put back."""
-        await self._storage.rename(self._path, path)
+        await self._storage.rename(self.path, path)
         there = await self._storage.stat(path)
         if is_still(self._meant, there, self._storage):
             return there
         try:
-            await self._storage.rename(path, self._path)
+            await self._storage.rename(path, self.path)
         except AlreadyExists:
             log.warning(
                 "%s:%s was replaced twice while it was archived; the version between lies at %s",
                 self._storage.endpoint,
-                shown(self._path),
+                shown(self.path),
                 shown(path),
             )
         return None
-
-    @property
-    def _copies(self) -> bool:
-        """A store without folders has no rename: it copies, and removes what it copied."""
-        return not self._storage.capabilities.directories and self._storage.can_server_copy(self._storage)
 
     async def _copied(self, path: str, now: Entry, again: bool) -> str:
         """By a copy within the store and a delete, both of exactly this object. Raises `SourceChanged`: not copied."""
@@ -248,10 +269,10 @@ class _Work:
         if again or not self._storage.capabilities.create_new:
             there = await self._at_name(path)
             if there is not None and not (again and self._was_moved(there)) and not is_copy(there, now):
-                raise self._taken(path)
+                raise self._storage.backend.error(AlreadyExists, "archive", path, "the name is taken")
         if there is None:
             try:
-                await self._copy(self._path, path, now)
+                await self.copies.copy(self.path, path, now)
             except AlreadyExists:
                 # By the worker of another destination, in this very moment?
                 there = await self._at_name(path)
@@ -259,7 +280,7 @@ class _Work:
                     raise
         words = f"archived as {shown(path)}"
         try:
-            await self._remove_copied(self._path, now)
+            await self.copies.remove(self.path, now)
         except SourceChanged:
             words += f"; {_NEWER}"
         await self._archive.note(self._transfer, await self._storage.stat(path))
@@ -271,73 +292,15 @@ class _Work:
         except NotFound:
             return None
 
-    def _taken(self, path: str) -> CrossdockError:
-        return self._storage.backend.error(AlreadyExists, "archive", path, "the name is taken")
-
-    async def _remove_copied(self, path: str, copied: Entry) -> None:
-        if self._storage.capabilities.pinned_delete:
-            await self._storage.delete_pinned(path, copied)
-        else:
-            await self._storage.delete(path)
-
-    async def _copy(self, path: str, to: str, pin: Entry) -> None:
-        """Within the store, with its time: by that it can be told from another file after a crash.
-
-        What it stages there is in the ledger before it holds a byte.
-        """
-        flow, ledger, marks = self._archive.flow.name, self._archive.ledger, list[str]()
-
-        async def staged(token: bytes) -> None:
-            marks.append(f"{self._first:020}:{hashlib.sha256(token).hexdigest()[:16]}")
-            value = {"token": base64.b64encode(token).decode()}
-            await ledger.mark(flow, _COPYING, marks[-1], value=value)
-
-        create = self._storage.capabilities.create_new
-        options = WriteOptions(overwrite=not create, modified=pin.modified, staged=staged)
-        await self._storage.server_copy(self._storage, path, to, options, pin=pin)
-        # Kept if it failed: nobody can say that the store took everything back.
-        await ledger.unmark(flow, _COPYING, marks)
-
-    async def sweep(self) -> None:
-        """Remove what a copy of an earlier attempt has staged."""
-        flow, ledger, first = self._archive.flow.name, self._archive.ledger, f"{self._first:020}:"
-        found = await ledger.marks(flow, _COPYING, after=first, limit=_PAGE)
-        mine = [mark for mark in found if mark.key.startswith(first)]
-        for mark in mine:
-            await remove(self._storage, base64.b64decode(mark.value["token"]))
-        await ledger.unmark(flow, _COPYING, [mark.key for mark in mine])
-
-    async def take_marker(self, marker: str) -> None:
-        """The sender's word that this file is finished goes first: it must not vouch for the next of that name."""
-        if self._archive.flow.after.archive is None:
-            await self._storage.delete(marker)
-            return
-        for path in self._archive.paths(marker, self._transfer.entry.modified, self._at, self._first):
-            try:
-                if self._copies:
-                    there = await self._storage.stat(marker)
-                    if await self._at_name(path) is not None:
-                        raise self._taken(path)
-                    await self._copy(marker, path, there)
-                    await self._remove_copied(marker, there)
-                else:
-                    await self._storage.rename(marker, path)
-                await self._archive.note(self._transfer, await self._storage.stat(path))
-                return
-            except AlreadyExists:
-                continue
-            except NotFound:
-                return
-
     async def delete(self, now: Entry) -> tuple[str, bool]:
         if self._storage.capabilities.pinned_delete:
-            await self._storage.delete_pinned(self._path, now)
+            await self._storage.delete_pinned(self.path, now)
             return "removed the source", True
         try:
             # Between a look and a removal a newer file may come; a rename takes exactly one, to be looked at in peace.
             await self._set_aside()
         except (PermissionDenied, Unsupported):
-            await self._storage.delete(self._path)
+            await self._storage.delete(self.path)
             return "removed the source", True
         except NotFound:
             return await self.taken() or "the source was gone", True
@@ -346,10 +309,10 @@ class _Work:
 
     async def _set_aside(self) -> None:
         try:
-            await self._storage.rename(self._path, self._aside)
+            await self._storage.rename(self.path, self._aside)
         except AlreadyExists:
             await self.clear_aside()
-            await self._storage.rename(self._path, self._aside)
+            await self._storage.rename(self.path, self._aside)
 
     async def clear_aside(self) -> bool | None:
         """Remove what was set aside (True), or put it back if it is something else (False). None: nothing is there."""
@@ -361,7 +324,7 @@ class _Work:
             return None
         if not is_still(self._meant, there, self._storage):
             try:
-                await self._storage.rename(self._aside, self._path)
+                await self._storage.rename(self._aside, self.path)
             except AlreadyExists:
                 # A still newer one has its name, as if it had been overwritten.
                 await self._storage.delete(self._aside)
