@@ -262,8 +262,10 @@ async def test_an_unknown_flow(home: House) -> None:
             await engine.look("g")
 
 
-async def test_of_the_versions_of_a_file_an_older_one_does_not_come_after_a_newer(home: House) -> None:
-    """Where the store keeps them: one that waits for its next attempt could still be read."""
+@pytest.mark.parametrize("where", ["source", "target"])
+async def test_of_the_versions_of_a_file_an_older_one_does_not_come_after_a_newer(home: House, where: str) -> None:
+    """Where the store keeps them: one that waits for its next attempt could still be read, and what it had staged lay
+    at the target for good."""
 
     class Versioned(Faulty):
         kept: ClassVar[list[bytes]] = []
@@ -282,13 +284,17 @@ async def test_of_the_versions_of_a_file_an_older_one_does_not_come_after_a_newe
 
     home.places["src"] = home.src = Versioned("src")
     await put(b"old")
-    home.src.faults["read"] = [lost("src")]
+    if where == "source":
+        home.src.faults["read"] = [lost("src")]
+    else:
+        home.dst.faults["chunk"] = [lost()]
     assert (await home.run(flow())).waiting == 1
+    assert len(home.dst.staged) == (where == "target")
     await put(b"newer")
     home.clock.move(1)
     assert (await home.run(flow())).delivered == 1
     home.clock.move(60)
     assert (await home.run(flow())).delivered == 0
-    assert home.dst.hold("a") == b"newer"
+    assert (home.dst.hold("a"), home.dst.staged) == (b"newer", [])
     found = await home.ledger.find(Query(limit=10))
     assert sorted((each.entry.version, str(each.state)) for each in found) == [("1", "skipped"), ("2", "done")]

@@ -25,6 +25,7 @@ from crossdock.engine.gone import File, Taken, file_of, is_there, taken_by
 from crossdock.engine.poisoned import ends_workers, put_away
 from crossdock.engine.recovery import Record, attempt_id, copied, recovered, sweep, sweep_members, version_of, where
 from crossdock.engine.steps import Steps
+from crossdock.engine.superseding import supersede
 from crossdock.engine.verdicts import backoff, begun, judge
 from crossdock.errors import Conflict, CrossdockError, LeaseLost, LedgerError, NotFound, StorageError, UnknownEndpoint
 from crossdock.flows.explain import GONE
@@ -185,7 +186,7 @@ class _Attempt:
         transfer, flow = self.transfer, self._planner.flow
         target = await self._endpoints.for_file(transfer.target)
         if transfer.entry.version is not None:
-            await self._ledger.supersede(transfer.id, who=self._lease.transfer.owner or "")
+            await supersede(self._lease, self._ledger, target)
         known = await self._look_back(target)
         if known is not None:
             return known

@@ -339,7 +339,7 @@ class Ledger(ABC):
 
     @abstractmethod
     async def supersede(self, id: int, *, who: str) -> list[int]:
-        """Skip what is pending for the same flow, source path and destination, and was added before this one."""
+        """Skip, and forget what is staged of, what is pending for the same flow, path and destination, and older."""
 
     # Looking
 

@@ -116,8 +116,9 @@ WHERE id = :id AND state = 'pending'
 RETURNING id
 
 -- name: supersede
+-- Who asks sweeps what was staged: were it still told of, its being gone would look as if it had been published.
 UPDATE transfers
-SET state = 'skipped', ready_at = NULL, changed_at = :now, changed_by = :who, why = :why
+SET state = 'skipped', ready_at = NULL, checkpoint = NULL, changed_at = :now, changed_by = :who, why = :why
 WHERE state = 'pending' AND id IN (
     SELECT o.id FROM transfers AS t JOIN transfers AS o
         ON o.flow = t.flow AND o.source = t.source AND o.path = t.path

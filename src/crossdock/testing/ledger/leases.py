@@ -285,14 +285,17 @@ class HandCases:
             (added,) = await ledger.add([planned(entry=entry(size=size), **more)], who="poll")
             return added.id
 
-        running = await version(1)
+        old = await version(1)
+        lease = await claim_one(ledger)
+        await ledger.staged(lease, b"what")
+        await ledger.retry_in(lease, 60, "lost")
+        running = await version(2)
         await claim_one(ledger)
-        old = await version(2)
         elsewhere = await version(2, target="staging")
         new, newer = await version(3), await version(4)
         assert await ledger.supersede(new, who="poll") == [old]
         found = await got(ledger, old)
-        assert (found.state, found.changed_by) == (State.SKIPPED, "poll")
+        assert (found.state, found.changed_by, found.checkpoint) == (State.SKIPPED, "poll", None)
         assert str(new) in found.why
         for id, state in ((running, "running"), (elsewhere, "pending"), (new, "pending"), (newer, "pending")):
             assert (await got(ledger, id)).state == state
