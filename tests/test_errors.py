@@ -10,7 +10,7 @@ import pytest
 
 import crossdock
 from crossdock import errors
-from crossdock.errors import CrossdockError, StorageError
+from crossdock.errors import CrossdockError, NotFound, StorageError
 
 
 def _kinds(base: type[StorageError] = StorageError) -> Iterator[type[StorageError]]:
@@ -25,6 +25,11 @@ def test_every_error_of_an_endpoint_has_a_next_step(kind: type[StorageError]) ->
     assert str(plain).startswith("read partner:in/a.csv: why. Next: ") and "{" not in str(plain)
     told = kind("why", operation="read", endpoint="partner", path="in/a.csv", hint="do that")
     assert str(told) == "read partner:in/a.csv: why. Next: do that"
+
+
+def test_a_root_that_is_missing_is_not_to_be_listed_once_more() -> None:
+    gone = NotFound("no such folder", operation="list", endpoint="partner")
+    assert str(gone) == "list partner: no such folder. Next: check the endpoint's root"
 
 
 def _raised() -> Iterator[tuple[str, ast.Call]]:

@@ -169,6 +169,8 @@ class StorageError(CrossdockError):
     {endpoint} is how to write that."""
 
     next_step: ClassVar[str | None] = None
+    next_step_at_root: ClassVar[str | None] = None
+    """Another one where there is no path."""
 
     def __init__(
         self,
@@ -181,9 +183,10 @@ class StorageError(CrossdockError):
         retry_after: float | None = None,
     ) -> None:
         place, reason = located(endpoint, path), shown(reason)  # it may quote a server
+        next_step = self.next_step if path else self.next_step_at_root or self.next_step
         super().__init__(
             f"{operation} {place.removesuffix(':')}: {reason}",
-            hint=hint or (self.next_step and self.next_step.format(endpoint=shlex.quote(located(endpoint)))),
+            hint=hint or (next_step and next_step.format(endpoint=shlex.quote(located(endpoint)))),
             retry_after=retry_after,
         )
         self.reason, self.operation, self.endpoint, self.path = reason, operation, endpoint, path
@@ -227,6 +230,7 @@ class PermissionDenied(StorageError):
 
 class NotFound(StorageError):
     next_step = "see what is there: crossdock ls {endpoint}"
+    next_step_at_root = "check the endpoint's root"
 
 
 class AlreadyExists(StorageError):

@@ -105,7 +105,7 @@ async def _show(session: Session, base: Path) -> None:
         click.echo(f"   {count(again.delivered, 'transfer')} delivered: nothing is moved twice.")
         if again.delivered or again.found:
             raise IntegrityError(f"the second run moved {again.delivered} files")
-    click.echo(f"{_NEXT}\n   {page('flows.md')}\n{'':42} flows: pull, push, mirror and route, in crossdock.yaml")
+    click.echo(f"{_NEXT}\n   {page('flows.md')}\n{'':41} flows: pull, push, mirror and route, in crossdock.yaml")
 
 
 _NEXT = """
