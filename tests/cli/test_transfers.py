@@ -152,7 +152,7 @@ def test_what_waits_for_an_endpoint_says_so(cli: Cli, tmp_path: Path, how: str) 
     for number in range(60):
         (tmp_path / f"partner/out/{number}.csv").write_text("x")
     if how == "run":
-        assert "60 " in cli("run", "--once").err.splitlines()[-1]
+        assert "60 to be tried again" in cli("run", "--once").err
     else:
         assert cli("plan", "--out", "p.json").code == 0
         assert "60 to be tried again" in cli("apply", "p.json").err
