@@ -138,6 +138,18 @@ KNOWN: dict[str, tuple[dict[str, Any], list[Operation]]] = {
             ("sign", 0, 0),
         ],
     ),
+    "what was archived for good was removed when the time of an earlier one at its place was over": (
+        {"after": "archive", "keep": 7200.0},
+        [
+            ("put", 0, 12, "now"),
+            ("run", "a", False, ()),
+            ("configure", "keep", None),
+            ("unarchive", 0),
+            ("run", "a", False, ()),
+            ("clock", 7300.0),
+            ("configure", "keep", 7200.0),
+        ],
+    ),
     "what a killed attempt had staged of an archive's member stayed in memory": (
         {"transform": "unzip"},
         [("put", 1, 12, "now"), ("run", "a", False, ((30, ("delete", 1)), (34, ("kill",))))],

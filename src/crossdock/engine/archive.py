@@ -40,6 +40,7 @@ class Archive:
         self._template = Template(flow.after.archive) if flow.after.archive else None
         self.root = f"{flow.source.path}/" if flow.source.path else ""
         """What stands before every path of the source at its endpoint."""
+        self._had_marks: bool | None = None
 
     def paths(self, path: str, modified: datetime | None, at: datetime, first: int) -> Iterator[str]:
         """Where a file may be archived, the best name first. Raises `ConfigError`."""
@@ -60,11 +61,16 @@ class Archive:
 
     async def note(self, transfer: Transfer, archived: Entry) -> None:
         """Record when an archived file is to be removed; never, if the flow keeps them."""
-        keep = self.flow.after.keep
-        if keep is not None:
+        keep, place = self.flow.after.keep, (self.flow.name, ARCHIVED)
+        if keep is None:
+            # What lay here when the flow had a `keep`, and was taken out: its time is not to be this one's some day.
+            if self._had_marks is None:
+                self._had_marks = bool(await self.ledger.marks(*place, limit=1))
+            if self._had_marks:
+                await self.ledger.unmark(*place, [archived.path])
+        else:
             value = {"endpoint": transfer.source, "size": archived.size, "fingerprint": archived.fingerprint}
             due = self._clock() + timedelta(seconds=keep)
-            place = self.flow.name, ARCHIVED
             if not await self.ledger.mark(*place, archived.path, due=due, value=value):
                 # Of a file that lay here before, and was taken out: its time is not this one's.
                 await self.ledger.unmark(*place, [archived.path])
