@@ -72,6 +72,19 @@ def test_a_time_to_keep_that_has_no_unit(write: Write, keep: str, told: bool) ->
     assert [words in each and f"Next: write {keep}d for days" in each for each in found] == [True] * told
 
 
+def test_an_age_that_has_no_unit(write: Write) -> None:
+    """Who means days would have all but the newest files left alone, without a word."""
+    flow = f"{ENDPOINTS}flows: {{a: {{source: 'bank:x', to: 'lake:', max_age: AGE}}}}\n"
+    found = [str(each) for each in load(write(flow.replace("AGE", "30"))).warnings if ".max_age: " in str(each)]
+    words = (
+        "without a unit these are seconds: files are left out 30 s after their last change. Next: write 30d for days"
+    )
+    assert [words in each for each in found] == [True]
+    for written in ("30s", "30d", "'30'"):
+        path = write(flow.replace("AGE", written))
+        assert [str(each) for each in load(path).warnings if ".max_age: " in str(each)] == []
+
+
 @pytest.mark.parametrize(
     ("flow", "key"),
     [

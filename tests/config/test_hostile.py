@@ -149,6 +149,8 @@ def test_what_is_no_file(cli: Cli, tmp_path: Path) -> None:
     assert "cannot be read: Is a directory" in cli("check").err
     assert "larger than 1 MiB" in cli("check", "/dev/zero").err
     assert "there is no such file" in cli("check", "nowhere.yaml").err
+    (tmp_path / "linked.yaml").symlink_to("gone.yaml")
+    assert "crossdock: linked.yaml: is a link to gone.yaml, which is not there\n" in cli("check", "linked.yaml").err
     secret = tmp_path / "secret.yaml"
     secret.touch(mode=0)
     if not os.access(secret, os.R_OK):

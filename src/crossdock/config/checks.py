@@ -50,10 +50,8 @@ def check_flow(report: Report, flow: Flow) -> None:
         report.warning((*key, "source"), message, "write the folder above, and which files by 'include' or 'match'")
     for filter_ in flow.filters.rules:
         _globbed(report, (*key, "include" if filter_.include else "exclude"), filter_.pattern)
-    keep = report.value((*key, "after", "keep"))
-    if isinstance(keep, (int, float)) and report.sound((*key, "after", "keep")):
-        message = f"without a unit these are seconds: archived files are removed {keep:g} s after their move"
-        report.warning((*key, "after", "keep"), message, f"write {keep:g}d for days, or {keep:g}s if that is meant")
+    _unitless(report, (*key, "after", "keep"), "archived files are removed {:g} s after their move")
+    _unitless(report, (*key, "max_age"), "files are left out {:g} s after their last change")
     never: list[str] = []
     try:
         never = [without_atoms(pattern.pattern) for pattern, _ in Planner(flow).never]
@@ -67,6 +65,13 @@ def check_flow(report: Report, flow: Flow) -> None:
             if flow.on_conflict == "overwrite":
                 _flattened(report, flow)
         _reached(report, flow, never if all(report.sound((*key, name)) for name in ("settle", "after")) else [])
+
+
+def _unitless(report: Report, key: Key, words: str) -> None:
+    number = report.value(key)
+    if isinstance(number, (int, float)) and report.sound(key):
+        message = f"without a unit these are seconds: {words.format(number)}"
+        report.warning(key, message, f"write {number:g}d for days, or {number:g}s if that is meant")
 
 
 def _rule(report: Report, rule: Rule, key: Key) -> None:

@@ -14,7 +14,7 @@ from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from crossdock.config.config import DEFAULT_FILE, NAME, VARIABLE, Config, Mistakes
-from crossdock.errors import ConfigError
+from crossdock.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from crossdock.documents import Document
@@ -44,6 +44,9 @@ def load(explicit: Path | str | None = None) -> Config:
             raw = opened.read(LARGEST + 1)
             piped = not S_ISREG(os.fstat(opened.fileno()).st_mode)
     except FileNotFoundError:
+        if file.is_symlink():
+            message = f"is a link to {shown(str(file.readlink()))}, which is not there"
+            raise ConfigError(message, file=str(file), hint="put that file there, or mend the link") from None
         if named is None:
             return Config(None, {}, {})
         raise ConfigError("there is no such file", file=str(file), hint="check --config and CROSSDOCK_CONFIG") from None
