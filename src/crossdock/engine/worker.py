@@ -149,9 +149,10 @@ class Worker:
         if error.endpoint not in self._unknown:
             log.warning(
                 "flow %s: no endpoint is called %s here: its transfers are left to the hosts that share the ledger and "
-                "know it. Next: add it to 'endpoints:', or, if it is no more: crossdock transfers cancel",
+                "know it. Next: add it to 'endpoints:', or, if it is no more: crossdock transfers cancel%s",
                 lease.transfer.flow,
                 shown(error.endpoint),
+                f" --target {shown(error.endpoint)}:" if error.endpoint == lease.transfer.target else "",
             )
         self._unknown.add(error.endpoint)
         with suppress(LeaseLost, LedgerUnavailable):
