@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sqlite3
@@ -200,13 +201,20 @@ async def test_it_ends_with_whoever_is_killed(path: Path) -> None:
         assert [each.entry.path for each in await ledger.find(Query())] == ["a"]
 
 
-async def test_no_process_can_be_started(path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.EAGAIN, "temporarily unavailable. Next: see how many processes this account may have"),
+        (errno.EMFILE, r"Too many open files. Next: raise the limit \(ulimit -n\)"),
+    ],
+)
+async def test_no_process_can_be_started(path: Path, number: int, told: str) -> None:
     """As where an account has as many as it may."""
 
     def refused(*_: object, **__: object) -> None:
-        raise BlockingIOError(11, "Resource temporarily unavailable")
+        raise OSError(number, os.strerror(number))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess, "Popen", refused)
-        with pytest.raises(LedgerUnavailable, match=r"no process can be started .*temporarily unavailable"):
+        with pytest.raises(LedgerUnavailable, match=f"no process can be started .*{told}"):
             await SqliteLedger(path, own_process=True).open()

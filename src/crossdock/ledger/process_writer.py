@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -130,6 +131,8 @@ class _Other(asyncio.Protocol):
         except OSError as error:
             ours.close()
             hint = "see how many processes this account may have, and how much memory is free"
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                hint = "raise the limit (ulimit -n), or ask for fewer --transfers"
             raise LedgerUnavailable(f"{name}: no process can be started for it: {error.strerror}", hint=hint) from error
         loop = asyncio.get_running_loop()
         _, other = await loop.create_unix_connection(lambda: cls(name, process, answered), sock=ours)
