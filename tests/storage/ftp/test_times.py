@@ -16,7 +16,7 @@ from crossdock.storage.memory import MemoryBackend
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
 from tests.engine.sync.trees import TREE, content, run
-from tests.storage.ftp.places import DATA, WHEN, backend_of, faulty, hang_up
+from tests.storage.ftp.places import DATA, FACTS, WHEN, backend_of, faulty, hang_up
 
 DATED = WriteOptions(modified=WHEN)
 
@@ -78,6 +78,23 @@ async def test_a_server_that_goes_away_tells_nothing_of_a_file(server: FaultyFtp
             [entry async for entry in storage.scan("")]
         server.faults.replies.clear()
         assert [await storage.stat("one")] == [entry async for entry in storage.scan("")]
+
+
+@pytest.mark.parametrize(
+    "said", ["Input/output error", "Stale file handle", "Transport endpoint is not connected", "Connection timed out"]
+)
+@pytest.mark.parametrize("asked", ["MLST", "SIZE"])
+async def test_a_disk_that_fails_tells_nothing_of_a_file(server: FaultyFtpServer, asked: str, said: str) -> None:
+    """It was gone, as if its owner had taken it: a flow forgot that it had delivered it."""
+    server.features = FACTS if asked == "MLST" else ("SIZE", "MDTM")
+    (server.folder / "in").mkdir()
+    (server.folder / "in" / "one").write_bytes(b"1")
+    async with faulty(server) as storage:
+        server.faults.replies[asked] = f"550 /in/one: {said}"
+        with pytest.raises(ConnectionFailed, match=said):
+            await storage.exists("in/one")
+        server.faults.replies.clear()
+        assert await storage.exists("in/one")
 
 
 async def test_a_session_that_goes_on_has_times_set_with_the_rest(queuing: FaultyFtpServer, packets: list[str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from crossdock.errors import NotFound, PermissionDenied, Throttled
+from crossdock.errors import ConnectionFailed, NotFound, PermissionDenied, Throttled
 from crossdock.storage.base import Entry, Kind
 from crossdock.storage.ftp import data, stamps
 from crossdock.storage.ftp.connection import Connection
@@ -137,9 +137,10 @@ def _must_be_missing(connection: Connection, name: bytes, reply: Reply) -> None:
     Few servers say why. A folder that may be entered hides nothing from its owner: what cannot be described there is
     not there.
     """
-    if kind_of_refusal(reply) is NotFound:
+    kind = kind_of_refusal(reply)
+    if kind is NotFound:
         return
-    if reply.code not in (450, 451, 501, 550, 553):
+    if kind is ConnectionFailed or reply.code not in (450, 451, 501, 550, 553):
         raise Refused(b"MLST", reply)
     above = name.rpartition(b"/")[0]
     if not above or _is_folder(connection, above):

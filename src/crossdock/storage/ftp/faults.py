@@ -59,6 +59,8 @@ _WORDS: tuple[tuple[re.Pattern[str], type[StorageError]], ...] = tuple(
         ),
         # ftp-srv's 550, of a port that it has closed again; LightFTP's, of what it has not quite done yet.
         (r"\b(?:port or pasv|pasv or port)\b|action is in progress", ConnectionFailed),
+        # Of the disk behind the server, such as a mount that hangs: nothing is known of the file.
+        (r"i(?:nput)?/o(?:utput)? error|stale (?:nfs )?file|not connected|timed out|temporarily", ConnectionFailed),
         (rf"too many|maximum|{_IN_USE}", Throttled),
         (r"permi|denied|allowed|forbidden|prohibit|access|read-?only|overwrite|authori[sz]ed", PermissionDenied),
     )
