@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Cli, contents
+from tests.cli.conftest import PROGRAM, Cli, contents
 from tests.cli.flow_files import configure, put
 
 TWO: dict[str, Any] = {"to": ["lake:{path}", "staging:copy/{name}"]}
@@ -285,8 +286,15 @@ def test_a_plan_ends_as_a_run_does(cli: Cli, tmp_path: Path) -> None:
         ("a.csv", "fail"),
         ("c.txt", "unmatched"),
     ]
-    assert rows[1]["reason"] == "no endpoint is called 'nowhere' (crossdock.yaml)"
+    reason = "rule rules[0]: python:own.to sends it to nowhere:x, but no endpoint is called that"
+    assert rows[1]["reason"] == reason
     assert (result.code, summary["summary"]["transfers"]) == (1, 1)
+    ran = cli("run", "--once")
+    assert (ran.code, f"pull: a.csv is not moved: {reason}\n" in ran.err) == (1, True), ran.err
+    (tmp_path / "own.py").write_text("def to(entry):\n    return 'lake:mended'\n")
+    mended = subprocess.run([PROGRAM, "run", "--once"], cwd=tmp_path, capture_output=True, text=True)
+    assert "1 transfer delivered" in mended.stderr
+    assert contents(tmp_path / "lake") == {"b": b"two", "mended": b"one"}
     (tmp_path / "partner" / "out" / "a.csv").unlink()
     assert (cli("plan").code, cli("run", "--once").code) == (1, 1)
 

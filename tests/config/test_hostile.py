@@ -229,7 +229,11 @@ def test_a_function_that_returns_no_place(cli: Cli, tmp_path: Path, answer: str)
     (tmp_path / "in").mkdir()
     (tmp_path / "in/file").touch()
     found = cli("route", "f", "file").out
-    words = "Entry(path='file', " if answer == "entry" else f"{answer} for file)\n"
+    words = (
+        "Entry(path='file', "
+        if answer == "entry"
+        else f"{answer} for file, not 'endpoint:path', several of them, or None)\n"
+    )
     assert found.startswith(f"file → nowhere (rule to: python:{module}.to returned {words}"), found
 
 

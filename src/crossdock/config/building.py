@@ -179,6 +179,7 @@ class Builder:
             to=destinations,
             call=call,
             call_name=calls[0] if calls else "",
+            endpoints=frozenset(map(str, self._types)) if calls else frozenset(),
             transforms=self._transforms((*key, "transform"), model.transform),
         )
 

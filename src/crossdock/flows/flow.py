@@ -88,6 +88,8 @@ class Rule:
     """Instead of `to`."""
     call_name: str = ""
     """`python:module.function`, as it was written."""
+    endpoints: frozenset[str] = frozenset()
+    """Those that the function may name; none at all: any."""
     transforms: tuple[TransformSpec, ...] = ()
 
 

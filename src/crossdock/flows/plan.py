@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Literal, Protocol
 
-from crossdock.errors import ConfigError
+from crossdock.errors import ConfigError, shown
 from crossdock.flows.filters import compile_glob
 from crossdock.flows.flow import Flow, Place, Rule
 from crossdock.flows.route import Routes, Template, words_of
@@ -180,6 +180,10 @@ class Planner:
             verdict: Verdict = "skip" if routed.rule is not None else "unmatched"
             return Decision(entry, verdict, routed.reason, (), routed.rule)
         for place in routed.places:
+            if routed.rule is not None and routed.rule.endpoints and place.endpoint not in routed.rule.endpoints:
+                # Once it is planned, the file would be known, and go nowhere else when the function is mended.
+                reason = f"{routed.rule.call_name} sends it to {shown(str(place))}, but no endpoint is called that"
+                return Decision(entry, "fail", f"rule {routed.rule.name}: {reason}", (), routed.rule)
             if self._marks is not None and self._marks.fullmatch(place.path):
                 reason = f"{place} may be another file's marker (after.marker); exclude it, or call markers otherwise"
                 return Decision(entry, "clash", reason, routed.places, routed.rule)

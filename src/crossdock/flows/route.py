@@ -281,8 +281,8 @@ class Routes:
             except ValueError as error:
                 what = f"{found!r:.{_SHOWN}}"
                 raise ConfigError(
-                    f"rule {rule.name}: {rule.call_name} returned {shown(what)} for {shown(entry.path)}",
-                    hint=f"let the function return {_WANTED}",
+                    f"rule {rule.name}: {rule.call_name} returned {shown(what)} for {shown(entry.path)}, not {_WANTED}",
+                    hint="mend the function",
                 ) from error
         return tuple(places)
 
