@@ -66,7 +66,9 @@ def _event(draw: _Draw) -> Operation:
         return ("kill",)
     if kind < 0.45:
         return ("fault",)
-    if kind < 0.5:
+    if kind < 0.48:
+        return ("deaf",)
+    if kind < 0.52:
         return ("jump", draw.choice((-7200.0, 61.0, 7200.0)))
     return _one(draw, _OWNERS)
 

@@ -42,7 +42,7 @@ class Engines:
         config, process, engine = self._kept.pop(who, (None, None, None)) if stays else (None, None, None)
         if process is None or engine is None or config is not self._scene.config:
             process, engine = self.new(who)
-        process.points, process.requests, process.happenings = 0, 0, happenings(found)
+        process.points, process.requests, process.deaf, process.happenings = 0, 0, False, happenings(found)
         config = self._scene.config
         await self.use(process, engine, lambda engine: engine.run_once(patience=0.0))
         if not process.dead and stays:
@@ -97,6 +97,8 @@ class Engines:
 
     async def _send(self, process: Process, to: object, notice: Notice) -> None:
         async def received() -> None:
+            if process.deaf:
+                raise failure()
             self.told[notice.id].append(notice)
 
         failure = partial(NotificationFailed, "the receiver is down", retryable=True, hint="wait")

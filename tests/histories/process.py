@@ -26,7 +26,10 @@ T = TypeVar("T")
 acting: ContextVar[str | None] = ContextVar("acting", default=None)
 """The flow for which an engine does what it does just now."""
 Happening = tuple[Any, ...]
-"""("kill",), ("fault",), ("jump", seconds), or an operation of the history that somebody does in that moment."""
+"""("kill",), ("fault",), ("jump", seconds), or an operation of the history that somebody does in that moment.
+
+("deaf",): from then on nobody takes notices.
+"""
 
 
 class Killed(BaseException):
@@ -39,7 +42,7 @@ class Process:
     def __init__(self, happenings: dict[int, Happening], do: Callable[[Happening], Awaitable[None]]) -> None:
         self.happenings, self._do = happenings, do
         self.points = self.requests = 0
-        self.dead = self.failed = False
+        self.dead = self.failed = self.deaf = False
         self.trace: list[str] = []
 
     async def point(self, what: str, failure: Callable[[], Exception] | None = None) -> None:
@@ -54,7 +57,9 @@ class Process:
         if happening[0] == "kill":
             self.dead = True
             raise Killed
-        if happening[0] != "fault":
+        if happening[0] == "deaf":
+            self.deaf = True
+        elif happening[0] != "fault":
             await self._do(happening)
         elif failure is not None:
             self.failed = True

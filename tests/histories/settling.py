@@ -86,4 +86,4 @@ def _asks(planner: Planner) -> bool:
 
 def _lists(content: bytes, manifest: str, path: str) -> bool:
     folder, slash, _ = manifest.rpartition("/")
-    return path.removeprefix(f"{folder}{slash}") in content.decode().splitlines()
+    return path.removeprefix(f"{folder}{slash}") in content.decode(errors="replace").splitlines()

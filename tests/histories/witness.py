@@ -31,8 +31,8 @@ class _Taken:
     content: bytes
     origin: str
     coming: Coming | None
-    replaced: bool
-    """Another one had its name while it was set aside."""
+    instead: bytes | None
+    """What had its name while it was set aside."""
     early: bool
     """In the archive, it was to be kept for longer."""
 
@@ -146,10 +146,10 @@ class Witness:
             if planner.is_marker(self._record.below(planner, path) or ""):
                 self._signs.add((path, before))
             now = place.node(origin)
-            replaced = is_temporary(path) and now is not None and plain(now.data) != before
+            instead = plain(now.data) if is_temporary(path) and now is not None else None
             if self._record.delivered(origin, coming, removed=True):
                 self._proved.add((origin, coming))
-            self._between = _Taken(path, before, origin, coming, replaced, self.kept.is_early(path))
+            self._between = _Taken(path, before, origin, coming, instead, self.kept.is_early(path))
             self.kept.drop(path)
             if not is_temporary(path):
                 self._record.taken.append((self._number, path, before))
@@ -179,7 +179,9 @@ class Witness:
 
     def _removed(self, taken: _Taken) -> None:
         """The engine removed a file for good."""
-        if taken.replaced or (taken.origin, taken.content) in self._signs:
+        if taken.instead == taken.content:
+            return
+        if taken.instead is not None or (taken.origin, taken.content) in self._signs:
             self._destroyed.add(taken.content)
             return
         if (taken.origin, taken.coming) not in self._proved:
