@@ -150,6 +150,17 @@ KNOWN: dict[str, tuple[dict[str, Any], list[Operation]]] = {
             ("configure", "keep", 7200.0),
         ],
     ),
+    "what was taken out of the archive, and sent again, was removed there by the time of before": (
+        {"after": "archive", "keep": 86400.0},
+        [
+            ("put", 1, 12, "now"),
+            ("run", "b", True, ()),
+            ("clock", 90000.0),
+            ("unarchive", 0),
+            ("run", "b", True, ((41, ("kill",)),)),
+            ("run", "a", False, ()),
+        ],
+    ),
     "what a killed attempt had staged of an archive's member stayed in memory": (
         {"transform": "unzip"},
         [("put", 1, 12, "now"), ("run", "a", False, ((30, ("delete", 1)), (34, ("kill",))))],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -108,10 +108,10 @@ class Archive:
             self.flow.name, ARCHIVED, due_before=now, limit=_PAGE, after=after or None
         ):
             after = page[-1].key
-            ended = []
+            ended, owed = list[str](), await self._owed({_endpoint(mark) for mark in page})
             for mark in page:
-                endpoint = str(mark.value.get("endpoint", ""))
-                longer = now - mark.at < timedelta(seconds=keep)
+                endpoint = _endpoint(mark)
+                longer = now - mark.at < timedelta(seconds=keep) or (endpoint, mark.value["size"]) in owed
                 if longer or endpoint in down or self._endpoints.pause(endpoint)[0]:
                     continue
                 try:
@@ -125,6 +125,21 @@ class Archive:
                 ended.append(mark.key)
             await self.ledger.unmark(self.flow.name, ARCHIVED, ended)
         return removed
+
+    async def _owed(self, endpoints: Iterable[str]) -> set[tuple[str, int | None]]:
+        """Endpoint and size of what is delivered: a worker that was killed may have archived it, and noted no time.
+
+        One that was taken out of the archive, and sent again, lies where the earlier note says that it may go.
+        """
+        owed: set[tuple[str, int | None]] = set()
+        for endpoint in endpoints:
+            before: int | None = None
+            while found := await self.ledger.find(
+                Query(source=endpoint, states=frozenset({State.DELIVERED}), before=before, limit=_PAGE)
+            ):
+                owed.update((endpoint, each.entry.size) for each in found)
+                before = found[-1].id
+        return owed
 
     async def _remove(self, mark: Mark, endpoint: str) -> bool:
         storage = await self._endpoints.storage(endpoint)
@@ -143,6 +158,10 @@ class Archive:
         else:
             await storage.delete(mark.key)
         return True
+
+
+def _endpoint(mark: Mark) -> str:
+    return str(mark.value.get("endpoint", ""))
 
 
 def is_copy(there: Entry, now: Entry) -> bool:
