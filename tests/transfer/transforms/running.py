@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import warnings
 import zipfile
@@ -104,3 +105,9 @@ async def unpacked(
     async with source_with(data) as source:
         steps = CopyOptions(transforms=(*before, step("unzip", options), *after))
         return await unpack(source, "in/a.zip", target, to, options=steps, **more)
+
+
+# Members of archives, and one of all of them.
+BIG = hashlib.shake_256(b"unpack").digest(700_001)
+FILES = {"a.csv": b"a;b\r\n1;2\r\n", "sub/deep/b.bin": BIG, "sub/empty": b"", "gr\u00fc\u00dfe.txt": b"hello"}
+PLAIN = zipped(FILES)

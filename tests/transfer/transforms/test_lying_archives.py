@@ -15,8 +15,7 @@ import pytest
 
 from crossdock.errors import TransformFailed
 from crossdock.transfer.transforms import step
-from tests.transfer.transforms.running import both, everything, target_of, unpacked, zipped
-from tests.transfer.transforms.test_unpack import BIG, PLAIN
+from tests.transfer.transforms.running import BIG, PLAIN, both, everything, target_of, unpacked, zipped
 
 
 def external(mode: int) -> Callable[[zipfile.ZipInfo], None]:

@@ -23,11 +23,18 @@ from crossdock.transfer.transforms import step
 from crossdock.transfer.unpack import unpack
 from tests.servers import Gpg
 from tests.transfer.transforms.own import HERE
-from tests.transfer.transforms.running import both, everything, run, source_with, target_of, unpacked, zipped
-
-BIG = hashlib.shake_256(b"unpack").digest(700_001)
-FILES = {"a.csv": b"a;b\r\n1;2\r\n", "sub/deep/b.bin": BIG, "sub/empty": b"", "gr\u00fc\u00dfe.txt": b"hello"}
-PLAIN = zipped(FILES)
+from tests.transfer.transforms.running import (
+    BIG,
+    FILES,
+    PLAIN,
+    both,
+    everything,
+    run,
+    source_with,
+    target_of,
+    unpacked,
+    zipped,
+)
 
 
 @both
