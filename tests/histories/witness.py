@@ -68,7 +68,7 @@ class Witness:
         """What an engine takes away: the next thing that happens tells where to, if not for good."""
         self.killed = self.failed = self.jumped = False
         self._destroyed: set[bytes] = set()
-        """By its owner."""
+        """By its owner, or by what was written over it in place."""
         self._signs: set[tuple[str, bytes]] = set()
         """Of its owner, which went as such: path and content."""
         self._settled = Settled()
@@ -208,6 +208,7 @@ class Witness:
             origin, path = self._record.origin(path, before)
             where = Location(place.endpoint, path)
             self.say(f"gone: {where}")
+            self._destroyed |= {each.content for each in self._record.published[origin] if each.place == where}
             self._record.published[origin] = [each for each in self._record.published[origin] if each.place != where]
             return
         if after is None:
