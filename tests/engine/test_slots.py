@@ -42,6 +42,16 @@ TWICE = Flow(
 )
 
 
+class Idle(Courier):
+    """Of no flow and no endpoint: a test says what an attempt is."""
+
+    def __init__(self) -> None:
+        pass
+
+    def claimed(self, leases: Sequence[Lease]) -> None:
+        pass
+
+
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is behind is waited for, for as long as it takes to see that it is."""
@@ -83,13 +93,7 @@ async def test_a_flow_whose_files_never_end_leaves_a_hand_to_the_others() -> Non
     begun: list[str] = []
     change = asyncio.Condition()
 
-    class Stuck(Courier):
-        def __init__(self) -> None:
-            pass
-
-        def claimed(self, leases: Sequence[Lease]) -> None:
-            pass
-
+    class Stuck(Idle):
         async def attempt(self, lease: Lease) -> Delivery:
             async with change:
                 begun.append(lease.transfer.flow)
@@ -127,13 +131,7 @@ async def test_hands_that_end_in_one_turn_of_the_loop_go_on_in_one() -> None:
             await asyncio.sleep(0)
             return await super().claim(*owner, **more)
 
-    class InStep(Courier):
-        def __init__(self) -> None:
-            pass
-
-        def claimed(self, leases: Sequence[Lease]) -> None:
-            pass
-
+    class InStep(Idle):
         async def attempt(self, lease: Lease) -> Delivery:
             turns.append(turn)
             if len(turns) % 4 == 0:
@@ -190,13 +188,7 @@ async def test_what_waits_for_one_that_ends_while_the_ledger_is_asked_is_not_lef
                 await over.wait()
             return found
 
-    class Quick(Courier):
-        def __init__(self) -> None:
-            pass
-
-        def claimed(self, leases: Sequence[Lease]) -> None:
-            pass
-
+    class Quick(Idle):
         async def attempt(self, lease: Lease) -> Delivery:
             await asked.wait()
             await ledger.delivered(lease, {}, owed=False)
