@@ -331,13 +331,34 @@ def test_names_are_utf8_whatever_the_locale(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("limit", [8, 12])
 def test_so_few_files_may_be_open_that_nothing_works(tmp_path: Path, limit: int) -> None:
     """No traceback: at 12, the event loop could not even be closed again."""
-    limited = f'ulimit -n {limit}; exec "$0" "$@"'
-    said = subprocess.run(["sh", "-c", limited, PROGRAM, "ls", tmp_path], capture_output=True, text=True)
-    wanted = f"crossdock: only {limit} files may be open at once here\nNext: raise the limit: ulimit -n 1024\n"
-    assert (said.returncode, said.stderr) == (3, wanted)
-    many = subprocess.run(
-        ["sh", "-c", limited, PROGRAM, "sync", "--processes", "9", tmp_path, tmp_path / "new"],
-        capture_output=True,
-        text=True,
-    )
-    assert (many.returncode, many.stderr.partition("\n")[0]) == (5, "crossdock: too many open files")
+    wanted = (3, f"crossdock: only {limit} files may be open at once here\nNext: raise the limit: ulimit -n 1024\n")
+    assert _with_few_files(limit, "ls", tmp_path) == wanted
+    assert _with_few_files(limit, "sync", "--processes", "9", tmp_path, tmp_path / "new") == wanted
+
+
+@pytest.mark.parametrize(("limit", "processes"), [(16, 8), (20, 8), (23, 8), (16, 4), (18, 4)])
+def test_fewer_files_may_be_open_than_the_processes_need(tmp_path: Path, limit: int, processes: int) -> None:
+    """At 20 with 8 of them, the event loop could be made, and neither run nor be closed."""
+    why = f"only {limit} files may be open at once here, too few for {processes} processes"
+    said = _with_few_files(limit, "sync", "--processes", str(processes), tmp_path, tmp_path / "new")
+    assert said == (3, f"crossdock: {why}\nNext: raise the limit: ulimit -n 1024\n")
+
+
+@pytest.mark.parametrize(("limit", "processes"), [(24, 8), (20, 4)])
+def test_as_many_files_may_be_open_as_the_processes_need(tmp_path: Path, limit: int, processes: int) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(40):
+        (source / f"{number}.txt").write_bytes(b"%d" % number)
+    code, said = _with_few_files(limit, "sync", "--processes", str(processes), source, tmp_path / "new")
+    assert (code, said.partition(" (")[0]) == (0, "40 files copied")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()} == {
+        f"{number}.txt": b"%d" % number for number in range(40)
+    }
+
+
+def _with_few_files(limit: int, *words: object) -> tuple[int, str]:
+    """The exit code of the command and what it says where no more files may be open."""
+    limited = ["sh", "-c", f'ulimit -n {limit}; exec "$0" "$@"', PROGRAM, *map(str, words)]
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stderr

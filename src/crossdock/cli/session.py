@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from crossdock.config import Config, Location
     from crossdock.storage.storage import Storage
 
-__all__ = ["Interrupted", "Session", "common", "new_loop", "opened", "run_in_child"]
+__all__ = ["Interrupted", "Session", "common", "enough_files", "new_loop", "opened", "run_in_child"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -148,14 +148,21 @@ class Session:
         logger.setLevel(logging.DEBUG if self.verbose > 1 else logging.INFO)
 
 
-def new_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it can be had. Raises `ConfigError` where so few files may be open that nothing would work."""
-    import asyncio
+def enough_files(processes: int = 0) -> None:
+    """Raises `ConfigError` where so few files may be open that nothing would work, with a socket to each process."""
     import resource
 
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if 0 <= limit < _FILES:
-        raise ConfigError(f"only {limit} files may be open at once here", hint="raise the limit: ulimit -n 1024")
+    if 0 <= limit < _FILES + processes:
+        why = f", too few for {processes} processes" if limit >= _FILES else ""
+        raise ConfigError(f"only {limit} files may be open at once here{why}", hint="raise the limit: ulimit -n 1024")
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it can be had. Raises `ConfigError` as `enough_files` does."""
+    import asyncio
+
+    enough_files()
     try:
         import uvloop
     except ImportError:

@@ -13,7 +13,7 @@ import click
 
 from crossdock.cli.options import DURATION, MAX_DELETE, SIZE, OrderedGlobs, rules_of
 from crossdock.cli.reporter import Reporter
-from crossdock.cli.session import Session, common, opened, run_in_child
+from crossdock.cli.session import Session, common, enough_files, opened, run_in_child
 from crossdock.errors import NotADirectory, PermissionDenied, shown
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def sync(context: click.Context, /, source: str, target: str, **options: Any) ->
     reporter = Reporter(session, json=options["as_json"], dry_run=options["dry_run"], file=options["report"])
     pool = None
     if options["processes"] > 1 and not options["dry_run"]:
+        enough_files(options["processes"])
         # One more lists and compares.
         ours, theirs = (_shared(location, options["processes"] + 1) for location in (ours, theirs))
         # Forked before the event loop and any thread exist.
