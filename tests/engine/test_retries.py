@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import uuid
 from dataclasses import replace
 from datetime import timedelta
+from gzip import decompress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,14 @@ from crossdock.flows.flow import After, Destination, Retry, Rule, TransformSpec
 from crossdock.ledger.base import Query, State
 from crossdock.storage.base import WriteOptions, Writer
 from crossdock.storage.local import LocalSettings
+from crossdock.storage.sftp import SftpSettings
 from crossdock.storage.staging import is_temporary
 from crossdock.storage.storage import Storage
+from crossdock.testing.cut import CutProxy
 from tests.engine.bench import Killed
 from tests.engine.clocks import Clock
 from tests.engine.places import House, broken, flow, lost
+from tests.servers import OpenSSH
 
 
 async def test_delivers_once_and_knows_it(home: House) -> None:
@@ -241,6 +247,36 @@ async def test_what_could_not_be_swept_is_swept_later(home: House, ended: str) -
     await home.run(both)
     assert (home.dst.staged, home.dst.hold("a"), home.dst2.hold("a")) == ([], b"the newer one", b"the newer one")
     assert sorted([each.state for each in await home.ledger.find(Query())]) == ["done", "done", "done", "skipped"]
+
+
+async def test_what_a_server_that_went_away_still_holds_is_swept_later(
+    home: House, openssh: OpenSSH, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real one, whose writer cannot say so by raising: the first error is the one that matters."""
+    folder = openssh.folder / uuid.uuid4().hex
+    folder.mkdir()
+    openssh.own()
+    both = (Destination("there"), Destination("dst2"))
+    gzipped = flow(rules=(Rule(name="all", to=both, transforms=(TransformSpec("gzip"),)),))
+    new = home.new
+    async with CutProxy("127.0.0.1", openssh.port) as wire:
+        there = SftpSettings.model_validate(openssh.settings(root=folder.name, port=wire.port))
+        monkeypatch.setattr(home, "new", lambda name: Storage(there.backend(name)) if name == "there" else new(name))
+        await home.put("a", random.Random(1).randbytes(3_000_001))
+        wire.cut_after(2_000_000, direction="up")
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(home.run(gzipped))
+            await wire.wait_cut()
+            wire.refusing = True
+            assert (await running).waiting == 1
+        assert [is_temporary(name.name) for name in folder.iterdir()] == [True]
+        await home.put("a", b"the newer one")
+        wire.heal()
+        for _ in range(3):
+            await home.run(gzipped)
+            home.clock.move(3600)
+    assert [file.name for file in folder.iterdir()] == ["a"]
+    assert decompress((folder / "a").read_bytes()) == b"the newer one"
 
 
 async def test_what_was_published_is_found_though_the_source_is_down(home: House) -> None:

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from crossdock.errors import ProtocolViolation, StorageError, Unsupported
+from crossdock.errors import CrossdockError, ProtocolViolation, StorageError, Unsupported
 
 __all__ = [
     "SECONDS_32",
@@ -200,6 +200,8 @@ class Writer(ABC):
 
     offset: int = 0
     """Bytes that an earlier attempt has already stored (`WriteOptions.resume`); write what follows."""
+    left: CrossdockError | None = None
+    """Why `abort` could not remove what was staged: it is not raised, as what made it necessary matters more."""
 
     @abstractmethod
     async def write(self, data: bytes) -> None:
@@ -219,7 +221,7 @@ class Writer(ABC):
 
     @abstractmethod
     async def abort(self) -> None:
-        """Leave nothing behind. Safe to repeat; does nothing after `commit` succeeded.
+        """Leave nothing behind, or say in `left` why not. Safe to repeat; does nothing after `commit` succeeded.
 
         A writer that has ended, in this or another way, raises `RuntimeError` if it is asked to write or to commit.
         """

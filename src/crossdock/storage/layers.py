@@ -141,6 +141,10 @@ class LayeredWriter(Writer):
         self.inner = inner
         self.offset = inner.offset
 
+    @property
+    def left(self) -> CrossdockError | None:  # type: ignore[override]
+        return self.inner.left
+
     async def write(self, data: bytes) -> None:
         await self.inner.write(data)
 

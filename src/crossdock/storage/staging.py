@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from crossdock.errors import AlreadyExists, IntegrityError, NotFound, StorageError, Unsupported
+from crossdock.errors import AlreadyExists, CrossdockError, IntegrityError, NotFound, StorageError, Unsupported
 from crossdock.storage.base import Backend, Entry, Expect, WriteOptions, Writer
 from crossdock.storage.waiting import to_its_end
 
@@ -96,7 +96,7 @@ class StagedWriter(Writer):
 
     @abstractmethod
     async def _remove(self) -> None:
-        """Close and remove the temporary, if there is one. Safe to repeat."""
+        """Close and remove the temporary, if there is one. Raises why it cannot be reached."""
 
     async def _let_go(self) -> None:
         """Close the temporary but keep it."""
@@ -139,9 +139,14 @@ class StagedWriter(Writer):
 
     async def abort(self) -> None:
         """If the caller is cancelled, that is heard once it is done: nobody else would remove the temporary."""
-        if not self._ended:
+        if self._ended:
+            return
+        try:
             await to_its_end(self._remove())
-            self._ended = True
+        except CrossdockError as error:
+            log.warning("%s:%r may be left behind: %s", self.endpoint, self.temporary, error)
+            self.left = error
+        self._ended = True
 
     def checkpoint(self) -> bytes | None:
         safe = self._safe_size()

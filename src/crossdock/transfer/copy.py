@@ -269,19 +269,20 @@ class _Attempt:
         # What is left on a full disk keeps it full, for all the files that wait for room there.
         keep = keep and not isinstance(error, (SourceChanged, IntegrityError, Truncated, NoSpace))
         token = writer.checkpoint() if keep else None
-        if token is None or self.on_checkpoint is None:
-            # The first error is the one that matters; a lost connection cannot be cleaned up from here.
-            try:
-                if self.publishing and self.on_staged is not None and isinstance(error, ConnectionFailed):
-                    # It may have been published: the next attempt finds out.
-                    await writer.leave()
-                else:
-                    await self._withdraw(writer)
-            except StorageError as failed:
-                error.not_cleaned_up(failed)
-        else:
-            await writer.suspend()
-            self.on_checkpoint(token)
+        # The first error is the one that matters; a lost connection cannot be cleaned up from here.
+        try:
+            if token is not None and self.on_checkpoint is not None:
+                await writer.suspend()
+                self.on_checkpoint(token)
+            elif self.publishing and self.on_staged is not None and isinstance(error, ConnectionFailed):
+                # It may have been published: the next attempt finds out.
+                await writer.leave()
+            else:
+                await self._withdraw(writer)
+        except StorageError as failed:
+            error.not_cleaned_up(failed)
+        if writer.left is not None:
+            error.not_cleaned_up(writer.left)
 
     async def _announce(self, staged: Staged) -> None:
         """Cancelled: what became of it is waited for. Who has lost the lease must not leave what nobody knows of."""

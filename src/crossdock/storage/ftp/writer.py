@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TypeVar
 
-from crossdock.errors import NotFound, ProtocolViolation, StorageError
+from crossdock.errors import NotFound, ProtocolViolation
 from crossdock.storage.base import Entry, Expect, WriteOptions
 from crossdock.storage.ftp import asking, data, stamps
 from crossdock.storage.ftp.calls import Calls
@@ -365,7 +365,6 @@ class FtpWriter(StagedWriter):
         self._stream = None
 
     async def _remove(self) -> None:
-        """Best effort by nature: where the server cannot be reached, the temporary stays, and is logged."""
         connection = self._connection
         try:
             self._drop_stream()
@@ -376,8 +375,6 @@ class FtpWriter(StagedWriter):
             self._release()
             if self._touched:
                 await self._calls.call("abort", self.path, self._undo)
-        except StorageError as error:
-            log.warning("%s:%r may be left behind: %s", self.endpoint, self.temporary, error)
         finally:
             self._release()
 

@@ -179,8 +179,6 @@ class LocalWriter(StagedWriter):
             await self._threads.run(self._remove_now)
 
     def _remove_now(self) -> None:
-        if self._folder is None:
-            return
         try:
             if self._made:
                 with self._tree.told("abort", self.path):

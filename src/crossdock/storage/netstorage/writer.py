@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -22,7 +21,6 @@ _HANDED_OVER = 64 * 1024
 """Bytes that are gathered before they are worth a thread for their digests and a chunk on the wire."""
 _LOOKS = 4
 """Another replica may answer a moment later than the one that took the file."""
-log = logging.getLogger("crossdock.storage")
 
 
 class NetStorageWriter(StagedWriter):
@@ -176,12 +174,8 @@ class NetStorageWriter(StagedWriter):
 
     async def _remove(self) -> None:
         self._held, self._gathered = [], []
-        if await self._at_rest() or not self._sent:
-            return
-        try:
+        if not await self._at_rest() and self._sent:
             await self._calls.remove(self.temporary)
-        except CrossdockError as error:
-            log.warning("%s: %r may be left: %s", self._calls.backend.endpoint, self.temporary, error)
 
     async def _let_go(self) -> None:
         await self._at_rest()

@@ -134,7 +134,7 @@ class SftpWriter(StagedWriter):
                 await self._open()
         except (NotFound, Unsupported):
             # What may be there is of no use to anybody, and nobody would come back for it.
-            await self._remove()
+            await self.abort()
             raise
         except BaseException:
             await self._let_go()
@@ -346,12 +346,9 @@ class SftpWriter(StagedWriter):
     # -- giving up ------------------------------------------------------------------------------------------------
 
     async def _remove(self) -> None:
-        """Best effort by nature: where the server cannot be reached, the temporary stays, and is logged."""
         try:
             with Translate("abort", self.endpoint, self.path):
                 await self._clean_up()
-        except StorageError as error:
-            log.warning("%s:%r may be left behind: %s", self.endpoint, self.temporary, error)
         finally:
             self._release()
 
