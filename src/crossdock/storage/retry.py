@@ -15,7 +15,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
 
-from crossdock.errors import CrossdockError, IntegrityError, SourceChanged, Truncated
+from crossdock.errors import CrossdockError, IntegrityError, SourceChanged, TimedOut, Truncated
 from crossdock.storage.base import Backend, Entry, Reader
 from crossdock.storage.layers import Layer, LayeredReader
 
@@ -25,6 +25,11 @@ log = logging.getLogger("crossdock.storage")
 T = TypeVar("T")
 OF_THE_WHOLE = (IntegrityError, SourceChanged, Truncated)
 """What is wrong with a whole stream: going on at the offset reached would hide it."""
+
+_TOLD_AGAIN = 3600.0
+"""Seconds until it is said again that an endpoint is silent."""
+_silent: dict[str, float] = {}
+"""Endpoint → when that was said, by `time.monotonic`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +78,21 @@ class RetryPolicy:
                 if attempt >= self.attempts or now - since + wait > self.seconds:
                     error.exhausted = True
                     raise
-                log.info("attempt %d of %d failed, again in %.1fs: %s", attempt, self.attempts, wait, error)
+                if attempt == 1 and isinstance(error, TimedOut) and _is_news(error.endpoint):
+                    # Else whoever waits would hear of it when all attempts have taken their time, after minutes.
+                    log.warning("%s; trying again, at most %d times", error.message, self.attempts - 1)
+                else:
+                    log.info("attempt %d of %d failed, again in %.1fs: %s", attempt, self.attempts, wait, error)
             attempt += 1
             await self.sleep(wait)
+
+
+def _is_news(endpoint: str) -> bool:
+    now = time.monotonic()
+    if now - _silent.get(endpoint, -_TOLD_AGAIN) < _TOLD_AGAIN:
+        return False
+    _silent[endpoint] = now
+    return True
 
 
 class Retry(Layer):

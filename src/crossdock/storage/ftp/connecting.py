@@ -62,9 +62,9 @@ class Connector:
                 connection.wire.close()
                 self._sign_in(connection, old_tls=old_tls)
         except Silent as error:
-            hint = "check host, port and firewall"
+            hint = "check host, port and firewall, or raise 'connect_timeout' at this endpoint"
             if self._settings.security != "implicit" and connection.connected and connection.wire_is_fresh:
-                hint = "if the server expects TLS from the first byte (port 990), write type: ftps"
+                hint += "; if the server expects TLS from the first byte (port 990), write type: ftps"
             elif not connection.wire_is_fresh:
                 hint = (
                     "it has answered before: some servers take their time to refuse a sign-in (Pure-FTPd), so check "
@@ -134,7 +134,7 @@ class Connector:
             connected, learned.address = reached_in_time(*settings.address, settings.connect_timeout, learned.address)
             connected.settimeout(settings.connect_timeout)
         except TimeoutError as error:
-            raise Silent("no answer") from error
+            raise Silent(f"no answer within {settings.connect_timeout:g} s") from error
         except (OSError, UnicodeError) as error:
             # The latter for what can be no host's name, such as one with two dots together.
             raise Lost(f"cannot connect: {getattr(error, 'strerror', None) or error}") from error

@@ -76,7 +76,7 @@ class TlsLayer:
         except ssl.SSLError as error:
             raise NotTls(error.reason or str(error)) from error
         except TimeoutError as error:
-            raise Silent("no answer to the TLS greeting") from error
+            raise Silent(f"no answer to the TLS greeting within {wrapped.gettimeout():g} s") from error
         except OSError as error:
             raise Lost(f"the connection broke in the TLS greeting: {error.strerror or error}") from error
 
