@@ -100,6 +100,27 @@ def test_several_globs_in_one(write: Write, flow: str, key: str | None) -> None:
     assert [f"flows.a.{key}: " in each and "is one glob" in each for each in found] == [True] * (key is not None)
 
 
+@pytest.mark.parametrize(
+    ("flow", "key", "told"),
+    [
+        ("include: [csv]", "include", "'*.csv'"), ("include: .CSV", "include", "'*.CSV'"),
+        ("exclude: [old/, tmp]", "exclude", "'*.tmp'"), ("include: tar.gz", "include", "'*.tar.gz'"),
+        ("rules: [{match: {glob: txt}, to: 'lake:'}]", "rules.0.match.glob", "'*.txt'"),
+        ("rules: [{match: csv, to: 'lake:'}]", "rules.0.match", r".*\.csv"),
+        ("rules: [{match: '\\.csv$', to: 'lake:'}]", "rules.0.match", r".*\.csv"),
+        ("rules: [{match: '.tar\\.gz', to: 'lake:'}]", "rules.0.match", r".*\.tar\.gz"),
+        ("include: [README, done, LATEST, old, .htaccess, csv/, /csv, in/csv, '*csv', a.csv]", None, ""),
+        ("rules: [{match: 'x\\.csv', to: 'lake:a'}, {match: 'manifest|\\.done', to: 'lake:'}]", None, ""),
+    ],
+)  # fmt: skip
+def test_an_ending_that_is_no_pattern(write: Write, flow: str, key: str | None, told: str) -> None:
+    to = "" if "rules" in flow else "to: 'lake:', "
+    path = write(f"{ENDPOINTS}flows: {{a: {{source: 'bank:x', {to}{flow}}}}}\n")
+    found = [str(advice) for advice in load(path).warnings if "for all that end so" in str(advice)]
+    wanted = f"Next: write {told} for all that end so, unless it is meant"
+    assert [f"flows.a.{key}: " in each and wanted in each for each in found] == [True] * (key is not None), found
+
+
 @pytest.mark.parametrize(("source", "told"), [("bank:/out/*.csv", 1), ("bank:out/{now:%Y}", 1), ("bank:out [1]", 0)])
 def test_a_source_that_is_written_as_a_pattern(write: Write, source: str, told: int) -> None:
     path = write(f"{ENDPOINTS}flows: {{a: {{source: '{source}', to: 'lake:'}}}}\n")

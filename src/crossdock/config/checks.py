@@ -17,6 +17,12 @@ _JUDGED = 200
 """Rules of one flow that are compared with all before them, which takes longer with each."""
 _OWN = re.compile(r"\.(?=[*+])")
 _LIKE_GLOB, _LIKE_REGEX = re.compile(r"(?=.*[\w -]\*)[\w./ *?-]+"), re.compile(r"\\[.dsw]")
+_BARE = re.compile(
+    r"(?:\\?\.)?((?:tar\\?\.)?(?:asc|avro|bak|bz2|csv|dat|docx?|edi|gpg|gz|html?|jpe?g|jsonl?|log|md5|ndjson|orc|parquet"
+    r"|pdf|pgp|png|sha256|sql|tar|tgz|tiff?|tmp|tsv|txt|xlsx?|xml|xz|ya?ml|zip|zst))\$?",
+    re.IGNORECASE,
+)
+"""An ending of what is often sent, and nothing before it."""
 _BRACES, _LISTED = re.compile(r"\{[^{}]*\}|\[[^\]]*\]"), re.compile(r",\s*[*?.\w]*\*")
 
 
@@ -83,6 +89,10 @@ def _rule(report: Report, rule: Rule, key: Key) -> None:
             message = f"{rule.regex!r} is a regular expression, where a * repeats the character before it"
             hint = f"write {{glob: {rule.regex!r}}}, or .* for any characters"
             report.warning((*key, "match", "regex"), message, hint)
+        elif (ending := _ending(rule.regex)) is not None:
+            message = f"{rule.regex!r} matches a file whose whole path is that, and no other"
+            hint = f"write .*\\.{ending} for all that end so, unless it is meant"
+            report.warning((*key, "match", "regex"), message, hint)
         slow = cost(rule.regex)
         if slow is not None:
             hint = _quicker(rule.regex)
@@ -100,7 +110,11 @@ def _rule(report: Report, rule: Rule, key: Key) -> None:
 
 
 def _globbed(report: Report, key: Key, glob: str) -> None:
-    """`*.csv, *.txt` in one is a name with a comma, and nothing has that; a backslash makes no class of characters."""
+    """`*.csv, *.txt` in one is a name with a comma, and nothing has that; a backslash makes no class of characters; and
+    few files are called `csv`."""
+    if (ending := _ending(glob)) is not None:
+        message = f"{glob!r} stands for files that are called so, and for no others"
+        report.warning(key, message, f"write '*.{ending}' for all that end so, unless it is meant")
     if _LIKE_REGEX.search(glob):
         message = f"'{glob}' is a glob, where a backslash takes the next character as it is"
         hint = "write *.csv for what is .*\\.csv in a regular expression"
@@ -109,6 +123,12 @@ def _globbed(report: Report, key: Key, glob: str) -> None:
         message = f"{glob!r} is one glob, for names that have the comma in them"
         hint = "write a list, ['*.csv', '*.txt']" if key[-1] != "glob" else "write {glob: '*.{csv,txt}'}"
         report.warning(key, message, hint)
+
+
+def _ending(pattern: str) -> str | None:
+    """What the names are to end with, if the pattern is that alone; without the dot."""
+    bare = _BARE.fullmatch(pattern)
+    return bare[1] if bare is not None else None
 
 
 def _quicker(regex: str) -> str:
