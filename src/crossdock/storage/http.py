@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import SplitResult
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -22,6 +24,7 @@ __all__ = [
     "Unreachable",
     "http_date",
     "no_answer",
+    "proxy_of",
     "retry_after",
     "trusted",
     "whole",
@@ -64,6 +67,19 @@ def trusted(ca_file: Path | str | None) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = TlsSocket
     return context
+
+
+def proxy_of(url: SplitResult) -> str | None:
+    """The proxy that the environment names for a URL; every variable there is read for it.
+
+    An exception from it (`no_proxy`) may have a port, and brackets round an address of IPv6, or none.
+    """
+    host = url.hostname or ""
+    in_url = f"[{host}]" if ":" in host else host
+    port = url.port or (443 if url.scheme == "https" else 80)
+    if any(map(proxy_bypass, (host, in_url, f"{in_url}:{port}"))):
+        return None
+    return getproxies().get(url.scheme)
 
 
 def http_date(text: str | None) -> datetime | None:

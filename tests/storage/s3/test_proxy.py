@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from crossdock.errors import ConnectionFailed
+from crossdock.storage.http import proxy_of
 from crossdock.storage.s3 import S3Settings
 from crossdock.storage.storage import Storage
 from tests.servers.server import closed_ports
@@ -54,12 +55,15 @@ async def relay(server: Server) -> AsyncIterator[tuple[str, list[bytes]]]:
         await asyncio.gather(*serving)
 
 
-@pytest.mark.parametrize(("excepted", "through"), [("", True), ("127.0.0.1", False), ("elsewhere.example", True)])
+@pytest.mark.parametrize(
+    ("excepted", "through"),
+    [("", True), ("127.0.0.1", False), ("127.0.0.1:{port}", False), ("127.0.0.1:1", True), ("elsewhere.example", True)],
+)
 async def test_requests_go_through_it_unless_excepted(
     excepted: str, through: bool, moto: Server, peer: BotoPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with relay(moto) as (url, asked):
-        for name, value in (("http_proxy", url), ("no_proxy", excepted)):
+        for name, value in (("http_proxy", url), ("no_proxy", excepted.format(port=urlsplit(moto.endpoint_url).port))):
             monkeypatch.delenv(name.upper(), raising=False)
             monkeypatch.setenv(name, value)
         async with Storage(backend(moto, peer.bucket, monkeypatch, part_size="5M")) as storage:
@@ -69,6 +73,32 @@ async def test_requests_go_through_it_unless_excepted(
     assert {path: peer.read(path) for path in ("small", "large")} == {"small": SMALL, "large": LARGE}
     assert bool(asked) is through
     assert all(moto.endpoint_url.encode() in line for line in asked)
+
+
+_HOSTS = ("[::1]:9000", "[::1]", "[2001:db8::5]:9000", "s3.example", "s3.example:9000", "lake.s3.example:9000")
+
+
+@pytest.mark.parametrize(
+    ("excepted", "hosts"),
+    [
+        ("::1", ("[::1]:9000", "[::1]")),
+        ("other.example, [::1]", ("[::1]:9000", "[::1]")),
+        ("[::1]:9000", ("[::1]:9000",)),
+        ("[::1]:80", ("[::1]",)),
+        ("[2001:DB8::5]", ("[2001:db8::5]:9000",)),
+        (".example", ("s3.example", "s3.example:9000", "lake.s3.example:9000")),
+        ("s3.example:9000", ("s3.example:9000", "lake.s3.example:9000")),
+        ("*", _HOSTS),
+        ("", ()),
+    ],
+)
+def test_who_is_excepted(excepted: str, hosts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = "http://proxy.example:3128"
+    for name, value in (("http_proxy", proxy), ("no_proxy", excepted)):
+        monkeypatch.delenv(name.upper(), raising=False)
+        monkeypatch.setenv(name, value)
+    wanted = {host: None if host in hosts else proxy for host in _HOSTS}
+    assert {host: proxy_of(urlsplit(f"http://{host}/b/key")) for host in _HOSTS} == wanted
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

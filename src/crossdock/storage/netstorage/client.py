@@ -7,14 +7,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
 
 from crossdock.errors import ProtocolViolation, Throttled
 from crossdock.storage.base import not_open
-from crossdock.storage.http import FAILURES, TooLong, trusted, whole
+from crossdock.storage.http import FAILURES, TooLong, proxy_of, trusted, whole
 from crossdock.storage.netstorage.faults import Place, failure, refused
 from crossdock.storage.netstorage.settings import NetStorageSettings
 from crossdock.storage.netstorage.signing import Signer
@@ -82,8 +82,7 @@ class Client:
         settings = self.settings
         key = await asyncio.to_thread(settings.key.reveal)
         self._signer = Signer(settings.key_name, key)
-        if not proxy_bypass(settings.host):
-            self._proxy = getproxies().get("https" if settings.tls else "http")
+        self._proxy = proxy_of(urlsplit(self.service))
         tls = await asyncio.to_thread(trusted, settings.ca_file) if settings.tls else True
         # No limit: whoever calls has a slot, and needs one connection at a time.
         self._session = aiohttp.ClientSession(

@@ -96,4 +96,5 @@ class NetStorageSettings(EndpointSettings):
     def service(self) -> str:
         """Scheme, host and port."""
         port = f":{self.port}" if self.port else ""
-        return f"{'https' if self.tls else 'http'}://{self.host}{port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}{port}"

@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlsplit
-from urllib.request import getproxies, proxy_bypass
 from xml.etree import ElementTree
 
 import aiohttp
@@ -23,7 +22,7 @@ from yarl import URL
 
 from crossdock.errors import ConfigError, ProtocolViolation, located
 from crossdock.storage.base import Backend, not_open
-from crossdock.storage.http import FAILURES, TooLong, trusted, whole
+from crossdock.storage.http import FAILURES, TooLong, proxy_of, trusted, whole
 from crossdock.storage.retry import RetryPolicy
 from crossdock.storage.s3.bulk import Bulk, BulkResponse
 from crossdock.storage.s3.credentials import CredentialSource, Keys
@@ -118,8 +117,8 @@ class Client:
         """The store was seen to unpack what it sends."""
         self._lengthless = self.amazon
         # Set if lengths are left out for another reason than that.
-        self._proxies: dict[str, str] = {}
-        self._proxy_of: dict[str, str | None] = {}
+        self._proxies: dict[str, str | None] = {}
+        """Host and port → what the environment said when they were first asked."""
 
     async def open(self) -> None:
         """Raises `ConfigError` for a bad `ca_file`. Safe to repeat."""
@@ -127,7 +126,7 @@ class Client:
             return
         self.region = await self.credentials.region()
         self.service = self.service or amazon_url(self.region)
-        self._proxies, self._proxy_of = getproxies(), {}
+        self._proxies = {}
         settings = self.settings
         tls = await asyncio.to_thread(self._tls)
         # One account's connections, in two pools.
@@ -205,7 +204,9 @@ class Client:
                     hint="look for it in this endpoint's settings, its credentials and AWS_REGION",
                 )
         host = urlsplit(url)
-        proxy = self._proxy(host.scheme, host.hostname or "")
+        if host.netloc not in self._proxies:
+            self._proxies[host.netloc] = proxy_of(host)
+        proxy = self._proxies[host.netloc]
         bulk = None if proxy else self._bulk
         # What TLS opens comes in pieces of 16 KiB: asking for each in a thread is slower than the event loop.
         apart = request.large and bool(request.body or host.scheme == "http")
@@ -228,12 +229,6 @@ class Client:
             raise failure(self.place(request), error) from error
         _acknowledge(response)
         return response
-
-    def _proxy(self, scheme: str, host: str) -> str | None:
-        """What the environment said when this was opened; asked once a host, as that reads every variable there is."""
-        if host not in self._proxy_of:
-            self._proxy_of[host] = None if proxy_bypass(host) else self._proxies.get(scheme)
-        return self._proxy_of[host]
 
     async def _signed(self, request: Request, url: str) -> dict[str, str]:
         headers = {name: value for name, value in request.headers.items() if name not in self._unknown}
