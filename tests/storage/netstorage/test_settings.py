@@ -27,8 +27,6 @@ async def test_a_url_names_a_place(server: FakeNetStorage, monkeypatch: pytest.M
 def test_https_is_the_default() -> None:
     settings, _ = parse_url("netstorage://account@example-nsu.akamaihd.net/123456/d?key=env:NS")
     assert getattr(settings, "service") == "https://example-nsu.akamaihd.net"  # noqa: B009
-    numbered, _ = parse_url("netstorage://account@[::1]:8443/123456/d?key=env:NS")
-    assert getattr(numbered, "service") == "https://[::1]:8443"  # noqa: B009
     assert settings.slots == 8
     assert settings.shared(4).slots == 2
 

@@ -96,5 +96,4 @@ class NetStorageSettings(EndpointSettings):
     def service(self) -> str:
         """Scheme, host and port."""
         port = f":{self.port}" if self.port else ""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.tls else 'http'}://{host}{port}"
+        return f"{'https' if self.tls else 'http'}://{self.host}{port}"
