@@ -23,6 +23,7 @@ from crossdock.errors import (
 )
 from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader, WriteOptions, Writer
 from crossdock.storage.storage import Storage
+from crossdock.storage.waiting import to_its_end
 from crossdock.transfer.copy import CopyOptions, Staged, copy, refuse_folder
 from crossdock.transfer.pipe import digest_of
 from crossdock.transfer.receipt import Receipt
@@ -64,8 +65,10 @@ async def unpack(
     inner = replace(options, server_side=False, resume=None)
     archive: Storage | None = None
     places, told = list[str](), False
-    file = await asyncio.to_thread(_spool, splitter, step, name)
+    spooled: list[IO[bytes]] = []
     try:
+        await to_its_end(asyncio.to_thread(_spool, splitter, step, name, spooled))
+        (file,) = spooled
         spool = Storage(_Sink("spool", _Spooling(file, splitter.spool_limit, step, name)))
         first = replace(inner, transforms=before, overwrite=True, attempt=None)
         whole = await copy(source, path, spool, "archive", pin=pin, options=first, progress=progress)
@@ -92,11 +95,14 @@ async def unpack(
                 await on_members(places)
         raise
     finally:
-        if archive is not None:
-            await archive.close()
-        with suppress(OSError):
-            # What did not fit is still in its buffer.
-            file.close()
+        try:
+            if archive is not None:
+                await archive.close()
+        finally:
+            for file in spooled:
+                with suppress(OSError):
+                    # What did not fit is still in its buffer.
+                    file.close()
 
 
 async def _look_ahead(target: Storage, place: str, made: Receipt) -> None:
@@ -121,10 +127,10 @@ def _parted(steps: Sequence[Step]) -> tuple[tuple[Step, ...], Step, tuple[Step, 
     return tuple(steps[: at[0]]), steps[at[0]], tuple(steps[at[0] + 1 :])
 
 
-def _spool(splitter: Splitter, step: Step, name: str) -> IO[bytes]:
+def _spool(splitter: Splitter, step: Step, name: str, spooled: list[IO[bytes]]) -> None:
     """A file without a name: nothing is left of it, however this process ends."""
     try:
-        return tempfile.TemporaryFile(dir=splitter.spool_folder)
+        spooled.append(tempfile.TemporaryFile(dir=splitter.spool_folder))  # noqa: SIM115 - see unpack
     except OSError as error:
         raise _unkept(step, name, "no temporary file", error) from error
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import io
 import os
 import tempfile
+import threading
 import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -194,18 +196,24 @@ async def test_a_source_that_changed() -> None:
         assert await everything(target) == []
 
 
-async def test_cancelling_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither at the target nor in the temporary folder, and no open file."""
-    spool = tmp_path / "spool"
-    spool.mkdir()
-    opened: list[Any] = []
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The temporary files that are made."""
+    found: list[Any] = []
     real = tempfile.TemporaryFile
 
     def noting(**options: Any) -> Any:
-        opened.append(real(**options))
-        return opened[-1]
+        found.append(real(**options))
+        return found[-1]
 
     monkeypatch.setattr("crossdock.transfer.unpack.tempfile.TemporaryFile", noting)
+    return found
+
+
+async def test_cancelling_leaves_nothing(tmp_path: Path, opened: list[Any]) -> None:
+    """Neither at the target nor in the temporary folder, and no open file."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
     reached = asyncio.Event()
 
     class Waiting(Layer):
@@ -223,6 +231,46 @@ async def test_cancelling_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
             await task
         assert [file.closed for file in opened] == [True]
         assert await everything(memory) == []
+
+
+async def test_cancelling_as_the_temporary_file_is_made(
+    tmp_path: Path, opened: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made in a thread, which goes on: what that makes is closed as well."""
+    real, begun, go_on = tempfile.TemporaryFile, threading.Event(), threading.Event()
+
+    def waiting(**options: Any) -> Any:
+        begun.set()
+        assert go_on.wait(60)
+        return real(**options)
+
+    monkeypatch.setattr("crossdock.transfer.unpack.tempfile.TemporaryFile", waiting)
+    async with target_of("memory", tmp_path) as target:
+        task = asyncio.create_task(unpacked(PLAIN, target))
+        assert await asyncio.to_thread(begun.wait, 60)
+        task.cancel()
+        ended, _ = await asyncio.wait([task], timeout=0)
+        assert not ended
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert [file.closed for file in opened] == [True]
+        assert await everything(target) == []
+
+
+async def test_an_archive_that_cannot_be_closed(opened: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its temporary file is, all the same."""
+
+    def fails(_: zipfile.ZipFile) -> None:
+        monkeypatch.undo()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with target_of("memory", Path()) as target:
+        archive = zipped({"a": b"one"})
+        monkeypatch.setattr(zipfile.ZipFile, "close", fails)
+        with pytest.raises(OSError, match="Input/output error"):
+            await unpacked(archive, target)
+    assert [file.closed for file in opened] == [True]
 
 
 async def test_copy_and_unpack_are_not_taken_for_each_other() -> None:
