@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Self, final
 
 from crossdock.errors import (
     InvalidPath,
+    NotAFile,
     NotFound,
     PermissionDenied,
     ProtocolViolation,
@@ -169,7 +169,7 @@ class Storage:
     async def _walk_folders(
         self, path: str, without: Callable[[str], bool] | None = None
     ) -> AsyncGenerator[list[Entry]]:
-        ahead: deque[tuple[str, asyncio.Task[list[Entry]]]] = deque()
+        ahead: dict[str, asyncio.Task[list[Entry]]] = {}
         pending: list[Entry] = []
 
         def order(entry: Entry) -> str:
@@ -194,13 +194,12 @@ class Storage:
             return distinct(found)
 
         def look_ahead() -> None:
-            """Folders due next are listed while the files before them are being moved."""
-            known = {folder for folder, _ in ahead}
+            """Folders due next, the very next among them, are listed while the files before them are being moved."""
             for entry in reversed(pending):
                 if len(ahead) >= _WALK_AHEAD:
                     break
-                if entry.kind == "dir" and entry.path not in known:
-                    ahead.append((entry.path, asyncio.ensure_future(listed(entry.path))))
+                if entry.kind == "dir" and entry.path not in ahead:
+                    ahead[entry.path] = asyncio.ensure_future(listed(entry.path))
 
         try:
             pending = await listed(path)
@@ -212,18 +211,12 @@ class Storage:
                 if files:
                     yield files
                     continue
-                folder = pending.pop()
-                found = next((item for item in ahead if item[0] == folder.path), None)
-                if found is None:
-                    pending.extend(await listed(folder.path))
-                else:
-                    ahead.remove(found)
-                    pending.extend(await found[1])
+                pending.extend(await ahead.pop(pending.pop().path))
                 look_ahead()
         finally:
-            for _, task in ahead:
+            for task in ahead.values():
                 task.cancel()
-            await asyncio.gather(*(task for _, task in ahead), return_exceptions=True)
+            await asyncio.gather(*ahead.values(), return_exceptions=True)
 
     async def _is_named(self, path: str, top: str) -> bool:
         """Whether the folder above still shows it: of what may not be entered, vsftpd itself says that it is not there.
@@ -305,6 +298,10 @@ class Storage:
 
     async def rename(self, path: str, target: str, *, overwrite: bool = False) -> None:
         path, target = self.checked(path, "rename"), self.checked(target, "rename")
+        if not path or not target:
+            raise self.backend.error(NotAFile, "rename", "", "it is the endpoint's root")
+        if path == target and overwrite and (await self.stat(path)).kind != "dir":
+            return  # Where it steps aside for itself, it could be lost.
         await self.backend.rename(path, target, overwrite=overwrite)
 
     async def server_copy(
@@ -330,6 +327,8 @@ class Storage:
         await self.backend.make_dir(self.checked(path, "mkdir"))
 
     async def remove_dir(self, path: str) -> None:
+        if not path:
+            raise self.backend.error(PermissionDenied, "rmdir", path, "it is the endpoint's root")
         await self.backend.remove_dir(self.checked(path, "rmdir"))
 
     async def delete_pinned(self, path: str, pin: Entry) -> None:

@@ -60,6 +60,8 @@ class TestFaults:
             ("pwrite", errno.EIO, ConnectionFailed),
             ("fsync", errno.EIO, ConnectionFailed),
             ("fsync", errno.ENOSPC, NoSpace),
+            ("fchmod", errno.EIO, ConnectionFailed),
+            ("utime", errno.EIO, ConnectionFailed),
             ("rename", errno.EROFS, PermissionDenied),
             ("rename", errno.EACCES, PermissionDenied),
             ("rename", errno.EINVAL, InvalidPath),
@@ -253,8 +255,9 @@ class TestFaults:
                 pass
         assert os.listdir(tmp_path) == []
 
+    @pytest.mark.parametrize("fails", [False, True])
     async def test_cancelling_waits_for_the_thread(
-        self, storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch
+        self, storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
     ) -> None:
         """A thread cannot be stopped: what it makes after its task was cancelled is removed all the same."""
         real, entered, go_on = os.open, threading.Event(), threading.Event()
@@ -263,14 +266,17 @@ class TestFaults:
             if is_temporary(str(path)):
                 entered.set()
                 go_on.wait(30)
+                if fails:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
             return real(path, flags, *arguments, **named)
 
         monkeypatch.setattr(os, "open", slow)
         task = asyncio.create_task(storage.write_bytes("name", b"x"))
         assert await asyncio.to_thread(entered.wait, 30)
-        task.cancel()
-        done, _ = await asyncio.wait([task], timeout=0.1)
-        assert not done
+        for _ in range(2):
+            task.cancel()
+            done, _ = await asyncio.wait([task], timeout=0.1)
+            assert not done
         go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -6,6 +6,7 @@ import os
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from crossdock.errors import (
 )
 from crossdock.storage.base import WriteOptions
 from crossdock.storage.local import LocalSettings
+from crossdock.storage.local.tree import utc
 from crossdock.storage.staging import temporary_path, token_of
 from crossdock.storage.storage import Storage
 
@@ -84,7 +86,7 @@ class TestLinks:
             await storage.write_bytes("name", b"x")
         assert (root / "name").read_bytes() == b"x"
 
-    @pytest.mark.parametrize("path", ["../outside/secret", "a/../../outside/secret", "/etc/passwd", ".."])
+    @pytest.mark.parametrize("path", ["../outside/secret", "a/../../outside/secret", "/etc/passwd", "..", "\ud800"])
     async def test_the_backend_itself_refuses_to_climb(self, storage: Storage, path: str) -> None:
         """Even without `Storage` in front, which checks paths first."""
         backend = storage.backend
@@ -151,6 +153,11 @@ class TestSpecialFiles:
         os.link(root / "one", root / "two")
         await storage.rename("one", "two", overwrite=True)
         assert os.listdir(root) == ["two"]
+        os.link(root / "two", root.parent / "elsewhere")
+        await storage.rename("two", "two", overwrite=True)
+        assert (root / "two").read_bytes() == b"x"
+        await storage.rename("two", "three", overwrite=True)
+        assert os.listdir(root) == ["three"]
 
     async def test_overwriting_spares_a_hard_link(self, storage: Storage, root: Path) -> None:
         """The other name of the old file keeps the old bytes."""
@@ -165,6 +172,28 @@ class TestSpecialFiles:
             file.seek(5 << 20)
             file.write(b"end")
         assert await storage.read_bytes("sparse") == bytes(5 << 20) + b"end"
+
+    async def test_a_file_swapped_for_a_fifo_as_it_is_opened(
+        self, storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (root / "name").write_bytes(b"x")
+        before, real = len(os.listdir("/proc/self/fd")), os.open
+
+        def swapped(path: str, *arguments: Any, **named: Any) -> int:
+            if path == "name":
+                os.unlink(root / "name")
+                os.mkfifo(root / "name")
+            return real(path, *arguments, **named)
+
+        monkeypatch.setattr(os, "open", swapped)
+        with pytest.raises(NotAFile):
+            await storage.read_bytes("name")
+        monkeypatch.undo()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    def test_a_time_after_the_last_year_is_none(self) -> None:
+        assert utc(2**63) is not None
+        assert utc(10**21) is None
 
     @pytest.mark.parametrize("seconds", [0, -1, -(2**31), 2**31, 2**32, 2**33])
     async def test_any_time_is_told(self, storage: Storage, root: Path, seconds: int) -> None:

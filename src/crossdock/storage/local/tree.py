@@ -23,7 +23,6 @@ from crossdock.errors import (
     NotADirectory,
     NotAFile,
     NotFound,
-    PermissionDenied,
     StorageError,
     Unsupported,
 )
@@ -89,18 +88,13 @@ class Tree:
 
     def _open_root(self, operation: str) -> int:
         try:
-            return os.open(self.root, _FOLDER)
-        except (FileNotFoundError, NotADirectoryError) as error:
+            with self.told(operation, ""):
+                return os.open(self.root, _FOLDER)
+        except (NotFound, NotADirectory) as error:
             # Not NotFound once it was open: a mount that went away must not look like deleted files.
-            kind: type[StorageError] = NotFound if operation == "open" else ConnectionFailed
-            if isinstance(error, NotADirectoryError):
-                kind = NotADirectory
+            kind = ConnectionFailed if isinstance(error, NotFound) and operation != "open" else type(error)
             hint = "make the folder, or mount what belongs there"
             raise self.error(kind, operation, "", f"the root {self.root} is not a folder", hint) from error
-        except OSError:
-            with self.told(operation, ""):
-                raise
-            raise
 
     def check_name(self, path: str, operation: str) -> None:
         """Raises `InvalidPath` for what could escape from the root, or cannot be written as bytes."""
@@ -223,12 +217,11 @@ class Tree:
 
     def stat(self, path: str) -> Entry:
         if not path:
-            with self.told("stat", path):
-                root = self._open_root("stat")
-                try:
-                    return self.entry(path, os.fstat(root))
-                finally:
-                    os.close(root)
+            root = self._open_root("stat")
+            try:
+                return self.entry(path, os.fstat(root))
+            finally:
+                os.close(root)
         with self.parent(path, "stat") as (folder, name):
             return self.entry(path, os.lstat(name, dir_fd=folder))
 
@@ -335,8 +328,6 @@ class Tree:
             before = os.lstat(old, dir_fd=source)
             self._check_file(before, "rename", path)
             with self.parent(target, "rename", make=True) as (folder, new):
-                if path == target and overwrite:
-                    return
                 try:
                     self.move(source, old, folder, new, "rename", target, overwrite=overwrite)
                 except Unsupported:
@@ -363,8 +354,6 @@ class Tree:
         os.close(self.folder(path, "mkdir", make=True))
 
     def remove_dir(self, path: str) -> None:
-        if not path:
-            raise self.error(PermissionDenied, "rmdir", path, "it is the endpoint's root")
         try:
             with self.parent(path, "rmdir") as (folder, name):
                 os.rmdir(name, dir_fd=folder)

@@ -169,13 +169,11 @@ class NetStorageBackend(Backend):
             raise self.error(NotFound, "rename", path, "no such file")
         if source.kind == "dir":
             raise self.error(NotAFile, "rename", path, "it is a folder", hint="rename the files below it")
-        there = source if path == target else await self.calls.look(target, "rename")
+        there = await self.calls.look(target, "rename")
         if there is not None and there.kind == "dir":
             raise self.error(NotAFile, "rename", target, "a folder has this name")
         if there is not None and not overwrite:
             raise self.error(AlreadyExists, "rename", target, "the name is taken")
-        if path == target:
-            return
         await self.calls.make_parents(target, "rename")
         try:
             await self.calls.move(path, target, source)

@@ -10,6 +10,7 @@ from crossdock.errors import (
     NotAFile,
     NotFound,
     PermissionDenied,
+    StorageError,
 )
 from crossdock.storage.storage import Storage
 from crossdock.testing.storage.base import MISSING, Peer, SuiteBase, content, listed, unsupported
@@ -40,6 +41,21 @@ class DeleteCases(SuiteBase):
         else:
             await storage.delete("folder")
         assert await self.names(storage, peer) == {"folder/file"}
+
+    async def test_the_root_stays(self, storage: Storage, peer: Peer | None) -> None:
+        """It is no file to read, delete or move, and no folder to remove, be it empty."""
+        for name in ("before", "after"):
+            for call in (
+                lambda: storage.delete(""),
+                lambda: storage.remove_dir(""),
+                lambda: storage.rename("", "new"),
+                lambda name=name: storage.rename(name, "", overwrite=True),
+                lambda: storage.read_bytes(""),
+            ):
+                with pytest.raises(StorageError):
+                    await call()
+            await storage.write_bytes("after", b"x")
+            await self.holds(storage, peer, "after", b"x")
 
 
 class RenameCases(SuiteBase):
@@ -87,6 +103,17 @@ class RenameCases(SuiteBase):
         await storage.rename("old", "new", overwrite=True)
         await self.holds(storage, peer, "new", b"mine")
         assert await self.names(storage, peer) == {"new"}
+
+    async def test_rename_onto_itself(self, storage: Storage, peer: Peer | None) -> None:
+        """Its own name is taken by a file that is never lost for that."""
+        if not storage.capabilities.rename:
+            return
+        await storage.write_bytes("name", b"mine")
+        with pytest.raises(AlreadyExists):
+            await storage.rename("name", "name")
+        await storage.rename("name", "name", overwrite=True)
+        await self.holds(storage, peer, "name", b"mine")
+        assert await self.names(storage, peer) == {"name"}
 
     async def test_rename_of_nothing(self, storage: Storage, peer: Peer | None) -> None:
         """NotFound, and what has the new name already stays."""
