@@ -89,15 +89,18 @@ async def test_looks_find_their_way_past_open_streams() -> None:
     """Whoever holds streams has yet to look; who gives up waiting for one leaves no trace."""
     storage = await _filled(4)
     async with asyncio.timeout(60):
-        async with storage.read("in/1"), storage.read("in/2"), storage.write("out/1"):
+        async with storage.read("in/1"), storage.write("out/1"), storage.write("out/2"):
             waiting = [
-                asyncio.create_task(storage.begin_write("out/2", WriteOptions())),
+                asyncio.create_task(storage.begin_write("out/3", WriteOptions())),
                 asyncio.create_task(storage.backend.begin_read("in/3")),
             ]
+            await asyncio.sleep(0)
             assert len([entry async for entry in storage.scan("in")]) == _MANY
             assert await storage.exists("in/3")
             for task in waiting:
                 assert not task.done()
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
+        async with storage.read("in/1"), storage.read("in/2"):
+            pass
         await _copied(storage, storage)

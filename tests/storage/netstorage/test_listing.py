@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -48,6 +49,33 @@ async def test_an_empty_folder_is_listed_and_a_missing_one_is_not(server: FakeNe
         await walked(storage, "missing")
     with pytest.raises(NotADirectory):
         await walked(storage, "file")
+
+
+@pytest.mark.parametrize("lister", [listed, walked])
+async def test_a_folder_that_is_refused_is_no_empty_one(
+    server: FakeNetStorage, storage: Storage, lister: Callable[..., Awaitable[list[Any]]]
+) -> None:
+    """An account's first folder is there without a file in it; what is there, and not listed, is an error."""
+    server.faults += [NetStorageFault(action=action, status=404, times=2) for action in ("dir", "list", "stat")]
+    assert await lister(storage) == []
+    server.faults.clear()
+    await storage.make_dir("d")
+    server.peer().write("d/a", b"x")
+    server.faults.append(NetStorageFault(action="dir", status=412))
+    server.faults.append(NetStorageFault(action="list", status=412))
+    with pytest.raises(ProtocolViolation, match="HTTP 412 for a folder"):
+        await lister(storage, "d")
+
+
+async def test_an_answer_that_is_too_long(
+    server: FakeNetStorage, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no shorter listing."""
+    monkeypatch.setattr(client, "LARGEST_ANSWER", 5000)
+    for number in range(100):
+        server.peer().write(f"d/{number:04}", b"x")
+    with pytest.raises(ProtocolViolation, match="an answer of more than 5000 bytes"):
+        await listed(storage, "d")
 
 
 @pytest.mark.parametrize("action", ["_list", "_dir"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crossdock.errors import IntegrityError, SourceChanged, Truncated
+from crossdock.errors import IntegrityError, ProtocolViolation, SourceChanged, Truncated
 from crossdock.storage.storage import Storage
 from crossdock.testing import FakeNetStorage, NetStorageFault
 from crossdock.testing.netstorage.actions import Actions
@@ -51,6 +51,34 @@ async def test_a_range_that_is_shorter_than_it_says(
 
     monkeypatch.setattr(Actions, "_download", shorter)
     with pytest.raises(Truncated):
+        async with storage.read("name", offset=MIB) as reader:
+            while await reader.read():
+                pass
+
+
+@pytest.mark.parametrize("wrong", ["elsewhere", "no range", "half a range", "a byte more"])
+async def test_a_part_that_is_not_the_one_that_was_asked_for(
+    server: FakeNetStorage, storage: Storage, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    """Of a part there is no digest: taken as it comes, bytes would be doubled or left out."""
+    server.peer().write("name", BIG)
+    download = Actions._download
+
+    def changed(actions: Actions, name: bytes, parameters: dict[str, bytes], query: Query) -> Reply:
+        reply = download(actions, name, parameters, query)
+        if wrong == "elsewhere":
+            reply.headers["Content-Range"] = f"bytes {MIB - 1}-{len(BIG) - 1}/{len(BIG)}"
+            reply.body = BIG[MIB - 1 :]
+        elif wrong == "no range":
+            del reply.headers["Content-Range"]
+        elif wrong == "half a range":
+            reply.headers["Content-Range"] = f"bytes {MIB}-{2 * MIB}/{len(BIG)}"
+        else:
+            reply.body += b"x"
+        return reply
+
+    monkeypatch.setattr(Actions, "_download", changed)
+    with pytest.raises(IntegrityError if wrong == "a byte more" else ProtocolViolation):
         async with storage.read("name", offset=MIB) as reader:
             while await reader.read():
                 pass
