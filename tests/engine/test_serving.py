@@ -45,6 +45,22 @@ async def test_an_event_is_acknowledged_when_its_transfers_are_recorded(home: Ho
         assert acknowledged == [1, 1], "who could not look does not acknowledge"
 
 
+async def test_an_acknowledgement_may_be_a_coroutine_function(home: House) -> None:
+    """As clients of queues for asyncio have them: one that is called and not awaited acknowledges nothing."""
+    await home.put("a")
+    acknowledged: list[str] = []
+
+    async def acknowledge() -> None:
+        await asyncio.sleep(0)
+        acknowledged.append("a")
+
+    async with home.engine(flow()) as engine:
+        assert len(await engine.notice(FileEvent("src", "a", acknowledge))) == 1
+        assert acknowledged == ["a"]
+        # What a client in threads answers is nothing to wait for.
+        await engine.notice(FileEvent("src", "a", lambda: {"deleted": True}))
+
+
 async def test_an_event_concerns_the_flows_of_its_place(home: House) -> None:
     await home.put("in/a")
     await home.put("in/b")

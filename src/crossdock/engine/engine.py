@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from inspect import isawaitable
 from pathlib import Path
 from typing import get_args
 
@@ -51,8 +52,8 @@ class FileEvent:
 
     endpoint: str
     path: str
-    acknowledge: Callable[[], None] = lambda: None
-    """Called once every transfer that follows from it is recorded; an event without it comes again."""
+    acknowledge: Callable[[], object] = lambda: None
+    """Called, and awaited if it can be, once all that follows is recorded; an event without it comes again."""
 
 
 class Engine:
@@ -168,7 +169,8 @@ class Engine:
         if again:
             return added
         self._step("R2:before")
-        event.acknowledge()
+        if isawaitable(answer := event.acknowledge()):
+            await answer
         self._step("R2:after")
         return added
 
