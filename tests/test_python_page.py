@@ -12,7 +12,7 @@ import pytest
 from tests.pages import blocks, run_commands
 
 BLOCKS = blocks("python.md")
-NAMES = ("move", "run", "prices", "hear", "acme_zip")
+NAMES = ("move", "run", "prices", "hear", "acme_zip", "test_mine")
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_page_does_what_it_shows(folder: Path) -> None:
     shown = [block.text for block in BLOCKS if block.kind == "console"]
-    assert sum(run_commands(text, folder) for text in shown) == 10
+    assert sum(run_commands(text, folder) for text in shown) == 11
 
 
 def test_an_archive_with_a_broken_member_is_told(folder: Path) -> None:

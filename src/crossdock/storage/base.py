@@ -147,7 +147,10 @@ class WriteOptions:
     """How a file is to be written."""
 
     size: int | None = None
-    """Bytes, if known beforehand: sizes the parts, and lets an endpoint refuse early what cannot fit."""
+    """Bytes, if known beforehand: sizes the parts, and lets an endpoint refuse early what cannot fit.
+
+    `Writer.commit` raises `IntegrityError` if another number of bytes was written.
+    """
     modified: datetime | None = None
     """Kept where the endpoint can; where it cannot, that is not an error."""
     overwrite: bool = True

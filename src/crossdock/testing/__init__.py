@@ -1,5 +1,7 @@
 """Prove your own backend: suites to inherit, and servers and wires that fail on purpose. Needs pytest, pytest-asyncio.
 
+The suites' tests are coroutines: pytest's settings have to say `asyncio_mode = "auto"`.
+
 - `StorageSuite`: every promise of `crossdock.storage.base`, as one pytest class.
 - `LedgerSuite` (`ledger_suite.py`): every promise of `crossdock.ledger.base`, likewise.
 - `FaultyBackend` (`faults.py`): any backend, with reads, writes and listings that fail at byte or entry N.
