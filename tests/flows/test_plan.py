@@ -48,6 +48,12 @@ def test_a_manifest_as_windows_writes_it(ends: str) -> None:
     assert list(Planner.names_listed("in/MANIFEST", text)) == ["in/a.csv", "in/b.csv", "in/c d.csv", "in/e"]
 
 
+def test_a_manifest_lists_names_of_any_letters() -> None:
+    """sha256sum marks lines in whose names it escapes something; no name is two, for what Python takes for a line."""
+    text = f"\\{'0' * 64}  a\\nb\\\\n\\r\n{'f' * 64}  c\\nd\ne\u2028f\x0cg\x85h\n\\i\\n\n\\{'a' * 64} *\\\\j\n"
+    assert list(Planner.names_listed("M", text)) == ["a\nb\\n\r", "c\\nd", "e\u2028f\x0cg\x85h", "\\i\\n", "\\j"]
+
+
 @pytest.mark.parametrize(
     "archive", [".done", "{folder}/.done/{name}", "{name}.done", "{folder}/.{name}", "x/{now:%Y}/{path}"]
 )

@@ -132,9 +132,14 @@ class Planner:
     def names_listed(manifest: str, text: str) -> Iterable[str]:
         """The paths below the source that a manifest at this path lists."""
         folder, slash, _ = manifest.rpartition("/")
-        # Editors on Windows begin a text with a mark.
-        for line in text.removeprefix("\ufeff").splitlines():
-            name = re.sub(r"\A[0-9a-fA-F]{32,128}[ \t]+\*?", "", line.strip())
+        # Editors on Windows begin a text with a mark. Names may hold what else Python takes for the end of a line.
+        for line in re.split(r"[\r\n]+", text.removeprefix("\ufeff")):
+            line = line.strip(" \t")
+            digest = re.match(r"(\\?)[0-9a-fA-F]{32,128}[ \t]+\*?", line)
+            name = line[digest.end() :] if digest else line
+            if digest and digest[1]:
+                # So sha256sum marks a line in whose name it wrote \n, \r or \\ for what they stand for.
+                name = re.sub(r"\\([nr\\])", lambda found: {"n": "\n", "r": "\r"}.get(found[1], "\\"), name)
             if name and not name.startswith("#"):
                 yield f"{folder}{slash}{name.removeprefix('./')}"
 
