@@ -54,6 +54,21 @@ async def test_it_ends_with_the_ledger(path: Path) -> None:
     assert sorted(id for (id,) in [await each for each in adding]) == list(range(1, 21))
 
 
+@pytest.mark.parametrize(("name", "frozen"), [("python-app", True), ("server", False)])
+async def test_a_program_that_python_is_built_into_does_not_begin_itself_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch, name: str, frozen: bool
+) -> None:
+    """Each would open the ledger, and begin one more of itself."""
+    program, begun = path.with_name(name), path.with_name("begun")
+    program.write_text(f"#!/bin/sh\ntouch {begun}\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(sys, "frozen", frozen, raising=False)
+    async with SqliteLedger(path, own_process=True) as ledger:
+        assert await add(ledger, "a") == [1]
+    assert not begun.exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_what_a_supervisor_tells_all_processes_of_a_run(ledger: SqliteLedger, number: signal.Signals) -> None:
     other = process(ledger)

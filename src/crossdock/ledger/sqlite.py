@@ -79,8 +79,7 @@ class SqliteLedger(SqlLedger):
 
     def _new_writer(self) -> Writer:
         name = f"ledger {self.where}"
-        # A program that Python is built into may have no interpreter to start.
-        if self._own_process and sys.executable:
+        if self._own_process and _has_interpreter():
             from crossdock.ledger.process_writer import ProcessWriter
 
             return ProcessWriter(self._connect, name, wrong=self._moved)
@@ -160,3 +159,8 @@ class SqliteLedger(SqlLedger):
         if stale:
             await self._ask(Operation(Noted(_QUERIES["seen"]), stale, writes=True))
         return [id is None for id, _ in found]
+
+
+def _has_interpreter() -> bool:
+    """A program that Python is built into (one that is frozen, uWSGI) has none to start, but would begin itself."""
+    return "py" in Path(sys.executable or "").name.lower() and not getattr(sys, "frozen", False)
