@@ -75,6 +75,39 @@ async def test_a_first_folder_that_is_refused_hides_nothing_in_the_next_one(serv
         assert [entry.path async for entry in storage.scan("")] == [".hidden"]
 
 
+@pytest.mark.parametrize("reply", ["450 busy", "451 local error", "550 access denied"])
+async def test_a_moment_in_which_a_listing_is_refused_hides_nothing(server: FaultyFtpServer, reply: str) -> None:
+    """Of the first one nothing is known of the server yet, and `LIST` works a moment later."""
+    server.features = ("SIZE", "MDTM")
+    server.faults.hides = True
+    (server.folder / ".hidden").touch()
+    server.faults.replies["LIST"] = reply
+    server.then = [("LIST -a", server.faults.replies.clear)]
+    async with faulty(server, max_connections=1) as storage:
+        for _ in range(2):
+            assert [entry.path async for entry in storage.scan("")] == [".hidden"]
+    assert [one for one in server.commands if "LIST" in one] == ["LIST -a", "LIST", "LIST -a", "LIST -a"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "times"),
+    [("450 busy", 2), ("451 local error", 2), ("450 -a: No such file or directory", 1), ("504 no parameters", 1)],
+)
+async def test_a_server_that_does_not_know_the_option(server: FaultyFtpServer, reply: str, times: int) -> None:
+    """It is asked once, or once more if it might have been busy."""
+    server.features = ("SIZE", "MDTM")
+    (server.folder / "file").touch()
+    replies = server.faults.replies
+    replies["LIST"] = reply
+    server.then = [("LIST -a", replies.clear)]
+    if times == 2:
+        server.then += [("LIST", lambda: replies.update(LIST=reply)), ("LIST -a", replies.clear)]
+    async with faulty(server, max_connections=1) as storage:
+        for _ in range(2):
+            assert [entry.path async for entry in storage.scan("")] == ["file"]
+    assert [one for one in server.commands if "LIST" in one] == [*["LIST -a", "LIST"] * times, "LIST"]
+
+
 async def test_a_folder_that_is_not_empty_stays_where_the_server_would_remove_it(server: FaultyFtpServer) -> None:
     """MinimalFTP deletes all that is in it."""
     server.faults.careless = True

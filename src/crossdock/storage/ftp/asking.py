@@ -226,20 +226,28 @@ def _fetch_all(connection: Connection, listing: Listing) -> None:
     if "MLSD" in connection.features or "MLST" in connection.features:
         _fetch(connection, b"MLSD -a" if connection.features.apache else b"MLSD", listing, facts=True)
         return
-    if connection.lists_hidden is not False:
+    refused = False
+    while connection.lists_hidden is not False:
+        passing = False
         try:
             _fetch(connection, b"LIST -a", listing, facts=False)
         except Refused as error:
             # Once it has listed them, this is about the folder: no listing is to lack hidden files from then on.
             if connection.lists_hidden or error.reply.code not in (*_NO_SUCH_COMMAND, 450, 451, 550):
                 raise
+            passing = error.reply.code not in _NO_SUCH_COMMAND and kind_of_refusal(error.reply) is not NotFound
         else:
             if listing.shows_itself:
                 connection.lists_hidden = True
                 return
-    # What was listed may be a file called "-a", or the search for one.
+        # What was listed may be a file called "-a", or the search for one.
+        _fetch(connection, b"LIST", listing, facts=False)
+        if refused or not passing:
+            connection.lists_hidden = connection.lists_hidden or False
+            return
+        # Busy, perhaps, and no more: it is taken at its word once a listing worked in between.
+        refused = True
     _fetch(connection, b"LIST", listing, facts=False)
-    connection.lists_hidden = connection.lists_hidden or False
 
 
 def _fetch(connection: Connection, command: bytes, listing: Listing, *, facts: bool) -> None:
