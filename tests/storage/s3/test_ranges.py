@@ -36,6 +36,42 @@ class TestRanges:
                 async for _ in chunks(reader):
                     pass
 
+    async def test_a_range_that_ends_early_without_a_word(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+    ) -> None:
+        """In chunks nothing tells the length: what is missing is asked for again."""
+        peer.write("name", LARGE)
+
+        async def short(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            found = await forward()
+            kept = {"etag", "content-range"}
+            headers = {name: value for name, value in found.headers.items() if name.lower() in kept}
+            response = web.StreamResponse(status=206, headers=headers)
+            response.enable_chunked_encoding()
+            await response.prepare(request)
+            await response.write(found.body[:-MIB])
+            return response
+
+        proxy.fail("GET", "/name", short, 2)
+        assert await storage.read_bytes("name", limit=len(LARGE)) == LARGE
+        assert proxy.count("GET /") >= 5
+
+    async def test_a_store_without_ranges_holds_nobody_up(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+    ) -> None:
+        """All comes at once: no more of it is held than of a part, however slow its reader."""
+        peer.write("name", LARGE)
+        proxy.deaf_to = "range"
+        async with storage.read("name") as reader, asyncio.timeout(60):
+            found = await reader.read()
+            (held,) = reader._ranges  # type: ignore[attr-defined]
+            while held._room.is_set() or held._held < 5 * MIB:
+                await asyncio.sleep(0.01)
+            assert held._held <= 6 * MIB
+            async for chunk in chunks(reader):
+                found += chunk
+        assert found == LARGE
+
     @pytest.mark.parametrize("header", ["Content-Range", "ETag"])
     async def test_what_a_part_must_say(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer, header: str) -> None:
         peer.write("name", LARGE)

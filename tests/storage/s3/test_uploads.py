@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 
 import pytest
 from aiohttp import web
 
-from crossdock.errors import NotFound, ProtocolViolation, Unsupported
+from crossdock.errors import AlreadyExists, IntegrityError, NotFound, ProtocolViolation, Throttled, Unsupported
 from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.storage import Storage
-from tests.storage.s3.faults import FaultProxy, Forward, Upstream, answer, edit, silence, xml_error
+from tests.storage.s3.faults import FaultProxy, Forward, Upstream, answer, drop, edit, silence, xml_error
 from tests.storage.s3.places import LARGE, MIB, BotoPeer, Server, backend, bucket
+
+
+def hold(proxy: FaultProxy, mark: str) -> tuple[asyncio.Event, asyncio.Event]:
+    """The part that comes first with this mark stays unanswered: (it has arrived, the silence is over)."""
+    arrived, over = asyncio.Event(), asyncio.Event()
+
+    async def held(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+        arrived.set()
+        return await silence(over)(request, forward)
+
+    proxy.fail("PUT", mark, held)
+    return arrived, over
 
 
 class TestPartsUnderWay:
@@ -62,13 +75,7 @@ class TestPartsUnderWay:
         self, storage: Storage, proxy: FaultProxy, peer: BotoPeer, how: str
     ) -> None:
         """A store that has taken one in after the upload was aborted keeps it: looked for, and aborted again."""
-        arrived, over = asyncio.Event(), asyncio.Event()
-
-        async def hold(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
-            arrived.set()
-            return await silence(over)(request, forward)
-
-        proxy.fail("PUT", "partNumber=2", hold)
+        arrived, over = hold(proxy, "partNumber=2")
         proxy.fail("DELETE", "uploadId=", answer(204))
         writer = await storage.begin_write("name", WriteOptions())
         await writer.write(LARGE)
@@ -79,7 +86,106 @@ class TestPartsUnderWay:
         over.set()
 
 
+    async def test_given_up_before_the_store_has_named_it(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+    ) -> None:
+        """It is begun there by then, and nobody else knows of it."""
+        begun, over = asyncio.Event(), asyncio.Event()
+
+        async def hold(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            begun.set()
+            await over.wait()
+            return await edit(lambda found: None)(request, forward)
+
+        proxy.fail("POST", "uploads=", hold)
+        writing = asyncio.create_task(storage.write_bytes("name", LARGE))
+        await begun.wait()
+        writing.cancel()
+        done, _ = await asyncio.wait([writing], timeout=0.1)
+        over.set()
+        await asyncio.wait([writing])
+        assert (done, writing.cancelled(), peer.names()) == (set(), True, set())
+
+    async def test_what_cannot_be_removed_is_told(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
+        proxy.fail("DELETE", "uploadId=", xml_error(503, "SlowDown"), 100)
+        async with storage.write("name") as writer:
+            await writer.write(LARGE)
+        assert isinstance(writer.left, Throttled)
+        assert len(peer.uploads()) == 1
+
+    async def test_a_store_that_has_left_out_a_part(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
+        """It says that it is done, and is not."""
+
+        def shorten(found: Upstream) -> None:
+            drop(found, "content-length")
+            found.headers["Content-Length"] = str(10 * MIB)
+
+        proxy.fail("HEAD", "/name", edit(shorten), 100)
+        with pytest.raises(IntegrityError, match=f"{len(LARGE)} bytes sent, the store holds {10 * MIB}"):
+            await storage.write_bytes("name", LARGE)
+
+    @pytest.mark.parametrize("done", [False, True])
+    async def test_a_refusal_that_is_called_a_success(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer, done: bool
+    ) -> None:
+        """In an answer that was begun with 200. What took the name may be our own, by a try whose answer was lost."""
+
+        async def refuse(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            if done:
+                await forward()
+            return await answer(200, b"<Error><Code>PreconditionFailed</Code></Error>")(request, forward)
+
+        proxy.fail("POST", "uploadId=", refuse)
+        with nullcontext() if done else pytest.raises(AlreadyExists):
+            await storage.write_bytes("name", LARGE, WriteOptions(overwrite=False))
+        assert peer.names() == ({"name"} if done else set())
+
+
 class TestResume:
+    async def test_a_part_that_is_late_ends_what_can_be_gone_on_with(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+    ) -> None:
+        """The third and fourth have arrived, the second has not: from the second on it is sent again."""
+        arrived, over = hold(proxy, "partNumber=2")
+        writer = await storage.begin_write("name", WriteOptions())
+        data = LARGE + LARGE
+        await writer.write(data[: 20 * MIB + 1])
+        await arrived.wait()
+        while len(tasks := writer._tasks) > 1:  # type: ignore[attr-defined]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        token = writer.checkpoint()
+        assert token is not None
+        await writer.suspend()
+        over.set()
+        async with storage.write("name", WriteOptions(resume=token)) as again:
+            assert again.offset == 5 * MIB
+            await again.write(data[5 * MIB :])
+            await again.commit(Expect(size=len(data)))
+        assert peer.read("name") == data
+
+    async def test_more_parts_than_a_page_has(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
+        token = await self._half(storage)
+        proxy.asked = lambda query: query.replace("max-parts=1000", "max-parts=1")
+        async with storage.write("name", WriteOptions(resume=token)) as writer:
+            assert writer.offset == 10 * MIB
+            await writer.write(LARGE[10 * MIB :])
+            await writer.commit(Expect(size=len(LARGE)))
+        assert peer.read("name") == LARGE
+        assert proxy.count("max-parts=") == 2
+
+    async def test_lists_that_do_not_end(self, storage: Storage, proxy: FaultProxy) -> None:
+        token = await self._half(storage)
+        more = b"<IsTruncated>true</IsTruncated>"
+        parts = b"<NextPartNumberMarker>2</NextPartNumberMarker>"
+        proxy.fail("GET", "uploadId=", answer(200, b"<ListPartsResult>" + more + parts + b"</ListPartsResult>"), 100)
+        with pytest.raises(ProtocolViolation, match="the list of parts does not go on"):
+            await storage.begin_write("name", WriteOptions(resume=token))
+        uploads = b"<NextKeyMarker>a</NextKeyMarker><NextUploadIdMarker>b</NextUploadIdMarker>"
+        page = b"<ListMultipartUploadsResult>" + more + uploads + b"</ListMultipartUploadsResult>"
+        proxy.fail("GET", "uploads=", answer(200, page), 100)
+        with pytest.raises(ProtocolViolation, match="the list of uploads does not go on"):
+            assert [each async for each in storage.backend.leftovers("")] == []
+
     async def _half(self, storage: Storage) -> bytes:
         writer = await storage.begin_write("name", WriteOptions())
         await writer.write(LARGE[: 10 * MIB + 1])

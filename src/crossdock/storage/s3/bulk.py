@@ -60,12 +60,8 @@ class Bulk:
     ) -> BulkResponse:
         """One try, up to the answer's headers. Raises `OSError` (also `TimeoutError`, `Unreachable`, `NotHttp`)."""
         await self._slots.acquire()
-        try:
-            line = self._line(urlsplit(url).hostname or "")
-            self._busy.add(line)
-        except BaseException:
-            self._slots.release()
-            raise
+        line = self._line(urlsplit(url).hostname or "")
+        self._busy.add(line)
         try:
             answer = await self.run(line, lambda: line.exchange(method, url, headers, body))
         except BaseException:

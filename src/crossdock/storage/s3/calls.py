@@ -319,8 +319,6 @@ class Calls:
         try:
             found = texts(*self.client.xml(request, answer, "CompleteMultipartUploadResult"))
         except AlreadyExists:
-            if "PreconditionFailed" not in allow:
-                raise
             return replace(answer, code="PreconditionFailed")
         return replace(answer, headers=with_etag(answer.headers, found.get("ETag")))
 

@@ -36,6 +36,8 @@ class Upload:
         self.parts: dict[int, Part] = {}
         self.torn = False
         """Parts were cancelled on their way: the store may still be taking them in."""
+        self.left: CrossdockError | None = None
+        """As `Writer.left`."""
         self._create_new = create_new
         self._tagging: str | None = None
         self._creation: asyncio.Task[str] | None = None
@@ -140,3 +142,4 @@ class Upload:
                 await self.calls.abort_upload(self.path, self.key, upload)
         except CrossdockError as error:
             log.warning("upload %s of %r was left behind: %s", upload, self.key, error)
+            self.left = error

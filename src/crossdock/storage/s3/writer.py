@@ -205,6 +205,7 @@ class S3Writer(Writer):
         self._buffer = _Buffer()
         await self._stop()
         await self._upload.abort()
+        self.left = self._upload.left
 
     async def _stop(self) -> None:
         tasks = list(self._tasks)
