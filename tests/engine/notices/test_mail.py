@@ -34,12 +34,13 @@ NOTICE = Notice(
 
 
 class Inbox:
-    """Keeps what it is sent; answers RCPT and DATA as it is told."""
+    """Keeps what it is sent; answers RCPT, DATA and QUIT as it is told."""
 
     def __init__(self) -> None:
         self.mails: list[tuple[Envelope, EmailMessage]] = []
         self.recipient: dict[str, str] = {}
         self.data = "250 OK"
+        self.leave = "221 Bye"
         self.users: list[str] = []
 
     async def handle_RCPT(self, server: SMTP, session: Session, envelope: Envelope, to: str, options: list[str]) -> str:
@@ -52,6 +53,9 @@ class Inbox:
         assert isinstance(envelope.content, bytes)
         self.mails.append((envelope, message_from_bytes(envelope.content, policy=policy.default)))
         return self.data
+
+    async def handle_QUIT(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        return self.leave
 
     def authenticate(self, server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
         assert isinstance(data, LoginPassword)
@@ -156,6 +160,17 @@ def test_a_refused_mail(server: Controller, inbox: Inbox, answer: str, retryable
         send_mail(mail(server), NOTICE)
     assert caught.value.retryable is retryable
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("leave", ["421 too many of you", "500 what", "x" * 9000])
+def test_a_server_that_does_not_say_goodbye(server: Controller, inbox: Inbox, leave: str) -> None:
+    """The mail was taken: told that it was not, one would send it again and again."""
+    inbox.leave = leave
+    send_mail(mail(server), NOTICE)
+    assert len(inbox.mails) == 1
+    inbox.data = "554 spam"
+    with pytest.raises(NotificationFailed, match="554 spam"):
+        send_mail(mail(server), NOTICE)
 
 
 def test_nobody_listens() -> None:

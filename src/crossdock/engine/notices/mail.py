@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import smtplib
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
@@ -36,14 +37,7 @@ def send_mail(mail: Mail, notice: Notice) -> None:
             hint="give the account a password of plain letters, digits and signs",
         )
     try:
-        context = ssl.create_default_context()
-        if mail.tls == "implicit":
-            server: smtplib.SMTP = smtplib.SMTP_SSL(mail.host, mail.port, timeout=_TIMEOUT, context=context)
-        else:
-            server = smtplib.SMTP(mail.host, mail.port, timeout=_TIMEOUT)
-        with server:
-            if mail.tls == "starttls":
-                server.starttls(context=context)
+        with _connected(mail) as server:
             if mail.user is not None:
                 server.login(mail.user, password)
             refused = server.send_message(message, mail.sender, list(mail.to))
@@ -90,6 +84,23 @@ def send_mail(mail: Mail, notice: Notice) -> None:
         failure = _refused(place, refused)
         failure.retryable = False
         raise failure
+
+
+@contextmanager
+def _connected(mail: Mail) -> Iterator[smtplib.SMTP]:
+    context = ssl.create_default_context()
+    if mail.tls == "implicit":
+        server: smtplib.SMTP = smtplib.SMTP_SSL(mail.host, mail.port, timeout=_TIMEOUT, context=context)
+    else:
+        server = smtplib.SMTP(mail.host, mail.port, timeout=_TIMEOUT)
+    try:
+        if mail.tls == "starttls":
+            server.starttls(context=context)
+        yield server
+    finally:
+        # It has taken the mail by now, or has said why not: whatever it answers to this, nothing is sent again for it.
+        with suppress(smtplib.SMTPException, OSError):
+            server.quit()
 
 
 def _message(mail: Mail, notice: Notice) -> EmailMessage:
