@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -41,6 +42,20 @@ def process(ledger: SqliteLedger) -> subprocess.Popen[bytes]:
     assert isinstance(writer, ProcessWriter)
     assert writer._other is not None
     return writer._other._process
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """Every process that is started from here on."""
+    found: list[subprocess.Popen[bytes]] = []
+
+    class Kept(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            found.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Kept)
+    return found
 
 
 async def test_it_ends_with_the_ledger(path: Path) -> None:
@@ -126,6 +141,38 @@ async def test_what_opening_raises(path: Path) -> None:
     assert errors[0] == errors[1]
 
 
+async def test_it_ends_with_an_opening_that_fails_or_is_cancelled(
+    path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    opening = asyncio.create_task(SqliteLedger(path, own_process=True).open())
+    while not started:
+        await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert started[0].returncode == 0
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TABLE ledger")
+    connection.close()
+    ledger = SqliteLedger(path, own_process=True)
+    with pytest.raises(LedgerError, match="no such table: ledger"):
+        await ledger.open()
+    assert started[1].returncode == 0
+    with pytest.raises(LedgerUnavailable, match="it is not open"):
+        await ledger.find(Query())
+
+
+async def test_none_is_started_for_who_asks_too_late(path: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    """As another loop may, that has asked while the ledger was being closed."""
+    async with SqliteLedger(path, own_process=True) as ledger:
+        writer = ledger._writer
+        assert writer is not None
+    with pytest.raises(sqlite3.ProgrammingError, match="the ledger is closed"):
+        await writer.ask(Operation(Rows("SELECT 1"), {}, writes=False))
+    assert len(started) == 1
+
+
 async def test_what_opening_says_is_in_our_log(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Whose form is the run's: a line on stderr would be none of JSON."""
     async with SqliteLedger(path):
@@ -181,6 +228,15 @@ async def test_what_nobody_waits_for_is_not_read_to_its_end(path: Path) -> None:
     assert other.returncode == 0
 
 
+async def test_whoever_starts_it_is_gone_at_once() -> None:
+    ours, theirs = socket.socketpair()
+    ours.close()
+    with theirs:
+        command = [sys.executable, "-m", "crossdock.ledger.child", str(theirs.fileno())]
+        done = subprocess.run(command, pass_fds=[theirs.fileno()], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
 _KILLED = """\
 import asyncio, sys
 from crossdock.ledger.sqlite import SqliteLedger
@@ -190,20 +246,38 @@ async def main():
     async with SqliteLedger(sys.argv[1], own_process=True) as ledger:
         await add(ledger, "a")
         print(ledger._writer._other._process.pid, flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        asked = asyncio.create_task(add(ledger, "b"))
+        while not ledger._writer._other.busy:
+            await asyncio.sleep(0)
+        print("asked", flush=True)
         await asyncio.sleep(600)
 
 asyncio.run(main())
 """
 
 
-async def test_it_ends_with_whoever_is_killed(path: Path) -> None:
-    """By the end of its stdout, which the other would have inherited, nothing could be told: it has none."""
-    with subprocess.Popen([sys.executable, "-c", _KILLED, str(path)], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
+@pytest.mark.parametrize("at_work", [False, True])
+async def test_it_ends_with_whoever_is_killed(path: Path, at_work: bool) -> None:
+    """By the end of its stdout, which the other would have inherited, nothing could be told: it has none.
+
+    What it was asked before it does, and nobody hears of it.
+    """
+    command = [sys.executable, "-c", _KILLED, str(path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as parent:
+        assert parent.stdin is not None and parent.stdout is not None and parent.stderr is not None
         pid = int(parent.stdout.readline())
         watched = os.pidfd_open(pid)
+        if at_work:
+            os.kill(pid, signal.SIGSTOP)
+            print(file=parent.stdin, flush=True)
+            assert parent.stdout.readline() == "asked\n"
         parent.kill()
         assert parent.stdout.read() == ""
+        os.kill(pid, signal.SIGCONT)
+        # It has its stderr.
+        assert await asyncio.to_thread(parent.stderr.read) == ""
     try:
         ended = asyncio.Event()
         asyncio.get_running_loop().add_reader(watched, ended.set)
@@ -213,7 +287,7 @@ async def test_it_ends_with_whoever_is_killed(path: Path) -> None:
         asyncio.get_running_loop().remove_reader(watched)
         os.close(watched)
     async with SqliteLedger(path) as ledger:
-        assert [each.entry.path for each in await ledger.find(Query())] == ["a"]
+        assert [each.entry.path for each in await ledger.find(Query())] == (["b", "a"] if at_work else ["a"])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from crossdock.ledger.sqlite import SqliteLedger
 from crossdock.ledger.sqlite_file import connect, file_system, wal_is_safe
 from crossdock.ledger.transactions import Operation
 from crossdock.ledger.writer import ThreadWriter
-from crossdock.testing.ledger.base import add, claim_one, planned
+from crossdock.testing.ledger.base import add, claim_one
 
 
 @pytest.fixture
@@ -204,21 +204,26 @@ async def test_what_is_no_ledger_is_refused_and_left_alone(path: Path) -> None:
         assert path.read_bytes() == content, name
 
 
-async def test_a_damaged_ledger_stops_everything(path: Path) -> None:
-    """Refused when it is met; nothing is read or written after that, and nothing made anew."""
+@pytest.mark.parametrize("own_process", [False, True])
+async def test_a_damaged_ledger_stops_everything(path: Path, own_process: bool) -> None:
+    """Refused when it is met; nothing is read or written after that, not even what is sound, and nothing made anew."""
     async with SqliteLedger(path) as ledger:
         await add(ledger, *(f"f{number}" for number in range(500)))
+    connection = sqlite3.connect(path)
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    roots = dict(connection.execute("SELECT name, rootpage FROM sqlite_schema WHERE tbl_name = 'transfers'"))
+    connection.close()
     content = bytearray(path.read_bytes())
-    size = int.from_bytes(content[16:18], "big")
-    content[2 * size :] = b"\xa5" * (len(content) - 2 * size)
+    for page in roots.values():
+        content[(page - 1) * size : page * size] = b"\xa5" * size
     path.write_bytes(content)
-    ledger = SqliteLedger(path)
-    with pytest.raises(LedgerError, match="damaged"):
-        await ledger.open()
-        await ledger.claim("w1")
-    with pytest.raises(LedgerError):
-        await ledger.add([planned("new")], who="poll")
-    await ledger.close()
+    async with SqliteLedger(path, own_process=own_process) as ledger:
+        assert await ledger.marks("f", "kind") == []
+        with pytest.raises(LedgerError, match="damaged") as caught:
+            await ledger.find(Query())
+        assert not caught.value.retryable
+        with pytest.raises(LedgerError, match="damaged"):
+            await ledger.mark("f", "kind", "key")
     assert path.read_bytes() == content
 
 
@@ -275,6 +280,26 @@ async def test_a_lock_that_stays_is_told(path: Path, impatient: None) -> None:
         assert len(await add(ledger)) == 1
 
 
+async def test_who_asked_has_ended_with_his_loop(path: Path) -> None:
+    """What he asked is done, nobody hears of it, and the others go on."""
+
+    def ask() -> None:
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(add(ledger, "a"))
+        loop.run_until_complete(asyncio.sleep(0))
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        loop.close()
+
+    async with SqliteLedger(path) as ledger:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        await asyncio.to_thread(ask)
+        other.execute("ROLLBACK")
+        other.close()
+        assert len(await add(ledger, "b")) == 1
+        assert [each.entry.path for each in await ledger.find(Query())] == ["b", "a"]
+
+
 async def test_what_nobody_waits_for_is_not_read_to_its_end(path: Path) -> None:
     """Ctrl-C during a search of a large ledger waited for all of it."""
     begun, steps = asyncio.Event(), 0
@@ -304,4 +329,7 @@ async def test_what_nobody_waits_for_is_not_read_to_its_end(path: Path) -> None:
     await asyncio.wait([reading])
     assert await writer.ask(Operation(count, 500_000, writes=True)) == 500_000
     await writer.stop()
+    await writer.stop()
+    with pytest.raises(sqlite3.ProgrammingError, match="the ledger is closed"):
+        await writer.ask(Operation(count, 1, writes=False))
     assert steps < 10_000_000

@@ -101,10 +101,9 @@ class ThreadWriter(Writer):
             raise
 
     async def stop(self) -> None:
-        if not self._ended:
-            self._ended = True
-            self._hand_over()
-            self._queue.put(None)
+        self._ended = True
+        self._hand_over()
+        self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
     async def ask(self, operation: Operation) -> Any:

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from crossdock.errors import CrossdockError, LedgerError
+from crossdock.errors import CrossdockError, LeaseLost, LedgerError
 from crossdock.ledger.base import Ledger, Query, State
 from crossdock.storage.base import Entry
 from crossdock.testing.ledger.base import (
@@ -184,6 +184,19 @@ class PruneCases:
             assert (await ledger.history(id) == []) == gone
         assert await ledger.get(young) is not None
         assert await ledger.prune() == 0
+
+    async def test_whose_transfer_was_pruned_records_nothing(self, ledger: Ledger, clock: LedgerClock) -> None:
+        """A worker that slept for a month, while others did its work."""
+        (id,) = await add(ledger)
+        lease = await claim_one(ledger)
+        await ledger.cancel([id], who="me", why="no")
+        await clock.move(31 * DAY)
+        assert await ledger.prune() == 1
+        with pytest.raises(LeaseLost):
+            await ledger.heartbeat(lease)
+        with pytest.raises(LeaseLost):
+            await ledger.delivered(lease, RECEIPT)
+        assert await ledger.get(id) is None
 
     async def test_prune_in_many_batches(self, ledger: Ledger, clock: LedgerClock) -> None:
         """All of it, in one call."""
