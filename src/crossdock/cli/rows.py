@@ -16,13 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from crossdock.cli.session import Session
-    from crossdock.ledger.base import Event, Ledger, Transfer
+    from crossdock.ledger.base import Ledger, Transfer
 
 __all__ = [
     "absent",
     "aligned",
     "existing_ledger",
-    "history_json",
     "moment",
     "source_of",
     "target_of",
@@ -108,13 +107,6 @@ def transfer_json(transfer: Transfer) -> dict[str, Any]:
         "changed_by": transfer.changed_by,
     }
     return {key: value for key, value in found.items() if value is not None}
-
-
-def history_json(history: Sequence[Event]) -> list[dict[str, Any]]:
-    return [
-        {"at": event.at.isoformat(), "who": event.who, "from": event.was, "to": event.now, "why": event.why}
-        for event in history
-    ]
 
 
 def aligned(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> Iterator[str]:

@@ -23,7 +23,6 @@ from crossdock.cli.output import count, emit, human_size
 from crossdock.cli.rows import (
     aligned,
     existing_ledger,
-    history_json,
     moment,
     source_of,
     target_of,
@@ -31,6 +30,7 @@ from crossdock.cli.rows import (
 )
 from crossdock.cli.session import Session, common
 from crossdock.errors import NotFound, shown
+from crossdock.ledger.rows import history_json
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

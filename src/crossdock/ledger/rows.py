@@ -22,6 +22,7 @@ __all__ = [
     "as_mark",
     "as_sighting",
     "as_transfer",
+    "history_json",
     "moment",
     "new_row",
     "restored",
@@ -193,9 +194,13 @@ def as_json(transfer: Transfer, history: Sequence[Event]) -> str:
         "gone": transfer.gone or None,
         "added": transfer.added.isoformat(),
         "changed": transfer.changed.isoformat(),
-        "history": [
-            {"at": each.at.isoformat(), "who": each.who, "from": each.was, "to": each.now, "why": each.why}
-            for each in history
-        ],
+        "history": history_json(history),
     }
     return json.dumps({key: value for key, value in found.items() if value is not None})
+
+
+def history_json(history: Sequence[Event]) -> list[dict[str, Any]]:
+    return [
+        {"at": each.at.isoformat(), "who": each.who, "from": each.was, "to": each.now, "why": each.why}
+        for each in history
+    ]
