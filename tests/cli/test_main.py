@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -248,6 +249,37 @@ def test_what_is_logged_cannot_drive_the_terminal(tmp_path: Path, options: list[
     )
     assert result.returncode == 0, result.stderr
     assert b"ValueError: \\x1b[31mred\\u202e\\nnext\n" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "argv", "told"),
+    [
+        ("asyncssh", "ls partner:", "type sftp needs the package asyncssh … 'crossdock[sftp]'"),
+        ("asyncssh", "demo", "the command demo needs the package asyncssh … 'crossdock[all]'"),
+        ("asyncpg", "late --ledger postgresql://127.0.0.1:1/it", "needs the package asyncpg … 'crossdock[postgres]'"),
+        ("watchfiles", "run", "watching a folder needs a library … 'crossdock[watch]'"),
+    ],
+)
+def test_a_package_that_is_not_installed(tmp_path: Path, package: str, argv: str, told: str) -> None:
+    """It only matters to who needs it."""
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / f"{package}.py").write_text(f"raise ModuleNotFoundError('No module', name={package!r})\n")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").touch()
+    (tmp_path / "crossdock.yaml").write_text(
+        "endpoints:\n  here: {type: local, root: in}\n  there: {type: local, root: out}\n"
+        "  partner: {type: sftp, host: 127.0.0.1, port: 1, user: me}\n"
+        "flows: {f: {source: 'here:', trigger: {every: 1h, watch: true}, rules: [{to: 'there:'}]}}\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}/none:{os.environ.get('PYTHONPATH', '')}"}
+    command = [PROGRAM, *argv.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=60)
+    what, _, extra = told.partition(" … ")
+    assert re.search(rf"{what}\n.*Next: pip install {re.escape(extra)}\n", done.stderr), done.stderr
+    assert done.returncode == exits.CONFIG
+    assert "Traceback" not in done.stderr
+    done = subprocess.run([PROGRAM, "ls", "here:"], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert (done.stdout, done.stderr) == ("a.csv\n", "")
 
 
 def test_the_entry_point_is_installed() -> None:

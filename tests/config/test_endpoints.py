@@ -326,23 +326,6 @@ def test_a_name_alone_is_no_local_file(config: Config) -> None:
         config.endpoint("partnr")
 
 
-def test_a_missing_extra_only_matters_to_who_needs_it(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    from crossdock.storage import registry
-
-    real = registry.settings_class
-
-    def missing(kind: str) -> object:
-        if kind == "sftp":
-            raise ConfigError("type sftp needs the package asyncssh", hint="pip install 'crossdock[sftp]'")
-        return real(kind)
-
-    monkeypatch.setattr(registry, "settings_class", missing)
-    config = load(write(GOOD))
-    assert config.locate("lake:x").name == "lake"
-    with pytest.raises(ConfigError, match=r"crossdock\[sftp\]"):
-        config.locate("partner:x")
-
-
 @pytest.mark.parametrize(
     ("written", "found"),
     [

@@ -179,7 +179,7 @@ def test_an_unknown_flow(write: Write) -> None:
     with pytest.raises(ConfigError, match="write one of statements"):
         config.flow("x")
     with pytest.raises(ConfigError, match="add it to 'flows:'"):
-        Config(None, {}, {}).flow("x")
+        Config().flow("x")
 
 
 # -- the user's own functions --------------------------------------------------------------------------------------

@@ -70,8 +70,6 @@ def check(session: Session, file: str | None, connect: bool, as_json: bool) -> i
     report.mistakes([*config.warnings, *lacking(config, connecting=connect)], "warning")
     unreached, ledger = session.run(lambda: _connect(config, report)) if connect else (0, True)
     report.end(config, unreached)
-    if config.unusable:
-        return exits.CONFIG
     return exits.SOME if unreached or not ledger else exits.OK
 
 
@@ -97,11 +95,6 @@ class _Report:
                 emit({"kind": "endpoint", "name": name, "type": settings.type})
             else:
                 click.echo(f"{name}: {settings.type}")
-        for name, error in config.unusable.items():
-            if self.as_json:
-                emit({"kind": "mistake", "key": f"endpoints.{name}", "message": error.message, "next": error.hint})
-            else:
-                click.echo(f"{name}: {error}")
 
     def flows(self, config: Config) -> None:
         for name, flow in config.flows.items():
@@ -128,7 +121,7 @@ class _Report:
     def end(self, config: Config, unreached: int) -> None:
         if self.as_json:
             return
-        parts = [count(len(config.endpoints) + len(config.unusable), "endpoint")]
+        parts = [count(len(config.endpoints), "endpoint")]
         parts += [count(len(config.flows), "flow")] if config.flows else []
         failed = f"; {count(unreached, 'endpoint')} cannot be used" if unreached else ""
         self.session.say(f"{config.require_file().name}: {', '.join(parts)}, no mistakes{failed}")

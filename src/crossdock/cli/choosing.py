@@ -50,8 +50,6 @@ class _Time(click.ParamType):  # type: ignore[type-arg]
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        if isinstance(value, datetime):
-            return value
         try:
             found = datetime.fromisoformat(value)
         except ValueError:
@@ -84,7 +82,7 @@ class Filters:
         """Raises `ConfigError` for a flow or target that the configuration, if there is one, lacks as well."""
         if config.file is not None and self.query.flow is not None:
             config.flow(self.query.flow)
-        if config.file is not None and self.query.target is not None and self.query.target not in config.unusable:
+        if config.file is not None and self.query.target is not None:
             config.endpoint(self.query.target)
 
 

@@ -41,8 +41,6 @@ class _MaxDelete(click.ParamType):  # type: ignore[type-arg]
     name = "N or N%"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
-        if isinstance(value, (int, float)):
-            return value
         digits = value.removesuffix("%")
         if not digits.isascii() or not digits.isdigit() or len(digits) > 18:
             self.fail(f"write a number of files such as 100, or a share such as 25%: {value!r}", param, ctx)

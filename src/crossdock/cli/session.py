@@ -66,7 +66,7 @@ class Session:
         where the file was named on the command line. Raises `ConfigError`."""
         from crossdock.config import Config, is_url, may_name_endpoint
 
-        nothing = Config(file=None, endpoints={}, unusable={})
+        nothing = Config()
         if self.config_file is None and not may_name_endpoint(text):
             return nothing.locate(text)
         try:

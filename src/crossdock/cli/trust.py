@@ -73,7 +73,7 @@ def _place(session: Session, text: str) -> tuple[str, str, int, tuple[str, ...]]
     """What to call it, host, port, and what is pinned, for an endpoint, a URL or HOST[:PORT]."""
     bare = text.removesuffix(":")
     config = _config(session, text)
-    if bare in config.endpoints or bare in config.unusable or "://" in text:
+    if bare in config.endpoints or "://" in text:
         settings: Any = config.endpoint(bare) if "://" not in text else config.locate(text).settings
         if settings.type != "sftp":
             reason = f"{shown(bare)} is of type {settings.type}, which has no host key"
@@ -107,7 +107,7 @@ def _config(session: Session, text: str) -> Config:
         if session.config_file is not None or (named and "://" not in text):
             raise
         session.say("The configuration has mistakes, and was not looked at; 'crossdock check' names them.")
-        return Config(file=None, endpoints={}, unusable={})
+        return Config()
 
 
 def _is_pinned(key: HostKey, pinned: tuple[str, ...]) -> bool:

@@ -66,7 +66,7 @@ def where(session: Session, name: str, flow: str | None, limit: int, ledger: str
 def _parted(session: Session, name: str) -> tuple[str | None, str]:
     """The endpoint, if there is one of that name before the colon, and the rest."""
     endpoint, colon, rest = name.partition(":")
-    if colon and (endpoint in session.config.endpoints or endpoint in session.config.unusable):
+    if colon and endpoint in session.config.endpoints:
         return endpoint, rest
     # As a shell completes it; nothing is called so but, at a store without folders, a key that names its endpoint here.
     while name.startswith("./"):

@@ -79,10 +79,8 @@ class Location:
 class Config:
     """What the user's file says; `file` is None without one."""
 
-    file: Path | None
-    endpoints: Mapping[str, EndpointSettings]
-    unusable: Mapping[str, ConfigError]
-    """Endpoints that are well written but need a package which is not installed."""
+    file: Path | None = None
+    endpoints: Mapping[str, EndpointSettings] = field(default_factory=dict)
     flows: Mapping[str, Flow] = field(default_factory=dict)
     ledger: str | None = None
     """An absolute path, or a postgresql:// URL whose password is a reference; None: the default (see `new_ledger`)."""
@@ -122,8 +120,6 @@ class Config:
 
     def endpoint(self, name: str) -> EndpointSettings:
         """The settings of a named endpoint. Raises `ConfigError`."""
-        if name in self.unusable:
-            raise self.unusable[name]
         try:
             return self.endpoints[name]
         except KeyError:
@@ -145,7 +141,7 @@ class Config:
         A local path is below the working folder, or absolute; links in its folders are followed, as the shell does.
         """
         name, colon, path = text.partition(":")
-        if colon and (name in self.endpoints or name in self.unusable) and not _is_scheme(name, path):
+        if colon and name in self.endpoints and not _is_scheme(name, path):
             path = path[1:] if path.startswith("/") else path
             return _location(name, self.endpoint(name), path)
         if is_url(text):
@@ -156,14 +152,14 @@ class Config:
         if colon and _NAME.fullmatch(name) and not os.path.lexists(text):
             raise self._unknown(name, f"write ./{name}:… for a local file of that name")
         first, _, path = text.partition("/")
-        if (first in self.endpoints or first in self.unusable) and not os.path.lexists(first):
+        if first in self.endpoints and not os.path.lexists(first):
             hint = f"write {first}:{path} for the endpoint, or ./{text} for a local path"
             raise ConfigError(f"{first!r} is an endpoint, and there is nothing of that name here", hint=hint)
         return _local(text)
 
     def _unknown(self, name: str, *other: str) -> ConfigError:
         file = self._where if self.file else DEFAULT_FILE
-        hint = _instead(name, [*self.endpoints, *self.unusable])
+        hint = _instead(name, self.endpoints)
         hint = hint or f"add {name} to 'endpoints:' in {file}, or pass --config FILE"
         hint = "; ".join([hint, *other]).replace("?;", "?")
         return UnknownEndpoint(f"no endpoint is called {name!r} ({self._where})", hint=hint)

@@ -48,7 +48,7 @@ def load(explicit: Path | str | None = None) -> Config:
             message = f"is a link to {shown(str(file.readlink()))}, which is not there"
             raise ConfigError(message, file=str(file), hint="put that file there, or mend the link") from None
         if named is None:
-            return Config(None, {}, {})
+            return Config()
         raise ConfigError("there is no such file", file=str(file), hint="check --config and CROSSDOCK_CONFIG") from None
     except OSError as error:
         hint = "name the file in it" if isinstance(error, IsADirectoryError) else "let this account read it"
@@ -93,7 +93,6 @@ class _Reading:
         self.document, self.file = document, file
         self.report = Report(document)
         self.endpoints: dict[str, EndpointSettings] = {}
-        self.unusable: dict[str, ConfigError] = {}
         self.types: dict[str, str | None] = {}
         """Of every endpoint that is named, the wrong ones included, so that flows are not blamed for them."""
         self.flows: dict[str, Flow] = {}
@@ -126,7 +125,7 @@ class _Reading:
         else:
             self.report.mistake((), "the file must be a mapping", "start it with 'endpoints:'")
         warnings = tuple(self.report.warnings)
-        found = Config(self.file, self.endpoints, self.unusable, self.flows, ledger, warnings, self.report)
+        found = Config(self.file, self.endpoints, self.flows, ledger, warnings, self.report)
         if self.report.mistakes:
             raise Mistakes(self.document.file, self._sorted(), readable=found)
         return found
@@ -225,12 +224,7 @@ class _Reading:
                 return
             self.report.stand_in((*key, "type"))
             data = {**data, "type": kind}
-        try:
-            model = settings_class(kind)
-        except ConfigError as error:
-            self.unusable[name] = error
-            return
-        settings = validated(self.report, key, model, data, self.file.parent)
+        settings = validated(self.report, key, settings_class(kind), data, self.file.parent)
         if settings is not None:
             self.endpoints[name] = settings
             check_pins(self.report, key, settings)

@@ -15,7 +15,6 @@ from pydantic_core import core_schema
 
 from crossdock.config.config import NAME
 from crossdock.config.models import FlowModel
-from crossdock.errors import ConfigError
 from crossdock.storage.registry import backend_types, settings_class
 
 __all__ = ["docstrings", "models_of", "schema"]
@@ -33,11 +32,8 @@ def schema() -> dict[str, Any]:
     kinds = sorted(backend_types())
     choices = []
     for kind in kinds:
-        try:
-            model = settings_class(kind)
-        except ConfigError:
-            continue  # Its package is not installed: any settings will do.
-        choices.append({"if": {"properties": {"type": {"const": kind}}}, "then": _reference(model, definitions)})
+        settings = _reference(settings_class(kind), definitions)
+        choices.append({"if": {"properties": {"type": {"const": kind}}}, "then": settings})
     endpoint = {
         "type": "object",
         "required": ["type"],

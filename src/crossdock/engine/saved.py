@@ -121,11 +121,7 @@ async def make(
     for flow, one in found.items():
         planner = engine.planner(flow)
         for decision in one.moves:
-            try:
-                made.rows += _rows(planner, decision, settings)
-            except ConfigError as error:
-                # A function named an endpoint that is none.
-                made.others.append((flow, replace(decision, verdict="fail", reason=error.message)))
+            made.rows += _rows(planner, decision, settings)
         made.others += [(flow, each) for each in one.new if each.verdict != "move"]
         held = await engine.ledger.find(Query(flow=flow, states=OPEN, limit=_COUNTED))
         if number := len(held) + len(one.back):
