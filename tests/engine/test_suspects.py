@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from crossdock.engine import worker as workers
 from crossdock.engine.notices.notice import Notice
 from crossdock.engine.recovery import Record, attempt_id
-from crossdock.flows.flow import Webhook
+from crossdock.errors import LedgerUnavailable
+from crossdock.flows.flow import Place, Webhook
+from crossdock.ledger.base import Lease
 from crossdock.storage.base import WriteOptions
 from crossdock.storage.storage import Storage
 from tests.engine.places import House, flow, lost
@@ -116,6 +119,51 @@ async def test_a_suspect_waits_for_what_is_at_work(home: House, monkeypatch: pyt
         home.dst.gates.pop("commit").set()
         assert (await running).delivered == 2
     assert at_work == ["R4:before", "R9:after"] * 2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_another_flow_has_claimed_does_not_begin_beside_it(
+    home: House, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """A flow of many files has more under lease than its share of the hands: what has not begun is given back."""
+    monkeypatch.setattr(workers, "_LOOK_AGAIN", 0.01)
+    await Storage(home.dst2).write_bytes("suspect", b"data")
+    flows = flow(), flow(name="g", source=Place("dst2"))
+    for number in range(10):
+        await home.put(str(number))
+    released, back = home.ledger.released, list[str]()
+
+    async def release(lease: Lease, why: str, **more: Any) -> None:
+        back.append(lease.transfer.entry.path)
+        if fails:
+            raise LedgerUnavailable("busy")
+        await released(lease, why, **more)
+
+    monkeypatch.setattr(home.ledger, "released", release)
+    at_work: list[str] = []
+
+    def step(name: str) -> None:
+        if name in ("R4:before", "R9:after"):
+            at_work.append(name)
+
+    async with home.engine(*flows, step=step, transfers=8) as engine, asyncio.timeout(60):
+        await engine.discover("g")
+        for turn in range(3):
+            assert await home.ledger.claim("dead", lease=1.0)
+            home.clock.move(2 if turn < 2 else 0)
+        home.dst.gates["commit"] = asyncio.Event()
+        running = asyncio.create_task(engine.run_once(patience=0))
+        while home.dst.calls["commit"] < 7:
+            await asyncio.sleep(0.01)
+        home.clock.move(2)
+        while (await home.transfers())["suspect", "dst"].owner == "dead":
+            await asyncio.sleep(0.01)
+        home.dst.gates.pop("commit").set()
+        assert (await running).delivered == (10 if fails else 11)
+        assert back == ["7"]
+        home.clock.move(61)
+        assert (await engine.run_once(patience=0)).delivered == (1 if fails else 0)
+    assert at_work[:16] == ["R4:before"] * 7 + ["R9:after"] * 7 + ["R4:before", "R9:after"]
 
 
 async def test_a_suspect_is_waited_for_in_peace(home: House) -> None:

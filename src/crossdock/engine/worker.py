@@ -240,7 +240,7 @@ class Worker:
             return
         for lease in [lease for lease in self._claimed if lease is not suspect]:
             self._claimed.remove(lease)
-            with suppress(LeaseLost):
+            with suppress(LeaseLost, LedgerUnavailable):
                 await self._ledger.released(lease, "it waits for a transfer that has ended its workers")
         while self._at_work and not self._stopping:
             self._change.clear()
