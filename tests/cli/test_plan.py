@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,16 @@ def test_drift(planned: Cli, tmp_path: Path, drift: Any, reason: str) -> None:
     assert [row["drifted"] for row in partial.rows if "drifted" in row] == [reason] * 2
     assert contents(tmp_path / "lake") == {"sub/b.csv": b"two!"}
     assert contents(tmp_path / "staging") == {"copy/b.csv": b"two!"}
+
+
+def test_another_source(planned: Cli, tmp_path: Path) -> None:
+    """Whose files are taken for those that were planned, by their paths, sizes and times."""
+    shutil.copytree(tmp_path / "partner/out", tmp_path / "staging/out", copy_function=shutil.copy2)
+    configure(tmp_path, source="staging:out", **TWO)
+    result = planned("apply", "--partial", "p.json")
+    assert result.code == 1
+    assert result.err.count(": the flow's source is staging:out now\n") == 4
+    assert contents(tmp_path / "lake") == {}
 
 
 def test_what_is_not_changed_on_its_way_any_more(cli: Cli, tmp_path: Path) -> None:
