@@ -225,3 +225,33 @@ def test_a_server_that_sets_no_times(cli: Cli, tree: Path, tmp_path: Path, pytes
         assert "0 files copied" in cli("sync", "in", "partner:").err
         result = cli("doctor", "partner:")
         assert (result.code, "modification times cannot be set" in result.out) == (0, True)
+
+
+def test_a_server_that_lets_nothing_be_deleted(
+    cli: Cli, tree: Path, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    with running(pytestconfig, OpenSSH(config=("ForceCommand internal-sftp -P remove",))) as server:
+        write_config(server, tmp_path, server.folder, host_key=server.fingerprint)
+        for name in ("old/a", "old/b", "c"):
+            (server.folder / name).parent.mkdir(exist_ok=True)
+            (server.folder / name).write_text(name)
+        server.own()
+        before = contents(server.folder)
+        result = cli("sync", "--json", "--delete", "--max-delete", "100%", "in", "partner:")
+        *rows, summary = result.rows
+        assert result.code == 1
+        failed = {row["path"]: (row["reason"], row["error"]) for row in rows if row["action"] == "fail"}
+        assert failed.keys() == before.keys()
+        assert (summary["summary"]["delete"], summary["summary"]["fail"]) == (0, 3)
+        for name, (reason, error) in failed.items():
+            assert reason == "could not be deleted"
+            assert error.startswith(f"delete partner:{name}: the server does not permit it. Next: ")
+        assert contents(server.folder) == before | contents(tree)
+        result = cli("rm", "-ry", "partner:old")
+        assert result.code == 7
+        assert re.match(r"crossdock: delete partner:old/[ab]: the server does not permit it\nNext: ", result.err)
+        assert contents(server.folder) == before | contents(tree)
+        result = cli("doctor", "--json", "partner:")
+        bad = [row for row in result.rows if not row["good"]]
+        assert [row["check"] for row in bad] == ["delete"]
+        assert bad[0]["mend"].startswith("ask the server's operator to permit deleting, and to remove partner:")

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossdock.errors import AlreadyExists, CrossdockError, NoSpace, PermissionDenied, Truncated
+from crossdock.errors import AlreadyExists, CrossdockError, NoSpace, NotFound, PermissionDenied, Truncated
 
 if TYPE_CHECKING:
     from crossdock.config import Location
@@ -301,6 +301,8 @@ class _Probes:
         for path in self.made:
             try:
                 await self.storage.delete(path)
+            except NotFound:
+                pass  # As a server says that refuses all deleting; the rename took it away.
             except CrossdockError as error:
                 left = error
         if self.storage.capabilities.directories:
