@@ -8,7 +8,7 @@ import pytest
 
 from crossdock.engine.archive import ARCHIVED
 from crossdock.errors import PermissionDenied
-from crossdock.flows.flow import After
+from crossdock.flows.flow import After, Settle
 from crossdock.ledger.base import Lease
 from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.storage import Storage
@@ -218,3 +218,38 @@ async def test_killed_anywhere_it_is_done_again(bench: Bench, after: After) -> N
         if done == 2:
             break
     assert number > 2
+
+
+@everywhere
+@pytest.mark.parametrize("after", [After(archive=".done"), After(delete=True)], ids=["archive", "delete"])
+async def test_killed_anywhere_a_newer_file_keeps_its_senders_marker(bench: Bench, after: After) -> None:
+    """Both come after our look at the earlier file. Without its marker the newer one would never be sent."""
+    settle = Settle(marker="{name}.ok")
+
+    async def newer() -> None:
+        await bench.write(data=b"newer one at last")
+        await bench.plain.write_bytes("outbox/a/b.csv.ok", b"newer")
+
+    async def wait_for_the_next() -> None:
+        bench.fragile.intrude["stat", "after"] = newer
+
+    killed, number = True, 0
+    while killed:
+        number += 1
+        killed = False
+        for when in ("before", "after"):
+            (lease,) = await bench.delivered(await bench.write(data=f"{when} {number}".encode()))
+            await bench.plain.write_bytes("outbox/a/b.csv.ok", b"ok")
+            bench.fragile.calls.clear()
+            bench.fragile.die_at = (number, when)
+            bench.fragile.intrude["stat", "after"] = wait_for_the_next
+            try:
+                await bench.follow(lease, after, settle=settle)
+            except Killed:
+                killed, bench.fragile.die_at = True, None
+                await bench.follow(await bench.reclaim(), after, settle=settle)
+            bench.fragile.die_at = None
+            files = [each.path async for each in bench.plain.scan("outbox/a", temporaries=True)]
+            found = {path: await bench.read(path) for path in files}
+            assert found == {"outbox/a/b.csv": b"newer one at last", "outbox/a/b.csv.ok": b"newer"}, (number, when)
+    assert number > 4

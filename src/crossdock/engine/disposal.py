@@ -10,7 +10,6 @@ would choose, or its owner has taken it.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from crossdock.engine.archive import Archive, is_copy, read_entry
+from crossdock.engine.aside import Aside
 from crossdock.engine.copies import Copies
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.gone import is_there
@@ -37,7 +37,6 @@ from crossdock.flows.flow import Flow
 from crossdock.flows.route import Template, words_of
 from crossdock.ledger.base import Lease, Ledger, State, Transfer
 from crossdock.storage.base import Entry
-from crossdock.storage.staging import temporary_path
 from crossdock.storage.storage import Storage
 
 __all__ = ["Disposal", "beside", "is_still"]
@@ -80,7 +79,7 @@ class Disposal:
             if (marker := self._marker_of(work)) is not None:
                 await marker.restore()
             with suppress(PermissionDenied, Unsupported):  # Nor may we put anything aside there.
-                return ("removed the source", True) if await work.clear_aside() else ("", False)
+                return ("removed the source", True) if await work.aside.clear() else ("", False)
             return "", False
 
     async def _dispose(
@@ -144,9 +143,8 @@ class _Work:
         finished = receipt.get("finished")
         self._at = datetime.fromisoformat(finished) if isinstance(finished, str) else transfer.changed
         self._first, self.copies = first, Copies(archive, storage, first)
-        identity = f"{transfer.flow}\n{transfer.source}\n{self.path}\n{transfer.fingerprint}"
-        digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()
-        self._aside = temporary_path(self.path, digest[:12], "old")
+        key = f"{transfer.flow}\n{transfer.source}\n{self.path}\n{transfer.fingerprint}"
+        self.aside = Aside(storage, self.path, key, lambda there: is_still(meant, there, storage))
 
     @property
     def _names(self) -> Iterator[str]:
@@ -170,7 +168,7 @@ class _Work:
             if last is not None and await self._put_back(last):
                 return _NEWER
         # Also where the flow archives by now, or where the lease is now: whoever put this aside was to delete it.
-        if after.takes_source and await self.clear_aside():
+        if after.takes_source and await self.aside.clear():
             return "removed the source"
         return ""
 
@@ -297,40 +295,14 @@ class _Work:
             await self._storage.delete_pinned(self.path, now)
             return "removed the source", True
         try:
-            # Between a look and a removal a newer file may come; a rename takes exactly one, to be looked at in peace.
-            await self._set_aside()
+            await self.aside.set()
         except (PermissionDenied, Unsupported):
             await self._storage.delete(self.path)
             return "removed the source", True
         except NotFound:
             return await self.taken() or "the source was gone", True
         # What is not there any more was removed by another worker.
-        return (_NEWER, False) if await self.clear_aside() is False else ("removed the source", True)
-
-    async def _set_aside(self) -> None:
-        try:
-            await self._storage.rename(self.path, self._aside)
-        except AlreadyExists:
-            await self.clear_aside()
-            await self._storage.rename(self.path, self._aside)
-
-    async def clear_aside(self) -> bool | None:
-        """Remove what was set aside (True), or put it back if it is something else (False). None: nothing is there."""
-        if self._storage.capabilities.pinned_delete:
-            return None
-        try:
-            there = await self._storage.stat(self._aside)
-        except NotFound:
-            return None
-        if not is_still(self._meant, there, self._storage):
-            try:
-                await self._storage.rename(self._aside, self.path)
-            except AlreadyExists:
-                # A still newer one has its name, as if it had been overwritten.
-                await self._storage.delete(self._aside)
-            return False
-        await self._storage.delete(self._aside)
-        return True
+        return (_NEWER, False) if await self.aside.clear() is False else ("removed the source", True)
 
 
 def beside(template: Template, path: str, more: Mapping[str, Any]) -> str:

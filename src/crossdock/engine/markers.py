@@ -5,17 +5,16 @@ Nor may the word for a newer file go, which comes in that very moment: only what
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 from crossdock.engine.archive import Archive, is_copy
+from crossdock.engine.aside import Aside
 from crossdock.engine.copies import Copies
 from crossdock.errors import AlreadyExists, NotFound, PermissionDenied, SourceChanged, Unsupported
 from crossdock.ledger.base import Transfer
 from crossdock.storage.base import Entry
-from crossdock.storage.staging import temporary_path
 from crossdock.storage.storage import Storage
 
 __all__ = ["SenderMarker"]
@@ -36,8 +35,7 @@ class SenderMarker:
         self._path, self._names = path, names
         self._archive, self._storage, self._transfer, self._copies = archive, storage, transfer, copies
         self._seen: Entry | None = None
-        digest = hashlib.sha256(f"{transfer.flow}\n{transfer.fingerprint}".encode("utf-8", "surrogateescape"))
-        self._aside = temporary_path(path, digest.hexdigest()[:12], "old")
+        self._aside = Aside(storage, path, f"{transfer.flow}\n{transfer.fingerprint}", self._is_seen)
 
     async def look(self) -> None:
         """To be called before the file is looked at."""
@@ -46,57 +44,58 @@ class SenderMarker:
 
     async def restore(self) -> None:
         """Whichever it is that an attempt had set aside when it was killed."""
-        if not self._storage.capabilities.pinned_delete and await self._at_name(self._aside) is not None:
-            with suppress(NotFound, PermissionDenied, Unsupported):
-                await self._put_back(self._aside)
+        with suppress(PermissionDenied, Unsupported):
+            await self._aside.clear()
 
     async def take(self) -> None:
         if self._seen is None:
             return
         with suppress(NotFound, SourceChanged):  # Another worker was faster, or its sender.
-            await (self._delete(self._seen) if self._names is None else self._move(self._seen, self._names))
+            if self._names is not None and self._copies.wanted:
+                await self._copy(self._seen, self._names)
+            elif self._names is None and self._storage.capabilities.pinned_delete:
+                await self._storage.delete_pinned(self._path, self._seen)
+            else:
+                await self._rename(self._seen, self._names)
 
-    async def _move(self, seen: Entry, names: Sequence[str]) -> None:
+    async def _copy(self, seen: Entry, names: Sequence[str]) -> None:
         for path in names:
             there = await self._at_name(path)
-            if there is not None and not (self._copies.wanted and is_copy(there, seen)):
+            if there is not None and not is_copy(there, seen):
                 continue
             with suppress(AlreadyExists):
-                if self._copies.wanted and there is None:
+                if there is None:
                     await self._copies.copy(self._path, path, seen)
                     there = await self._storage.stat(path)
-                # Before it goes: nobody could say afterwards what an attempt that is killed then has moved.
-                await self._archive.note(self._transfer, there or replace(seen, path=path))
-                if self._copies.wanted:
-                    await self._copies.remove(self._path, seen)
-                    return
-                await self._storage.rename(self._path, path)
-                if (await self._storage.stat(path)).fingerprint != seen.fingerprint:
-                    await self._put_back(path)
+                await self._archive.note(self._transfer, there)
+                await self._copies.remove(self._path, seen)
                 return
 
-    async def _delete(self, seen: Entry) -> None:
-        if self._storage.capabilities.pinned_delete:
-            await self._storage.delete_pinned(self._path, seen)
-            return
+    async def _rename(self, seen: Entry, names: Sequence[str] | None) -> None:
         try:
-            await self._storage.rename(self._path, self._aside)
+            await self._aside.set()
         except (PermissionDenied, Unsupported):
-            await self._storage.delete(self._path)
+            # It is worth more to be rid of it than to be sure that it is the one.
+            await (self._storage.delete(self._path) if names is None else self._archived(self._path, seen, names))
             return
-        except AlreadyExists:
-            return
-        if (await self._storage.stat(self._aside)).fingerprint == seen.fingerprint:
-            await self._storage.delete(self._aside)
-        else:
-            await self._put_back(self._aside)
+        if names is None:
+            await self._aside.clear()
+        elif await self._aside.check() and not await self._archived(self._aside.path, seen, names):
+            await self._aside.put_back()
 
-    async def _put_back(self, path: str) -> None:
-        try:
-            await self._storage.rename(path, self._path)
-        except AlreadyExists:
-            # A still newer one has its name, as if it had been overwritten.
-            await self._storage.delete(path)
+    async def _archived(self, path: str, seen: Entry, names: Sequence[str]) -> bool:
+        for name in names:
+            if await self._at_name(name) is not None:
+                continue
+            with suppress(AlreadyExists):
+                # Before it goes: nobody could say afterwards what an attempt that is killed then has moved.
+                await self._archive.note(self._transfer, replace(seen, path=name))
+                await self._storage.rename(path, name)
+                return True
+        return False
+
+    def _is_seen(self, there: Entry) -> bool:
+        return self._seen is not None and there.fingerprint == self._seen.fingerprint
 
     async def _at_name(self, path: str) -> Entry | None:
         try:

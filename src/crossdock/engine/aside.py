@@ -1,0 +1,61 @@
+"""Taking exactly one file from its name, at a store that removes whatever has the name in that moment.
+
+Between a look and a removal a newer file may come; a rename takes one, to be looked at in peace.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import suppress
+
+from crossdock.errors import AlreadyExists, NotFound
+from crossdock.storage.base import Entry
+from crossdock.storage.staging import temporary_path
+from crossdock.storage.storage import Storage
+
+__all__ = ["Aside"]
+
+
+class Aside:
+    """Where the file of a path lies meanwhile. `key`: what it was that took it, the same after a crash."""
+
+    def __init__(self, storage: Storage, path: str, key: str, is_meant: Callable[[Entry], bool]) -> None:
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+        self._storage, self._from, self._is_meant = storage, path, is_meant
+        self.path = temporary_path(path, digest[:12], "old")
+
+    async def set(self) -> None:
+        """Whichever has the name now. Raises `NotFound`; `PermissionDenied` and `Unsupported` where we may not."""
+        try:
+            await self._storage.rename(self._from, self.path)
+        except AlreadyExists:
+            await self.clear()
+            await self._storage.rename(self._from, self.path)
+
+    async def check(self) -> bool | None:
+        """Whether what was set aside is meant; if not, it is put back. None: nothing is there."""
+        if self._storage.capabilities.pinned_delete:
+            return None  # Nothing ever was.
+        try:
+            meant = self._is_meant(await self._storage.stat(self.path))
+        except NotFound:
+            return None
+        if not meant:
+            await self.put_back()
+        return meant
+
+    async def clear(self) -> bool | None:
+        """As `check`; what is meant is removed."""
+        meant = await self.check()
+        if meant:
+            await self._storage.delete(self.path)
+        return meant
+
+    async def put_back(self) -> None:
+        try:
+            with suppress(NotFound):  # Another worker was faster.
+                await self._storage.rename(self.path, self._from)
+        except AlreadyExists:
+            # A still newer one has its name, as if it had been overwritten.
+            await self._storage.delete(self.path)
