@@ -35,8 +35,8 @@ class Aside:
 
     async def check(self) -> bool | None:
         """Whether what was set aside is meant; if not, it is put back. None: nothing is there."""
-        if self._storage.capabilities.pinned_delete:
-            return None  # Nothing ever was.
+        if not self._storage.capabilities.directories:
+            return None  # A store without folders has no rename.
         try:
             meant = self._is_meant(await self._storage.stat(self.path))
         except NotFound:
