@@ -100,6 +100,15 @@ KNOWN: dict[str, tuple[dict[str, Any], list[Operation]]] = {
             ("run", "a", False, ((10, ("put", 0, 12, "now")),)),
         ],
     ),
+    "so did what came again as it was, while the earlier one still lay there": (
+        {"after": "archive", "keep": 7200.0, "transfers": 1},
+        [
+            ("put", 2, 12, "now"),
+            ("run", "a", False, ()),
+            ("back", 2, 0),
+            ("run", "a", False, ((56, ("fault",)),)),
+        ],
+    ),
     "so did its sender's marker": (
         {"after": "archive", "keep": 7200.0, "sign": "{name}.ok"},
         [

@@ -59,8 +59,11 @@ class Archive:
         except ValueError as error:
             raise ConfigError(f"after.archive: {error}", hint="choose words that every file has") from error
 
-    async def note(self, transfer: Transfer, archived: Entry) -> None:
-        """Record when an archived file is to be removed; never, if the flow keeps them."""
+    async def note(self, transfer: Transfer, archived: Entry, *, again: bool = True) -> bool:
+        """Record when an archived file is to be removed; never, if the flow keeps them.
+
+        Not `again`: unless a time is known for what has its name. Whether it was recorded.
+        """
         keep, place = self.flow.after.keep, (self.flow.name, ARCHIVED)
         if keep is None:
             # What lay here when the flow had a `keep`, and was taken out: its time is not to be this one's some day.
@@ -68,13 +71,15 @@ class Archive:
                 self._had_marks = bool(await self.ledger.marks(*place, limit=1))
             if self._had_marks:
                 await self.ledger.unmark(*place, [archived.path])
-        else:
-            value = {"endpoint": transfer.source, "size": archived.size, "fingerprint": archived.fingerprint}
-            due = self._clock() + timedelta(seconds=keep)
-            if not await self.ledger.mark(*place, archived.path, due=due, value=value):
-                # Of a file that lay here before, and was taken out: its time is not this one's.
-                await self.ledger.unmark(*place, [archived.path])
-                await self.ledger.mark(*place, archived.path, due=due, value=value)
+            return True
+        value = {"endpoint": transfer.source, "size": archived.size, "fingerprint": archived.fingerprint}
+        due = self._clock() + timedelta(seconds=keep)
+        new = await self.ledger.mark(*place, archived.path, due=due, value=value)
+        if not new and again:
+            # Of a file that lay here before, and was taken out: its time is not this one's.
+            await self.ledger.unmark(*place, [archived.path])
+            await self.ledger.mark(*place, archived.path, due=due, value=value)
+        return new or again
 
     async def is_unsent(self, transfer: Transfer, archived: Entry) -> bool:
         """Whether what lies in the archive, as far as the ledger remembers, was never archived as delivered itself.

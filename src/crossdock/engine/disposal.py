@@ -154,17 +154,9 @@ class _Work:
         """What our own hand, before a crash or for a sibling, did to a source that is not there. "": nothing."""
         after = self._archive.flow.after
         if after.archive is not None:
-            last, gap = None, False
-            for path in self._names:
-                try:
-                    there = await self._storage.stat(path)
-                except NotFound:
-                    gap = True
-                    continue
-                if self._was_moved(there):
-                    await self._archive.note(self._transfer, there)
-                    return f"archived as {shown(path)}"
-                last = last if gap else there
+            there, last = await self._archived()
+            if there is not None:
+                return f"archived as {shown(there.path)}"
             if last is not None and await self._put_back(last):
                 return _NEWER
         # Also where the flow archives by now, or where the lease is now: whoever put this aside was to delete it.
@@ -183,10 +175,26 @@ class _Work:
         """For how long it stays, if an attempt was killed when it had archived the file, and a newer one came since."""
         if self._archive.flow.after.archive is None or self._archive.flow.after.keep is None:
             return
+        await self._archived()
+
+    async def _archived(self) -> tuple[Entry | None, Entry | None]:
+        """Where an attempt that was killed had archived it, noted; and the last of the names in a row."""
+        ours, last, gap = list[Entry](), None, False
         for path in self._names:
-            if (there := await self._at_name(path)) is not None and self._was_moved(there):
-                await self._archive.note(self._transfer, there)
-                return
+            there = await self._at_name(path)
+            if there is None and ours:
+                break
+            gap = gap or there is None
+            if there is not None and self._was_moved(there):
+                ours.append(there)
+            last = last if gap else there
+        # Several: it came again as it was, while the earlier one still lay there, whose time is known.
+        for there in reversed(ours if len(ours) > 1 else []):
+            if await self._archive.note(self._transfer, there, again=False):
+                return there, last
+        if ours:
+            await self._archive.note(self._transfer, ours[-1])
+        return (ours[-1] if ours else None), last
 
     async def _put_back(self, last: Entry) -> bool:
         """A newer file that an attempt moved, and was killed or cut off before it saw that: nobody has sent it."""
