@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-FLOW = "a flow"
+FLOW, COPY = "a flow", "a plain cp -r"
 """How tables name `crossdock run --once`."""
 Place = Literal["s3", "sftp", "local", "ftp", "ftpes"]
 Kind = Literal["big", "small", "again", "help"]
@@ -51,7 +51,7 @@ class Item:
     seconds: float | None = None
     """The longest that crossdock may take."""
     flow: float | None = None
-    """How many times as fast as `crossdock sync` a flow over the same files is meant to be, its ledger included."""
+    """How many times as fast as `crossdock cp -r` a flow over the same files is meant to be, its ledger included."""
 
     def title(self, scale: Scale) -> str:
         if self.kind == "help":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ledger
-from benchmarks.items import FLOW, SMALL_SIZE, Item, Scale
+from benchmarks.items import COPY, FLOW, SMALL_SIZE, Item, Scale
 from benchmarks.measure import Sample
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
@@ -133,8 +133,8 @@ def verdicts(result: Result) -> list[tuple[str, str, bool | None]]:
         ratio = result.ratio(mine, peer) if mine else None
         found.append((aim, "not measured", None) if ratio is None else (aim, _times(ratio), ratio >= factor))
     if result.item.flow is not None:
-        ratio = result.ratio(FLOW, "crossdock")
-        aim = f"{FLOW}: ≥ {result.item.flow:g} × crossdock"
+        ratio = result.ratio(FLOW, COPY)
+        aim = f"{FLOW}: ≥ {result.item.flow:g} × {COPY}"
         found.append((aim, "not measured", None) if ratio is None else (aim, _times(ratio), ratio >= result.item.flow))
     samples = result.good(mine) if mine else []
     if result.item.rss is not None and samples:

@@ -14,7 +14,7 @@ from tests.servers import Missing, OpenSSH, Vsftpd
 from tests.servers.packages import fetch
 
 from benchmarks.bed import Bed
-from benchmarks.items import FLOW, Item, Place
+from benchmarks.items import COPY, FLOW, Item, Place
 from benchmarks.programs import program
 from benchmarks.store import BUCKET
 
@@ -78,6 +78,21 @@ class Crossdock(Tool):
         if place in self.bed.ftp:
             return f"{place}:{path.removeprefix(f'{self.bed.ftp[place].folder}/')}"
         return f"lake:{path}" if place == "s3" else path
+
+
+class Copy(Crossdock):
+    """Without a look at the target."""
+
+    def __init__(self, bed: Bed) -> None:
+        super().__init__(bed)
+        self.name = COPY
+
+    def command(self, item: Item) -> list[str] | None:
+        if item.flow is None:
+            return None
+        source, target = self._location(item.source, item), self._location(item.target, item, there=True)
+        folders = sorted({name.partition("/")[0] for name in self.bed.names(item.kind)})
+        return [self._program, "cp", "-r", *(f"{source}/{folder}" for folder in folders), f"{target}/"]
 
 
 class Flow(Tool):
@@ -325,6 +340,7 @@ def tools(bed: Bed) -> tuple[list[Tool], dict[str, str]]:
     makers: dict[str, Callable[[], Tool]] = {
         "crossdock": lambda: Crossdock(bed),
         "crossdock --processes 3": lambda: Crossdock(bed, "--processes", "3"),
+        COPY: lambda: Copy(bed),
         FLOW: lambda: Flow(bed),
         "rclone": lambda: Rclone(bed),
         "rclone-best": lambda: Rclone(bed, best=True),
