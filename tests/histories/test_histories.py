@@ -109,6 +109,15 @@ KNOWN: dict[str, tuple[dict[str, Any], list[Operation]]] = {
             ("run", "a", False, ((56, ("fault",)),)),
         ],
     ),
+    "or as it was, and the earlier one was taken out again": (
+        {"after": "archive", "keep": 7200.0, "transfers": 1},
+        [
+            ("put", 2, 12, "now"),
+            ("run", "a", False, ()),
+            ("back", 2, 0),
+            ("run", "a", False, ((53, ("unarchive", 0)), (56, ("fault",)))),
+        ],
+    ),
     "so did its sender's marker": (
         {"after": "archive", "keep": 7200.0, "sign": "{name}.ok"},
         [

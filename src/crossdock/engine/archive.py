@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -59,27 +59,32 @@ class Archive:
         except ValueError as error:
             raise ConfigError(f"after.archive: {error}", hint="choose words that every file has") from error
 
-    async def note(self, transfer: Transfer, archived: Entry, *, again: bool = True) -> bool:
-        """Record when an archived file is to be removed; never, if the flow keeps them.
+    async def note_first(self, transfer: Transfer, archived: Entry) -> bool:
+        """Record when a file is to be removed that is about to be archived: nobody could say later what it was that a
+        worker moved which was killed then.
 
-        Not `again`: unless a time is known for what has its name. Whether it was recorded.
+        False: nothing was recorded, as the flow keeps its files, or a time is known of what lies or lay there.
         """
-        keep, place = self.flow.after.keep, (self.flow.name, ARCHIVED)
+        keep = self.flow.after.keep
         if keep is None:
-            # What lay here when the flow had a `keep`, and was taken out: its time is not to be this one's some day.
-            if self._had_marks is None:
-                self._had_marks = bool(await self.ledger.marks(*place, limit=1))
-            if self._had_marks:
-                await self.ledger.unmark(*place, [archived.path])
-            return True
+            return False
         value = {"endpoint": transfer.source, "size": archived.size, "fingerprint": archived.fingerprint}
         due = self._clock() + timedelta(seconds=keep)
-        new = await self.ledger.mark(*place, archived.path, due=due, value=value)
-        if not new and again:
-            # Of a file that lay here before, and was taken out: its time is not this one's.
-            await self.ledger.unmark(*place, [archived.path])
-            await self.ledger.mark(*place, archived.path, due=due, value=value)
-        return new or again
+        return await self.ledger.mark(self.flow.name, ARCHIVED, archived.path, due=due, value=value)
+
+    async def note(self, transfer: Transfer, archived: Entry) -> None:
+        """Record when an archived file is to be removed; never, if the flow keeps them.
+
+        What is known of that name is of another file, which lay there before and was taken out.
+        """
+        if self._had_marks is None and self.flow.after.keep is None:
+            self._had_marks = bool(await self.ledger.marks(self.flow.name, ARCHIVED, limit=1))
+        if self.flow.after.keep is not None or self._had_marks:
+            await self.forget(archived.path)
+        await self.note_first(transfer, archived)
+
+    async def forget(self, path: str) -> None:
+        await self.ledger.unmark(self.flow.name, ARCHIVED, [path])
 
     async def is_unsent(self, transfer: Transfer, archived: Entry) -> bool:
         """Whether what lies in the archive, as far as the ledger remembers, was never archived as delivered itself.
@@ -113,10 +118,10 @@ class Archive:
             self.flow.name, ARCHIVED, due_before=now, limit=_PAGE, after=after or None
         ):
             after = page[-1].key
-            ended, owed = list[str](), await self._owed({_endpoint(mark) for mark in page})
+            ended = list[str]()
             for mark in page:
-                endpoint = _endpoint(mark)
-                longer = now - mark.at < timedelta(seconds=keep) or (endpoint, mark.value["size"]) in owed
+                endpoint = str(mark.value.get("endpoint", ""))
+                longer = now - mark.at < timedelta(seconds=keep)
                 if longer or endpoint in down or self._endpoints.pause(endpoint)[0]:
                     continue
                 try:
@@ -130,21 +135,6 @@ class Archive:
                 ended.append(mark.key)
             await self.ledger.unmark(self.flow.name, ARCHIVED, ended)
         return removed
-
-    async def _owed(self, endpoints: Iterable[str]) -> set[tuple[str, int | None]]:
-        """Endpoint and size of what is delivered: a worker that was killed may have archived it, and noted no time.
-
-        One that was taken out of the archive, and sent again, lies where the earlier note says that it may go.
-        """
-        owed: set[tuple[str, int | None]] = set()
-        for endpoint in endpoints:
-            before: int | None = None
-            while found := await self.ledger.find(
-                Query(source=endpoint, states=frozenset({State.DELIVERED}), before=before, limit=_PAGE)
-            ):
-                owed.update((endpoint, each.entry.size) for each in found)
-                before = found[-1].id
-        return owed
 
     async def _remove(self, mark: Mark, endpoint: str) -> bool:
         storage = await self._endpoints.storage(endpoint)
@@ -163,10 +153,6 @@ class Archive:
         else:
             await storage.delete(mark.key)
         return True
-
-
-def _endpoint(mark: Mark) -> str:
-    return str(mark.value.get("endpoint", ""))
 
 
 def is_copy(there: Entry, now: Entry) -> bool:

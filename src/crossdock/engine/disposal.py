@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from weakref import WeakValueDictionary
@@ -75,7 +76,6 @@ class Disposal:
             meant = read_entry(receipt) or transfer.entry
             work = _Work(self.archive, storage, transfer, meant, receipt, lease.id)
             await work.copies.sweep()
-            await work.note_moved()
             if (marker := self._marker_of(work)) is not None:
                 await marker.restore()
             with suppress(PermissionDenied, Unsupported):  # Nor may we put anything aside there.
@@ -154,9 +154,16 @@ class _Work:
         """What our own hand, before a crash or for a sibling, did to a source that is not there. "": nothing."""
         after = self._archive.flow.after
         if after.archive is not None:
-            there, last = await self._archived()
-            if there is not None:
-                return f"archived as {shown(there.path)}"
+            last, gap = None, False
+            for path in self._names:
+                there = await self._at_name(path)
+                if there is not None and self._was_moved(there):
+                    # With a `keep`, its time was noted before it was moved, if it was not kept for good by then.
+                    note = self._archive.note if after.keep is None else self._archive.note_first
+                    await note(self._transfer, there)
+                    return f"archived as {shown(path)}"
+                gap = gap or there is None
+                last = last if gap else there
             if last is not None and await self._put_back(last):
                 return _NEWER
         # Also where the flow archives by now, or where the lease is now: whoever put this aside was to delete it.
@@ -170,31 +177,6 @@ class _Work:
         return SenderMarker(
             path, list(names) if archives else None, self._archive, self._storage, self._transfer, self.copies
         )
-
-    async def note_moved(self) -> None:
-        """For how long it stays, if an attempt was killed when it had archived the file, and a newer one came since."""
-        if self._archive.flow.after.archive is None or self._archive.flow.after.keep is None:
-            return
-        await self._archived()
-
-    async def _archived(self) -> tuple[Entry | None, Entry | None]:
-        """Where an attempt that was killed had archived it, noted; and the last of the names in a row."""
-        ours, last, gap = list[Entry](), None, False
-        for path in self._names:
-            there = await self._at_name(path)
-            if there is None and ours:
-                break
-            gap = gap or there is None
-            if there is not None and self._was_moved(there):
-                ours.append(there)
-            last = last if gap else there
-        # Several: it came again as it was, while the earlier one still lay there, whose time is known.
-        for there in reversed(ours if len(ours) > 1 else []):
-            if await self._archive.note(self._transfer, there, again=False):
-                return there, last
-        if ours:
-            await self._archive.note(self._transfer, ours[-1])
-        return (ours[-1] if ours else None), last
 
     async def _put_back(self, last: Entry) -> bool:
         """A newer file that an attempt moved, and was killed or cut off before it saw that: nobody has sent it."""
@@ -222,7 +204,7 @@ class _Work:
             try:
                 if self.copies.wanted:
                     return await self._copied(path, now, again), True
-                archived = await self._moved(path)
+                archived = await self._moved(path, now)
             except AlreadyExists:
                 if again and (there := await self._linked(path, now)) is not None:
                     _, gone = await self.delete(now)
@@ -236,10 +218,7 @@ class _Work:
             except NotFound:
                 # Another worker, or the owner, was faster.
                 return await self.taken() or "the source was gone", True
-            if archived is None:
-                return _NEWER, False
-            await self._archive.note(self._transfer, archived)
-            return f"archived as {shown(path)}", True
+            return (f"archived as {shown(path)}", True) if archived else (_NEWER, False)
         raise self._storage.backend.error(
             AlreadyExists, "archive", self.path, "every name for it is taken", hint="tidy the archive up"
         )
@@ -252,12 +231,22 @@ class _Work:
         same = await sha256_of(self._storage, there) == await sha256_of(self._storage, now)
         return there if same else None
 
-    async def _moved(self, path: str) -> Entry | None:
-        """By a rename. None: a newer file had come, and was put back."""
-        await self._storage.rename(self.path, path)
+    async def _moved(self, path: str, now: Entry) -> bool:
+        """By a rename. False: a newer file had come, and was put back."""
+        noted = await self._note_first(path, now)
+        try:
+            await self._storage.rename(self.path, path)
+        except (AlreadyExists, NotAFile, NotFound):
+            if noted:
+                await self._archive.forget(path)
+            raise
         there = await self._storage.stat(path)
         if is_still(self._meant, there, self._storage):
-            return there
+            if not noted or there.fingerprint != now.fingerprint:
+                await self._archive.note(self._transfer, there)
+            return True
+        if noted:
+            await self._archive.forget(path)
         try:
             await self._storage.rename(path, self.path)
         except AlreadyExists:
@@ -267,7 +256,18 @@ class _Work:
                 shown(self.path),
                 shown(path),
             )
-        return None
+        return False
+
+    async def _note_first(self, path: str, now: Entry) -> bool:
+        """Whether its time was recorded, for a name that seems to be free. Raises `AlreadyExists`."""
+        if self._archive.flow.after.keep is None:
+            return False
+        entry = replace(now, path=path)
+        if not await self._archive.note_first(self._transfer, entry):
+            if await self._at_name(path) is not None:
+                raise self._storage.backend.error(AlreadyExists, "archive", path, "the name is taken")
+            await self._archive.note(self._transfer, entry)
+        return True
 
     async def _copied(self, path: str, now: Entry, again: bool) -> str:
         """By a copy within the store and a delete, both of exactly this object. Raises `SourceChanged`: not copied."""
@@ -284,12 +284,12 @@ class _Work:
                 there = await self._at_name(path)
                 if there is None or not is_copy(there, now):
                     raise
+        await self._archive.note(self._transfer, there or await self._storage.stat(path))
         words = f"archived as {shown(path)}"
         try:
             await self.copies.remove(self.path, now)
         except SourceChanged:
             words += f"; {_NEWER}"
-        await self._archive.note(self._transfer, await self._storage.stat(path))
         return words
 
     async def _at_name(self, path: str) -> Entry | None:
