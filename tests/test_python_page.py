@@ -26,6 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).mkdir()
     (tmp_path / "inbox/prices.csv").write_text("item,price\n1\n")
     (tmp_path / "inbox/orders_20261120.csv").write_text("1\n")
+    (tmp_path / "inbox/today.log").write_text("left out\n")
     with zipfile.ZipFile(tmp_path / "orders.zip", "w") as archive:
         archive.writestr("2026/november/orders_20261120.csv", "1\n")
         archive.writestr("2025/old.csv", "0\n")
