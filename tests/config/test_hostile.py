@@ -221,6 +221,23 @@ def test_a_module_that_cannot_be_imported(cli: Cli, tmp_path: Path, code: str | 
     assert (result.code, result.err.endswith(told)) == (3, True), result.err
 
 
+@pytest.mark.parametrize(("module", "found"), [("calendar", "calendar.py"), ("time", "it is built in")])
+def test_a_module_whose_name_python_has(cli: Cli, tmp_path: Path, module: str, found: str) -> None:
+    """Installed ones go first: the user's file was to be given the function that stood in it."""
+    (tmp_path / f"{module}.py").write_text("def route(entry): return None\n")
+    (tmp_path / "crossdock.yaml").write_text(flow(f"to: 'python:{module}.route'"))
+    result = cli("check")
+    told = f"Next: give {module}.py another name, here and beside the configuration: Python has a module of this one ("
+    assert (result.code, told in result.err, result.err.endswith(f"{found})\n")) == (3, True, True), result.err
+
+
+def test_a_package_of_the_users_own_is_told_to_be_mended(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "hostile_package").mkdir()
+    (tmp_path / "hostile_package/rules.py").write_text("")
+    (tmp_path / "crossdock.yaml").write_text(flow("to: 'python:hostile_package.rules.route'"))
+    assert cli("check").err.endswith("Next: write a function route into hostile_package/rules.py\n")
+
+
 @pytest.mark.parametrize("answer", ["1", "{'b:x': 1}", "b'b:x'", "['b:x', None]", "'nowhere'", "entry", "['b:x', 'y']"])
 def test_a_function_that_returns_no_place(cli: Cli, tmp_path: Path, answer: str) -> None:
     module = f"hostile_answer_{abs(hash(answer))}"

@@ -62,6 +62,7 @@ class PythonRouter:
                 hint = f"install what has {missing}, or mend {file}"
                 if f"{self.module}.".startswith(f"{missing}."):
                     hint = f"write {file} beside the configuration, with a function {self.function}"
+            hint = self._name_taken(file) or hint
             raise ConfigError(f"{self.written} cannot be imported: {reason}", hint=hint) from error
         try:
             function = getattr(module, self.function)
@@ -69,10 +70,23 @@ class PythonRouter:
             near = get_close_matches(self.function, [name for name, one in vars(module).items() if callable(one)], 1)
             hint = f"did you mean {near[0]}?" if near else f"write a function {self.function} into {file}"
             reason = f"{type(error).__name__}: {error}"
+            hint = self._name_taken(file) or hint
             raise ConfigError(f"{self.written} cannot be imported: {reason}", hint=hint) from error
         if not callable(function):
             raise ConfigError(f"{self.written} is not a function", hint="name a function that takes an entry")
         return function
+
+    def _name_taken(self, file: str) -> str | None:
+        """What to do where the file is there, but its name is that of an installed module, which goes first."""
+        taken = sys.modules.get(self.module.partition(".")[0])
+        if taken is None or not (self.folder / file).is_file():
+            return None
+        places = [place for place in (getattr(taken, "__file__", None), *getattr(taken, "__path__", ())) if place]
+        folder = self.folder.resolve()
+        if any(Path(place).resolve().is_relative_to(folder) for place in places):
+            return None
+        found = shown(places[0]) if places else "it is built in"
+        return f"give {file} another name, here and beside the configuration: Python has a module of this one ({found})"
 
 
 def on_path(folder: Path) -> None:
