@@ -103,13 +103,15 @@ def test_a_transform_that_is_installed_has_a_name(own: str, monkeypatch: pytest.
         ("gzipp", r"unknown transform 'gzipp'.*charset.*python:module:Class"),
         ("python:nowhere:X", "no module nowhere"),
         ("python:{own}", "no class is named"),
-        ("python:{own}:Missing", "has no attribute 'Missing'"),
+        ("python:{own}:Missing", r"no attribute 'Missing'.*a class Missing into /.*{own}\.py; if that is not yours"),
+        ("python:calendar:Mask", r"a class Mask into /.*/calendar\.py; if that is not yours, give your module another"),
+        ("python:time:Mask", "a class Mask into time, which Python has built in; if that is not yours"),
         ("python:{own}:Nothing", "not a transform"),
         ("python::X", "no class is named"),
     ],
 )
 def test_names_that_lead_nowhere(name: str, said: str, own: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=said.replace("{own}", own)):
         transform_class(name.format(own=own))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
@@ -105,7 +106,10 @@ def transform_class(name: str) -> type[Transform] | type[Splitter]:
     except AttributeError as error:
         if own and raised_at(error):
             raise _not_imported(name, error) from error
-        raise ConfigError(f"transform {name}: {error}", key="transform", hint="write python:module:Class") from error
+        # Installed modules go first: it may be another one than the user's own.
+        file = shown(getattr(sys.modules.get(module), "__file__", None) or f"{module}, which Python has built in")
+        hint = f"write a class {attribute} into {file}; if that is not yours, give your module another name"
+        raise ConfigError(f"transform {name}: {error}", key="transform", hint=hint) from error
     except (Exception, SystemExit) as error:
         # A module may raise anything as it is imported, and a script ends the program.
         raise _not_imported(name, error) from error
