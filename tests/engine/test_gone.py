@@ -14,8 +14,8 @@ import pytest
 from crossdock.engine.explaining import explain
 from crossdock.errors import NotFound
 from crossdock.flows.explain import what_next
-from crossdock.flows.flow import After, Destination, Retry, Rule
-from crossdock.ledger.base import State
+from crossdock.flows.flow import After, Destination, Place, Retry, Rule
+from crossdock.ledger.base import Query, State
 from crossdock.storage.base import Entry
 from tests.engine.places import House, broken, flow, lost
 
@@ -252,3 +252,24 @@ async def test_what_was_put_back_is_not_taken_away_for_an_earlier_delivery(home:
         assert (home.dst2.hold("a.done"), home.src.hold("a")) == (b"", b"1")
         assert (await engine.run_once()).delivered == 2
     assert home.src.hold("a") is None
+
+
+async def test_a_source_that_is_gone_as_a_whole_says_nothing_of_its_files(home: House) -> None:
+    """As a mount that is missing for a while: the transfer waits, as no owner took the file back."""
+    await home.put("in/a")
+    there = flow(source=Place("src", "in"))
+    async with home.engine(there) as engine:
+        await engine.discover("f")
+        folders, files = set(home.src._folders), dict(home.src._files)
+        await home.src.delete("in/a")
+        await home.src.remove_dir("in")
+        worker = engine.worker(["f"])
+        await worker.run(until_idle=True)
+        (found,) = await home.ledger.find(Query())
+        assert (found.state, [each.what for each in home.said]) == (State.PENDING, ["retry"])
+        assert "read src:in/a: no such file" in found.why
+        home.src._folders |= folders
+        home.src._files.update(files)
+        home.clock.move(20)
+        assert (await engine.run_once(patience=0)).delivered == 1
+    assert home.dst.hold("a") == b"data"

@@ -36,6 +36,36 @@ async def test_a_lost_lease_ends_its_attempt(home: House) -> None:
     assert home.dst.hold("a") is None
 
 
+async def test_a_lease_that_is_lost_before_its_attempt_begins(home: House) -> None:
+    """Claimed for hands that were busy: not a byte is read for it."""
+    for number in range(8):
+        await home.put(str(number))
+    home.dst.gates["commit"] = asyncio.Event()
+    beat, noticed = home.ledger.heartbeat, asyncio.Event()
+
+    async def told(lease: Lease, seconds: float) -> Lease:
+        try:
+            return await beat(lease, seconds)
+        except LeaseLost:
+            noticed.set()
+            raise
+
+    home.ledger.heartbeat = told  # type: ignore[method-assign, assignment]
+    async with home.engine(flow(), flow(name="g", source=Place("dst2")), transfers=8, lease=0.4) as engine:
+        running = asyncio.create_task(engine.run_once(patience=0))
+        async with asyncio.timeout(60):
+            while home.dst.calls["commit"] < 7:
+                await asyncio.sleep(0.01)
+            waiting = (await home.transfers())["7", "dst"]
+            assert (waiting.state, waiting.owner) == ("running", engine.owner)
+            await home.ledger.cancel([waiting.id], who="me", why="wrong file")
+            await noticed.wait()
+            home.dst.gates.pop("commit").set()
+            assert (await running).delivered == 7
+    assert home.src.calls["read"] == 7
+    assert await home.state("7") == "cancelled"
+
+
 async def test_what_is_staged_after_the_lease_was_lost_is_removed(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has it by now has looked for it before it was there, and nobody looks again."""
     await home.put("a")

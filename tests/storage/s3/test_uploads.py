@@ -85,7 +85,6 @@ class TestPartsUnderWay:
         assert len(peer.uploads()) == (how == "leave")
         over.set()
 
-
     async def test_given_up_before_the_store_has_named_it(
         self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
     ) -> None:
