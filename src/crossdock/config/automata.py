@@ -40,7 +40,7 @@ class Automaton:
     reads: dict[int, tuple[Test, int]] = field(default_factory=dict)
     characters: set[str] = field(default_factory=set)
     """Those at which its tests may change their answer."""
-    tests: list[Test] = field(default_factory=list)
+    tests: dict[Test, None] = field(default_factory=dict)
     start: int = 0
     end: int = 0
     exact: bool = True
@@ -78,7 +78,7 @@ class Machine:
         self._accepts: dict[int, bool] = {}
         self._kinds: dict[str, int] = {}
         self._signatures: dict[tuple[bool, ...], int] = {}
-        self._tests = list(dict.fromkeys(automaton.tests))
+        self._tests = list(automaton.tests)
         self._number(frozenset((automaton.start,)), True)
         signatures = zip(*map(_answers, self._tests), strict=True) if self._tests else [()] * len(_BASE)
         self.base = tuple(self._signatures.setdefault(each, len(self._signatures)) for each in signatures)
@@ -170,7 +170,6 @@ def _tail(items: Any) -> tuple[str, bool]:
 class _Builder:
     def __init__(self, unroll: int, ways: float, ahead: bool) -> None:
         self.automaton, self._unroll, self._ways, self._ahead = Automaton(), unroll, ways, ahead
-        self._known: dict[tuple[str, int], Test] = {}
 
     def state(self) -> int:
         if len(self.automaton.empty) >= _STATES:
@@ -287,16 +286,14 @@ class _Builder:
         if operation not in (code.ANY, code.LITERAL, code.NOT_LITERAL, code.IN):
             return None
         key = (f"{operation}{argument}", flags)
-        if key not in self._known:
-            if key not in _TESTS:
-                if len(_TESTS) >= _TESTS_KEPT:
-                    _TESTS.clear()
-                _TESTS[key] = test_of(operation, argument, flags)
-            test, characters = _TESTS[key]
-            self._known[key] = test
-            self.automaton.tests.append(test)
-            self.automaton.characters |= characters
-        return self._known[key]
+        if key not in _TESTS:
+            if len(_TESTS) >= _TESTS_KEPT:
+                _TESTS.clear()
+            _TESTS[key] = test_of(operation, argument, flags)
+        test, characters = _TESTS[key]
+        self.automaton.tests[test] = None
+        self.automaton.characters |= characters
+        return test
 
 
 _TESTS: dict[tuple[str, int], tuple[Test, frozenset[str]]] = {}

@@ -143,8 +143,6 @@ class Report:
 
     def invalid(self, key: Key, model: type[BaseModel], item: ErrorDetails) -> None:
         """What pydantic found below `key`, in our words."""
-        if self.full:
-            return
         place = tuple(item["loc"])
         name = str(place[-1]) if place else ""
         kind, context = item["type"], item.get("ctx", {})
