@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import subprocess
 import sys
@@ -159,6 +160,16 @@ def test_ordinary_patterns_are_fine(regex: str) -> None:
 
 def test_what_is_too_complex_is_not_waved_through() -> None:
     assert cost("(?:a|b|c|d|ef|g|h|i|j)*" * 30) is not None
+
+
+def test_what_is_too_large_is_not_known() -> None:
+    """Each of the last letters counts, which is a state for each text that they can be: nothing ends with that."""
+    letters = r"(?:a|b|/)*{}(?:a|b|/){{14}}"
+    one, other = (of(regex=letters.format(letter)) for letter in "ab")
+    assert common_path([one, other]) == (None, False)
+    assert common_path([of(regex="[ab]*")], none_of=[of(regex="[ab]{0,14}"), one, other]) == (None, False)
+    below = one.below("".join(random.Random(1).choices("ab", k=20_000)))
+    assert below.machine is None and not below.known
 
 
 def test_paths_below_a_folder() -> None:
