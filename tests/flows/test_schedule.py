@@ -113,6 +113,7 @@ def test_every(seconds: int, at: datetime) -> None:
         ("0 0 * * FOO", "bad day-of-week"),
         ("0 0 30 2 *", "bad day-of-month"),
         ("0 0 31 2,4 *", "bad day-of-month"),
+        ("0 0 */3 2 1#5", "never comes"),  # a fifth Monday is the 29th, which is none of the days
     ],
 )
 def test_lines_that_cannot_be(line: str, reason: str) -> None:
