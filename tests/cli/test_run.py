@@ -55,6 +55,9 @@ def test_what_waits_is_told_with_when_and_what_to_do(cli: Cli, home: Path) -> No
     ), result.err
     summary = cli("run", "--once", "--json").rows[-1]["summary"]
     assert summary["waiting"] == 2 and 0 < summary["again_in"] <= 60, summary
+    quiet = cli("run", "--once", "-q")
+    assert quiet.code == 1
+    assert re.search(r"^2 transfers to be tried again, the first in (\d+|\d\.\d) s\n\Z", quiet.err, re.M), quiet.err
     (home / "gone").rename(home / "out")
     assert cli("transfers", "retry", "--all").code == 0
     result = cli("run", "--once")

@@ -102,6 +102,9 @@ class _Once(Command):
             click.echo(not_moved(flow, path, reason), err=True)
         if summary.stuck:
             self.session.say(explained(*summary.stuck[0][:2]))
+        if self.session.quiet and summary.waiting:
+            # What was not attempted in this run was told by an earlier one: else nothing would say why this one is 1.
+            click.echo(f"{count(summary.waiting, 'transfer')} {first_due(summary)}", err=True)
         self.session.say(_summary(summary, seconds))
         if (after := what_next(summary)) is not None:
             self.session.say(after)
