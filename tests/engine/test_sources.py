@@ -20,7 +20,7 @@ from crossdock.storage.local import LocalSettings
 from crossdock.storage.storage import Storage
 from tests.engine.bench import Bench
 from tests.engine.clocks import Clock
-from tests.engine.places import flow
+from tests.engine.places import House, flow
 from tests.servers import Ceph
 from tests.storage.s3.places import backend as s3_backend
 
@@ -47,6 +47,13 @@ async def test_a_bucket_that_is_not_there_is_no_empty_source(
 async def test_a_folder_that_is_not_there_is_no_empty_source(bench: Bench) -> None:
     with pytest.raises(NotFound):
         await look(Planner(FLOW), bench.plain, bench.ledger, bench.clock())
+
+
+async def test_a_name_that_every_folder_has_is_not_listed_to_its_end(home: House) -> None:
+    for number in range(30):
+        await home.put(f"{number:02}/a.csv")
+    found = await at_source(Planner(flow()), Storage(home.src), "a.csv", home.clock())
+    assert [each.entry.path for each in found] == [f"{number:02}/a.csv" for number in range(20)]
 
 
 async def test_a_look_that_is_broken_off_leaves_no_listing_open(

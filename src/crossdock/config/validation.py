@@ -29,7 +29,6 @@ from crossdock.config.mistakes import (
     place_of,
     written,
 )
-from crossdock.errors import ConfigError
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -52,9 +51,6 @@ def validated(report: Report, key: Key, model: type[Model], data: dict[Any, Any]
     for _ in range(_ROUNDS):
         try:
             return model.model_validate(mending.data, context={"folder": folder})
-        except ConfigError as error:
-            report.mistake(key, error.message, error.hint)
-            return None
         except ValidationError as error:
             if not mending.mend(error):
                 return None

@@ -21,6 +21,8 @@ from crossdock.transfer.receipt import path_at_target
 __all__ = ["Found", "arrived_path", "at_source", "by_member", "by_name", "exactly", "files_of", "matching"]
 
 _PAGE = 500
+_MEMBERS, _AT_SOURCE = 1000, 20
+"""The most that are found."""
 
 
 async def matching(
@@ -90,9 +92,7 @@ async def by_name(
     return [found[id] for id in sorted(found, reverse=True)]
 
 
-async def by_member(
-    ledger: Ledger, text: str, flows: Sequence[str], *, endpoint: str | None = None, limit: int = 1000
-) -> list[Transfer]:
+async def by_member(ledger: Ledger, text: str, flows: Sequence[str], *, endpoint: str | None = None) -> list[Transfer]:
     """The newest transfers of archives that were unpacked to a file that a person calls `text` (at `endpoint`).
 
     What a member is called stands in the receipts alone: those of all transfers of these flows are read.
@@ -108,7 +108,7 @@ async def by_member(
                     if called and endpoint in (None, place):
                         found.append(each)
                         break
-                if len(found) == limit:
+                if len(found) == _MEMBERS:
                     return found
     return found
 
@@ -184,8 +184,8 @@ class Found:
     """What the flow's rules and filters make of it."""
 
 
-async def at_source(planner: Planner, storage: Storage, text: str, now: datetime, *, limit: int = 20) -> list[Found]:
-    """Files of that name, path or glob at a flow's source, at most `limit`. Lists the source; notes nothing."""
+async def at_source(planner: Planner, storage: Storage, text: str, now: datetime) -> list[Found]:
+    """Files of that name, path or glob at a flow's source, at most 20. Lists the source; notes nothing."""
     text = text.strip("/")
     pattern = _compiled(text)
     found: list[Found] = []
@@ -195,7 +195,7 @@ async def at_source(planner: Planner, storage: Storage, text: str, now: datetime
             if path != text and not path.endswith(f"/{text}") and (pattern is None or not pattern.match(path)):
                 continue
             found.append(Found(planner.flow.name, storage.endpoint, entry, _said(planner, planner.below(entry), now)))
-            if len(found) == limit:
+            if len(found) == _AT_SOURCE:
                 break
     return found
 
