@@ -11,7 +11,7 @@ import pytest
 from crossdock.engine.discovery import Discovery
 from crossdock.engine.engine import FileEvent
 from crossdock.engine.serving import serve
-from crossdock.errors import ConnectionFailed, CrossdockError, LedgerUnavailable
+from crossdock.errors import ConfigError, ConnectionFailed, CrossdockError, LedgerUnavailable
 from crossdock.flows.flow import After, Place, Rule, Settle, Trigger
 from crossdock.ledger.base import State
 from crossdock.storage.base import Entry
@@ -181,6 +181,19 @@ class Queue:
     async def events(self) -> AsyncIterator[FileEvent]:
         for event in self._events:
             yield event
+
+
+async def test_serve_takes_names_as_run_once_does(home: House) -> None:
+    await home.put("a")
+    stop, heard = asyncio.Event(), asyncio.Event()
+    async with home.engine(flow(name="move")) as engine, asyncio.timeout(60):
+        with pytest.raises(ConfigError, match="no flow is called 'nope'"):
+            await serve(engine, stop, ["move", "nope"])
+        serving = asyncio.create_task(serve(engine, stop, "move", sources=[Queue(FileEvent("src", "a", heard.set))]))
+        await heard.wait()
+        stop.set()
+        await serving
+    assert list(await home.transfers()) == [("a", "dst")]
 
 
 async def test_serve_works_and_stops(home: House) -> None:

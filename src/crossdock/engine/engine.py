@@ -111,6 +111,13 @@ class Engine:
             known = ", ".join(sorted(self.planners)) or "none"
             raise ConfigError(f"no flow is called {flow!r}", hint=f"write one of: {known}") from None
 
+    def names(self, flows: str | Iterable[str] | None) -> list[str]:
+        """What a caller named, one or several; None: all flows. Raises `ConfigError` for one that is not known."""
+        found = list(self.planners) if flows is None else [flows] if isinstance(flows, str) else list(flows)
+        for name in found:
+            self.planner(name)
+        return found
+
     async def look(self, flow: str, *, only: Iterable[str] | None = None) -> Discovery:
         """List a flow's source and decide; only sightings are recorded. Raises what the listing raises."""
         planner = self.planner(flow)
@@ -194,8 +201,7 @@ class Engine:
         Files that settle are looked at again after pauses of no more than `patience` seconds in all. A source that
         cannot be listed does not stop the other flows. Raises what the ledger raises.
         """
-        flows = [flows] if isinstance(flows, str) else flows
-        names = list(self.planners if flows is None else flows)
+        names = self.names(flows)
         summary = Summary()
 
         def report(delivery: Delivery) -> None:

@@ -51,7 +51,7 @@ class EventSource(Protocol):
 async def serve(
     engine: Engine,
     stop: asyncio.Event,
-    flows: Iterable[str] | None = None,
+    flows: str | Iterable[str] | None = None,
     *,
     sources: Iterable[EventSource] = (),
     looked: Looked = _log_failure,
@@ -62,7 +62,7 @@ async def serve(
     `looked` is told of every look at a source; by default, failures are logged. Raises what the ledger raises, but
     not while transfers are under way that may outlast its failure.
     """
-    await _Serving(engine, list(engine.planners if flows is None else flows), looked).run(stop, sources, grace)
+    await _Serving(engine, engine.names(flows), looked).run(stop, sources, grace)
 
 
 class _Serving:
