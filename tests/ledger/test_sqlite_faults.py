@@ -32,6 +32,8 @@ class Failing(sqlite3.Connection):
         cls = type(self)
         cls.count += 1
         if cls.count == cls.at:
+            if cls.code == sqlite3.SQLITE_NOMEM:
+                raise MemoryError  # As Python makes it of that.
             error = sqlite3.OperationalError("disk")
             error.sqlite_errorcode = cls.code
             raise error
@@ -49,7 +51,9 @@ def whole(path: Path) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_IOERR_FSYNC])
+@pytest.mark.parametrize(
+    "code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_NOMEM]
+)
 async def test_the_nth_statement_fails(tmp_path: Path, code: int) -> None:
     """At every n: told as LedgerUnavailable, nothing of that call kept, all before and after it kept."""
     path = tmp_path / "crossdock.db"

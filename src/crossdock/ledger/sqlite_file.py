@@ -226,6 +226,7 @@ def translated(error: sqlite3.Error, where: str) -> LedgerError:
     hints = {
         sqlite3.SQLITE_BUSY: "another program holds the file (a backup?); try again",
         sqlite3.SQLITE_LOCKED: "another program holds the file (a backup?); try again",
+        sqlite3.SQLITE_NOMEM: "free memory, or give this process more; nothing is taken on until it can be recorded",
         sqlite3.SQLITE_FULL: "free space on its disk; nothing is taken on until it can be recorded",
         sqlite3.SQLITE_IOERR: "see to its disk (dmesg, quota); nothing is taken on until it can be recorded",
         sqlite3.SQLITE_READONLY: "let the user of this process write to the file and its folder",

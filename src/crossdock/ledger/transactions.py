@@ -52,9 +52,9 @@ def transact(connection: Connection, operations: Sequence[Operation]) -> list[An
             connection.execute(begin)
             answers = [_guarded(connection, each) for each in operations]
         connection.execute("COMMIT")
-    except sqlite3.Error as error:
+    except (sqlite3.Error, MemoryError) as error:
         _roll_back(connection)
-        return [(None, error)] * len(operations)
+        return [(None, _out_of_memory() if isinstance(error, MemoryError) else error)] * len(operations)
     return answers
 
 
@@ -88,12 +88,19 @@ def _alone(action: Callable[[Connection, Any], Any], connection: Connection, val
     """Raises what ends the transaction."""
     try:
         return action(connection, value), None
-    except (sqlite3.OperationalError, sqlite3.InternalError):
+    except (sqlite3.OperationalError, sqlite3.InternalError, MemoryError):
         raise
     except Exception as error:
         if type(error) is sqlite3.DatabaseError:
             raise
         return None, error
+
+
+def _out_of_memory() -> sqlite3.Error:
+    """What Python makes of SQLITE_NOMEM as a `MemoryError`, without saying so."""
+    error = sqlite3.OperationalError("out of memory")
+    error.sqlite_errorcode = sqlite3.SQLITE_NOMEM
+    return error
 
 
 def _roll_back(connection: Connection) -> None:
