@@ -186,5 +186,5 @@ async def remove(calls: Calls, path: str, operation: str) -> None:
             if error.code in codec.MISSING:
                 return
             found = await explain(calls, session, operation, path, error)
-            if error.code != codec.FAILURE or not isinstance(found, NotFound):
+            if not isinstance(found, NotFound):
                 raise found from error
