@@ -77,11 +77,15 @@ class Archive:
 
         What is known of that name is of another file, which lay there before and was taken out.
         """
-        if self._had_marks is None and self.flow.after.keep is None:
+        if self.flow.after.keep is not None:
+            if not await self.note_first(transfer, archived):
+                await self.forget(archived.path)
+                await self.note_first(transfer, archived)
+            return
+        if self._had_marks is None:
             self._had_marks = bool(await self.ledger.marks(self.flow.name, ARCHIVED, limit=1))
-        if self.flow.after.keep is not None or self._had_marks:
+        if self._had_marks:
             await self.forget(archived.path)
-        await self.note_first(transfer, archived)
 
     async def forget(self, path: str) -> None:
         await self.ledger.unmark(self.flow.name, ARCHIVED, [path])
