@@ -6,13 +6,14 @@ import errno
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from crossdock.errors import ConnectionFailed, IntegrityError
-from crossdock.storage.base import Entry, Expect, Reader, Writer
+from crossdock.storage.base import Entry, Expect, Reader, WriteOptions, Writer
 from crossdock.storage.ftp import FtpSettings
 from crossdock.storage.layers import Layer, LayeredReader, LayeredWriter
 from crossdock.storage.local import LocalSettings
@@ -119,6 +120,19 @@ async def test_a_connection_that_is_lost_while_it_is_published(
         else:
             assert [is_temporary(name) for name in names] == ([True] if left == "staged" else [])
         assert (told[-1].sha256 is None) is (left == "nothing")
+
+
+async def test_a_store_that_has_copied_other_than_all() -> None:
+    class Short(Layer):
+        async def server_copy(
+            self, address: str, path: str, options: WriteOptions, *, pin: Entry | None = None
+        ) -> Entry:
+            found = await super().server_copy(address, path, options, pin=pin)
+            return replace(found, size=len(CONTENT) - 1)
+
+    async with pair() as (source, _):
+        with pytest.raises(IntegrityError, match="3000001 bytes became 3000000"):
+            await copy(source, "in/file.bin", Storage(Short(source.backend)), "f")
 
 
 @asynccontextmanager

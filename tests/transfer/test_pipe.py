@@ -69,6 +69,16 @@ async def test_writer_error_stops_the_reading() -> None:
     assert reader.given < 20
 
 
+async def test_a_digest_of_what_could_not_be_taken_is_none() -> None:
+    """Nobody may take that of the rest for it."""
+    tally = Tally()
+    await tally.feed("x" * 1_048_576)  # type: ignore[arg-type]
+    for _ in range(3):
+        await tally.feed(b"x" * 1_048_576)
+    with pytest.raises(TypeError):
+        await tally.sha256()
+
+
 @pytest.mark.parametrize("size", [0, 1, 1000, 65_537, 1_048_576, 5_000_000])
 async def test_tally_equals_hashlib(size: int) -> None:
     data = hashlib.shake_128(b"tally").digest(size)

@@ -280,6 +280,29 @@ async def test_interim_replies_without_an_end(server: FaultyFtpServer) -> None:
             await storage.stat("name")
 
 
+@pytest.mark.parametrize(("reply", "said"), [("250-more\r\n" * 200_000, "a reply"), ("2" * 300_000, "a line")])
+async def test_replies_without_an_end(server: FaultyFtpServer, reply: str, said: str) -> None:
+    """No more of one is held than any can mean."""
+    async with faulty(server) as storage:
+        server.faults.replies["MLST"] = reply
+        with pytest.raises(ProtocolViolation, match=f"{said} without an end"):
+            await storage.stat("name")
+
+
+async def test_who_waits_or_reads_hears_that_the_endpoint_is_closed(server: FaultyFtpServer) -> None:
+    (server.folder / "name").write_bytes(bytes(16 << 20))
+    async with faulty(server, max_connections=1) as storage, asyncio.timeout(30):
+        reader = await storage.backend.begin_read("name")
+        waiting = asyncio.create_task(storage.stat("name"))
+        await asyncio.sleep(0)
+        await storage.close()
+        with pytest.raises(ConnectionFailed, match="the endpoint is closed"):
+            await waiting
+        with pytest.raises(ConnectionFailed):
+            while await asyncio.wait_for(reader.read(), 10):
+                pass
+
+
 async def test_a_message_quotes_the_beginning_of_a_long_reply(server: FaultyFtpServer) -> None:
     async with faulty(server) as storage:
         server.faults.replies["DELE"] = "550 Permission denied: " + "x" * 60_000

@@ -19,6 +19,7 @@ from crossdock.errors import (
 from crossdock.storage.accounts import LOCKED_OUT, Breaker
 from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.sftp import SftpSettings
+from crossdock.storage.sftp.backend import SftpBackend
 from crossdock.storage.sftp.connect import Connection, Connector
 from crossdock.storage.sftp.pool import Pool
 from crossdock.storage.storage import Storage
@@ -82,6 +83,27 @@ async def test_an_idle_connection_is_asked_whether_it_is_there(openssh: OpenSSH)
             with pytest.raises(ConnectionFailed) as caught:
                 await storage.stat("")
             assert not isinstance(caught.value, TimedOut)
+
+
+@pytest.mark.parametrize("woken", [False, True])
+async def test_who_gives_up_waiting_leaves_his_turn_to_the_next(woken: bool) -> None:
+    async with serving(FakeSftp(x=b"1")) as peer, asyncio.timeout(30):
+        settings = peer.settings(max_connections=1, streams_per_connection=1)
+        async with Storage(settings.backend("fake")) as storage:
+            backend = storage.backend
+            assert isinstance(backend, SftpBackend)
+            pool = backend.calls.pool
+            held = await pool.acquire(wait=True)
+            first, second = (asyncio.create_task(pool.acquire(wait=True)) for _ in range(2))
+            await asyncio.sleep(0)
+            if not woken:
+                first.cancel()
+                await asyncio.wait([first])
+            pool.release(held)
+            first.cancel()
+            assert await second is held
+            assert first.cancelled()
+            pool.release(held)
 
 
 async def test_a_listing_holds_no_connection_between_entries() -> None:

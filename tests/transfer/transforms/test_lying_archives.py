@@ -58,6 +58,14 @@ def patched(data: bytes, at: int, form: str, value: int) -> bytes:
     return bytes(changed)
 
 
+def preceded(before: bytes) -> bytes:
+    """An archive behind other bytes, of which all its places know: a program that unpacks itself."""
+    data = zipped({"a": b"content"})
+    for place in (data.index(b"PK\1\2") + 42, data.index(b"PK\5\6") + 16):
+        data = patched(data, place, "<L", struct.unpack_from("<L", data, place)[0] + len(before))
+    return before + data
+
+
 DIRECTORY = PLAIN.index(b"PK\1\2")
 END = PLAIN.index(b"PK\5\6")
 LIES = {
@@ -93,6 +101,9 @@ LIES = {
     "cut off": (PLAIN[:-10], "not a ZIP archive, or cut off"),
     "cut in the directory": (PLAIN[: DIRECTORY + 10], "not a ZIP archive, or cut off"),
     "something before": (b"#!/bin/sh\n" + PLAIN, "not a plain ZIP"),
+    "something before that it knows of": (preceded(b"#!/bin/sh\n"), "something precedes the archive"),
+    "another thing for a directory": (patched(PLAIN, DIRECTORY, "<L", 0), "not a valid ZIP archive"),
+    "a larger directory elsewhere": (PLAIN[:END] + b"PK\6\7" + bytes(16) + PLAIN[END:], "not a valid ZIP archive"),
     "something after": (PLAIN + b"more", "something follows"),
     "no members": (zipped({}), "no file is in it"),
     "only folders": (zipped({"a/": b""}), "no file is in it"),

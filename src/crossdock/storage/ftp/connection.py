@@ -185,7 +185,7 @@ class Connection:
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: Thread | None = None
         self._given = self._done = 0
-        self._killed = False
+        self._killed = self._parted = False
 
     # -- the thread's side ------------------------------------------------------------------------------------------
 
@@ -281,6 +281,10 @@ class Connection:
         return bool(poll.poll(0))
 
     def _begin(self, call: Callable[[], None]) -> None:
+        if self._parted:
+            # No thread is left to wait for; without a connection it fails at once.
+            call()
+            return
         if self._thread is None:
             self._thread = Thread(target=_work_off, args=(self._calls,), name="crossdock-ftp", daemon=True)
             self._thread.start()
@@ -355,6 +359,7 @@ class Connection:
                 parting.set_result(None)
 
         self._begin(part)
+        self._parted = True
         self._calls.put(None)
         return parting
 

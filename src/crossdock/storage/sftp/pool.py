@@ -83,9 +83,8 @@ class Pool:
                 try:
                     await waiter
                 except asyncio.CancelledError:
-                    if waiter in self._waiting:
-                        self._waiting.remove(waiter)
-                    elif not waiter.cancelled():
+                    # Whoever was cancelled is passed over; whose turn it was by then, hands it on.
+                    if not waiter.cancelled():
                         self._wake()
                     raise
 
