@@ -8,9 +8,18 @@ from contextlib import nullcontext
 import pytest
 from aiohttp import web
 
-from crossdock.errors import AlreadyExists, IntegrityError, NotFound, ProtocolViolation, Throttled, Unsupported
+from crossdock.errors import (
+    AlreadyExists,
+    ConnectionFailed,
+    IntegrityError,
+    NotFound,
+    ProtocolViolation,
+    Throttled,
+    Unsupported,
+)
 from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.storage import Storage
+from crossdock.transfer.copy import CopyOptions, Staged, copy
 from tests.storage.s3.faults import FaultProxy, Forward, Upstream, answer, drop, edit, silence, xml_error
 from tests.storage.s3.places import LARGE, MIB, BotoPeer, Server, backend, bucket
 
@@ -69,6 +78,42 @@ class TestPartsUnderWay:
         (token,) = tokens
         await storage.discard(token)
         assert peer.uploads() == []
+
+    async def test_a_sealed_upload_is_stored_to_its_last_byte(self, storage: Storage, peer: BotoPeer) -> None:
+        """What comes next is to look whether it is still wanted, and then one request alone."""
+        writer = await storage.begin_write("name", WriteOptions(size=len(LARGE)))
+        await writer.write(LARGE)
+        token = await writer.seal(Expect(size=len(LARGE)))
+        assert token is not None
+        (upload,) = peer.uploads()
+        found = peer.client.list_parts(Bucket=peer.bucket, Key="name", UploadId=upload["UploadId"])
+        assert sum(part["Size"] for part in found["Parts"]) == len(LARGE)
+        assert peer.names() == {f"name (upload {upload['UploadId']})"}
+        await writer.commit(Expect(size=len(LARGE)))
+        assert peer.read("name") == LARGE
+        assert peer.names() == {"name"}
+
+    async def test_a_last_part_that_fails_is_gone_on_from(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+    ) -> None:
+        """It was not announced as about to be published: what is stored of it is not for nothing."""
+        await storage.write_bytes("source", LARGE)
+        proxy.fail("PUT", "partNumber=3", xml_error(500, "InternalError"), 100)
+        staged: list[Staged] = []
+        tokens: list[bytes] = []
+
+        async def announced(found: Staged) -> None:
+            staged.append(found)
+
+        with pytest.raises(ConnectionFailed):
+            await copy(
+                storage, "source", storage, "name", options=CopyOptions(server_side=False),
+                on_checkpoint=tokens.append, on_staged=announced,
+            )  # fmt: skip
+        assert [found.sha256 for found in staged] == [None]
+        assert len(tokens) == 1
+        await storage.discard(tokens[0])
+        assert peer.names() == {"source"}
 
     @pytest.mark.parametrize("how", ["abort", "leave"])
     async def test_none_is_on_its_way_when_it_is_given_up(

@@ -155,20 +155,23 @@ class S3Writer(Writer):
             error = task.exception()
             self._failure = self._failure or error
 
-    async def commit(self, expect: Expect) -> Entry:
+    async def seal(self, expect: Expect) -> bytes | None:
+        """Else the last parts, which may take minutes, would come after the last look at whether it is still wanted."""
         self._check()
         for declared in (expect.size, self.options.size):
             if declared is not None and declared != self.size:
                 raise self._mismatch(f"{self.size} bytes were written, {declared} expected")
-        if self._upload.id is None:
-            entry = await self._put(expect)
-        else:
+        if self._upload.id is not None:
             if self._buffer.size:
                 await self._dispatch(self._buffer.size)
             while self._tasks:
                 await asyncio.wait(self._tasks)
             self._check()
-            entry = await self._upload.complete()
+        return self.checkpoint()
+
+    async def commit(self, expect: Expect) -> Entry:
+        await self.seal(expect)
+        entry = await (self._put(expect) if self._upload.id is None else self._upload.complete())
         self._ended = True
         return entry
 
