@@ -86,3 +86,18 @@ def test_a_file_that_stepped_aside_is_removed_only_if_its_name_is_taken(cli: Cli
     assert cli("cp", f"lake:in/{alone.name}", "lake:in/b.csv").code == 0
     assert cli("doctor", "--look-only", "--clean", "lake:in").code == 0
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"a.csv": "new", "b.csv": CONTENT}
+
+
+def test_folders_below_are_another_matter_and_that_is_said(cli: Cli, home: Path) -> None:
+    configure(home)
+    left = home / "lake" / temporary_path("in/a.csv", ATTEMPT)
+    left.parent.mkdir()
+    left.write_text(CONTENT)
+    ago = (datetime.now(UTC) - timedelta(days=2)).timestamp()
+    os.utime(left, (ago, ago))
+    above = cli("doctor", "--look-only", "--clean", "lake:")
+    assert (above.code, left.exists()) == (0, True)
+    assert "none older than a day in lake:; the folders below it are not looked at" in above.out
+    assert cli("doctor", "--look-only", "lake:in").code == 1
+    assert cli("doctor", "--look-only", "--clean", "lake:in").code == 0
+    assert not left.exists()

@@ -55,7 +55,7 @@ class _Visit:
 @click.command()
 @click.argument("location")
 @click.option("--look-only", is_flag=True, help="Write nothing; without it, probes write to a scratch folder there.")
-@click.option("--clean", is_flag=True, help="Remove what unfinished writes left behind more than a day ago.")
+@click.option("--clean", is_flag=True, help="Remove what unfinished writes left in it more than a day ago.")
 @click.option("--json", "as_json", is_flag=True, help="One finding per line.")
 @ledger_option
 @common
@@ -64,6 +64,8 @@ def doctor(session: Session, location: str, look_only: bool, clean: bool, as_jso
     """Connect to an endpoint, name its server, try what it can do, and print the line that mends each problem.
 
     The probes write, read, rename and delete in a new folder of their own below LOCATION, and remove it again.
+    What unfinished writes left is looked for in LOCATION itself, not in the folders below it; uploads in parts, at any
+    depth.
     """
     visit = _Visit(session, location, session.locate(location), as_json, clean, look_only, ledger)
 

@@ -64,7 +64,8 @@ async def found(
         words = f"an upload of {shown(each.path)}, {age}, was never ended; its parts are billed"
         yield _finding(words, cleaning, clean)
     if not old and not uploads and not nameless:
-        yield Finding("leftovers", "none older than a day")
+        below = "; the folders below it are not looked at" if storage.capabilities.directories else ""
+        yield Finding("leftovers", f"none older than a day in {place.shown()}{below}")
     elif clean and (old or uploads):
         yield Finding("leftovers", f"{count(len(old) + len(uploads), 'leftover')} removed")
 
