@@ -262,7 +262,7 @@ async def test_an_unknown_flow(home: House) -> None:
             await engine.look("g")
 
 
-@pytest.mark.parametrize("where", ["source", "target"])
+@pytest.mark.parametrize("where", ["source", "target", "sweep"])
 async def test_of_the_versions_of_a_file_an_older_one_does_not_come_after_a_newer(home: House, where: str) -> None:
     """Where the store keeps them: one that waits for its next attempt could still be read, and what it had staged lay
     at the target for good."""
@@ -289,9 +289,13 @@ async def test_of_the_versions_of_a_file_an_older_one_does_not_come_after_a_newe
     else:
         home.dst.faults["chunk"] = [lost()]
     assert (await home.run(flow())).waiting == 1
-    assert len(home.dst.staged) == (where == "target")
+    assert len(home.dst.staged) == (where != "source")
     await put(b"newer")
     home.clock.move(1)
+    if where == "sweep":
+        home.dst.faults["discard"] = [lost()]
+        assert (await home.run(flow())).waiting == 1
+        home.clock.move(60)
     assert (await home.run(flow())).delivered == 1
     home.clock.move(60)
     assert (await home.run(flow())).delivered == 0

@@ -10,7 +10,7 @@ from crossdock.storage.storage import Storage
 
 __all__ = ["supersede"]
 
-_WAITS = frozenset({State.PENDING})
+_WAITS, _SKIPPED = frozenset({State.PENDING}), frozenset({State.SKIPPED})
 
 
 async def supersede(lease: Lease, ledger: Ledger, target: Storage) -> None:
@@ -24,3 +24,10 @@ async def supersede(lease: Lease, ledger: Ledger, target: Storage) -> None:
             record = Record.load(each.checkpoint)
             path = each.target_path if record is None else record.to
             await sweep(replace(lease, transfer=each, fence=each.fence + 1), record, target, ledger.id, [path])
+    if lease.fence > 1:
+        # An earlier attempt may have been stopped, or have lost the target, between the two.
+        for each in await ledger.find(replace(query, states=_SKIPPED)):
+            if each.why == f"superseded by transfer {transfer.id}":
+                await sweep(
+                    replace(lease, transfer=each, fence=each.fence + 1), None, target, ledger.id, [each.target_path]
+                )
