@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shlex
 import socket
 import subprocess
@@ -297,3 +299,24 @@ def test_a_wrong_reference_in_the_file_is_told_with_its_line(cli: Cli, tmp_path:
         "crossdock: crossdock.yaml:3: endpoints.bank.password: names no secret",
         "Next: write env:NAME, file:PATH, secret://aws-sm/NAME#FIELD or ssm://NAME",
     ]
+
+
+def test_a_secret_that_cannot_be_opened_for_want_of_open_files(tmp_path: Path) -> None:
+    """It is where it should be."""
+    path = tmp_path / "secret"
+    path.touch(0o600)
+    path.write_text("the secret")
+    secret = Secret(f"file:{path}")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        with pytest.raises(SecretUnavailable) as caught:
+            secret.reveal()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert str(caught.value) == (
+        f"cannot read the secret in {path}: Too many open files. Next: raise the limit of open files (ulimit -n)"
+    )
+    assert secret.reveal() == "the secret"

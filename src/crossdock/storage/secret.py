@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import stat
@@ -143,9 +144,9 @@ def _of_file(path: Path) -> str:
         hint = "write it there as text; keys as ssh-keygen does"
         raise SecretUnavailable(f"the secret in {path} is no text in UTF-8", hint=hint) from None
     except OSError as error:
-        raise SecretUnavailable(
-            f"cannot read the secret in {path}: {error.strerror}", hint="put it there, with mode 600"
-        ) from error
+        few = error.errno in (errno.EMFILE, errno.ENFILE)
+        hint = "raise the limit of open files (ulimit -n)" if few else "put it there, with mode 600"
+        raise SecretUnavailable(f"cannot read the secret in {path}: {error.strerror}", hint=hint) from error
 
 
 def _line(text: str) -> str:
