@@ -11,6 +11,7 @@ CrossdockError                  .retryable  .retry_after  .hint
 │   ├── Throttled               retry later: the peer asked for a pause
 │   ├── NoSpace                 retry slowly: disk or quota full
 │   ├── ProtocolViolation       retry once or twice: the peer broke its own protocol
+│   ├── BackendFault            retry once or twice: a backend let out what is none of these
 │   ├── AuthenticationFailed    never in a loop: accounts get locked
 │   │   └── HostKeyMismatch     stop: the server is not the one that was trusted
 │   ├── PermissionDenied
@@ -42,6 +43,7 @@ from typing import ClassVar, Self
 __all__ = [
     "AlreadyExists",
     "AuthenticationFailed",
+    "BackendFault",
     "ConfigError",
     "Conflict",
     "ConnectionFailed",
@@ -213,6 +215,11 @@ class NoSpace(StorageError):
 
 class ProtocolViolation(StorageError):
     next_step = "run it again; if that does not help, ask who runs the server"
+    retryable = True
+
+
+class BackendFault(StorageError):
+    next_step = "run it again with -v, and report what it logs to whoever made the backend"
     retryable = True
 
 

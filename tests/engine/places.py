@@ -11,7 +11,7 @@ from typing import Any
 from crossdock.engine.delivery import Delivery
 from crossdock.engine.engine import Engine
 from crossdock.engine.summary import Summary
-from crossdock.errors import ConfigError, ConnectionFailed, CrossdockError, IntegrityError
+from crossdock.errors import ConfigError, ConnectionFailed, IntegrityError
 from crossdock.flows.flow import Destination, Flow, Place, Retry, Rule, Settle
 from crossdock.ledger.base import Query, Transfer
 from crossdock.ledger.memory import MemoryLedger
@@ -30,7 +30,7 @@ class Faulty(MemoryBackend):
 
     def __init__(self, endpoint: str) -> None:
         super().__init__(endpoint)
-        self.faults: dict[str, list[CrossdockError]] = defaultdict(list)
+        self.faults: dict[str, list[Exception]] = defaultdict(list)
         self.gates: dict[str, asyncio.Event] = {}
         """Operations that wait until they are let through."""
         self.calls: dict[str, int] = defaultdict(int)

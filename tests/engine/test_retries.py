@@ -19,6 +19,7 @@ from crossdock.errors import CrossdockError, PermissionDenied, Throttled
 from crossdock.flows.flow import After, Destination, Retry, Rule, TransformSpec
 from crossdock.ledger.base import Query, State
 from crossdock.storage.base import WriteOptions, Writer
+from crossdock.storage.layers import Observe
 from crossdock.storage.local import LocalSettings
 from crossdock.storage.sftp import SftpSettings
 from crossdock.storage.staging import is_temporary
@@ -59,6 +60,25 @@ async def test_attempts_are_bounded_and_wait(home: House) -> None:
     assert home.dst.staged == []
     home.clock.move(86400)
     assert (await home.run(flow())).delivered == 0
+
+
+@pytest.mark.parametrize("at", ["open", "write", "chunk", "commit", "publish"])
+async def test_a_backend_with_a_mistake_stops_nothing_else(home: House, at: str) -> None:
+    """What it lets out, which is no error of ours, is one attempt's failure, and no end of the run."""
+    flows = flow(), flow(name="g", rules=(Rule(name="all", to=(Destination(endpoint="dst2"),)),))
+    await home.put("a")
+    home.dst.faults[at] = [ValueError("invalid literal for int(): 'ten'")]
+    new = home.new
+    home.new = lambda name: Storage(Observe(new(name).backend))  # type: ignore[method-assign]
+    first = await home.run(*flows)
+    assert (first.delivered, first.waiting, first.good) == (1, 1, False)
+    assert home.dst2.hold("a") == b"data"
+    error = (await home.transfers())["a", "dst"].error
+    assert "dst:" in (error or "") and "ValueError: invalid literal for int(): 'ten'" in (error or "")
+    home.clock.move(5.1)
+    assert (await home.run(*flows)).good
+    assert home.dst.hold("a") == b"data"
+    assert home.dst.staged == []
 
 
 async def test_gives_up_after_its_time(home: House) -> None:

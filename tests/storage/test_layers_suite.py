@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import pytest
 
-from crossdock.errors import ConnectionFailed, NotFound
+from crossdock.errors import BackendFault, ConnectionFailed, NotFound, StorageError
 from crossdock.storage.base import Backend
 from crossdock.storage.layers import Observe
 from crossdock.storage.limits import Limit, Throttle
@@ -64,6 +64,38 @@ class TestObserve(_Layered):
             "write 'c' ConnectionFailed",
             "list 'a' ConnectionFailed",
         ]
+
+    @pytest.mark.parametrize(
+        "operation", ["stat", "list", "begin read", "read", "begin write", "write", "commit", "abort", "rename"]
+    )
+    async def test_what_no_backend_should_let_out(self, operation: str) -> None:
+        """It ends one operation, by name; the next one is made as if nothing had been."""
+
+        class Mistaken(FaultyBackend):
+            def failure(self, fault: Fault, operation: str, path: str) -> StorageError:
+                raise ValueError("could not convert string to float")
+
+        inner = Mistaken(MemoryBackend())
+        storage = Storage(Observe(inner))
+
+        async def all_of_them() -> None:
+            await storage.write_bytes("a/f", b"12345")
+            async with storage.write("a/g") as writer:
+                await writer.write(b"12")
+            assert await storage.read_bytes("a/f") == b"12345"
+            assert (await storage.stat("a/f")).size == 5
+            assert [entry.path async for entry in storage.scan("a")] == ["a/f"]
+            await storage.rename("a/f", "a/h", overwrite=True)
+            await storage.delete("a/h")
+
+        inner.faults = [Fault(operation=operation)]
+        with pytest.raises(BackendFault, match="ValueError: could not convert") as caught:
+            await all_of_them()
+        assert (caught.value.endpoint, caught.value.operation in operation or operation == "commit") == ("memory", True)
+        assert isinstance(caught.value.__cause__, ValueError)
+        assert caught.value.retryable
+        await storage.delete("a/f")
+        await all_of_them()
 
 
 class TestLimit(_Layered):

@@ -17,6 +17,7 @@ What every backend promises (`crossdock.testing.StorageSuite` holds each line):
 - Deleting what is missing succeeds. `rename` without `overwrite` never replaces.
 - A listing that fails midway raises; it is never a shorter listing. A scan holds no connection between two pages.
 - A capability that is False makes its method raise `Unsupported`; for what `WriteOptions` ask, `Storage` does.
+- What is raised is of `crossdock.errors`; anything else, a mistake in the backend, is told as `BackendFault`.
 - Cancellation may strike at any await: no connection is left in an unknown state, nothing is left behind.
 """
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing
 from typing import TypeVar
 
-from crossdock.errors import CrossdockError
+from crossdock.errors import BackendFault, CrossdockError
 from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Leftover, Reader, WriteOptions, Writer
 
 __all__ = ["Layer", "LayeredReader", "LayeredWriter", "Observe"]
@@ -168,7 +168,11 @@ class LayeredWriter(Writer):
 
 
 class Observe(Layer):
-    """Logs every operation at DEBUG; a read or a write once, when it ends."""
+    """Logs every operation at DEBUG; a read or a write once, when it ends.
+
+    What a backend lets out that is no error of ours, such as a mistake in reading what a server says, ends that
+    operation as `BackendFault`, and not all that goes on beside it.
+    """
 
     def _log(self, operation: str, path: str, started: float, outcome: str) -> None:
         log.debug("%s %s:%r %.3fs %s", operation, self.endpoint, path, time.monotonic() - started, outcome)
@@ -179,6 +183,8 @@ class Observe(Layer):
             result = await action()
         except BaseException as error:
             self._log(operation, path, started, repr(error))
+            if _is_foreign(error):
+                raise _fault(error, operation, self.endpoint, path) from error
             raise
         if operation not in ("read", "write"):
             self._log(operation, path, started, "done")
@@ -191,35 +197,56 @@ class Observe(Layer):
                 async for page in pages:
                     count += len(page)
                     yield page
-        except CrossdockError as error:
+        except Exception as error:
             self._log("list", path, started, repr(error))
+            if _is_foreign(error):
+                raise _fault(error, "list", self.endpoint, path) from error
             raise
         self._log("list", path, started, f"{count} entries")
 
     def _reader(self, reader: Reader, path: str) -> Reader:
-        return _ObservedReader(reader, self._log, path)
+        return _ObservedReader(reader, _Told(self._log, self.endpoint, path))
 
     def _writer(self, writer: Writer, path: str) -> Writer:
-        return _ObservedWriter(writer, self._log, path)
+        return _ObservedWriter(writer, _Told(self._log, self.endpoint, path))
+
+
+def _is_foreign(error: BaseException) -> bool:
+    """Whether it is for nobody but who made the backend. Memory that ran out is the whole program's affair."""
+    return isinstance(error, Exception) and not isinstance(error, (CrossdockError, MemoryError))
+
+
+def _fault(error: BaseException, operation: str, endpoint: str, path: str) -> BackendFault:
+    log.info("%s %s:%r failed", operation, endpoint, path, exc_info=error)
+    return BackendFault(f"{type(error).__name__}: {error}", operation=operation, endpoint=endpoint, path=path)
 
 
 class _Told:
     """Tells once how a stream ended."""
 
-    def __init__(self, log: Callable[[str, str, float, str], None], path: str) -> None:
-        self._log, self._path, self._started = log, path, time.monotonic()
+    def __init__(self, log: Callable[[str, str, float, str], None], endpoint: str, path: str) -> None:
+        self._log, self._endpoint, self._path, self._started = log, endpoint, path, time.monotonic()
         self.size, self._told = 0, False
 
     def ended(self, operation: str, error: BaseException | None = None) -> None:
-        if not self._told:
-            self._told = True
-            self._log(operation, self._path, self._started, f"{self.size} bytes" if error is None else repr(error))
+        """Checks the error, but not that of who goes on with what has ended."""
+        if self._told:
+            return
+        self._told = True
+        self._log(operation, self._path, self._started, f"{self.size} bytes" if error is None else repr(error))
+        if error is not None:
+            self.check(operation, error)
+
+    def check(self, operation: str, error: BaseException) -> None:
+        """Raises `BackendFault` for an error that is foreign to who called."""
+        if _is_foreign(error):
+            raise _fault(error, operation, self._endpoint, self._path) from error
 
 
 class _ObservedReader(LayeredReader):
-    def __init__(self, inner: Reader, log: Callable[[str, str, float, str], None], path: str) -> None:
+    def __init__(self, inner: Reader, told: _Told) -> None:
         super().__init__(inner)
-        self._told = _Told(log, path)
+        self._told = told
 
     async def read(self) -> bytes:
         try:
@@ -236,12 +263,16 @@ class _ObservedReader(LayeredReader):
 
 
 class _ObservedWriter(LayeredWriter):
-    def __init__(self, inner: Writer, log: Callable[[str, str, float, str], None], path: str) -> None:
+    def __init__(self, inner: Writer, told: _Told) -> None:
         super().__init__(inner)
-        self._told = _Told(log, path)
+        self._told = told
 
     async def write(self, data: bytes) -> None:
-        await self.inner.write(data)
+        try:
+            await self.inner.write(data)
+        except BaseException as error:
+            self._told.ended("write", error)
+            raise
         self._told.size += len(data)
 
     async def seal(self, expect: Expect) -> bytes | None:
@@ -261,5 +292,9 @@ class _ObservedWriter(LayeredWriter):
         return entry
 
     async def abort(self) -> None:
-        await self.inner.abort()
+        try:
+            await self.inner.abort()
+        except Exception as error:
+            self._told.check("abort", error)
+            raise
         self._told.ended("abort")
