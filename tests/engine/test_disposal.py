@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from crossdock.engine.archive import ARCHIVED
-from crossdock.errors import ConnectionFailed, NotFound, PermissionDenied
+from crossdock.errors import ConnectionFailed, NotFound, PermissionDenied, StorageError
 from crossdock.flows.flow import After, Place, Settle
 from crossdock.flows.plan import Planner
 from crossdock.ledger.base import Planned
@@ -275,6 +275,18 @@ async def test_the_senders_marker_goes_with_its_file(bench: Bench) -> None:
     (lease,) = await bench.delivered(entry)
     assert (await bench.follow(lease, After(delete=True), settle=Settle(marker="{stem}.ok")))[1]
     assert await bench.names() == {"outbox/a/b.ok"}
+
+
+@pytest.mark.parametrize("place", ["local", "openssh"], indirect=True)
+async def test_a_marker_that_cannot_be_archived_stays_with_its_file(bench: Bench) -> None:
+    entry = await bench.write()
+    await bench.plain.write_bytes("outbox/a/b.csv.ok", b"")
+    await bench.plain.write_bytes("outbox/.done", b"no folder")
+    (lease,) = await bench.delivered(entry)
+    with pytest.raises(StorageError):
+        await bench.follow(lease, After(archive=".done"), settle=Settle(marker="{name}.ok"))
+    found = [each.path async for each in bench.plain.scan("outbox/a", temporaries=True)]
+    assert sorted(found) == ["outbox/a/b.csv", "outbox/a/b.csv.ok"]
 
 
 async def test_a_template_of_the_archive(bench: Bench) -> None:

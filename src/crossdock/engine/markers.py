@@ -12,7 +12,7 @@ from dataclasses import replace
 from crossdock.engine.archive import Archive, is_copy
 from crossdock.engine.aside import Aside
 from crossdock.engine.copies import Copies
-from crossdock.errors import AlreadyExists, NotFound, PermissionDenied, SourceChanged, Unsupported
+from crossdock.errors import AlreadyExists, CrossdockError, NotFound, PermissionDenied, SourceChanged, Unsupported
 from crossdock.ledger.base import Transfer
 from crossdock.storage.base import Entry
 from crossdock.storage.storage import Storage
@@ -80,8 +80,14 @@ class SenderMarker:
             return
         if names is None:
             await self._aside.clear()
-        elif await self._aside.check() and not await self._archived(self._aside.path, seen, names):
-            await self._aside.put_back()
+        elif await self._aside.check():
+            try:
+                archived = await self._archived(self._aside.path, seen, names)
+            except CrossdockError:
+                await self._aside.put_back()
+                raise
+            if not archived:
+                await self._aside.put_back()
 
     async def _archived(self, path: str, seen: Entry, names: Sequence[str]) -> bool:
         for name in names:
