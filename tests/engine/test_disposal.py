@@ -278,6 +278,18 @@ async def test_the_senders_marker_goes_with_its_file(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("place", ["local", "openssh"], indirect=True)
+async def test_what_may_be_renamed_and_not_deleted_is_not_hidden(bench: Bench) -> None:
+    (lease,) = await bench.delivered(await bench.write())
+    bench.fragile.calls.clear()
+    bench.fragile.die_at = (4, "before")
+    bench.fragile.deadly = PermissionDenied("no", operation="delete", endpoint="bank")
+    with pytest.raises(PermissionDenied):
+        await bench.follow(lease, After(delete=True))
+    assert bench.fragile.calls == ["stat", "rename", "stat", "delete", "rename"]
+    assert [each.path async for each in bench.plain.scan("outbox/a", temporaries=True)] == ["outbox/a/b.csv"]
+
+
+@pytest.mark.parametrize("place", ["local", "openssh"], indirect=True)
 async def test_a_marker_that_cannot_be_archived_stays_with_its_file(bench: Bench) -> None:
     entry = await bench.write()
     await bench.plain.write_bytes("outbox/a/b.csv.ok", b"")

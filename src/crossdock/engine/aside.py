@@ -6,10 +6,10 @@ Between a look and a removal a newer file may come; a rename takes one, to be lo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
 
-from crossdock.errors import AlreadyExists, NotFound
+from crossdock.errors import AlreadyExists, CrossdockError, NotFound
 from crossdock.storage.base import Entry
 from crossdock.storage.staging import temporary_path
 from crossdock.storage.storage import Storage
@@ -46,11 +46,22 @@ class Aside:
         return meant
 
     async def clear(self) -> bool | None:
-        """As `check`; what is meant is removed."""
+        """As `check`; what is meant is removed, or put back if it cannot be: a server may let nothing be deleted."""
         meant = await self.check()
         if meant:
-            await self._storage.delete(self.path)
+            async with self.or_back():
+                await self._storage.delete(self.path)
         return meant
+
+    @asynccontextmanager
+    async def or_back(self) -> AsyncGenerator[None]:
+        """What fails leaves nothing hidden, if that can be."""
+        try:
+            yield
+        except CrossdockError:
+            with suppress(CrossdockError):
+                await self.put_back()
+            raise
 
     async def put_back(self) -> None:
         try:

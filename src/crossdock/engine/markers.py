@@ -12,7 +12,7 @@ from dataclasses import replace
 from crossdock.engine.archive import Archive, is_copy
 from crossdock.engine.aside import Aside
 from crossdock.engine.copies import Copies
-from crossdock.errors import AlreadyExists, CrossdockError, NotFound, PermissionDenied, SourceChanged, Unsupported
+from crossdock.errors import AlreadyExists, NotFound, PermissionDenied, SourceChanged, Unsupported
 from crossdock.ledger.base import Transfer
 from crossdock.storage.base import Entry
 from crossdock.storage.storage import Storage
@@ -81,11 +81,8 @@ class SenderMarker:
         if names is None:
             await self._aside.clear()
         elif await self._aside.check():
-            try:
+            async with self._aside.or_back():
                 archived = await self._archived(self._aside.path, seen, names)
-            except CrossdockError:
-                await self._aside.put_back()
-                raise
             if not archived:
                 await self._aside.put_back()
 
