@@ -171,16 +171,6 @@ async def test_what_an_earlier_rename_left_is_not_in_the_way_of_the_next() -> No
             assert b"/y" not in sftp.files
 
 
-async def test_what_is_missing_is_deleted_where_nothing_may_be() -> None:
-    sftp = FakeSftp(x=b"old")
-    sftp.hook = lambda kind, body: status(3) if kind == c.REMOVE else None
-    async with served(sftp) as (storage, _):
-        await storage.delete("missing")
-        with pytest.raises(PermissionDenied):
-            await storage.delete("x")
-    assert sftp.files[b"/x"] == b"old"
-
-
 async def test_create_new_needs_a_server_that_can() -> None:
     sftp = FakeSftp(x=b"old")
     async with served(sftp) as (storage, _):

@@ -330,3 +330,13 @@ async def test_a_server_with_too_many_open_files_is_busy(kind: int) -> None:
         with pytest.raises(Throttled) as caught:
             await (storage.write_bytes("y", b"y") if kind == c.OPEN else anext(storage.scan("")))
     assert "streams_per_connection" in str(caught.value.hint)
+
+
+async def test_what_is_missing_is_deleted_where_nothing_may_be() -> None:
+    sftp = FakeSftp(x=b"old")
+    sftp.hook = lambda kind, body: status(3) if kind == c.REMOVE else None
+    async with served(sftp) as (storage, _):
+        await storage.delete("missing")
+        with pytest.raises(PermissionDenied):
+            await storage.delete("x")
+    assert sftp.files[b"/x"] == b"old"
