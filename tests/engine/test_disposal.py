@@ -301,6 +301,22 @@ async def test_a_marker_that_cannot_be_archived_stays_with_its_file(bench: Bench
     assert sorted(found) == ["outbox/a/b.csv", "outbox/a/b.csv.ok"]
 
 
+@pytest.mark.parametrize("place", ["local", "openssh"], indirect=True)
+@pytest.mark.parametrize("after", [After(archive=".done"), After(delete=True)], ids=["archive", "delete"])
+async def test_a_marker_goes_where_nothing_may_be_set_aside(bench: Bench, after: After) -> None:
+    """Some servers refuse hidden names."""
+    entry = await bench.write()
+    await bench.plain.write_bytes("outbox/a/b.csv.ok", b"")
+    (lease,) = await bench.delivered(entry)
+    bench.fragile.calls.clear()
+    bench.fragile.die_at = (3, "before")
+    bench.fragile.deadly = PermissionDenied("no", operation="rename", endpoint="bank")
+    assert (await bench.follow(lease, after, settle=Settle(marker="{name}.ok")))[1]
+    assert bench.fragile.calls[:3] == ["stat", "stat", "rename"]
+    archived = {"outbox/.done/a/b.csv", "outbox/.done/a/b.csv.ok"}
+    assert await bench.names() == (archived if after.archive else set())
+
+
 async def test_a_template_of_the_archive(bench: Bench) -> None:
     after = After(archive="{folder}/.done/{now:%Y-%m}/{stem}_{modified:%Y}{suffix}")
     for path in ("outbox/a/b.csv", "outbox/top.csv"):
