@@ -317,6 +317,35 @@ async def test_a_marker_goes_where_nothing_may_be_set_aside(bench: Bench, after:
     assert await bench.names() == (archived if after.archive else set())
 
 
+@pytest.mark.parametrize("place", ["local", "openssh"], indirect=True)
+@pytest.mark.parametrize("after", [After(archive="old"), After(delete=True)], ids=["archive", "delete"])
+async def test_what_is_newer_stays_where_nothing_may_be_set_aside(
+    bench: Bench, after: After, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file and its marker come after both were looked at, where hidden names are refused."""
+    (lease,) = await bench.delivered(await bench.write())
+    await bench.plain.write_bytes("outbox/a/b.csv.ok", b"ok")
+    rename = bench.fragile.inner.rename
+
+    async def visible(path: str, to: str, *, overwrite: bool = False) -> None:
+        if "/." in to:
+            raise PermissionDenied("no hidden names", operation="rename", endpoint="bank", path=path)
+        await rename(path, to, overwrite=overwrite)
+
+    async def newer() -> None:
+        await bench.write(data=b"newer one at last")
+        await bench.plain.write_bytes("outbox/a/b.csv.ok", b"newer")
+
+    monkeypatch.setattr(bench.fragile.inner, "rename", visible)
+    bench.fragile.intrude["rename", "before"] = newer
+    found, gone = await bench.follow(lease, after, settle=Settle(marker="{name}.ok"))
+    assert ("newer" in found, gone) == (True, False)
+    assert {path: await bench.read(path) for path in await bench.names()} == {
+        "outbox/a/b.csv": b"newer one at last",
+        "outbox/a/b.csv.ok": b"newer",
+    }
+
+
 async def test_a_template_of_the_archive(bench: Bench) -> None:
     after = After(archive="{folder}/.done/{now:%Y-%m}/{stem}_{modified:%Y}{suffix}")
     for path in ("outbox/a/b.csv", "outbox/top.csv"):
@@ -377,5 +406,5 @@ async def test_without_the_right_to_rename_it_is_deleted_all_the_same(bench: Ben
     bench.fragile.die_at = (2, "before")
     bench.fragile.deadly = PermissionDenied("no", operation="rename", endpoint="bank")
     assert await bench.follow(lease, After(delete=True)) == ("removed the source", True)
-    assert bench.fragile.calls == ["stat", "rename", "delete"]
+    assert bench.fragile.calls == ["stat", "rename", "stat", "delete"]
     assert await bench.names() == set()

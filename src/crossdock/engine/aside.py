@@ -14,7 +14,7 @@ from crossdock.storage.base import Entry
 from crossdock.storage.staging import temporary_path
 from crossdock.storage.storage import Storage
 
-__all__ = ["Aside"]
+__all__ = ["Aside", "at_name"]
 
 
 class Aside:
@@ -53,6 +53,16 @@ class Aside:
                 await self._storage.delete(self.path)
         return meant
 
+    async def delete_in_place(self) -> bool | None:
+        """As `clear`, where nothing may be set aside. A newer one goes only if it comes between this look and that."""
+        there = await at_name(self._storage, self._from)
+        if there is None:
+            return None
+        meant = self._is_meant(there)
+        if meant:
+            await self._storage.delete(self._from)
+        return meant
+
     @asynccontextmanager
     async def or_back(self) -> AsyncGenerator[None]:
         """What fails leaves nothing hidden, if that can be."""
@@ -70,3 +80,11 @@ class Aside:
         except AlreadyExists:
             # A still newer one has its name, as if it had been overwritten.
             await self._storage.delete(self.path)
+
+
+async def at_name(storage: Storage, path: str) -> Entry | None:
+    """What has the name, if anything has."""
+    try:
+        return await storage.stat(path)
+    except NotFound:
+        return None

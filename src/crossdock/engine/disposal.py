@@ -19,7 +19,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from crossdock.engine.archive import Archive, is_copy, read_entry
-from crossdock.engine.aside import Aside
+from crossdock.engine.aside import Aside, at_name
 from crossdock.engine.copies import Copies
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.gone import is_there
@@ -156,7 +156,7 @@ class _Work:
         if after.archive is not None:
             last, gap = None, False
             for path in self._names:
-                there = await self._at_name(path)
+                there = await at_name(self._storage, path)
                 if there is not None and self._was_moved(there):
                     # With a `keep`, its time was noted before it was moved, if it was not kept for good by then.
                     note = self._archive.note if after.keep is None else self._archive.note_first
@@ -225,7 +225,7 @@ class _Work:
 
     async def _linked(self, path: str, now: Entry) -> Entry | None:
         """The file at its new name, if a rename that takes a link and a removal was killed between the two."""
-        there = await self._at_name(path)
+        there = await at_name(self._storage, path)
         if there is None or not self._was_moved(there):
             return None
         same = await sha256_of(self._storage, there) == await sha256_of(self._storage, now)
@@ -264,7 +264,7 @@ class _Work:
             return False
         entry = replace(now, path=path)
         if not await self._archive.note_first(self._transfer, entry):
-            if await self._at_name(path) is not None:
+            if await at_name(self._storage, path) is not None:
                 raise self._storage.backend.error(AlreadyExists, "archive", path, "the name is taken")
             await self._archive.note(self._transfer, entry)
         return True
@@ -273,7 +273,7 @@ class _Work:
         """By a copy within the store and a delete, both of exactly this object. Raises `SourceChanged`: not copied."""
         there = None
         if again or not self._storage.capabilities.create_new:
-            there = await self._at_name(path)
+            there = await at_name(self._storage, path)
             if there is not None and not (again and self._was_moved(there)) and not is_copy(there, now):
                 raise self._storage.backend.error(AlreadyExists, "archive", path, "the name is taken")
         if there is None:
@@ -281,7 +281,7 @@ class _Work:
                 await self.copies.copy(self.path, path, now)
             except AlreadyExists:
                 # By the worker of another destination, in this very moment?
-                there = await self._at_name(path)
+                there = await at_name(self._storage, path)
                 if there is None or not is_copy(there, now):
                     raise
         await self._archive.note(self._transfer, there or await self._storage.stat(path))
@@ -292,12 +292,6 @@ class _Work:
             words += f"; {_NEWER}"
         return words
 
-    async def _at_name(self, path: str) -> Entry | None:
-        try:
-            return await self._storage.stat(path)
-        except NotFound:
-            return None
-
     async def delete(self, now: Entry) -> tuple[str, bool]:
         if self._storage.capabilities.pinned_delete:
             await self._storage.delete_pinned(self.path, now)
@@ -305,12 +299,13 @@ class _Work:
         try:
             await self.aside.set()
         except (PermissionDenied, Unsupported):
-            await self._storage.delete(self.path)
-            return "removed the source", True
+            removed = await self.aside.delete_in_place()
         except NotFound:
             return await self.taken() or "the source was gone", True
+        else:
+            removed = await self.aside.clear()
         # What is not there any more was removed by another worker.
-        return (_NEWER, False) if await self.aside.clear() is False else ("removed the source", True)
+        return (_NEWER, False) if removed is False else ("removed the source", True)
 
 
 def beside(template: Template, path: str, more: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from crossdock.engine.archive import Archive, is_copy
-from crossdock.engine.aside import Aside
+from crossdock.engine.aside import Aside, at_name
 from crossdock.engine.copies import Copies
 from crossdock.errors import AlreadyExists, NotFound, PermissionDenied, SourceChanged, Unsupported
 from crossdock.ledger.base import Transfer
@@ -39,7 +39,7 @@ class SenderMarker:
 
     async def look(self) -> None:
         """To be called before the file is looked at."""
-        there = await self._at_name(self._path)
+        there = await at_name(self._storage, self._path)
         self._seen = there if there is not None and there.kind == "file" else None
 
     async def restore(self) -> None:
@@ -60,7 +60,7 @@ class SenderMarker:
 
     async def _copy(self, seen: Entry, names: Sequence[str]) -> None:
         for path in names:
-            there = await self._at_name(path)
+            there = await at_name(self._storage, path)
             if there is not None and not is_copy(there, seen):
                 continue
             with suppress(AlreadyExists):
@@ -76,32 +76,35 @@ class SenderMarker:
             await self._aside.set()
         except (PermissionDenied, Unsupported):
             # It is worth more to be rid of it than to be sure that it is the one.
-            await (self._storage.delete(self._path) if names is None else self._archived(self._path, seen, names))
+            await (self._aside.delete_in_place() if names is None else self._archive_in_place(seen, names))
             return
         if names is None:
             await self._aside.clear()
         elif await self._aside.check():
             async with self._aside.or_back():
                 archived = await self._archived(self._aside.path, seen, names)
-            if not archived:
+            if archived is None:
                 await self._aside.put_back()
 
-    async def _archived(self, path: str, seen: Entry, names: Sequence[str]) -> bool:
+    async def _archive_in_place(self, seen: Entry, names: Sequence[str]) -> None:
+        archived = await self._archived(self._path, seen, names)
+        if archived is None or self._is_seen(await self._storage.stat(archived)):
+            return
+        with suppress(AlreadyExists):  # A still newer one has its name by now.
+            await self._storage.rename(archived, self._path)
+            await self._archive.forget(archived)
+
+    async def _archived(self, path: str, seen: Entry, names: Sequence[str]) -> str | None:
+        """Under which name; None: all are taken."""
         for name in names:
-            if await self._at_name(name) is not None:
+            if await at_name(self._storage, name) is not None:
                 continue
             with suppress(AlreadyExists):
                 # Before it goes: nobody could say afterwards what an attempt that is killed then has moved.
                 await self._archive.note(self._transfer, replace(seen, path=name))
                 await self._storage.rename(path, name)
-                return True
-        return False
+                return name
+        return None
 
     def _is_seen(self, there: Entry) -> bool:
         return self._seen is not None and there.fingerprint == self._seen.fingerprint
-
-    async def _at_name(self, path: str) -> Entry | None:
-        try:
-            return await self._storage.stat(path)
-        except NotFound:
-            return None
