@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
@@ -222,3 +224,35 @@ async def test_cancelled_sync_ends_though_a_comparison_fails_at_that_moment() ->
     task.cancel()
     assert ended == {task}, "it goes on"
     assert task.cancelled()
+
+
+_ENDED = """
+import asyncio, sys
+from crossdock.cli.session import run_in_child
+from crossdock.engine.sync.processes import Pool
+from crossdock.errors import TransferError
+from crossdock.storage.base import Entry
+from crossdock.storage.memory import MemoryBackend
+from crossdock.storage.storage import Storage
+
+pool = Pool(1, lambda: Storage(MemoryBackend("a")), lambda: Storage(MemoryBackend("b")))
+
+async def main():
+    async with pool, asyncio.timeout(40):
+        pool._children[0].writer.transport.abort()
+        for _ in range(int(sys.argv[1])):
+            await asyncio.sleep(0)
+        try:
+            await pool("a", "a", Entry(path="a", size=1), lambda size: None)
+        except TransferError as error:
+            print(error.message)
+
+run_in_child(main())
+"""
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+def test_a_process_that_has_ended_is_given_nothing(turns: int) -> None:
+    """Its socket closes a turn of the event loop before its listener hears of that; uvloop then refuses to write."""
+    done = subprocess.run([sys.executable, "-c", _ENDED, str(turns)], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("copy a: the process that was to move it has ended\n", "")

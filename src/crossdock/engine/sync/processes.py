@@ -42,6 +42,11 @@ class _Child:
     load: int = 0
     ended: bool = False
 
+    @property
+    def takes(self) -> bool:
+        # Its socket is closed a moment before its listener hears of that.
+        return not self.ended and self.writer is not None and not self.writer.is_closing()
+
 
 @dataclass
 class _Pending:
@@ -101,10 +106,9 @@ class Pool:
             await asyncio.to_thread(os.waitpid, child.pid, 0)
 
     async def __call__(self, path: str, to: str, pin: Entry, progress: Callable[[int], None]) -> tuple[Receipt, int]:
-        child = min((child for child in self._children if not child.ended), key=lambda child: child.load, default=None)
-        if child is None:
+        child = min((child for child in self._children if child.takes), key=lambda child: child.load, default=None)
+        if child is None or child.writer is None:
             raise _left_undone(path)
-        assert child.writer is not None
         self._count += 1
         number = self._count
         done: asyncio.Future[tuple[Receipt, int]] = asyncio.get_running_loop().create_future()
