@@ -38,6 +38,8 @@ class FtpReader(Reader):
         self._position = self._delivered = offset
         self._first: bytes | None = None
         self._queue: deque[Future[bytes]] = deque()
+        # Kept: whoever closes the endpoint first leaves the pool, which others of the account may go on using.
+        self._pool = calls.pool
         self._connection: Connection | None = None
         self._stream: data.Data | None = None
         self._behind = False
@@ -45,7 +47,7 @@ class FtpReader(Reader):
         self._ended = False
 
     async def open(self, pin: Entry | None) -> None:
-        pool = self._calls.pool
+        pool = self._pool
         with Translate("read", self._endpoint, self._path):
             while True:
                 connection = self._connection = await pool.acquire("read")
@@ -214,7 +216,7 @@ class FtpReader(Reader):
     def _release(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._calls.pool.release(connection)
+            self._pool.release(connection)
 
     async def close(self) -> None:
         if self._connection is not None and ((self._stream is not None and not self._ended) or self._connection.broken):

@@ -38,7 +38,7 @@ class FtpWriter(StagedWriter):
 
     def __init__(self, calls: Calls, path: str, options: WriteOptions) -> None:
         super().__init__(calls.backend.endpoint, path, options)
-        self._calls = calls
+        self._calls, self._pool = calls, calls.pool
         self._direct = calls.settings.staging == "none"
         if self._direct:
             self.temporary = path
@@ -268,12 +268,12 @@ class FtpWriter(StagedWriter):
         try:
             return await work
         except SessionRefused as error:
-            if self._connection is not None and self._calls.pool.step_down(self._connection):
+            if self._connection is not None and self._pool.step_down(self._connection):
                 raise self._calls.lost("write", self.path, str(error)) from error
             raise
 
     async def _with_ladder(self, work: object, parts: list[bytes]) -> object:
-        pool = self._calls.pool
+        pool = self._pool
         while True:
             if self._connection is None:
                 self._connection = await pool.acquire("write")
@@ -356,7 +356,7 @@ class FtpWriter(StagedWriter):
     def _release(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._calls.pool.release(connection)
+            self._pool.release(connection)
 
     def _drop_stream(self) -> None:
         """The connection goes with the stream, once the server has said that it has ended it."""

@@ -122,6 +122,17 @@ class ReadCases(SuiteBase):
         async with storage.read("name") as reader:
             assert same(await read_all(reader), DATA)
 
+    async def test_closing_after_the_endpoint_was_closed(self, storage: Storage) -> None:
+        """Quiet, and safe to repeat: whoever ends everything need not know in which order."""
+        await storage.write_bytes("name", DATA)
+        reader = await storage.backend.begin_read("name")
+        assert await reader.read()
+        await storage.close()
+        for _ in range(2):
+            await reader.close()
+        await storage.__aenter__()
+        assert same(await storage.read_bytes("name", limit=len(DATA)), DATA)
+
     async def test_a_file_replaced_under_the_reader(self, storage: Storage) -> None:
         """An open stream gives the file that was opened, whole, or an error; never a mixture, never fewer bytes."""
         data = content(self.large_size)
