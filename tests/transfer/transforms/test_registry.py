@@ -115,6 +115,14 @@ def test_names_that_lead_nowhere(name: str, said: str, own: str) -> None:
         transform_class(name.format(own=own))
 
 
+def test_a_module_that_says_itself_what_it_lacks(own: str, tmp_path: Path) -> None:
+    """As Python's calendar does, from 3.12 on."""
+    (tmp_path / f"{own}.py").write_text("def __getattr__(name):\n    raise AttributeError(f'there is no {name} here')")
+    said = rf"there is no Mask here.*a class Mask into /.*{own}\.py; if that is not yours"
+    with pytest.raises(ConfigError, match=said):
+        transform_class(f"python:{own}:Mask")
+
+
 @pytest.mark.parametrize(
     ("code", "said"),
     [

@@ -104,7 +104,9 @@ def transform_class(name: str) -> type[Transform] | type[Splitter]:
             hint="put its file beside the configuration, or install its package",
         ) from error
     except AttributeError as error:
-        if own and raised_at(error):
+        # A module may say by a function of its own that it lacks something, as Python's calendar does from 3.12 on.
+        lacks = error.name == attribute.partition(".")[0] and error.obj is sys.modules.get(module, attribute)
+        if own and not lacks and raised_at(error):
             raise _not_imported(name, error) from error
         # Installed modules go first: it may be another one than the user's own.
         file = shown(getattr(sys.modules.get(module), "__file__", None) or f"{module}, which Python has built in")
