@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from crossdock.cli.plan import _save
+from crossdock.errors import CrossdockError
 from tests.cli.conftest import PROGRAM, Cli, contents
 from tests.cli.flow_files import configure, put
 
@@ -250,6 +253,20 @@ def test_plans_that_are_none(planned: Cli, tmp_path: Path) -> None:
     assert (long.code, "File name too long" in long.err) == (2, True)
     assert (tmp_path / "crossdock.yaml").read_bytes() == before
     assert planned("transfers", "list", "--json").rows == []
+
+
+def test_a_plan_for_which_there_is_no_room(planned: Cli, tmp_path: Path) -> None:
+    """It is no mistake of the command line; the plan that was there stays."""
+    before = contents(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(CrossdockError, match=r"write the plan p\.json: File too large") as caught:
+            _save("p.json", "x" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.hint == "make room there, or name a file on another disk with --out"
+    assert contents(tmp_path) == before
 
 
 def test_names_that_are_not_utf8(cli: Cli, tmp_path: Path) -> None:

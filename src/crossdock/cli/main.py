@@ -23,11 +23,11 @@ from crossdock.errors import ConfigError, CrossdockError, NotFound, shown
 if TYPE_CHECKING:
     from typing import NoReturn
 
-__all__ = ["complain", "complaint", "crossdock", "main", "run"]
+__all__ = ["NO_ROOM", "complain", "complaint", "crossdock", "main", "run"]
 
 
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-"""What a write to stdout fails with, where that is a file."""
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What a write to a file fails with for its disk's sake."""
 
 
 _PLAN = "crossdock plan shows what a run would move"
@@ -153,7 +153,7 @@ def _lost_output(error: BaseException | None) -> OSError | None:
     if isinstance(error, BaseExceptionGroup):
         return next(filter(None, map(_lost_output, error.exceptions)), None)
     if isinstance(error, OSError) and error.filename is None:
-        return error if isinstance(error, BrokenPipeError) or error.errno in _NO_ROOM else None
+        return error if isinstance(error, BrokenPipeError) or error.errno in NO_ROOM else None
     return None
 
 

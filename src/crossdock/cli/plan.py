@@ -22,7 +22,7 @@ from crossdock.cli.engine import (
     told_if_stopped,
     what_next,
 )
-from crossdock.cli.main import complain
+from crossdock.cli.main import NO_ROOM, complain
 from crossdock.cli.options import DURATION
 from crossdock.cli.output import count, emit, human_size, human_time
 from crossdock.cli.rows import aligned, source_of
@@ -103,6 +103,9 @@ def _save(name: str, text: str) -> None:
     except OSError as error:
         with suppress(OSError):
             beside.unlink()
+        if error.errno in NO_ROOM:
+            hint = "make room there, or name a file on another disk with --out"
+            raise CrossdockError(f"write the plan {name}: {error.strerror}", hint=hint) from error
         raise click.UsageError(f"--out: cannot write {name}: {error.strerror}") from error
 
 
