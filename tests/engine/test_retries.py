@@ -364,25 +364,3 @@ async def test_what_was_staged_before_the_rule_got_a_transform(home: House) -> N
     lines = TransformSpec("lines", {"to": "crlf"})
     assert (await home.run(flow(rules=(Rule(name="all", to=(Destination("dst"),), transforms=(lines,)),)))).delivered
     assert (home.dst.hold("a"), home.dst.staged) == (b"x\r\n" * 3_000_000, [])
-
-
-async def test_a_target_is_opened_while_what_is_new_is_recorded(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not by those who only look."""
-    recorded = home.ledger.add
-    home.dst.gates["open"] = asyncio.Event()
-
-    async def add(*planned: Any, **more: Any) -> Any:
-        home.dst.gates["open"].set()
-        async with asyncio.timeout(60):
-            while not home.dst.calls["open"]:
-                await asyncio.sleep(0.001)
-        return await recorded(*planned, **more)
-
-    assert not (await home.run(flow())).found
-    await home.put("a")
-    async with home.engine(flow()) as engine:
-        await engine.look("f")
-        assert home.dst.calls["open"] == 0
-        monkeypatch.setattr(home.ledger, "add", add)
-        assert (await engine.run_once(patience=0)).delivered == 1
-    assert home.dst.calls["open"] == 1

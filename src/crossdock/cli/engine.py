@@ -72,16 +72,13 @@ async def opened_ledger(session: Session, ledger: str | None) -> AsyncIterator[L
 
 
 @asynccontextmanager
-async def opened_engine(
-    session: Session, ledger: str | None, *, looking: bool = False, **options: Any
-) -> AsyncIterator[Engine]:
-    """An engine over all flows of the configuration; `options` are those of `Engine`. `looking`: nothing is to be
-    written at any endpoint. Raises `Mistakes`."""
+async def opened_engine(session: Session, ledger: str | None, **options: Any) -> AsyncIterator[Engine]:
+    """An engine over all flows of the configuration; `options` are those of `open_engine`. Raises `Mistakes`."""
     from crossdock.config.running import open_engine
 
     config = session.config
     flows_of(config, ())
-    async with open_engine(config, ledger, looking=looking, **options) as engine:
+    async with open_engine(config, ledger, **options) as engine:
         yield engine
 
 

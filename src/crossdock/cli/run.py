@@ -78,14 +78,15 @@ class _Once(Command):
             self.tell(delivery)
 
         so_far = Summary()
+        names = flows_of(self.session.config, self.flows)
         async with opened_engine(
             self.session,
             self.options["ledger"],
+            sources=names,
             transfers=self.options["transfers"],
             report=ended,
             progress=moved,
         ) as engine:
-            names = flows_of(self.session.config, self.flows)
             loop = asyncio.get_running_loop()
             started = loop.time()
             with told_if_stopped(self.session, so_far), display(progress, wanted=not self.session.quiet):

@@ -26,11 +26,18 @@ from crossdock.ledger.base import Lease, Ledger, State, Transfer
 from crossdock.storage.base import WriteOptions
 from crossdock.transfer.receipt import finished, path_at_target
 
-__all__ = ["Actions"]
+__all__ = ["Actions", "owes"]
 
 log = logging.getLogger("crossdock.engine")
 
 _ARRIVED = frozenset({State.DELIVERED, State.DONE, State.SKIPPED})
+
+
+def owes(flow: Flow) -> bool:
+    """Whether something follows a delivery."""
+    after = flow.after
+    told = [*(each.on for each in flow.webhooks), *(each.on for each in flow.mails)]
+    return bool(after.takes_source or after.tag or after.marker or any("delivered" in on for on in told))
 
 
 class Actions:

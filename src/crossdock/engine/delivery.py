@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from crossdock.engine.actions import Actions
+from crossdock.engine.actions import Actions, owes
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.gone import File, Taken, file_of, is_there, taken_by
 from crossdock.engine.poisoned import ends_workers, put_away
@@ -29,7 +29,6 @@ from crossdock.engine.superseding import supersede
 from crossdock.engine.verdicts import backoff, begun, judge
 from crossdock.errors import Conflict, CrossdockError, LeaseLost, LedgerError, NotFound, StorageError, UnknownEndpoint
 from crossdock.flows.explain import GONE
-from crossdock.flows.flow import Flow
 from crossdock.flows.plan import Planner
 from crossdock.ledger.base import LEASE, Lease, Ledger, State, Transfer
 from crossdock.storage.shared import SharedReads
@@ -38,7 +37,7 @@ from crossdock.storage.waiting import to_its_end
 from crossdock.transfer.copy import CopyOptions, Staged, copy
 from crossdock.transfer.transforms.base import Step as TransformStep
 
-__all__ = ["Courier", "Delivery", "Step", "owes"]
+__all__ = ["Courier", "Delivery", "Step"]
 
 Step = Callable[[str], None]
 """Called with "R7:before", "R7:after", …: where the crash test strikes."""
@@ -61,13 +60,6 @@ class Delivery:
     seconds: float = 0.0
     again_in: float | None = None
     """retry: seconds until the next attempt."""
-
-
-def owes(flow: Flow) -> bool:
-    """Whether something follows a delivery."""
-    after = flow.after
-    told = [*(each.on for each in flow.webhooks), *(each.on for each in flow.mails)]
-    return bool(after.takes_source or after.tag or after.marker or any("delivered" in on for on in told))
 
 
 class Courier:
@@ -217,8 +209,14 @@ class _Attempt:
             await sweep(self._lease, self._record, target, self._ledger.id, [self._record.to])
             self._resume = self._record = None
         takes, planned = self._planner.flow.after.takes_source, self.transfer.target_path
-        options = CopyOptions(overwrite=overwrite, resume=self._resume, attempt=self._id, transforms=self._transforms)
-        options = replace(options, takes_source=takes, version_of=planned if to != planned else None)
+        options = CopyOptions(
+            overwrite=overwrite,
+            resume=self._resume,
+            attempt=self._id,
+            transforms=self._transforms,
+            takes_source=takes,
+            version_of=planned if to != planned else None,
+        )
         path, pin = self.transfer.entry.path, self.transfer.entry
         number = self._courier.together(self.transfer)
         reads = source.backend if isinstance(source.backend, SharedReads) else None

@@ -84,10 +84,12 @@ async def look(
     *,
     only: Iterable[str] | None = None,
     has_folders: Callable[[str], Awaitable[bool]] | None = None,
+    something: Callable[[Entry], None] = lambda entry: None,
 ) -> Discovery:
     """List the source (or, of it, `only` these paths of the endpoint) and decide. Notes sightings; adds no transfer.
 
-    `has_folders`: of an endpoint by its name. Raises what the listing raises.
+    `has_folders`: of an endpoint by its name. `something` is told of the first file that is new, while others are
+    listed. Raises what the listing raises.
     """
     found = Discovery(planner.flow.name)
     beside = Beside()
@@ -121,7 +123,11 @@ async def look(
     async with aclosing(candidates()) as listed:
         unknown = ledger.unknown(flow.name, flow.source.endpoint, listed) if only is None else listed
         async with aclosing(unknown):
-            entries = [entry async for entry in unknown]
+            entries: list[Entry] = []
+            async for entry in unknown:
+                if not entries:
+                    something(planner.below(entry))
+                entries.append(entry)
     for manifest in manifests:
         try:
             text = (await storage.read_bytes(manifest.path)).decode("utf-8", "surrogateescape")

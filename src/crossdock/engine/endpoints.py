@@ -131,6 +131,8 @@ class Endpoints:
     def pause(self, *names: str) -> tuple[float, str]:
         """Seconds for which one of these endpoints is to be left alone, and why, with the next step; 0 when all may
         be used."""
+        if not self._breakers:
+            return 0.0, ""
         wait, breaker = self._longest(names)
         return wait, f"{breaker.reason.removesuffix('.')}. Next: {breaker.hint}" if breaker.hint else breaker.reason
 

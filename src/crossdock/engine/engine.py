@@ -118,8 +118,11 @@ class Engine:
             self.planner(name)
         return found
 
-    async def look(self, flow: str, *, only: Iterable[str] | None = None) -> Discovery:
-        """List a flow's source and decide; only sightings are recorded. Raises what the listing raises."""
+    async def look(self, flow: str, *, only: Iterable[str] | None = None, delivers: bool = False) -> Discovery:
+        """List a flow's source and decide; only sightings are recorded. Raises what the listing raises.
+
+        `delivers`: targets are opened as soon as something is seen that goes there.
+        """
         planner = self.planner(flow)
         source = planner.flow.source.endpoint
         left = self.endpoints.left_alone(source, planner.flow.source.path)
@@ -128,7 +131,13 @@ class Engine:
         try:
             storage = await self.endpoints.storage(source)
             found = await look(
-                planner, storage, self.ledger, self.clock(), only=only, has_folders=self.endpoints.has_folders
+                planner,
+                storage,
+                self.ledger,
+                self.clock(),
+                only=only,
+                has_folders=self.endpoints.has_folders,
+                something=lambda entry: self._open_targets(planner.routes.targets(entry.path)) if delivers else None,
             )
         except LedgerError:
             raise
@@ -142,16 +151,19 @@ class Engine:
         """`look`, and add what is new to the ledger. `delivers`: targets are opened meanwhile, as they come next."""
         self._step("R0:after")
         with self._courier.taken.look() as taken:
-            found = await self.look(flow, only=only)
+            found = await self.look(flow, only=only, delivers=delivers)
             if delivers:
-                for target in {place.endpoint for decision in found.moves for place in decision.places}:
-                    if not self.endpoints.pause(target)[0]:
-                        self.endpoints.begin(target)
+                self._open_targets({place.endpoint for decision in found.moves for place in decision.places})
             self._step("R1:before")
             if await add(self.planner(flow), found, self.ledger, who=self.owner, taken=taken):
                 self._courier.steps.planned(flow, found.added)
         self._step("R1:after")
         return found
+
+    def _open_targets(self, names: Iterable[str]) -> None:
+        for name in names:
+            if not self.endpoints.pause(name)[0]:
+                self.endpoints.begin(name)
 
     async def notice(self, event: FileEvent) -> list[int]:
         """Add what follows from an event, in every flow that it concerns; then it is acknowledged. The new ids.

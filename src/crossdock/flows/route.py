@@ -213,6 +213,11 @@ class Routes:
         rules = zip(self.flow.rules, self._patterns, strict=True)
         return next((rule for rule, pattern in rules if pattern is None or pattern.fullmatch(path)), None)
 
+    def targets(self, path: str) -> list[str]:
+        """The endpoints to which a file at a path below the flow's source goes, as far as its path alone tells."""
+        rule = self.rule_of(path)
+        return [] if rule is None else [to.endpoint for to in rule.to]
+
     def route(self, entry: Entry, now: datetime) -> Routed:
         """`entry.path` is below the flow's source. Raises `ConfigError` if a user's own rule fails."""
         for rule, pattern, templates in zip(self.flow.rules, self._patterns, self._templates, strict=True):

@@ -81,8 +81,8 @@ class Entry:
         if self.version:
             found = f"version:{self.version}"
         else:
-            modified = self.modified.isoformat() if self.modified else ""
-            found = f"{self.etag or ''}:{'' if self.size is None else self.size}:{'' if self.etag else modified}"
+            modified = self.modified.isoformat() if self.modified and not self.etag else ""
+            found = f"{self.etag or ''}:{'' if self.size is None else self.size}:{modified}"
         if len(found) <= _LONGEST:
             return found
         # An endpoint tells what it likes, and a ledger's index takes no more.

@@ -171,7 +171,8 @@ class _Attempt:
             except Unsupported:
                 # As an attempt to resume has shown.
                 self.notes.append("the target does not resume writes; started from the first byte")
-        return await self.target.begin_write(self.to, replace(options, resume=None))
+            options = replace(options, resume=None)
+        return await self.target.begin_write(self.to, options)
 
     async def _staged(self, token: bytes) -> None:
         if self.on_staged is not None:

@@ -41,12 +41,12 @@ class Receipt:
 
     def as_json(self) -> dict[str, Any]:
         """For reports: times in ISO 8601, what is unknown left out."""
-        found = zip(_OF_RECEIPTS, _values_of_receipt(self), strict=True)
-        return {name: value for name, value in found if value is not None} | {
-            "source_entry": _plain(self.source_entry),
-            "target_entry": _plain(self.target_entry),
-            "finished": self.finished.isoformat(),
-        }
+        values = zip(_OF_RECEIPTS, _values_of_receipt(self), strict=True)
+        found = {name: value for name, value in values if value is not None}
+        found["source_entry"] = _plain(self.source_entry)
+        found["target_entry"] = _plain(self.target_entry)
+        found["finished"] = self.finished.isoformat()
+        return found
 
 
 # A ledger asks for every file: looking at each value's type took 10 % of a flow's processor time.
@@ -56,11 +56,16 @@ _values_of_receipt, _values_of_entry = attrgetter(*_OF_RECEIPTS), attrgetter(*_O
 
 
 def _plain(entry: Entry) -> dict[str, Any]:
-    found = dict(zip(_OF_ENTRIES, _values_of_entry(entry), strict=True))
-    found |= {"digests": dict(entry.digests), "attributes": dict(entry.attributes)}
+    values = zip(_OF_ENTRIES, _values_of_entry(entry), strict=True)
+    found = {name: value for name, value in values if value is not None}
     if entry.modified is not None:
         found["modified"] = entry.modified.isoformat()
-    return {name: value for name, value in found.items() if value is not None and value != {}}
+    for name in ("digests", "attributes"):
+        if found[name]:
+            found[name] = dict(found[name])
+        else:
+            del found[name]
+    return found
 
 
 def finished(receipt: Mapping[str, Any]) -> datetime | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from crossdock.engine.notices.mail import send_mail
 from crossdock.engine.notices.notice import Notice
 from crossdock.errors import NotInstalled
 from crossdock.flows.flow import Mail, Webhook
@@ -14,7 +13,10 @@ __all__ = ["send"]
 
 async def send(to: Webhook | Mail, notice: Notice) -> None:
     """Once. Raises `NotificationFailed`, and `ConfigError` for what only the user can mend."""
+    # Their libraries take a while to load, and most runs have nothing to tell.
     if isinstance(to, Mail):
+        from crossdock.engine.notices.mail import send_mail
+
         await asyncio.to_thread(send_mail, to, notice)
         return
     try:
