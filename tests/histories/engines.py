@@ -82,11 +82,11 @@ class Engines:
             acting.set(lease.transfer.flow)
             return await attempt(lease)
 
-        async def looked(flow: str, *, only: Iterable[str] | None = None) -> Any:
+        async def looked(flow: str, *, only: Iterable[str] | None = None, **more: Any) -> Any:
             acting.set(flow)
             for path in only or ():
                 self._scene.looked_at(flow, path)
-            return await look(flow, only=only)
+            return await look(flow, only=only, **more)
 
         async def kept_house(flow: str, **more: Any) -> Any:
             acting.set(flow)
