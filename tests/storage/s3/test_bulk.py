@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import random
 import socket
 import ssl
@@ -303,6 +304,39 @@ async def test_tls(tmp_path: Path) -> None:
             with pytest.raises(ssl.SSLCertVerificationError):
                 await suspicious.request("GET", url + "/x", {})
             suspicious.close()
+        bulk.close()
+
+
+@pytest.mark.parametrize("sent", [None, 0, 5000, 2_000_000])
+@pytest.mark.parametrize("broken", [False, True], ids=["ended", "broken"])
+async def test_tls_that_breaks_midway(tmp_path: Path, sent: int | None, broken: bool) -> None:
+    """A connection that was lost, so it is tried again: nothing is wrong with the certificate; never a shorter body.
+
+    `sent`: so many bytes of the body come; None: not even the head.
+    """
+    contexts = certificate(tmp_path, "localhost")
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if sent is not None:
+            await sends(DATA[:sent], length=len(DATA))(reader, writer)
+            await writer.drain()
+        if broken:
+            # Past TLS, what looks like a record of it and cannot be decrypted.
+            with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as raw:
+                raw.setblocking(True)
+                raw.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
+            await reader.read()
+        writer.close()
+        raise ConnectionError
+
+    async with serving(answer, tls=contexts[0], service="https://localhost") as (peer, _):
+        bulk = Bulk(peer.url, contexts[1], limit=1, timeout=30, connect_timeout=30)
+        found = b""
+        with pytest.raises(ConnectionError):
+            response = await bulk.request("GET", peer.url + "/x", {})
+            async for chunk in response.content.iter_any():
+                found += chunk
+        assert DATA[: sent or 0].startswith(found)
         bulk.close()
 
 
