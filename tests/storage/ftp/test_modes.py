@@ -235,6 +235,27 @@ async def test_a_server_that_hangs_up_before_the_tls_greeting(kind: Literal["ftp
         served.result()
 
 
+async def test_a_server_that_is_silent_at_the_tls_greeting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host, port = listener.getsockname()
+        settings = FtpSettings(type="ftps", host=host, port=port, timeout=0.3, connect_timeout=0.3)
+        with pytest.raises(TimedOut, match="no answer to the TLS greeting"):
+            async with Storage(settings.backend("server")):
+                pass
+
+
+async def test_authorities_that_are_none(tmp_path: Path) -> None:
+    """Told before anything is sent, with the file's name."""
+    (tmp_path / "ca.pem").write_text("no certificate")
+    for name in ("ca.pem", "missing.pem"):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            host, port = listener.getsockname()
+            settings = FtpSettings(type="ftpes", host=host, port=port, ca_file=tmp_path / name)
+            with pytest.raises(ConfigError, match=f"cannot use .*/{name}"):
+                async with Storage(settings.backend("server")):
+                    pass
+
+
 @pytest.mark.parametrize("kind", ["ftp", "ftpes"])
 async def test_where_implicit_is_expected(request: pytest.FixtureRequest, kind: str) -> None:
     with running(request.config, Proftpd("implicit")) as server:

@@ -122,3 +122,23 @@ async def test_a_listing_without_end() -> None:
     async with served(sftp) as (storage, _):
         with pytest.raises(ProtocolViolation, match="does not end"):
             assert [entry async for entry in storage.scan()] == []
+
+
+async def test_what_is_removed_while_it_is_listed_is_left_out() -> None:
+    """The server lists no permissions, so each name is asked for; by then one is gone, and one may not be looked at."""
+    sftp = FakeSftp(gone=b"1", hidden=b"22", there=b"333")
+    sftp.attributes = c.A_SIZE
+    refused = {b"/gone": status(c.NO_SUCH_FILE), b"/hidden": status(c.PERMISSION_DENIED)}
+    sftp.hook = lambda kind, body: refused.get(c.take(body, 0)[0]) if kind == c.LSTAT else None
+    async with served(sftp) as (storage, _):
+        assert [(entry.path, entry.size) async for entry in storage.scan()] == [("hidden", 2), ("there", 3)]
+
+
+@pytest.mark.parametrize("code", [c.CONNECTION_LOST, c.OP_UNSUPPORTED, c.BAD_MESSAGE])
+async def test_a_folder_that_cannot_be_opened_is_not_called_missing(code: int) -> None:
+    sftp = FakeSftp()
+    sftp.hook = lambda kind, body: status(code) if kind == c.OPENDIR else None
+    async with served(sftp) as (storage, _):
+        with pytest.raises(CrossdockError) as caught:
+            assert [entry async for entry in storage.scan("nowhere")] == []
+        assert not isinstance(caught.value, NotFound)
