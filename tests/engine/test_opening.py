@@ -21,25 +21,36 @@ async def _opened(home: House, name: str) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_a_target_is_opened_when_something_new_is_seen(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_target_is_opened_while_others_are_listed(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """And not by those who only look, or who find nothing."""
-    noted = home.ledger.see
+    asked, batches = home.ledger._unknown, 0
 
-    async def see(*seen: Any) -> Any:
-        await _opened(home, "dst")
-        return await noted(*seen)
+    async def unknown(*files: Any) -> Any:
+        nonlocal batches
+        batches += 1
+        if batches == 2:
+            await _opened(home, "dst")
+        return await asked(*files)
 
-    settling = flow(settle=Settle(sightings=2, seconds=0.0))
-    assert not (await home.run(settling)).found
-    await home.put("a")
-    async with home.engine(settling) as engine:
+    assert not (await home.run(flow())).found
+    for number in range(501):
+        await home.put(f"{number:03}")
+    async with home.engine(flow()) as engine:
         await engine.look("f")
         assert home.dst.calls["open"] == 0
-        monkeypatch.setattr(home.ledger, "see", see)
-        assert (await engine.run_once(patience=1)).delivered == 1
-    assert home.dst.calls["open"] == 1
-    again = await home.run(settling)
-    assert (again.listed, again.found, home.dst.calls["open"]) == (1, 0, 1)
+        monkeypatch.setattr(home.ledger, "_unknown", unknown)
+        assert (await engine.run_once(patience=0)).delivered == 501
+    assert (batches, home.dst.calls["open"]) == (2, 1)
+    again = await home.run(flow())
+    assert (again.listed, again.found, home.dst.calls["open"]) == (501, 0, 1)
+
+
+@pytest.mark.parametrize("settle", [Settle(seconds=86400.0), Settle(sightings=1, seconds=0.0, marker="{name}.ok")])
+async def test_no_target_is_opened_for_what_has_to_wait(home: House, settle: Settle) -> None:
+    """A partner's server is not signed in to at each poll of a day."""
+    await home.put("a")
+    assert (await home.run(flow(settle=settle))).listed == 1
+    assert home.dst.calls["open"] == 0
 
 
 async def test_all_targets_are_opened_while_what_is_new_is_recorded(

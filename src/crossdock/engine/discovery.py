@@ -88,14 +88,15 @@ async def look(
 ) -> Discovery:
     """List the source (or, of it, `only` these paths of the endpoint) and decide. Notes sightings; adds no transfer.
 
-    `has_folders`: of an endpoint by its name. `something` is told of the first file that is new, while others are
-    listed. Raises what the listing raises.
+    `has_folders`: of an endpoint by its name. `something` is told of the first file that is new, and need not wait for
+    anything, while others are listed. Raises what the listing raises.
     """
     found = Discovery(planner.flow.name)
     beside = Beside()
     manifests: list[Entry] = []
     flow = planner.flow
     gone = await back_again(flow.name, ledger, now)
+    waits = _watches(flow) or planner.looks_beside
 
     async def candidates() -> AsyncGenerator[Entry]:
         def without(folder: str) -> bool:
@@ -125,7 +126,7 @@ async def look(
         async with aclosing(unknown):
             entries: list[Entry] = []
             async for entry in unknown:
-                if not entries:
+                if not entries and not waits:
                     something(planner.below(entry))
                 entries.append(entry)
     for manifest in manifests:

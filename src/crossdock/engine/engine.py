@@ -121,7 +121,7 @@ class Engine:
     async def look(self, flow: str, *, only: Iterable[str] | None = None, delivers: bool = False) -> Discovery:
         """List a flow's source and decide; only sightings are recorded. Raises what the listing raises.
 
-        `delivers`: targets are opened as soon as something is seen that goes there.
+        `delivers`: a target is opened as soon as a file is seen that goes there at once.
         """
         planner = self.planner(flow)
         source = planner.flow.source.endpoint
