@@ -16,7 +16,7 @@ DATA = os.urandom(100_000)
 
 
 async def test_a_file_that_still_grows_at_its_end() -> None:
-    """More came than there was when it was opened, and by its end there is more again: nothing says that it is whole."""
+    """More came than was there when it was opened, and at its end there is more again: nothing proves it whole."""
     sftp = FakeSftp(x=DATA)
     sizes = {c.FSTAT: len(DATA) - 60_000, c.STAT: len(DATA) + 1}
     sftp.hook = lambda kind, body: (c.ATTRS, struct.pack(">IQ", c.A_SIZE, sizes[kind])) if kind in sizes else None
