@@ -50,6 +50,8 @@ class Control:
         self._ended = False
         self._formats = {"NAMEFMT", "LISTFMT"} if self.faults.ibm_i else set()
         """Those of IBM i that are as they are at first."""
+        self._waiting: list[bytes] = []
+        """Lines that others have overtaken."""
 
     def close(self) -> None:
         self._writer.close()
@@ -69,6 +71,11 @@ class Control:
             await self._obey(line)
 
     async def _line(self) -> bytes:
+        if self.faults.one_at_a_time == "overtakes":
+            lines = self._waiting or (await self._reader.read(BLOCK)).splitlines(keepends=True)
+            lines.sort(key=lambda line: line.split()[0].decode() not in self.faults.replies)
+            self._waiting = lines[1:]
+            return lines[0] if lines else b""
         if self.faults.one_at_a_time:
             first, _, others = (await self._reader.read(BLOCK)).partition(b"\n")
             return b"" if others and self.faults.one_at_a_time == "hangs up" else first

@@ -44,8 +44,9 @@ class FtpFaults:
     """What it does with commands that have come while there is a transfer under way."""
     tells_size: bool = False
     """Agreeing to a download, it tells how large the file is that it has opened."""
-    one_at_a_time: Literal["overlooks", "hangs up"] | None = None
-    """Of the commands in one packet only the first is seen; or for more than one the connection is closed."""
+    one_at_a_time: Literal["overlooks", "hangs up", "overtakes"] | None = None
+    """Of the commands in one packet only the first is seen; or for more than one the connection is closed; or those
+    in `replies` are answered before the others."""
     sizes_folders: bool = False
     """SIZE tells one of a folder as well."""
     patterns: bool = False

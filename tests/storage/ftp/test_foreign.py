@@ -202,6 +202,38 @@ async def test_a_server_that_sees_one_command_in_a_packet(
     assert server.accepted == 2
 
 
+@pytest.mark.parametrize("features", [FACTS, ("SIZE", "MDTM")], ids=["MLST", "bare"])
+async def test_a_server_that_answers_out_of_turn(server: FaultyFtpServer, features: tuple[str, ...]) -> None:
+    """zope.server says in one thread what it does not know, and in another what it has to look up."""
+    (server.folder / "folder").mkdir()
+    (server.folder / "folder" / "name").write_bytes(DATA)
+    server.features = features
+    server.faults.replies["EPSV"] = "500 command not understood"
+    server.faults.one_at_a_time = "overtakes"
+    async with faulty(server, max_connections=1) as storage:
+        # That costs a connection, and is known from then on; the file is no folder, by another one's reply.
+        with pytest.raises(ConnectionFailed, match="out of turn"):
+            await storage.read_bytes("folder/name", limit=len(DATA))
+        assert await storage.read_bytes("folder/name", limit=len(DATA)) == DATA
+        assert (await storage.stat("folder")).kind == "dir"
+        assert not await storage.exists("folder/other")
+        await storage.write_bytes("folder/name", b"new")
+        assert (await storage.stat("folder/name")).size == 3
+    assert (server.folder / "folder" / "name").read_bytes() == b"new"
+    assert server.accepted == 2
+
+
+@pytest.mark.parametrize("size", ["213 4", "213 4 Bytes"])
+async def test_sizes_and_times_that_come_out_of_turn(server: FaultyFtpServer, size: str) -> None:
+    """Both have the code 213, and a time is a number as well."""
+    (server.folder / "name").write_bytes(b"four")
+    server.features = ("SIZE", "MDTM")
+    server.faults.replies |= {"SIZE": "213 20261123204239", "MDTM": size}
+    async with faulty(server) as storage:
+        with pytest.raises(ConnectionFailed, match="out of turn"):
+            await storage.stat("name")
+
+
 async def test_a_server_that_falls_silent_is_not_taken_for_one_of_those(server: FaultyFtpServer) -> None:
     """Of what was sent together, all has been answered before."""
     async with faulty(server, timeout=2) as storage:

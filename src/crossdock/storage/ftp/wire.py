@@ -35,6 +35,18 @@ _PROMPT = 5.0
 _QUICK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _CODE = re.compile(rb"([1-6][0-9][0-9])([ -]?)(.*)", re.DOTALL)
 _FORBIDDEN = re.compile(rb"[\r\n\0]")
+_OWN = {
+    213: (b"SIZE", b"MDTM", b"MFMT", b"SITE"),
+    227: (b"PASV",),
+    229: (b"EPSV",),
+    257: (b"PWD", b"MKD"),
+    350: (b"RNFR", b"REST"),
+}
+"""Codes that answer these commands alone, of those that are sent together."""
+_OTHERS = {b"SIZE": (250,), b"PASV": (250,), b"EPSV": (250,)}
+"""Codes that never answer these commands."""
+_SIZE = re.compile(rb"[0-9]{1,13}(?![0-9])")
+"""What answers SIZE, and tells no time."""
 
 
 @dataclass(slots=True)
@@ -147,6 +159,15 @@ def be_patient(connected: socket.socket, seconds: float) -> None:
         connected.setsockopt(socket.SOL_SOCKET, option, patience)
 
 
+def _may_answer(reply: Reply, command: bytes) -> bool:
+    """Whether it is no other command's: that one of them was refused is not to be told from its reply."""
+    verb, _, argument = command.partition(b" ")
+    if reply.code in _OTHERS.get(verb, ()) or verb not in _OWN.get(reply.code, (verb,)):
+        return False
+    asked = verb == b"MDTM" and reply.code == 213 and argument.startswith(b"/")
+    return not asked or _SIZE.match(reply.lines[0].strip()) is None
+
+
 class Wire:
     """Raises `Lost`, `Silent` and `Violation`; after any of them it is of no more use."""
 
@@ -232,8 +253,8 @@ class Wire:
     def ask(self, *commands: bytes) -> list[Reply]:
         """The final replies, good or bad. More than one command only where none begins a transfer.
 
-        Small servers look at the first command of a packet only (uftpd), or hang up (LightFTP): for them each waits for
-        the reply to the one before.
+        Small servers look at the first command of a packet only (uftpd), or hang up (LightFTP), or answer what they do
+        not know before what they have to look up (zope.server): for them each waits for the reply to the one before.
         """
         learned = self.learned
         if learned.batches is False and len(commands) > 1:
@@ -252,7 +273,10 @@ class Wire:
                 raise Lost(f"sending commands together fails: {error}") from error
             raise
         if len(commands) > 1:
-            learned.batches = True
+            learned.batches = all(map(_may_answer, found, commands))
+            if not learned.batches:
+                self.alive = False
+                raise Lost("commands that are sent together are answered out of turn")
             self.wait_for(patience)
         if self.signed_in and (goodbye := next((each for each in found if each.code == 421), None)) is not None:
             # That it goes away is no answer: not that there is no such file, nor that it has no time.
