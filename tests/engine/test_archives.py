@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,14 @@ import pytest
 
 from crossdock.engine.engine import Engine
 from crossdock.engine.recovery import attempt_id
-from crossdock.errors import (
-    LedgerUnavailable,
-)
-from crossdock.flows.flow import After, Destination, Flow, Rule, TransformSpec
-from crossdock.ledger.base import Lease
+from crossdock.errors import IntegrityError, LedgerUnavailable
+from crossdock.flows.flow import After, Destination, Flow, Retry, Rule, TransformSpec
+from crossdock.ledger.base import Lease, Query
 from crossdock.storage.base import WriteOptions
 from crossdock.storage.local import LocalSettings
 from crossdock.storage.staging import is_temporary, temporary_path
 from crossdock.storage.storage import Storage
+from crossdock.transfer.transforms.base import Transform
 from tests.engine.places import House, flow, lost
 from tests.transfer.transforms.running import zipped
 
@@ -44,8 +44,9 @@ async def test_what_was_staged_of_an_archives_members_is_swept(home: House) -> N
     assert (home.dst.hold("a/in/two"), home.dst.staged) == (b"2", [])
 
 
-def unzips(on_conflict: Any, **more: Any) -> Flow:
-    rule = Rule(name="all", to=(Destination("dst", "in/{stem}"),), transforms=(TransformSpec("unzip"),))
+def unzips(on_conflict: Any, *, salted: bool = False, **more: Any) -> Flow:
+    steps = (TransformSpec("unzip"), *([TransformSpec(f"python:{__name__}:Salted")] if salted else []))
+    rule = Rule(name="all", to=(Destination("dst", "in/{stem}"),), transforms=steps)
     return flow(rules=(rule,), on_conflict=on_conflict, **more)
 
 
@@ -69,6 +70,82 @@ async def test_an_archive_that_was_published_in_part_goes_on_in_its_folder(home:
     await home.put("a.zip", zipped({"one": b"1", "three": b"3"}))
     await home.run(versions)
     assert sorted(home.dst._files)[3:] == ["in/a~1.done", "in/a~1/one", "in/a~1/three"]
+
+
+class Salted(Transform):
+    """As encryption does: of the same bytes it makes others each time."""
+
+    made = 0
+
+    def feed(self, data: bytes) -> bytes:
+        Salted.made += 1
+        return f"{Salted.made}:".encode() + data
+
+
+@pytest.mark.parametrize("mode", ["fail", "skip", "version"])
+@pytest.mark.parametrize("fails", ["commit", "publish", "commit, for good"])
+async def test_an_archive_whose_files_become_others_each_time_is_not_in_its_own_way(
+    home: House, mode: str, fails: str
+) -> None:
+    """What its first attempt had published stays as it is, and the receipt tells of that."""
+    home.dst.store = "memory"
+    await home.put("a.zip", zipped({"one": b"1", "two": b"2", "three": b"3"}))
+    for_good = fails.endswith("for good")
+    unpacking = unzips(mode, salted=True, retry=Retry(attempts=1 if for_good else 8))
+    strike = home.dst.strike
+
+    async def breaks(operation: str) -> None:
+        await strike(operation)
+        if operation == fails.partition(",")[0] and home.dst.calls[operation] == 2:
+            raise IntegrityError("changed on its way", hint="again") if for_good else lost()
+
+    home.dst.strike = breaks  # type: ignore[method-assign]
+    await home.run(unpacking)
+    first = {path: home.dst.hold(path) for path in home.dst._files}
+    assert list(first) == ["in/a/one", "in/a/two"][: 2 if fails == "publish" else 1]
+    home.clock.move(60)
+    if for_good:
+        assert await home.state("a.zip") == "failed"
+        await home.ledger.requeue([each.id for each in await home.ledger.find(Query())], who="cli", why="by hand")
+    assert (await home.run(unpacking)).delivered == 1
+    held = {path: home.dst.hold(path) or b"" for path in sorted(home.dst._files)}
+    assert [(path, data.partition(b":")[2]) for path, data in held.items()] == [
+        ("in/a/one", b"1"),
+        ("in/a/three", b"3"),
+        ("in/a/two", b"2"),
+    ]
+    assert held | first == held
+    receipt = (await home.transfers())["a.zip", "dst"].receipt
+    assert receipt is not None
+    assert {each["target"]: each["sha256"] for each in receipt["members"]} == {
+        f"dst:{path}": hashlib.sha256(data).hexdigest() for path, data in held.items()
+    }
+
+
+@pytest.mark.parametrize("another", ["endpoint", "file"])
+async def test_what_is_another_ones_is_in_the_way_of_such_an_archive(home: House, another: str) -> None:
+    """The endpoint may be another one by now; and what an attempt was about to publish, somebody else may have."""
+    home.dst.store = "memory"
+    await home.put("a.zip", zipped({"one": b"1", "two": b"2"}))
+    unpacking = unzips("fail", salted=True)
+    strike = home.dst.strike
+
+    async def breaks(operation: str) -> None:
+        await strike(operation)
+        if operation == "commit" and home.dst.calls[operation] == 2:
+            raise lost()
+
+    home.dst.strike = breaks  # type: ignore[method-assign]
+    await home.run(unpacking)
+    if another == "endpoint":
+        home.dst.store = "another"
+    else:
+        await Storage(home.dst).write_bytes("in/a/two", b"9:2")
+    before = dict(home.dst._files)
+    home.clock.move(60)
+    await home.run(unpacking)
+    assert await home.state("a.zip") == "failed"
+    assert dict(home.dst._files) == before
 
 
 async def test_an_archive_that_is_put_back_after_a_newer_one_was_unpacked_in_part(home: House) -> None:

@@ -23,7 +23,7 @@ from crossdock.engine.actions import Actions, owes
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.gone import File, Taken, file_of, is_there, taken_by
 from crossdock.engine.poisoned import ends_workers, put_away
-from crossdock.engine.recovery import Record, attempt_id, copied, recovered, sweep, sweep_members, version_of, where
+from crossdock.engine.recovery import Record, attempt_id, copied, recovered, sweep, sweep_members, version_of
 from crossdock.engine.steps import Steps
 from crossdock.engine.superseding import supersede
 from crossdock.engine.verdicts import backoff, begun, judge
@@ -259,7 +259,7 @@ class _Attempt:
         await sweep(self._lease, record, target, self._ledger.id, paths)
         if receipt is None and record is not None:
             self._folder = record.to if any(step.many for step in transforms) else None
-            self._record = None if self._folder is None else Record(to=self._folder)
+            self._record = None if self._folder is None else replace(record, token=None)
             await self._ledger.staged(self._lease, None if self._record is None else self._record.dump())
         return receipt
 
@@ -276,13 +276,7 @@ class _Attempt:
         unpacks = any(step.many for step in options.transforms)
 
         async def staged(found: Staged) -> None:
-            # One of many files proves nothing about the others: without its digest, all are sent again after a crash.
-            token = found.token
-            if token is None and self._record is not None:
-                # An upload in parts of which none has arrived yet.
-                token = self._record.token
-            sha256 = None if unpacks else found.sha256
-            record = Record(to=to, token=token, size=found.size, sha256=sha256, at=where(target))
+            record = Record.of(found, to, target, self._record)
             self._step("R7:before")
             asked, self._record = time.monotonic(), record  # which a ledger that fails may have taken in all the same
             await self._ledger.staged(self._lease, record.dump())
@@ -313,6 +307,8 @@ class _Attempt:
             from crossdock.transfer.unpack import as_one, unpack
 
             swept = partial(sweep_members, self._lease, target, self._ledger.id)
+            if self._record is not None and self._record.to == to:
+                options = replace(options, begun=self._record.begun(target))
             receipts = await unpack(
                 source, path, target, to, options=options, pin=pin, progress=count, on_members=swept, on_staged=staged
             )
@@ -358,7 +354,9 @@ class _Attempt:
             elif not await is_there(flow.source, self._endpoints):
                 verdict = replace(verdict, what="pause", reason=str(error), seconds=_PAUSE)
         kept = Record.unswept(self._record, transfer, error) if verdict.what in ("retry", "pause") else None
-        if kept is None and self._record is not None and self._record.token is not None:
+        if verdict.what == "fail" and flow.on_conflict != "overwrite" and self._record is not None:
+            kept = self._record.half()
+        if self._record is not None and self._record.token is not None and (kept is None or kept.token is None):
             if self._record.sha256 is not None:
                 await self._ledger.staged(self._lease, Record(to=self._record.to, token=self._record.token).dump())
             await self._discard(self._record.token, error)

@@ -17,7 +17,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from itertools import product
@@ -39,6 +39,7 @@ from crossdock.ledger.base import Lease, Transfer
 from crossdock.storage.base import Entry
 from crossdock.storage.staging import is_temporary, temporary_path
 from crossdock.storage.storage import Storage
+from crossdock.transfer.options import Begun, Staged
 from crossdock.transfer.pipe import digest_of
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
 
 log = logging.getLogger("crossdock.engine")
 
+_PLAIN = ("size", "sha256", "at", "resumable", "member", "member_sha256")
 _FENCES = 8
 """Attempts, the present one's predecessors, whose temporaries are asked for one by one, without a listing."""
 
@@ -75,6 +77,9 @@ class Record:
     """Of which endpoint, as `where` tells it: by its name another one may go by now."""
     resumable: bool = False
     """The attempt failed in peace: the next one goes on where it stopped."""
+    member: str | None = None
+    member_sha256: str | None = None
+    """Of an archive, as `transfer.options.Begun`."""
 
     def dump(self) -> bytes:
         token = None if self.token is None else base64.b64encode(self.token).decode()
@@ -85,6 +90,8 @@ class Record:
             "sha256": self.sha256,
             "at": self.at,
             "resumable": self.resumable,
+            "member": self.member,
+            "member_sha256": self.member_sha256,
         }
         return json.dumps({key: value for key, value in found.items() if value is not None}).encode()
 
@@ -96,11 +103,33 @@ class Record:
         try:
             found = json.loads(data)
             token = found.get("token")
-            known = {name: found[name] for name in ("size", "sha256", "at", "resumable") if name in found}
+            known = {name: found[name] for name in _PLAIN if name in found}
             return cls(to=str(found["to"]), token=None if token is None else base64.b64decode(token), **known)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             log.warning("what the ledger keeps of an attempt was changed by hand, the file is sent again: %r", error)
             return None
+
+    @classmethod
+    def of(cls, staged: Staged, to: str, target: Storage, before: Record | None) -> Record:
+        """`before`: what this attempt's record was until now."""
+        token = staged.token
+        if token is None and before is not None:
+            # An upload in parts of which none has arrived yet.
+            token = before.token
+        found = cls(to=to, token=token, size=staged.size, at=where(target))
+        if staged.member is not None:
+            # One of many files proves nothing about the others: a digest of all would say that all of them are there.
+            return replace(found, member=staged.member, member_sha256=staged.sha256)
+        return replace(found, sha256=staged.sha256)
+
+    def begun(self, target: Storage) -> Begun | None:
+        """What the next attempt at an archive is told of this one, unless the endpoint is another one by now."""
+        same = self.at is not None and self.at == where(target)
+        return Begun(self.member, self.member_sha256) if same and self.member else None
+
+    def half(self) -> Record | None:
+        """What the ledger is to keep of one that has failed: retried by hand, an archive is not in its own way."""
+        return replace(self, token=None) if self.member else None
 
     @staticmethod
     def unswept(record: Record | None, transfer: Transfer, error: CrossdockError) -> Record | None:

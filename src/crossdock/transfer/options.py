@@ -11,7 +11,16 @@ from crossdock.transfer.pipe import DEPTH
 if TYPE_CHECKING:
     from crossdock.transfer.transforms.base import Step
 
-__all__ = ["CopyOptions", "Staged"]
+__all__ = ["Begun", "CopyOptions", "Staged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """How far an earlier attempt came with an archive: what is there of it by now counts as its own."""
+
+    member: str
+    """As `Staged.member`, which may not have been published."""
+    sha256: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +38,8 @@ class CopyOptions:
     """The checkpoint of an earlier attempt at the same source (same fingerprint) and target."""
     attempt: str | None = None
     """See `WriteOptions.attempt`: for callers who have to clean up after a process that was killed."""
+    begun: Begun | None = None
+    """Of an archive, instead of `resume`."""
     transforms: tuple[Step, ...] = ()
     """What changes in flight, in order. Then no store copies by itself, and an attempt is not resumed."""
     takes_source: bool = False
@@ -46,3 +57,5 @@ class Staged:
     size: int | None = None
     sha256: str | None = None
     """Known once every byte was taken: what comes next makes the file visible under its final name."""
+    member: str | None = None
+    """The target's path of that one of an archive's files; those before it are published. "": none is as yet."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import IO, Any
 
 from crossdock.errors import (
@@ -25,6 +26,7 @@ from crossdock.storage.base import Backend, Capabilities, Entry, Expect, Reader,
 from crossdock.storage.storage import Storage
 from crossdock.storage.waiting import to_its_end
 from crossdock.transfer.copy import CopyOptions, Staged, copy, refuse_folder
+from crossdock.transfer.options import Begun
 from crossdock.transfer.pipe import digest_of
 from crossdock.transfer.receipt import Receipt
 from crossdock.transfer.transforms.base import Refused, Splitter, Step
@@ -50,10 +52,11 @@ async def unpack(
     each member. Nothing is published unless every member was unpacked, changed and found whole, and, without
     `options.overwrite`, no other file is in the place of any. Then each is published in one step, like any other file,
     one after the other: a connection that fails in the middle leaves the first of them, whole, and calling this again
-    gives the rest (and those again).
+    gives the rest (and those again; without `options.overwrite` only those that are gone: by `options.begun` they are
+    known, since steps may make other bytes each time, as encryption does).
 
     `on_members` is awaited with the targets' paths before the first is written, or as soon as this fails for good,
-    without any if they are not known then; `on_staged` as by `copy`, for each.
+    without any if they are not known then; `on_staged` as by `copy`, for each, and with its path.
     A receipt's `source` is `name:path!/member`; `source_entry`, `read_size` and `read_sha256` are the archive's.
     Local disk: the archive, up to the step's limit. Memory: that of `copy`, and the archive's directory.
 
@@ -77,16 +80,25 @@ async def unpack(
         places = [f"{to}/{member}" if to else member for member in names]
         each = replace(inner, transforms=after)
         nowhere = Storage(_Sink(target.endpoint, None))
+        begun = options.begun
+        own = set(places[: places.index(begun.member) + 1]) if begun is not None and begun.member in places else set()
+        kept = dict[str, Receipt]()
         for member, place in zip(names, places, strict=True):
             made = await copy(archive, member, nowhere, place, options=replace(each, overwrite=True, attempt=None))
             if not options.overwrite:
-                await _look_ahead(target, place, made)
+                there = await _look_ahead(target, place, made, begun if place in own else None)
+                if there is not None:
+                    kept[place] = there
         if on_members is not None:
             told = True
             await on_members(places)
+        if on_staged is not None and not own and not options.overwrite:
+            # Else the folder that is made now would look like another one's to the next attempt.
+            await on_staged(Staged(token=None, member=""))
         receipts = []
         for member, place in zip(names, places, strict=True):
-            done = await copy(archive, member, target, place, options=each, on_staged=on_staged)
+            telling = None if on_staged is None else partial(_told, on_staged, place, begun if place in own else None)
+            done = kept.get(place) or await copy(archive, member, target, place, options=each, on_staged=telling)
             receipts.append(_joined(done, source, path, member, whole, options))
         return receipts
     except CrossdockError as error:
@@ -105,19 +117,42 @@ async def unpack(
                     file.close()
 
 
-async def _look_ahead(target: Storage, place: str, made: Receipt) -> None:
-    """Raises `Conflict` if the target has something else there: found later, the first members would be there alone."""
+async def _look_ahead(target: Storage, place: str, made: Receipt, begun: Begun | None) -> Receipt | None:
+    """The receipt for what an earlier attempt has put there, if `begun` tells of it.
+
+    Raises `Conflict` if the target has something else there: found later, the first members would be there alone.
+    """
     try:
         there = await target.stat(place)
     except (NotFound, PermissionDenied):
-        return
+        return None
     refuse_folder(target, there)
     alike = there.kind == "file" and there.size in (None, made.size)
-    if not alike or await digest_of(target, there) != made.sha256:
-        raise Conflict(
-            f"unpack {made.source} → {made.target}: the target exists with other content; nothing was published",
-            hint="allow overwriting, or move it away",
-        )
+    if begun is None and not alike:
+        raise _taken(made)
+    held = await digest_of(target, there) if there.kind == "file" else None
+    if held == made.sha256:
+        return None
+    if begun is None or held is None or (place == begun.member and held != begun.sha256):
+        raise _taken(made)
+    size = made.size if there.size is None else there.size
+    return replace(made, size=size, sha256=held, method="present", verified="digest", target_entry=there)
+
+
+def _taken(made: Receipt) -> Conflict:
+    return Conflict(
+        f"unpack {made.source} → {made.target}: the target exists with other content; nothing was published",
+        hint="allow overwriting, or move it away",
+    )
+
+
+async def _told(
+    on_staged: Callable[[Staged], Awaitable[None]], place: str, begun: Begun | None, staged: Staged
+) -> None:
+    """What an earlier attempt had published stays known while one of its first is put again."""
+    if begun is not None and begun.member != place:
+        place, staged = begun.member, replace(staged, sha256=begun.sha256)
+    await on_staged(replace(staged, member=place))
 
 
 def _parted(steps: Sequence[Step]) -> tuple[tuple[Step, ...], Step, tuple[Step, ...]]:
