@@ -12,6 +12,7 @@ from typing import Any
 from crossdock.flows.filters import Filters
 from crossdock.flows.filters import Rule as Filter
 from crossdock.flows.flow import After, Destination, Flow, Place, Retry, Rule, Settle, TransformSpec, Webhook
+from tests.histories.contents import SALTED
 
 __all__ = ["ARCHIVES", "CHOICES", "FIRST", "FOLDERS", "LIST", "MIDDLE", "SECOND", "flow_of", "flows_of"]
 
@@ -59,7 +60,7 @@ CHOICES: dict[str, Sequence[Any]] = {
     "only": (None, None, "a.csv"),
     "root": ("", "", "d"),
     "tells": (False, True),
-    "transform": (None, None, "gzip"),
+    "transform": (None, None, "gzip", SALTED),
     "transfers": (1, 4),
 }
 SECOND: dict[str, Sequence[Any]] = {
@@ -103,7 +104,7 @@ def flows_of(found: dict[str, Any]) -> list[Flow]:
 
 def flow_of(found: dict[str, Any], name: str = "f", source: Place | None = None, without: Sequence[str] = ()) -> Flow:
     to = tuple(Destination(name, f"{folder}/{{path}}") for name, folder in (each.split(":") for each in found["to"]))
-    steps = (TransformSpec(found["transform"]),) if found["transform"] else ()
+    steps = tuple(TransformSpec(each) for each in (found["transform"] or "").split())
     rules: tuple[Rule, ...] = (Rule(name="all", to=to, transforms=steps),)
     if found["rules"] == "split":
         folder = Rule(name="folder", glob="d/**", to=(Destination("d2", "x3/{path}"),), transforms=steps)

@@ -124,5 +124,7 @@ class Engines:
             in_parts = self._scene.unpacks or any(each.shows_parts for each in shelves)
             for witness in self._scene.witnesses.values():
                 witness.ended(killed=process.dead, failed=process.failed, in_parts=in_parts)
+            if not self.running:
+                self._scene.all_ended()
             process.happenings = {}
             self._scene.say(f"… {'killed' if process.dead else 'ended'} after {process.points} points")

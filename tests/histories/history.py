@@ -117,6 +117,11 @@ class Game:
     def _conflicts(self, each: Transfer) -> bool:
         """Somebody has to decide."""
         place = self.scene.targets[each.target]
+        if self.scene.unpacks:
+            lies = any(path.startswith(f"{each.target_path}/") for path in place.names())
+            return (self.scene.flows[each.flow].on_conflict == "fail" and lies) or not place.fits(
+                f"{each.target_path}/member"
+            )
         taken = self.scene.flows[each.flow].on_conflict == "fail" and place.node(each.target_path) is not None
         return taken or not place.fits(each.target_path)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from tests.histories.configuration import ARCHIVES, FOLDERS, LIST
-from tests.histories.contents import packed
+from tests.histories.contents import packed, plain
 from tests.histories.scene import Scene
 from tests.histories.served import Shelf
 from tests.histories.settling import signs_for
@@ -63,8 +63,9 @@ class Owners:
 
     def do_grow(self, number: int) -> None:
         path = PATHS[number % len(PATHS)]
-        if (node := self._source.node(path)) is not None and len(node.data) < 60:
-            self.do_put(number, len(node.data) + 5, "now")
+        node = self._source.node(path)
+        if node is not None and len(words := plain(node.data) or b"") < 60:
+            self.do_put(number, len(words) + 5, "now")
 
     def do_delete(self, number: int) -> None:
         self._source.take(PATHS[number % len(PATHS)])

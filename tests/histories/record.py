@@ -58,6 +58,8 @@ class Record:
         """What the receivers took or changed, where an engine was killed before."""
         self.occupied: set[Location] = set()
         """Where something lay."""
+        self.begun: dict[Location, set[bytes]] = defaultdict(set)
+        """Whose members lay there, were they all or not."""
         self.waived: set[tuple[str, bytes, Location]] = set()
         """Cancelled by hand."""
 
@@ -101,6 +103,11 @@ class Record:
         ]
         known = (way for way in ways if content is not None and self.coming(way[0], content) is not None)
         return next(known, None) or next((way for way in ways if way[0] in self.comings), ways[-1])
+
+    def located(self, endpoint: str, path: str, content: bytes | None) -> tuple[str, Location]:
+        """As `origin`, at that endpoint."""
+        origin, path = self.origin(path, content)
+        return origin, Location(endpoint, path)
 
     def most(self, path: str, content: bytes) -> int:
         """So many times it may arrive at one place."""
@@ -150,6 +157,7 @@ class Record:
             there |= {place for place, content in last.items() if content == coming.content}
         if any(planner.flow.on_conflict in (("skip",) if removed else ("skip", "fail")) for planner in self.flows):
             there |= self.occupied
+            there |= {place for place, whose in self.begun.items() if whose - {coming.content}}
         there |= {place for what, which, place in self.waived if (what, which) == (path, coming.content)}
         return [set(places - there) for places in self.wanted(path, coming.epoch)]
 

@@ -8,7 +8,8 @@ from typing import Any, cast
 from crossdock.flows.flow import Place as Location
 from tests.engine.clocks import Clock
 from tests.histories.configuration import FIRST, FOLDERS, MIDDLE, flows_of
-from tests.histories.contents import MEMBERS, plain
+from tests.histories.contents import member_of, plain
+from tests.histories.members import Members, whole_at
 from tests.histories.places import Place
 from tests.histories.process import acting
 from tests.histories.served import Shelf
@@ -24,7 +25,7 @@ class Scene:
     def __init__(self, first: dict[str, Any], world: World, clock: Clock) -> None:
         self.config = {**FIRST, **first}
         self.world, self.clock = world, clock
-        self.unpacks = self.config["transform"] == "unzip"
+        self.unpacks = (self.config["transform"] or "").startswith("unzip")
         self.story: list[str] = []
         """What happened, line by line."""
         self.known: dict[tuple[str, str, int, datetime], bytes] = {}
@@ -36,6 +37,7 @@ class Scene:
         self.source = world.place("src", self._heard, etags=bool(self.config["etags"]))
         self.targets = {name: world.place(name, self._heard, etags=False) for name in ("d1", "d2")}
         self.witnesses = {each.name: self._witness(each.name) for each in flows_of(self.config)}
+        self._members = {each: Members(each) for each in self.witnesses.values()}
         self.configure({})
 
     def _witness(self, name: str) -> Witness:
@@ -69,6 +71,12 @@ class Scene:
 
     def say(self, what: str) -> None:
         self.story.append(what)
+
+    def all_ended(self) -> None:
+        """No engine runs."""
+        for witness in self.witnesses.values():
+            witness.all_ended()
+            self._members[witness].all_ended()
 
     # Who sees what
 
@@ -108,24 +116,14 @@ class Scene:
     def _at_target(
         self, witness: Witness, place: Any, path: str, before: bytes | None, after: bytes | None, by_hand: bool
     ) -> None:
-        """Of an archive's files: when the last of them is there."""
-        if self.unpacks and path.endswith(MEMBERS):
-            path, _, member = path.rpartition("/")
-            if after is not None and not by_hand:
-                if member == MEMBERS[0]:
-                    return
-                after = self._unpacked(place, path) or b"of several archives"
-                before = None
+        if self.unpacks and (found := member_of(path)) is not None:
+            self._members[witness].heard(place, *found, before, after, by_hand=by_hand)
+            return
         witness.at_target(place, path, plain(before), plain(after), by_hand=by_hand)
-
-    def _unpacked(self, place: Any, path: str) -> bytes | None:
-        """None: not the files of one archive, or not all."""
-        first, second = (place.node(f"{path}/{member}") for member in MEMBERS)
-        return first.data if first and second and second.data == first.data + b"2" else None
 
     def _held(self, place: Location) -> bytes | None:
         shelf = self.targets[place.endpoint]
         if self.unpacks:
-            return self._unpacked(shelf, place.path)
+            return whole_at(shelf, place.path)
         node = shelf.node(place.path)
         return None if node is None else plain(node.data)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.histories.contents import SALTED
 from tests.histories.drawing import Operation, draw, shrunk
 from tests.histories.history import play
 from tests.histories.world import World
@@ -182,6 +183,14 @@ KNOWN: dict[str, tuple[dict[str, Any], list[Operation]]] = {
     "what a killed attempt had staged of an archive's member stayed in memory": (
         {"transform": "unzip"},
         [("put", 1, 12, "now"), ("run", "a", False, ((30, ("delete", 1)), (34, ("kill",))))],
+    ),
+    "what was killed as it staged an archive's first file left its folder to nobody, and went to another": (
+        {"transform": "unzip", "on_conflict": "version", "transfers": 1},
+        [("put", 0, 12, "now"), ("run", "a", False, ((23, ("kill",)),))],
+    ),
+    "the first files of an archive were in the way of its others where encryption makes new ones each time": (
+        {"transform": f"unzip {SALTED}", "on_conflict": "skip", "transfers": 1},
+        [("put", 0, 12, "now"), ("run", "a", False, ((34, ("kill",)),))],
     ),
 }
 

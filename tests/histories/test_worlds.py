@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.histories.contents import SALTED
 from tests.histories.drawing import Operation, draw, shrunk
 from tests.histories.history import play
 from tests.histories.test_histories import HISTORIES, SEED, kind_of
@@ -85,9 +86,17 @@ def test_endpoints(name: str, tmp_path: Path) -> None:
 # A worker that is killed as it makes the file that an archive is kept in leaves that to the collector of garbage.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.timeout(300 + 5 * HISTORIES)
-@pytest.mark.parametrize("transform", ["gzip", "unzip"])
+@pytest.mark.parametrize("transform", ["gzip", "unzip", f"unzip {SALTED}"], ids=["gzip", "unzip", "unzip and salt"])
 def test_transforms(transform: str) -> None:
     _played(World, f"through {transform}", 2 * SHARE, transform=transform)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.timeout(300 + 5 * HISTORIES)
+@pytest.mark.parametrize("name", list(WORLDS))
+def test_archives_on_endpoints(name: str, tmp_path: Path) -> None:
+    world = _Folders(tmp_path, WORLDS[name][0])
+    _played(world, f"unzip on {name}", max(1, SHARE // 4), served=name != "local", transform="unzip")
 
 
 @pytest.mark.timeout(300 + 5 * HISTORIES)

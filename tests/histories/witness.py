@@ -24,6 +24,8 @@ from tests.histories.settling import Settled
 
 __all__ = ["Witness"]
 
+_ANY = "member"
+
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
@@ -58,6 +60,8 @@ class Witness:
         """What arrives is a folder of files."""
         self.doubles_allowed = False
         """A worker was stopped in the moment of publishing, for longer than its lease."""
+        self._doubled: list[str] = []
+        """What was seen twice in these runs."""
         self._record = Record(still_owed, held)
         self.kept = Kept(clock, self._record.flows)
         self._moved: dict[str, tuple[str, Coming | None]] = {}
@@ -92,6 +96,12 @@ class Witness:
             # Nothing proves to the next attempt that a file is there whole, or all of them.
             self.doubles_allowed |= in_parts
 
+    def all_ended(self) -> None:
+        """No engine runs: whether one failed on its way is known."""
+        for each in [] if self.doubles_allowed else self._doubled:
+            self.object_(each)
+        self._doubled.clear()
+
     def waive(self, path: str, content: bytes, place: Location) -> None:
         """This need not arrive there: it was cancelled by hand, or somebody has to decide."""
         self._record.waived.add((path, content, place))
@@ -104,6 +114,10 @@ class Witness:
     def broken(self) -> bool:
         """An attempt may have been made twice, or in part."""
         return self.killed or self.failed or self.jumped
+
+    @property
+    def overwrites(self) -> bool:
+        return self._record.flows[-1].flow.on_conflict == "overwrite"
 
     @property
     def tells(self) -> bool:
@@ -205,11 +219,7 @@ class Witness:
             return
         if after is None and isinstance(place, Shelf) and place.shows_parts:
             # It is being written anew there: what was there is lost.
-            origin, path = self._record.origin(path, before)
-            where = Location(place.endpoint, path)
-            self.say(f"gone: {where}")
-            self._destroyed |= {each.content for each in self._record.published[origin] if each.place == where}
-            self._record.published[origin] = [each for each in self._record.published[origin] if each.place != where]
+            self._lose(*self._record.located(place.endpoint, path, before))
             return
         if after is None:
             self.object_(f"the engine removed {place.endpoint}:{path}")
@@ -221,8 +231,8 @@ class Witness:
         if before not in (None, after) and self._record.flows[-1].flow.on_conflict != "overwrite":
             self.object_(f"the engine replaced {_short(before)} at {place.endpoint}:{path}")
         self._record.occupied.add(Location(place.endpoint, path))
-        origin, path = self._record.origin(path, after)
-        found = Published(self._number, Location(place.endpoint, path), id(place), after)
+        origin, where = self._record.located(place.endpoint, path, after)
+        found = Published(self._number, where, id(place), after)
         self.say(f"published {found.place}: {_short(after)}")
         coming = self._record.coming(origin, after)
         if coming is None:
@@ -237,9 +247,49 @@ class Witness:
             (each.place, each.store, each.content) == (found.place, found.store, after)
             for each in self._record.published[origin]
         )
-        if times > self._record.most(origin, after) and not self.doubles_allowed:
-            self.object_(f"{found.place} got {_short(after)} {times} times")
+        if times > self._record.most(origin, after):
+            self._doubled.append(f"{found.place} got {_short(after)} {times} times")
         self._record.published[origin].append(found)
+
+    def member_at_target(
+        self,
+        place: Place | Shelf,
+        folder: str,
+        name: str,
+        was: bytes | None,
+        now: bytes,
+        *,
+        replaced: bool,
+        again: bool,
+    ) -> None:
+        """An engine put it there. `was`, `now`: of which archives. `again`: it was not the first time for this one."""
+        self._number += 1
+        what = f"{place.endpoint}:{folder}/{name}"
+        self.say(f"member {what}: {_short(was)} → {_short(now)}")
+        if replaced and not self.overwrites:
+            self.object_(f"the engine replaced {_short(was)} at {what}")
+        if again and not self.jumped:
+            self._doubled.append(f"{what} got {_short(now)} again")
+        origin, where = self._record.located(place.endpoint, folder, now)
+        coming = self._record.coming(origin, now)
+        latest = next((each for each in reversed(self._record.published[origin]) if each.place == where), None)
+        if coming is not None and latest is not None and self.overwrites:
+            came = [each.number for each in self._record.comings[origin] if each.content == latest.content]
+            if any(coming.number < number < latest.number for number in came):
+                self.object_(f"{what} got {_short(now)} after the newer {_short(latest.content)}")
+        self._record.begun[where].add(now)
+        if was not in (None, now):
+            self._lose(origin, where)
+
+    def altered(self, place: Place | Shelf, folder: str, was: bytes) -> None:
+        """By its receiver: where nothing may be replaced, the rest of its archive may not come."""
+        self._record.begun[self._record.located(place.endpoint, folder, was)[1]].add(b"altered")
+
+    def _lose(self, origin: str, where: Location) -> None:
+        """What is there is being overwritten, not all at once."""
+        self.say(f"gone: {where}")
+        self._destroyed |= {each.content for each in self._record.published[origin] if each.place == where}
+        self._record.published[origin] = [each for each in self._record.published[origin] if each.place != where]
 
     # In the end
 
@@ -280,7 +330,7 @@ class Witness:
             if not self._record.takes(last, path):
                 continue
             if any(
-                (place.is_folder(each.path) and not self.unpacks) or not place.fits(each.path)
+                not place.fits(f"{each.path}/{_ANY}" if self.unpacks else each.path)
                 for places in self._record.wanted(path, 0)
                 for each in places
                 for place in [targets[each.endpoint]]
