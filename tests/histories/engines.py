@@ -47,6 +47,8 @@ class Engines:
         await self.use(process, engine, lambda engine: engine.run_once(patience=0.0))
         if not process.dead and stays:
             self._kept[who] = config, process, engine
+        elif not process.dead:
+            await engine.endpoints.close()
 
     async def do_both(self, first: Sequence[tuple[int, Operation]], other: Sequence[tuple[int, Operation]]) -> None:
         await asyncio.gather(self.do_run("a", False, first), self.do_run("b", False, other))

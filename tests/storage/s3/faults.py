@@ -14,7 +14,20 @@ from yarl import URL
 
 from tests.storage.s3.places import Server
 
-__all__ = ["Fault", "FaultProxy", "Upstream", "answer", "cut", "drop", "edit", "lose", "raw", "silence", "xml_error"]
+__all__ = [
+    "Fault",
+    "FaultProxy",
+    "Forward",
+    "Upstream",
+    "answer",
+    "cut",
+    "drop",
+    "edit",
+    "lose",
+    "raw",
+    "silence",
+    "xml_error",
+]
 
 
 @dataclass

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
+from collections.abc import Coroutine
+from typing import Any
 
 from crossdock.errors import NotFound, PermissionDenied, ProtocolViolation, StorageError, Unsupported
 from crossdock.storage.s3.calls import Calls
@@ -17,6 +20,8 @@ log = logging.getLogger("crossdock.storage.s3")
 
 _KNOWN: dict[tuple[str, str], bool] = {}
 """(service, bucket) → what this process has found out."""
+_PATIENCE = 5.0
+"""Seconds that a probe may go on for when it is cancelled: at its end it removes what it has written."""
 
 
 async def conditional_writes(calls: Calls) -> bool:
@@ -34,7 +39,7 @@ async def conditional_writes(calls: Calls) -> bool:
     place = (calls.client.service, calls.settings.bucket)
     if place not in _KNOWN:
         try:
-            _KNOWN[place] = await _honoured(calls)
+            _KNOWN[place] = await _whole(_honoured(calls))
         except (PermissionDenied, NotFound, Unsupported, ProtocolViolation):
             return False
         except StorageError as error:
@@ -49,6 +54,21 @@ async def conditional_writes(calls: Calls) -> bool:
             found.exhausted = error.exhausted
             raise found from error
     return _KNOWN[place]
+
+
+async def _whole(probing: Coroutine[Any, Any, bool]) -> bool:
+    running = asyncio.ensure_future(probing)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running], timeout=_PATIENCE)
+        raise
+    finally:
+        if not running.done():
+            running.add_done_callback(lambda task: task.cancelled() or task.exception())
+            running.cancel()
+        elif not running.cancelled():
+            running.exception()  # noted as seen: who was cancelled hears of that
 
 
 async def _honoured(calls: Calls) -> bool:
