@@ -122,6 +122,11 @@ KNOWN: dict[str, tuple[tuple[str, str, str], dict[str, Any], list[Operation]]] =
         {},
         [("put", 0, 12, "now"), ("run", "a", False, ((17, ("kill",)),)), ("delete", 0)],
     ),
+    "what its owner took back, with others below its name, failed for ever": (
+        ("s3", "s3", "local"),
+        {},
+        [("folder", 1), ("run", "a", False, ((17, ("kill",)),)), ("folder", 1)],
+    ),
     "what was put back after a newer one had overwritten it in part was taken for delivered": (
         ("memory", "sftp in place", "memory"),
         {},

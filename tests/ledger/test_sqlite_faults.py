@@ -263,6 +263,30 @@ async def test_a_file_that_is_no_longer_there(tmp_path: Path, how: str) -> None:
     assert path.exists() == (how == "replaced")
 
 
+async def test_a_file_that_is_moved_as_it_is_written_to(tmp_path: Path) -> None:
+    """After it was looked at. SQLite calls it read-only, which may pass; or, in WAL mode, notices nothing."""
+    path = tmp_path / "ledger.db"
+
+    class Moved(sqlite3.Connection):
+        at = "nothing"
+
+        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+            if sql == self.at:
+                path.rename(tmp_path / "kept.db")
+                type(self).at = "nothing"
+            return super().execute(sql, *args)
+
+    async with SqliteLedger(path, factory=Moved) as ledger:
+        await ledger.mark("f", "kind", "before")
+        Moved.at = "BEGIN IMMEDIATE"
+        with pytest.raises(LedgerError, match="removed, moved or replaced") as caught:
+            for name in ("after", "and again"):
+                await ledger.mark("f", "kind", name)
+        assert not caught.value.retryable
+        assert Moved.at == "nothing"
+    assert not path.exists()
+
+
 async def test_an_opening_that_is_cancelled_leaves_no_draft(tmp_path: Path) -> None:
     entered, go = threading.Event(), threading.Event()
 

@@ -91,6 +91,9 @@ class SqliteLedger(SqlLedger):
             await writer.stop()
 
     def _translate(self, error: sqlite3.Error) -> LedgerError:
+        # Between a look at its name and what is written SQLite notices it, and calls the file read-only.
+        if isinstance(error, sqlite3.OperationalError) and (moved := self._moved()) is not None:
+            return moved
         found = translated(error, self.where)
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             self._damaged = found

@@ -316,7 +316,9 @@ class Storage:
             return await self.backend.server_copy(source.backend.address(path), target, options, pin=pin)
         except NotFound:
             # A store does not tell which of the two, and the error names the copy: what is gone says so itself.
-            await source.backend.stat(path)
+            if (await source.backend.stat(path)).kind == "dir":
+                # Its name is by now that of others' folder.
+                raise source.backend.error(NotFound, "copy", path, "there is no such file any more") from None
             raise
 
     def can_server_copy(self, source: Storage) -> bool:
