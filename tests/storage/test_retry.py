@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from crossdock.errors import ConnectionFailed, CrossdockError, IntegrityError, NotFound, SourceChanged, Throttled
+from crossdock.errors import (
+    ConnectionFailed,
+    CrossdockError,
+    IntegrityError,
+    NotFound,
+    SourceChanged,
+    Throttled,
+    TimedOut,
+)
 from crossdock.storage.base import Entry, Reader
 from crossdock.storage.layers import Layer
 from crossdock.storage.memory import MemoryBackend
@@ -127,32 +135,45 @@ async def test_a_changed_source_is_its_callers_decision() -> None:
     assert (inner.calls, time.slept, caught.value.exhausted) == (1, [], False)
 
 
-async def test_a_read_goes_on_at_the_offset_reached() -> None:
+class Breaking(Layer):
+    """Streams that break after their first bytes, three times."""
+
+    def __init__(self, inner: MemoryBackend, error: type[CrossdockError]) -> None:
+        super().__init__(inner)
+        self.error = error
+        self.opened: list[int] = []
+
+    async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
+        reader = await super().begin_read(path, offset=offset, pin=pin)
+        self.opened.append(offset)
+        inner, count = reader.read, 0
+
+        async def read() -> bytes:
+            nonlocal count
+            count += 1
+            if count == 2 and len(self.opened) < 4:
+                raise self.error("the wire is cut", operation="read", endpoint=self.endpoint, path=path)
+            return await inner()
+
+        reader.read = read  # type: ignore[method-assign]
+        return reader
+
+
+@pytest.mark.parametrize("error", [ConnectionFailed, TimedOut])
+async def test_a_read_goes_on_at_the_offset_reached(
+    error: type[CrossdockError], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where it was silent, who waits is told so, once."""
     time, data = Time(), bytes(range(256)) * 5000
-
-    class Breaking(Layer):
-        opened: list[int] = []  # noqa: RUF012
-
-        async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
-            reader = await super().begin_read(path, offset=offset, pin=pin)
-            self.opened.append(offset)
-            inner, count = reader.read, 0
-
-            async def read() -> bytes:
-                nonlocal count
-                count += 1
-                if count == 2 and len(self.opened) < 4:
-                    raise lost()
-                return await inner()
-
-            reader.read = read  # type: ignore[method-assign]
-            return reader
-
-    memory = MemoryBackend()
+    memory = MemoryBackend(f"memory of {error.__name__}")
     await Storage(memory).write_bytes("f", data)
-    breaking = Breaking(memory)
+    breaking = Breaking(memory, error)
     assert await Storage(Reopen(breaking, time.policy())).read_bytes("f") == data
     assert breaking.opened == [0, 262_144, 524_288, 786_432]
+    told = "read memory of TimedOut:f: the wire is cut; opening it again at byte 262144"
+    assert [each.getMessage() for each in caplog.records if each.levelname == "WARNING"] == (
+        [told] if error is TimedOut else []
+    )
 
 
 async def test_a_stream_found_wrong_at_its_end_is_not_read_on() -> None:

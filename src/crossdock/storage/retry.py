@@ -156,13 +156,12 @@ class _ReopenedReader(LayeredReader):
                     raise
                 if not self._backend.capabilities.read_offset:
                     raise
-                log.info(
-                    "read %s:%r broke at byte %d, opening it again: %s",
-                    self._backend.endpoint,
-                    self._path,
-                    self._offset,
-                    error,
-                )
+                if isinstance(error, TimedOut) and _is_news(self._backend.endpoint):
+                    # As where an operation is begun: whoever waits has waited for long by now.
+                    log.warning("%s; opening it again at byte %d", error.message, self._offset)
+                else:
+                    where = self._backend.endpoint, self._path, self._offset
+                    log.info("read %s:%r broke at byte %d, opening it again: %s", *where, error)
                 self._broken = True
             else:
                 self._offset += len(data)
