@@ -52,6 +52,8 @@ class Record:
         """Every configuration that there was."""
         self.comings: dict[str, list[Coming]] = defaultdict(list)
         self.published: dict[str, list[Published]] = defaultdict(list)
+        self.overwritten: dict[str, list[Published]] = defaultdict(list)
+        """What was published, and lies there no longer whole."""
         self.taken: list[tuple[int, str, bytes]] = []
         """By an engine, from there: number, path and content."""
         self.received: list[Published] = []
@@ -116,8 +118,15 @@ class Record:
             # What is gone when its turn comes counts as taken, whoever did it.
             return comings
         reasons = sum(what == path and which == content for _, what, which in self.taken)
-        reasons += sum(each.content != content for each in self.published[path])
+        reasons += sum(each.content != content for each in (*self.published[path], *self.overwritten[path]))
         return min(comings, 1 + reasons)
+
+    def lose(self, path: str, where: Location) -> set[bytes]:
+        """What is there is being overwritten, not all at once: that, and what was there before."""
+        gone = [each for each in self.published[path] if each.place == where]
+        self.published[path] = [each for each in self.published[path] if each.place != where]
+        self.overwritten[path] += gone
+        return {each.content for each in gone}
 
     # What must be
 

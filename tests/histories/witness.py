@@ -163,7 +163,12 @@ class Witness:
             instead = plain(now.data) if is_temporary(path) and now is not None else None
             if self._record.delivered(origin, coming, removed=True):
                 self._proved.add((origin, coming))
-            self._between = _Taken(path, before, origin, coming, instead, self.kept.is_early(path))
+            # What lies in an archive of before is a file like others, which goes as it was delivered from there.
+            as_source = self._record.takes(planner, path) and self._record.delivered(
+                path, self._record.coming(path, before), removed=True
+            )
+            early = self.kept.is_early(path) and not as_source
+            self._between = _Taken(path, before, origin, coming, instead, early)
             self.kept.drop(path)
             if not is_temporary(path):
                 self._record.taken.append((self._number, path, before))
@@ -288,8 +293,7 @@ class Witness:
     def _lose(self, origin: str, where: Location) -> None:
         """What is there is being overwritten, not all at once."""
         self.say(f"gone: {where}")
-        self._destroyed |= {each.content for each in self._record.published[origin] if each.place == where}
-        self._record.published[origin] = [each for each in self._record.published[origin] if each.place != where]
+        self._destroyed |= self._record.lose(origin, where)
 
     # In the end
 
