@@ -127,6 +127,16 @@ KNOWN: dict[str, tuple[tuple[str, str, str], dict[str, Any], list[Operation]]] =
         {},
         [("folder", 1), ("run", "a", False, ((17, ("kill",)),)), ("folder", 1)],
     ),
+    "what a killed attempt had begun to write in place was taken for another's, and its file was skipped": (
+        ("local", "sftp in place", "memory"),
+        {"on_conflict": "skip"},
+        [("put", 1, 12, "now"), ("run", "a", False, ((-10, ("die", "drop")),))],
+    ),
+    "what a killed attempt had begun to write in place stayed beside a version of the file": (
+        ("local", "sftp in place", "memory"),
+        {"on_conflict": "version"},
+        [("put", 1, 12, "now"), ("run", "a", False, ((-11, ("die", "drop")),))],
+    ),
     "what was put back after a newer one had overwritten it in part was taken for delivered": (
         ("memory", "sftp in place", "memory"),
         {},

@@ -12,6 +12,7 @@ from crossdock.errors import (
     IntegrityError,
     NotFound,
     SourceChanged,
+    StorageError,
     Throttled,
     TimedOut,
 )
@@ -138,9 +139,9 @@ async def test_a_changed_source_is_its_callers_decision() -> None:
 class Breaking(Layer):
     """Streams that break after their first bytes, three times."""
 
-    def __init__(self, inner: MemoryBackend, error: type[CrossdockError]) -> None:
+    def __init__(self, inner: MemoryBackend, error: type[StorageError]) -> None:
         super().__init__(inner)
-        self.error = error
+        self.broken = error
         self.opened: list[int] = []
 
     async def begin_read(self, path: str, *, offset: int = 0, pin: Entry | None = None) -> Reader:
@@ -152,7 +153,7 @@ class Breaking(Layer):
             nonlocal count
             count += 1
             if count == 2 and len(self.opened) < 4:
-                raise self.error("the wire is cut", operation="read", endpoint=self.endpoint, path=path)
+                raise self.broken("the wire is cut", operation="read", endpoint=self.endpoint, path=path)
             return await inner()
 
         reader.read = read  # type: ignore[method-assign]
@@ -161,7 +162,7 @@ class Breaking(Layer):
 
 @pytest.mark.parametrize("error", [ConnectionFailed, TimedOut])
 async def test_a_read_goes_on_at_the_offset_reached(
-    error: type[CrossdockError], caplog: pytest.LogCaptureFixture
+    error: type[StorageError], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where it was silent, who waits is told so, once."""
     time, data = Time(), bytes(range(256)) * 5000

@@ -11,10 +11,9 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +21,23 @@ from typing import Any, Literal
 from crossdock.engine.actions import Actions, owes
 from crossdock.engine.endpoints import Endpoints
 from crossdock.engine.gone import File, Taken, file_of, is_there, taken_by
+from crossdock.engine.in_place import remove_beginning
 from crossdock.engine.poisoned import ends_workers, put_away
-from crossdock.engine.recovery import Record, attempt_id, copied, recovered, sweep, sweep_members, version_of
+from crossdock.engine.recovery import (
+    VERSIONS,
+    Record,
+    attempt_id,
+    copied,
+    recovered,
+    sweep,
+    sweep_members,
+    version_of,
+    versions,
+    where,
+)
 from crossdock.engine.steps import Steps
 from crossdock.engine.superseding import supersede
-from crossdock.engine.verdicts import backoff, begun, judge
+from crossdock.engine.verdicts import age_of, backoff, judge
 from crossdock.errors import Conflict, CrossdockError, LeaseLost, LedgerError, NotFound, StorageError, UnknownEndpoint
 from crossdock.flows.explain import GONE
 from crossdock.flows.plan import Planner
@@ -42,7 +53,6 @@ __all__ = ["Courier", "Delivery", "Step"]
 Step = Callable[[str], None]
 """Called with "R7:before", "R7:after", …: where the crash test strikes."""
 
-_VERSIONS = 1000
 _PAUSE, _OTHERS = 15.0, 500
 """Others are put off with one whose endpoint is down: claimed one by one, each gets two lines of history every time."""
 
@@ -166,6 +176,8 @@ class _Attempt:
         self._transforms: tuple[TransformStep, ...] = ()
         self._resume: bytes | None = None
         self._kept: bytes | None = None  # staged by this very attempt, and left for the next one to go on with
+        self._in_place = False  # this attempt writes under the file's own name, where nothing may be replaced
+        self._unsure = False  # what lies there may be what an earlier attempt wrote
         self._folder: str | None = None  # where an earlier attempt has begun to publish what is in an archive
 
     async def take_back(self, stopped: BaseException) -> None:
@@ -195,12 +207,12 @@ class _Attempt:
         if flow.on_conflict != "version":
             overwrite = flow.on_conflict == "overwrite"
             return await self._send(source, target, transfer.target_path, overwrite=overwrite)
-        async with aclosing(self._versions(target)) as names:
+        async with aclosing(versions(target, transfer.target_path, self._folder)) as names:
             async for name in names:
                 with suppress(Conflict):
                     return await self._send(source, target, name)
         hint = "move some of them away, or choose another on_conflict"
-        raise Conflict.at("deliver", transfer.target, transfer.target_path, f"{_VERSIONS} versions exist", hint=hint)
+        raise Conflict.at("deliver", transfer.target, transfer.target_path, f"{VERSIONS} versions exist", hint=hint)
 
     async def _send(self, source: Storage, target: Storage, to: str, *, overwrite: bool = False) -> Mapping[str, Any]:
         """By one read for those of the file's destinations that are attempted now."""
@@ -241,36 +253,29 @@ class _Attempt:
         transfer, record = self.transfer, self._record
         if self._lease.fence == 1 or (record is not None and record.resumable and not transfer.rescues):
             return None
-        receipt = await recovered(transfer, record, target)
+        receipt, source = await recovered(transfer, record, target), None
         transforms = () if receipt is not None else await self._courier.steps.of(self._planner, transfer)
         if receipt is None and not transforms:
             source = await self._endpoints.for_file(transfer.source)
             if target.can_server_copy(source):
-                versions = _VERSIONS if self._planner.flow.on_conflict == "version" else 1
-                names = [version_of(transfer.target_path, number) for number in range(versions)]
+                number = VERSIONS if self._planner.flow.on_conflict == "version" else 1
+                names = [version_of(transfer.target_path, each) for each in range(number)]
                 receipt = await copied(transfer, names, source, target)
         if receipt is None and record is not None and record.sha256 is not None:
             # Before anything is removed: that it is gone must not look as if it had been published.
             await self._ledger.staged(self._lease, Record(to=record.to, token=record.token).dump())
         paths = {transfer.target_path, *([] if record is None else [record.to])}  # beside the first lies the probe
         if self._planner.flow.on_conflict == "version":
-            async with aclosing(self._versions(target)) as free:
+            async with aclosing(versions(target, transfer.target_path)) as free:
                 paths.add(await anext(free, transfer.target_path))
         await sweep(self._lease, record, target, self._ledger.id, paths)
         if receipt is None and record is not None:
+            if record.in_place:
+                self._unsure = not await remove_beginning(transfer, record, source, target)
             self._folder = record.to if any(step.many for step in transforms) else None
             self._record = None if self._folder is None else replace(record, token=None)
             await self._ledger.staged(self._lease, None if self._record is None else self._record.dump())
         return receipt
-
-    async def _versions(self, target: Storage) -> AsyncGenerator[str]:
-        """The paths to try, of which none may be replaced."""
-        if self._folder is not None:
-            yield self._folder
-        for number in range(_VERSIONS):
-            name = version_of(self.transfer.target_path, number)
-            if name != self._folder and not await target.exists(name):
-                yield name
 
     async def _move(self, source: Storage, target: Storage, to: str, options: CopyOptions) -> Mapping[str, Any]:
         unpacks = any(step.many for step in options.transforms)
@@ -303,6 +308,10 @@ class _Attempt:
         path, pin = self.transfer.entry.path, self.transfer.entry
         if options.overwrite and (unpacks or not target.capabilities.atomic_write):
             await self._ledger.overwriting(self._lease)
+        elif target.capabilities.in_place and not options.overwrite:
+            before, self._in_place = self._record or Record(to=to), True
+            self._record = replace(before, to=to, at=where(target), in_place=True)
+            await self._ledger.staged(self._lease, self._record.dump())
         if unpacks:
             from crossdock.transfer.unpack import as_one, unpack
 
@@ -333,19 +342,15 @@ class _Attempt:
         for name in dict.fromkeys((transfer.source, transfer.target, named)):
             if self._endpoints.failed(name, error):
                 pause = self._endpoints.pause(name)[0] or _PAUSE
-        # By the ledger's clock, which may not be ours: it was claimed at `changed`.
-        now = transfer.changed + timedelta(seconds=seconds)
-        age = (now - transfer.added).total_seconds()
-        if age > flow.retry.give_up:
-            age = (now - begun(await self._ledger.history(transfer.id))).total_seconds()
         verdict = judge(
             error,
             flow.retry,
             attempt=self._lease.attempt,
-            age=age,
+            age=await age_of(transfer, seconds, flow.retry, self._ledger),
             on_conflict=flow.on_conflict,
             at_source=at_source,
             pause=pause,
+            unsure=self._unsure,
         )
         if verdict.what == "skip" and isinstance(error, NotFound):
             if (earlier := await taken_by(transfer, self._ledger)) is not None:
@@ -353,9 +358,10 @@ class _Attempt:
                 verdict = replace(verdict, reason=reason)
             elif not await is_there(flow.source, self._endpoints):
                 verdict = replace(verdict, what="pause", reason=str(error), seconds=_PAUSE)
-        kept = Record.unswept(self._record, transfer, error) if verdict.what in ("retry", "pause") else None
-        if verdict.what == "fail" and flow.on_conflict != "overwrite" and self._record is not None:
-            kept = self._record.half()
+        kept = None
+        if verdict.what != "skip":
+            again, replaces = verdict.what != "fail", flow.on_conflict == "overwrite"
+            kept = Record.kept(self._record, transfer, error, again=again, writes=self._in_place, replaces=replaces)
         if self._record is not None and self._record.token is not None and (kept is None or kept.token is None):
             if self._record.sha256 is not None:
                 await self._ledger.staged(self._lease, Record(to=self._record.to, token=self._record.token).dump())
@@ -372,16 +378,13 @@ class _Attempt:
             case "fail":
                 await self._courier._actions[flow.name].failed(transfer, verdict.reason)
                 await self._ledger.failed(self._lease, verdict.reason)
-        what: Literal["skipped", "failed", "retry"] = "retry"
-        if verdict.what in ("skip", "fail"):
-            what = "skipped" if verdict.what == "skip" else "failed"
         return Delivery(
             transfer=transfer,
-            what=what,
+            what=verdict.became,
             reason=verdict.reason,
             error=error,
             seconds=seconds,
-            again_in=verdict.seconds if what == "retry" else None,
+            again_in=verdict.seconds if verdict.became == "retry" else None,
         )
 
     async def _discard(self, token: bytes | None, error: BaseException) -> None:

@@ -15,7 +15,7 @@ import base64
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -43,6 +43,7 @@ from crossdock.transfer.options import Begun, Staged
 from crossdock.transfer.pipe import digest_of
 
 __all__ = [
+    "VERSIONS",
     "Record",
     "attempt_id",
     "copied",
@@ -52,12 +53,14 @@ __all__ = [
     "sweep",
     "sweep_members",
     "version_of",
+    "versions",
     "where",
 ]
 
 log = logging.getLogger("crossdock.engine")
 
-_PLAIN = ("size", "sha256", "at", "resumable", "member", "member_sha256")
+_PLAIN = ("size", "sha256", "at", "resumable", "member", "member_sha256", "in_place")
+VERSIONS = 1000
 _FENCES = 8
 """Attempts, the present one's predecessors, whose temporaries are asked for one by one, without a listing."""
 
@@ -80,6 +83,8 @@ class Record:
     member: str | None = None
     member_sha256: str | None = None
     """Of an archive, as `transfer.options.Begun`."""
+    in_place: bool = False
+    """The attempt was to make a file of that name, where none was to be replaced; see `engine.in_place`."""
 
     def dump(self) -> bytes:
         token = None if self.token is None else base64.b64encode(self.token).decode()
@@ -90,6 +95,7 @@ class Record:
             "sha256": self.sha256,
             "at": self.at,
             "resumable": self.resumable,
+            "in_place": self.in_place or None,
             "member": self.member,
             "member_sha256": self.member_sha256,
         }
@@ -116,7 +122,8 @@ class Record:
         if token is None and before is not None:
             # An upload in parts of which none has arrived yet.
             token = before.token
-        found = cls(to=to, token=token, size=staged.size, at=where(target))
+        in_place = before is not None and before.in_place
+        found = cls(to=to, token=token, size=staged.size, at=where(target), in_place=in_place)
         if staged.member is not None:
             # One of many files proves nothing about the others: a digest of all would say that all of them are there.
             return replace(found, member=staged.member, member_sha256=staged.sha256)
@@ -127,17 +134,23 @@ class Record:
         same = self.at is not None and self.at == where(target)
         return Begun(self.member, self.member_sha256) if same and self.member else None
 
-    def half(self) -> Record | None:
-        """What the ledger is to keep of one that has failed: retried by hand, an archive is not in its own way."""
-        return replace(self, token=None) if self.member else None
-
     @staticmethod
-    def unswept(record: Record | None, transfer: Transfer, error: CrossdockError) -> Record | None:
-        """What the ledger is to keep of an attempt that failed, and will be repeated.
+    def kept(
+        record: Record | None, transfer: Transfer, error: CrossdockError, *, again: bool, writes: bool, replaces: bool
+    ) -> Record | None:
+        """What the ledger is to keep of an attempt that failed. `again`: it will be repeated, unasked.
 
-        Where something may be left at the target it is never nothing: what nothing is kept of is not tried again once
-        a newer file has its name (see the ledger's triggers), and nobody would sweep.
+        `writes`: this attempt has begun to write in place. `replaces`: the next one may replace what it finds.
         """
+        if record is not None and writes and not error.leaves:
+            # It was removed, or nothing of it was there.
+            record = replace(record, in_place=False) if record.member or record.sha256 else None
+        if not again:
+            # Retried by hand, its file is not in its own way.
+            own = record is not None and not replaces and (record.member or record.in_place)
+            return replace(record, token=None) if record is not None and own else None
+        # Where something may be left it is never nothing: what nothing is kept of is not tried again once a newer file
+        # has its name (see the ledger's triggers), and nobody would sweep.
         left = record is None and (error.leaves or transfer.rescues > 0)
         return Record(to=transfer.target_path) if left else record
 
@@ -321,3 +334,13 @@ def _receipt(transfer: Transfer, record: Record, target: Storage, there: Entry |
 def version_of(path: str, number: int) -> str:
     """report.csv, report~1.csv, report~2.csv."""
     return numbered(path, number) if number else path
+
+
+async def versions(target: Storage, path: str, first: str | None = None) -> AsyncGenerator[str]:
+    """The paths to try, of which none may be replaced. `first`: where an earlier attempt has begun."""
+    if first is not None:
+        yield first
+    for number in range(VERSIONS):
+        name = version_of(path, number)
+        if name != first and not await target.exists(name):
+            yield name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from crossdock.errors import (
@@ -21,12 +21,14 @@ from crossdock.errors import (
 )
 from crossdock.flows.explain import CHANGED, GONE
 from crossdock.flows.flow import OnConflict, Retry
-from crossdock.ledger.base import OPEN, Event, State
+from crossdock.ledger.base import OPEN, Event, Ledger, State, Transfer
 
-__all__ = ["Verdict", "backoff", "begun", "judge", "may_pass"]
+__all__ = ["Verdict", "age_of", "backoff", "begun", "judge", "may_pass"]
 
 _SLOWLY = 60.0
 """Seconds at least before a full disk or quota is tried again; then half of what it has lasted, up to the longest."""
+
+_UNSURE = "an attempt that was killed had begun to write it in place, or somebody else has put it there since"
 
 _MISSING = 300.0
 """Seconds before a secret or extra that is not there is looked for again: it is being replaced, or was forgotten."""
@@ -39,6 +41,20 @@ class Verdict:
     what: Literal["retry", "pause", "skip", "fail"]
     reason: str
     seconds: float = 0.0
+
+    @property
+    def became(self) -> Literal["skipped", "failed", "retry"]:
+        if self.what in ("skip", "fail"):
+            return "skipped" if self.what == "skip" else "failed"
+        return "retry"
+
+
+async def age_of(transfer: Transfer, seconds: float, retry: Retry, ledger: Ledger) -> float:
+    """For how many seconds it is tried. `seconds`: how long the present attempt took."""
+    # By the ledger's clock, which may not be ours: it was claimed at `changed`.
+    now = transfer.changed + timedelta(seconds=seconds)
+    age = (now - transfer.added).total_seconds()
+    return age if age <= retry.give_up else (now - begun(await ledger.history(transfer.id))).total_seconds()
 
 
 def begun(history: Sequence[Event]) -> datetime:
@@ -67,11 +83,13 @@ def judge(
     on_conflict: OnConflict,
     at_source: bool,
     pause: float | None = None,
+    unsure: bool = False,
     draw: Callable[[float, float], float] = random.uniform,
 ) -> Verdict:
     """`attempt`: which one failed, from 1. `age`: seconds since it `begun`. `at_source`: who said it.
 
-    `pause`: the endpoint itself failed and is to be left alone for so many seconds.
+    `pause`: the endpoint itself failed and is to be left alone for so many seconds. `unsure`: what lies at the target
+    may be what an attempt wrote in place until it was killed.
     """
     reason = str(error)
     if isinstance(error, NotFound) and at_source:
@@ -80,6 +98,8 @@ def judge(
         return Verdict("skip", f"{GONE}: what has its name now is no file")
     if isinstance(error, SourceChanged):
         return Verdict("skip", f"{CHANGED}: what is there now is a file of its own, and settles anew")
+    if isinstance(error, Conflict) and unsure:
+        return Verdict("fail", f"{error.message}; {_UNSURE}. Next: see what is there, and remove it if it is a part")
     if isinstance(error, Conflict) and on_conflict == "skip":
         return Verdict("skip", "the target exists with other content (on_conflict: skip)")
     if age > retry.give_up:

@@ -110,6 +110,8 @@ class Capabilities:
     """Folders exist on their own; False: an object store, whose keys are opaque."""
     atomic_write: bool = False
     """Nothing partial is ever visible under the final name, even after a crash."""
+    in_place: bool = False
+    """What is written has its final name from the first byte on: a crash leaves the beginning of a file there."""
     create_new: bool = False
     """`overwrite=False` is decided by the endpoint itself, so that two writers cannot both win."""
     read_offset: bool = False

@@ -116,7 +116,7 @@ class _Attempt:
 
     async def stream(self, reader: Reader) -> Receipt:
         entry = reader.entry
-        tally = Tally()
+        tally, whole = Tally(), False
         try:
             writer = await self._begin(entry)
         except AlreadyExists as error:
@@ -124,6 +124,7 @@ class _Attempt:
             return await self._present(entry, tally, error)
         try:
             await self._move(reader, writer, tally)
+            whole = True
             digest = await tally.sha256()
             expect = Expect(size=tally.size, digests={"sha256": digest})
             # Closed and on the disk first: what a server loses before that would look as if it had been published.
@@ -133,7 +134,8 @@ class _Attempt:
             stored = await writer.commit(expect)
         except AlreadyExists as error:
             await to_its_end(self._withdraw(writer))
-            return await self._present(entry, tally, error)
+            # Where it is written in place, that is said at the first byte.
+            return await self._present(entry, tally if whole else await self._read(entry), error)
         except CrossdockError as error:
             await to_its_end(self._give_up(writer, error))
             raise
@@ -237,6 +239,13 @@ class _Attempt:
         finally:
             await to_its_end(chain.close())
 
+    async def _read(self, entry: Entry) -> Tally:
+        """All that would have been written."""
+        tally = Tally()
+        async with self.source.read(self.path, pin=entry) as reader:
+            await self._drain(reader, tally.feed)
+        return tally
+
     async def _check_source(self, reader: Reader, size: int) -> None:
         opened = reader.entry
         if opened.size is not None and size < opened.size:
@@ -339,10 +348,7 @@ class _Attempt:
             await self._look_first()
             stored = await self.target.server_copy(self.source, self.path, self.to, options, pin=entry)
         except AlreadyExists as error:
-            async with self.source.read(self.path, pin=entry) as reader:
-                tally = Tally()
-                await pipe(reader, tally.feed, depth=self.options.depth)
-            return await self._present(entry, tally, error)
+            return await self._present(entry, await self._read(entry), error)
         if entry.size is not None and stored.size is not None and entry.size != stored.size:
             reason = f"copy {self.names}: {entry.size} bytes became {stored.size}"
             raise IntegrityError(reason, hint="run it again; if that does not help, ask who runs the store")

@@ -168,7 +168,7 @@ async def test_where_renames_are_forbidden_the_error_names_the_way_out(server: F
             await storage.write_bytes("name", b"data")
     assert list(server.folder.iterdir()) == []
     async with faulty(server, staging="none") as storage:
-        assert not storage.capabilities.atomic_write
+        assert not storage.capabilities.atomic_write and storage.capabilities.in_place
         assert not storage.capabilities.rename
         await storage.write_bytes("name", b"data")
         assert await storage.read_bytes("name") == b"data"

@@ -355,6 +355,7 @@ async def test_staging_none_writes_under_the_final_name() -> None:
     sftp = FakeSftp(x=b"old")
     async with served(sftp, staging="none") as (storage, _):
         assert not storage.capabilities.atomic_write and storage.capabilities.create_new
+        assert storage.capabilities.in_place
         await storage.write_bytes("x", b"new")
         with pytest.raises(AlreadyExists):
             await storage.write_bytes("x", b"newer", WriteOptions(overwrite=False))

@@ -58,6 +58,7 @@ class Calls(Member[Pool]):
             directories=True,
             # Where a rename may not replace, the old file steps aside first, and a crash may leave none under the name.
             atomic_write=staged and self.features.replaces,
+            in_place=not staged,
             read_offset=restarts,
             resume_write=staged and looks and restarts and self.can_append,
             digests=frozenset(self.features.digests) & {"sha256"} if self.settings.verify == "digest" else frozenset(),

@@ -45,6 +45,7 @@ class SftpBackend(Backend):
             directories=True,
             # Without it the old file steps aside first, and a crash may leave none under the name.
             atomic_write=staged and self.calls.posix_rename,
+            in_place=not staged,
             create_new=not staged or self.calls.openssh or self.calls.hardlink,
             read_offset=True,
             resume_write=staged and looks and self.calls.resumes,

@@ -69,6 +69,7 @@ class WriteCases(SuiteBase):
     @pytest.mark.parametrize("written", [0, 1000, len(NEW)])
     async def test_sealing_publishes_nothing(self, storage: Storage, peer: Peer | None, written: int) -> None:
         """What is sealed is no more visible than before; its token tells it from what was published."""
+        assert not storage.capabilities.in_place
         await storage.write_bytes("folder/name", OLD)
         for ends in ("abort", "commit"):
             async with storage.write("folder/name") as writer:
