@@ -51,7 +51,9 @@ def test_demo(cli: Cli, tmp_path: Path) -> None:
     assert contents(tmp_path / "kept/store") == contents(tmp_path / "kept/copy") == archived
     assert len(archived) == len(contents(tmp_path / "kept/partner")) == 15
     assert (tmp_path / "kept/store/large.bin").stat().st_size == 64 * 1024 * 1024
-    assert cli("demo", "--keep", "kept").code == 2, "never into a folder that exists"
+    again = cli("demo", "--keep", "kept")
+    assert again.code == 2, "never into a folder that exists"
+    assert again.err.startswith("crossdock: cannot make kept: File exists; name a new folder\nNext: ")
 
 
 def test_a_demo_without_room(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

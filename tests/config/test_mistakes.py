@@ -64,7 +64,15 @@ CASES = [
     (ENDPOINTS + "  raw: {type: S3, bucket: acme}\n",
      "5: endpoints.raw.type: unknown type 'S3'. Next: did you mean 's3'?"),
     (FLOW + "    from: 'bank:'\n    to: 'lake:'\n", "7: flows.a.from: unknown key. Next: did you mean 'source'?"),
+    (ENDPOINTS + "  cdn: {type: netstorage, host: h, cp_code: 1, user: u, key: 'env:K'}\n",
+     "5: endpoints.cdn.user: unknown key. Next: did you mean 'key_name'?"),
     # At another level.
+    (SHORT + "    filter: {include: ['*.csv'], exclude: ['*.tmp']}\n",
+     "9: flows.a.filter: unknown key. Next: write 'include' and 'exclude' here, without 'filter' around it"),
+    # What is a guess only is not blamed for what stands there.
+    (SHORT + "    filter: ['*.csv']\n", "9: flows.a.filter: unknown key. Next: did you mean 'after'?"),
+    (ENDPOINTS + "  cdn: {type: netstorage, host: h, cp_code: 1, key_name: u, key: 'env:K', butter: much}\n",
+     "5: endpoints.cdn.butter: unknown key. Next: did you mean 'buffer'?"),
     (SHORT + "    interval: 5m\n", "9: flows.a.interval: unknown key. Next: write 'every' below trigger"),
     (SHORT + "    match: '.*'\n", "9: flows.a.match: unknown key. Next: write 'match' below rules or expect"),
     (RULES + "      - {match: x, to: 'lake:', on_conflict: skip}\n",

@@ -56,6 +56,7 @@ _OTHERS = {
     **dict.fromkeys(("key", "key_file", "keyfile", "identity_file", "ssh_key"), "private_key"),
     **dict.fromkeys(("server", "address"), "host"),
     **dict.fromkeys(("login", "account"), "user"),
+    "user": "key_name",
     **dict.fromkeys(("destination", "destinations", "dest", "target", "targets"), "to"),
     **dict.fromkeys(("schedule", "when"), "trigger"),
     **dict.fromkeys(("file", "disk"), "local"),
@@ -147,8 +148,9 @@ class Report:
         name = str(place[-1]) if place else ""
         kind, context = item["type"], item.get("ctx", {})
         if kind in UNKNOWN:
-            inner = model_at(model, place[:-1]) or model
-            self.mistake((*key, *place), "unknown key", elsewhere(model, place) or instead(name, keys_of(inner)))
+            keys = keys_of(model_at(model, place[:-1]) or model)
+            remedy = elsewhere(model, place) or _unwrapped(name, item["input"], keys) or instead(name, keys)
+            self.mistake((*key, *place), "unknown key", remedy)
             return
         if kind == "missing":
             self.mistake((*key, *place[:-1]), f"{name} is missing", f"add '{name}:'")
@@ -294,14 +296,21 @@ def elsewhere(model: type[BaseModel], place: Key) -> str | None:
     return None
 
 
-def near(wrong: str, known: Iterable[str]) -> str | None:
-    """The known word that was probably meant."""
+def _unwrapped(name: str, value: object, known: list[str]) -> str | None:
+    """What to do with an unknown mapping around keys that would be known without it."""
+    if not isinstance(value, dict) or not value or not all(key in known for key in value):
+        return None
+    return f"write {' and '.join(f'{key!r}' for key in value)} here, without {name!r} around it"
+
+
+def near(wrong: str, known: Iterable[str], alike: float = 0.6) -> str | None:
+    """The known word that was probably meant; spelt so much alike (of 1), or called so elsewhere."""
     known = list(known)
     folded = {word.lower(): word for word in known}
     for meant in (wrong.lower(), _OTHERS.get(wrong.lower())):
         if meant in folded:
             return folded[meant]
-    found = difflib.get_close_matches(wrong[:_BRIEF], known, 1)
+    found = difflib.get_close_matches(wrong[:_BRIEF], known, 1, alike)
     return found[0] if found else None
 
 

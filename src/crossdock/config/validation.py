@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["validated"]
 
 _ROUNDS = 12
+_SURE = 0.75
+"""So much alike two words are, where the value of the one is looked at as that of the other."""
 _CANDIDATES: tuple[Any, ...] = ("xx", 60, 8 * 1024**2, {}, [], "env:STAND_IN")
 """Something for every type of value; the first that a field takes."""
 
@@ -123,7 +125,8 @@ class _Mending:
         if elsewhere(self.model, place) is not None:
             return
         inner = model_at(self.model, place[:-1])
-        meant = near(str(place[-1]), keys_of(inner)) if inner is not None and isinstance(place[-1], str) else None
+        known = keys_of(inner) if inner is not None and isinstance(place[-1], str) else []
+        meant = near(str(place[-1]), known, _SURE)
         if meant is not None and meant not in mapping:
             mapping[meant] = value
             self.report.renamed[(*self.key, *place[:-1], meant)] = place[-1]

@@ -44,7 +44,7 @@ def demo(session: Session, keep: str | None) -> None:
         try:
             Path(keep).mkdir(parents=True)
         except OSError as error:
-            raise click.UsageError(f"cannot make {keep}: {error.strerror}") from error
+            raise click.UsageError(f"cannot make {keep}: {error.strerror}; name a new folder") from error
     try:
         place = nullcontext(keep) if keep is not None else tempfile.TemporaryDirectory(prefix="crossdock-demo-")
     except OSError as error:

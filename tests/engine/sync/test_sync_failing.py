@@ -114,7 +114,7 @@ async def test_one_bad_file_does_not_stop_the_others() -> None:
     assert (summary.failed, summary.copied) == (1, len(TREE) - 1)
     assert isinstance(outcomes["b/c.txt"].error, PermissionDenied)
     assert outcomes["b/c.txt"].as_json()["kind"] == "PermissionDenied"
-    with pytest.raises(Conflict, match="but 1 failed"):
+    with pytest.raises(Conflict, match=r"but 1 failed; nothing was deleted\. Next: mend what failed, then run"):
         await run(denying, target, delete=True)
     assert (await content(target))["extra"] == b"x"
 

@@ -16,7 +16,7 @@ def check_plausible(where: str, surplus: int, *, held: int, found: int, failed: 
     if not found:
         raise Conflict(f"{what}, but the source is empty; nothing was deleted", hint="check the source")
     if failed:
-        raise Conflict(f"{what}, but {failed} failed; nothing was deleted", hint="run it again")
+        raise Conflict(f"{what}, but {failed} failed; nothing was deleted", hint="mend what failed, then run it again")
     limit = bound if isinstance(bound, int) else int(bound * held)
     if surplus > limit:
         raise Conflict(
