@@ -41,13 +41,17 @@ async def test_passive_mode_over_ipv6(request: pytest.FixtureRequest, kind: type
 
 
 class Stranger:
-    """Connects to every port that the server is invited to, before the server hears of it, and says what is not so."""
+    """Connects to every port that the server is invited to, before the server hears of it, and says what is not so.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    `seconds`: for which the server is waited for there; a sign-in may take longer.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, bound: str, seconds: float = 30) -> None:
         self.connected: list[socket.socket] = []
         listen = data._listen
 
         def invaded(connection: Any) -> socket.socket:
+            connection.settings = connection.settings.model_copy(update={"connect_timeout": seconds})
             asked = connection.wire.ask
 
             def ask(*commands: bytes) -> Any:
@@ -82,7 +86,7 @@ async def test_active_mode_is_for_the_server_alone(
 
 
 async def test_active_mode_where_only_a_stranger_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stranger = Stranger(monkeypatch, "127.0.0.2")
+    stranger = Stranger(monkeypatch, "127.0.0.2", 0.2)
     (tmp_path / "name").write_bytes(b"data")
     secret = tmp_path / "secret"
     secret.touch(0o600)
@@ -91,7 +95,7 @@ async def test_active_mode_where_only_a_stranger_comes(tmp_path: Path, monkeypat
         async with FaultyFtpServer(tmp_path) as server:
             server.faults.replies = {"EPRT": "200 I will", "RETR": "150 it comes", "STOR": "150 send it"}
             settings = {"type": "ftp", "host": server.host, "port": server.port, "user": "tester", "mode": "active"}
-            found = FtpSettings.model_validate(settings | {"password": f"file:{secret}", "connect_timeout": 0.2})
+            found = FtpSettings.model_validate(settings | {"password": f"file:{secret}"})
             async with Storage(found.backend("server")) as storage:
                 with pytest.raises(ConnectionFailed, match=r"turned away: 127\.0\.0\.2.*leave mode out"):
                     await storage.read_bytes("name")

@@ -265,7 +265,7 @@ async def test_no_name_becomes_a_command(server: FaultyFtpServer, name: str) -> 
     ids=["code", "text", "multi-line", "long"],
 )
 async def test_replies_that_are_none(server: FaultyFtpServer, reply: str) -> None:
-    async with faulty(server, timeout=0.5) as storage:
+    async with faulty(server, timeout=2) as storage:
         server.faults.replies["MLST"] = reply
         with pytest.raises((ProtocolViolation, TimedOut)):
             await storage.stat("name")
