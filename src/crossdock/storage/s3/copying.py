@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import unquote
 
-from crossdock.errors import AlreadyExists, NotFound, PermissionDenied, ProtocolViolation, Unsupported
+from crossdock.errors import (
+    AlreadyExists,
+    CrossdockError,
+    IntegrityError,
+    NotFound,
+    PermissionDenied,
+    ProtocolViolation,
+    Unsupported,
+)
 from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.s3.calls import UNHEARD, Calls
 from crossdock.storage.s3.entries import entry_of, stored_of, with_etag
@@ -134,7 +143,9 @@ class Copy:
         request = self._calls.request("PUT", "copy", self._path, "s3:PutObject", key=self._key, headers=sent)
 
         async def once() -> Entry | None:
-            answer = await self._calls.client.call(request, allow=("PreconditionFailed",))
+            answer = await self._calls.client.call(request, allow=("PreconditionFailed", "NoSuchKey"))
+            if answer.code == "NoSuchKey":
+                raise await self._denied(source)
             if answer.code:
                 if await self._misjudged(source):
                     return None
@@ -148,11 +159,25 @@ class Copy:
             # In one request Swift makes a copy that it lists with another ETag than it tells of it.
             return await self._in_parts(source, source.size or 0, headers, original)
         await self._unchanged(source)
+        await self._verified(source, entry)
         if tagging and not self._calls.client.amazon:
             # Ceph does not know the directive.
             version = entry.attributes.get(VERSION)
             await self._calls.restore_tags(self._path, self._key, tagging["x-amz-tagging"], version)
         return entry
+
+    async def _denied(self, source: Entry) -> CrossdockError:
+        """Why it is said not to be there. Some stores do not decode its name, or not all of it (s3rver: "+").
+
+        Taken at its word, whoever meant to move the source would believe it gone.
+        """
+        request = self._request("HEAD", "s3:GetObject", {})
+        answer = await self._calls.client.call(request, repeat=True)
+        if source.etag is not None and etag_of(answer.headers.get("etag")) != source.etag:
+            return changed(self._calls.client.place(request), "the object was replaced while it was copied")
+        reason = f"this store does not find {self._source!r} to copy it, though it is there"
+        hint = "give that another name: letters, digits, '.', '-' and '_' are safe"
+        return self._calls.backend.error(Unsupported, "copy", self._path, reason, hint=hint)
 
     async def _misjudged(self, source: Entry) -> bool:
         """The store refuses the ETag that it tells itself, as Swift does if the object came in parts.
@@ -173,6 +198,22 @@ class Copy:
         answer = await self._calls.client.call(request, allow=("NotFound",), repeat=True)
         if not answer.code and etag_of(answer.headers.get("etag")) != source.etag:
             raise changed(self._calls.client.place(request), "the object was replaced while it was copied")
+
+    async def _verified(self, source: Entry, copy: Entry) -> None:
+        """Who moves the source takes it away next. Its own ETag, if that is an MD5, proves the copy; else look at it.
+
+        Swift, with its filters in another order than it wants, copies the list of an upload's parts in their place.
+        """
+        proven = copy.etag == source.etag and re.fullmatch("[0-9a-f]{32}", copy.etag or "")
+        if self._calls.client.amazon or proven:
+            return
+        unseen = ("NotFound", "Forbidden", "AccessDenied", "MethodNotAllowed")
+        answer = await self._calls.head(self._path, self._key, operation="verify", allow=unseen, repeat=True)
+        size = None if answer.code else entry_of(self._path, answer.headers).size
+        if size not in (None, source.size):
+            reason = f"{source.size} bytes became {size} as the store copied them"
+            hint = "remove that object, and ask who runs the store: what it copied is not what it shows"
+            raise IntegrityError.at("copy", self._calls.backend.endpoint, self._path, reason, hint=hint)
 
     async def _empty(self, headers: dict[str, str]) -> Entry:
         headers = headers | self._calls.storage_headers() | {"if-none-match": "*"}
@@ -252,4 +293,6 @@ class Copy:
                 if await self._misjudged(source):
                     return await self._in_parts(source, size, headers, original)
                 raise changed(calls.client.place(self._request("GET", "", {})), "the object was replaced") from error
+            if isinstance(error, NotFound) and tasks:
+                raise await self._denied(source) from error
             raise
