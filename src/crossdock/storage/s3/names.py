@@ -1,4 +1,7 @@
-"""Does the store keep a key as it is? Some (SeaweedFS) put "a//b" and "a\\b" where "a/b" is, and "a/" is a folder."""
+"""Does the store keep a key as it is?
+
+Some (SeaweedFS) put "a//b" and "a\\b" where "a/b" is, and "a/" is a folder; some (pys3local) "a%20b" where "a b" is.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ __all__ = ["must_keep"]
 _KINDS = {
     "a backslash": (re.compile(r"\\"), "{0}\\{0}"),
     "an empty folder's name": (re.compile(r"^/|//"), "{0}//{0}"),
+    "a percent sign before two hex digits": (re.compile("%[0-9A-Fa-f]{2}"), "{0}%41{0}"),
     "a slash at the end": (re.compile(r"/$"), "{0}/"),
 }
 """What a key may have → how to tell, and a hidden key that has it."""
