@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from crossdock.cli.leftovers import found
+from crossdock.config import Location
 from crossdock.engine.recovery import Record
 from crossdock.ledger.base import Ledger, Planned
 from crossdock.storage.local import LocalSettings
@@ -18,6 +20,8 @@ from crossdock.storage.staging import temporary_path, token_of
 from crossdock.storage.storage import Storage
 from tests.cli.conftest import Cli
 from tests.cli.flow_files import configure, in_ledger, put
+from tests.storage.s3.faults import FaultProxy, xml_error
+from tests.storage.s3.places import Server, backend, bucket
 
 CONTENT = "the only copy"
 ATTEMPT = "0123456789ab"
@@ -101,3 +105,21 @@ def test_folders_below_are_another_matter_and_that_is_said(cli: Cli, home: Path)
     assert cli("doctor", "--look-only", "lake:in").code == 1
     assert cli("doctor", "--look-only", "--clean", "lake:in").code == 0
     assert not left.exists()
+
+
+async def test_where_uploads_cannot_be_listed(moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at s3rver: what else was left is told all the same, and that this could not be looked for."""
+    with bucket(moto) as peer:
+        async with FaultProxy(moto) as proxy:
+            proxy.fail("GET", "uploads=", xml_error(501, "NotImplemented"), 100)
+            inner = backend(proxy, peer.bucket, monkeypatch, conditional_writes="off")
+            place = Location("lake", inner.settings, "", folder=True)
+
+            async def none() -> dict[str, int]:
+                return {}
+
+            async with Storage(inner) as storage:
+                asked = found(storage, place, clean=False, cleaning="crossdock doctor --clean", undecided=none)
+                (finding,) = [each async for each in asked]
+    assert finding.good and finding.detail.startswith("none older than a day in lake:;")
+    assert "does not list uploads" in finding.detail

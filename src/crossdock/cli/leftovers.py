@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from crossdock.cli.output import count
 from crossdock.cli.probes import Finding
-from crossdock.errors import NotFound, shown
+from crossdock.errors import NotFound, Unsupported, shown
 
 if TYPE_CHECKING:
     from crossdock.cli.session import Session
@@ -38,7 +38,12 @@ async def found(
     """
     border = datetime.now(UTC) - _AGE
     old = await _temporaries(storage, place.path, border)
-    uploads = await _uploads(storage, place.path, border)
+    uploads: list[Leftover] = []
+    unlisted = ""
+    try:
+        uploads = await _uploads(storage, place.path, border)
+    except Unsupported as error:
+        unlisted = f"; {error.reason}"
     if old:
         needed = {_without_attempt(to): id for to, id in (await undecided()).items()}
         for path, id in [(path, needed[_stem(path)]) for path in old if _stem(path) in needed]:
@@ -65,7 +70,7 @@ async def found(
         yield _finding(words, cleaning, clean)
     if not old and not uploads and not nameless:
         below = "; the folders below it are not looked at" if storage.capabilities.directories else ""
-        yield Finding("leftovers", f"none older than a day in {place.shown()}{below}")
+        yield Finding("leftovers", f"none older than a day in {place.shown()}{below}{unlisted}")
     elif clean and (old or uploads):
         yield Finding("leftovers", f"{count(len(old) + len(uploads), 'leftover')} removed")
 

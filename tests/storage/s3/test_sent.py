@@ -269,6 +269,23 @@ class TestSent:
                 assert peer.read("name") == data == peer.read("copy")
         assert "'name' is without" in caplog.text and "'copy' is without" in caplog.text
 
+    async def test_a_store_that_tells_tags_and_takes_none(
+        self, ceph: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Swift: of what is written that is a warning, as it is there by then."""
+        data = b"x" * (6 * MIB)
+        with bucket(ceph) as peer:
+            async with FaultProxy(ceph) as proxy:
+                proxy.fail("PUT", "?tagging", xml_error(501, "NotImplemented"), 100)
+                proxy.fail("HEAD", "/", edit(lambda found: drop(found, "x-amz-tagging-count")), 100)
+                more = {"conditional_writes": "off", "part_size": "5M", "tags": {"a": "b"}}
+                async with Storage(backend(proxy, peer.bucket, monkeypatch, **more)) as storage:
+                    await storage.write_bytes("name", data)
+                    with pytest.raises(Unsupported, match="tag lake:name: this store keeps no tags"):
+                        await storage.set_tags("name", {"c": "d"}, pin=await storage.stat("name"))
+                assert peer.read("name") == data
+        assert "'name' is without" in caplog.text
+
     async def test_checksums_where_the_store_keeps_them(self, moto: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         """As at Amazon, with moto in its place."""
         with bucket(moto) as peer:

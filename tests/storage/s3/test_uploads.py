@@ -20,7 +20,7 @@ from crossdock.errors import (
 from crossdock.storage.base import Expect, WriteOptions
 from crossdock.storage.storage import Storage
 from crossdock.transfer.copy import CopyOptions, Staged, copy
-from tests.storage.s3.faults import FaultProxy, Forward, Upstream, answer, drop, edit, silence, xml_error
+from tests.storage.s3.faults import Fault, FaultProxy, Forward, Upstream, answer, drop, edit, silence, xml_error
 from tests.storage.s3.places import LARGE, MIB, BotoPeer, Server, backend, bucket
 
 
@@ -297,6 +297,28 @@ class TestResume:
         """rclone's server says NoSuchUpload."""
         proxy.fail("GET", "uploads=", xml_error(404, "NoSuchUpload"))
         assert [each async for each in storage.backend.leftovers("")] == []
+
+    @pytest.mark.parametrize(
+        "answered",
+        [xml_error(405, "MethodNotAllowed"), xml_error(501, "NotImplemented"), answer(200, b"<ListBucketResult/>")],
+        ids=["refused", "lacking", "not understood"],
+    )
+    async def test_where_uploads_cannot_be_listed(self, storage: Storage, proxy: FaultProxy, answered: Fault) -> None:
+        """As at s3rver, and at pys3local."""
+        proxy.fail("GET", "uploads=", answered)
+        with pytest.raises(Unsupported, match="does not list uploads"):
+            assert [each async for each in storage.backend.leftovers("")] == []
+
+    @pytest.mark.parametrize(("status", "code"), [(400, ""), (405, "MethodNotAllowed"), (501, "NotImplemented")])
+    async def test_where_there_are_no_uploads(
+        self, storage: Storage, proxy: FaultProxy, status: int, code: str
+    ) -> None:
+        """As at pys3local: what fits in a part is written all the same."""
+        proxy.fail("POST", "uploads", xml_error(status, code) if code else answer(status), 100)
+        with pytest.raises(Unsupported, match="no uploads in parts") as caught:
+            await storage.write_bytes("large", LARGE)
+        assert caught.value.hint is not None and "part_size" in caught.value.hint
+        await storage.write_bytes("small", LARGE[: 5 * MIB])
 
     async def test_leftovers_are_told(self, storage: Storage, peer: BotoPeer) -> None:
         await self._half(storage)

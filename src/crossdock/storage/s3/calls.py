@@ -34,6 +34,8 @@ log = logging.getLogger("crossdock.storage.s3")
 
 UNHEARD = ("NotImplemented", "InvalidArgument", "InvalidRequest")
 """How stores refuse a header or a parameter that they do not know."""
+_LACKING = ("NotImplemented", "MethodNotAllowed")
+"""How stores refuse an operation that they do not have."""
 _LONGEST_KEY = 1024
 _TYPES = MimeTypes()
 """Python's own table: the machine's would make the outcome depend on the machine."""
@@ -193,7 +195,7 @@ class Calls:
 
     async def tags(self, request: Request) -> dict[str, str] | None:
         """What GetObjectTagging (`request`) answers; None from a store without tags, maybe with the object itself."""
-        allow = ("NoSuchTagSet", "NoSuchTagSetError", "NotImplemented", "MethodNotAllowed")
+        allow = ("NoSuchTagSet", "NoSuchTagSetError", *_LACKING)
         try:
             answer = await self.client.retry.run(
                 lambda: self.client.call(request, allow=allow), but=(ProtocolViolation,)
@@ -215,13 +217,11 @@ class Calls:
         """Set tags that the store was sent along with the object, and has forgotten."""
         query = {"versionId": version, "tagging": ""} if version else {"tagging": ""}
         request = self.request("GET", "write", path, "s3:GetObjectTagging", key=key, query=query)
-        if await self.tags(request) is None:
+        if await self.tags(request) is None or not await self.tag(path, key, tagging, version):
             log.warning("%s: this store keeps no tags: %r is without", self.backend.endpoint, key)
-        else:
-            await self.tag(path, key, tagging, version)
 
-    async def tag(self, path: str, key: str, tagging: str, version: str | None) -> None:
-        """Set an object's tags, given as in the header x-amz-tagging.
+    async def tag(self, path: str, key: str, tagging: str, version: str | None) -> bool:
+        """Set an object's tags, given as in the header x-amz-tagging. False: Swift tells that there are none, only.
 
         Look at `tags` before: a store that does not know them (rclone's) takes the document for the object's content.
         """
@@ -233,7 +233,7 @@ class Calls:
         request = self.request(
             "PUT", "write", path, "s3:PutObjectTagging", key=key, query=query, headers=headers, body=Body([body])
         )
-        await self.client.call(request, repeat=True)
+        return not (await self.client.call(request, allow=_LACKING, repeat=True)).code
 
     # Uploads in parts.
 
@@ -243,7 +243,11 @@ class Calls:
         if self.checksums and hash_parts:
             headers["x-amz-checksum-algorithm"] = "SHA256"
         request = self.request("POST", "write", path, "s3:PutObject", key=key, query={"uploads": ""}, headers=headers)
-        answer = await self.client.call(request, repeat=True)
+        answer = await self.client.call(request, allow=("BadRequest", *_LACKING), repeat=True)
+        if answer.code:
+            reason = f"{answer.code}: this store seems to take no uploads in parts"
+            hint = "raise 'part_size' above the file's size (up to 5G): it is then held in memory, and sent as one"
+            raise self.backend.error(Unsupported, "write", path, reason, hint=hint)
         # rclone's server leaves the end of the name out.
         root, space = self.client.xml(request, answer, "InitiateMultipartUploadResult", "InitiateMultipartUpload")
         upload = texts(root, space).get("UploadId")
@@ -325,9 +329,9 @@ class Calls:
     async def abort_upload(self, path: str, key: str, upload: str) -> None:
         """Remove an upload and its parts; one that is gone is fine, and what the store cannot remove is logged."""
         request = self.request("DELETE", "abort", path, "s3:AbortMultipartUpload", key=key, query={"uploadId": upload})
-        lacking = ("NotImplemented", "MethodNotAllowed")
-        answer = await self.client.call(request, allow=("NoSuchUpload", "NoSuchKey", "NotFound", *lacking), repeat=True)
-        if answer.code in lacking:
+        allow = ("NoSuchUpload", "NoSuchKey", "NotFound", *_LACKING)
+        answer = await self.client.call(request, allow=allow, repeat=True)
+        if answer.code in _LACKING:
             log.warning("upload %s of %r was left behind: this store cannot abort uploads", upload, key)
 
     async def list_parts(self, path: str, key: str, upload: str) -> dict[int, Part] | None:
@@ -337,8 +341,7 @@ class Calls:
         while True:
             query = {"uploadId": upload, "part-number-marker": marker, "max-parts": "1000"}
             request = self.request("GET", "resume", path, "s3:ListMultipartUploadParts", key=key, query=query)
-            unknown = ("NoSuchUpload", "NoSuchKey", "NotImplemented", "MethodNotAllowed")
-            answer = await self.client.call(request, allow=unknown, repeat=True)
+            answer = await self.client.call(request, allow=("NoSuchUpload", "NoSuchKey", *_LACKING), repeat=True)
             if answer.code:
                 return None
             root, space = self.client.xml(request, answer, "ListPartsResult", "ListPartsResponse")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from xml.etree import ElementTree
 
-from crossdock.errors import NotADirectory, NotFound, ProtocolViolation
+from crossdock.errors import NotADirectory, NotFound, ProtocolViolation, Unsupported
 from crossdock.storage.base import Entry
 from crossdock.storage.s3.calls import Calls
 from crossdock.storage.s3.request import Answer, Request
@@ -190,16 +190,24 @@ async def scan(calls: Calls, path: str, *, recursive: bool) -> AsyncGenerator[li
 
 
 async def leftovers(calls: Calls, path: str) -> AsyncGenerator[tuple[str, str, datetime | None]]:
-    """Uploads in parts that were begun and neither published nor aborted: (key, upload id, begun)."""
+    """Uploads in parts that were begun and neither published nor aborted: (key, upload id, begun).
+
+    Raises `Unsupported` where they cannot be listed, or a list of objects comes in their place.
+    """
     prefix = calls.prefix + path
     query = {"uploads": "", "encoding-type": "url", "prefix": prefix}
     while True:
         request = calls.request("GET", "list", path, "s3:ListBucketMultipartUploads", query=query)
-        answer = await calls.client.call(request, repeat=True, allow=("NoSuchUpload",))
-        if answer.code:
+        allow = ("NoSuchUpload", "NotImplemented", "MethodNotAllowed")
+        answer = await calls.client.call(request, repeat=True, allow=allow)
+        if answer.code == "NoSuchUpload":
             # How rclone's server says that there is none.
             return
-        root, space = calls.client.xml(request, answer, "ListMultipartUploadsResult")
+        if not answer.code:
+            root, space = calls.client.xml(request, answer, "ListMultipartUploadsResult", "ListBucketResult")
+        if answer.code or root.tag.endswith("ListBucketResult"):
+            reason = "this store does not list uploads that were never ended"
+            raise calls.backend.error(Unsupported, "list", path, reason, hint="ask who runs it whether it keeps any")
         encoded = root.findtext(f"{space}EncodingType") == "url"
         keys = () if encoded else root.iter(f"{space}Key")
         if "encoding-type" in query and any(decoded(key.text) != key.text for key in keys):

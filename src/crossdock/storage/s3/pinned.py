@@ -65,11 +65,9 @@ async def set_tags(calls: Calls, path: str, tags: Mapping[str, str], pin: Entry)
     query = {"versionId": version, "tagging": ""} if version else {"tagging": ""}
     request = calls.request("GET", "tag", path, "s3:GetObjectTagging", key=key, query=query)
     old = await calls.tags(request)
-    if old is None:
+    merged = {**(old or {}), **tags}
+    if old is None or (merged != old and not await calls.tag(path, key, tagging(merged), version)):
         raise calls.backend.error(Unsupported, "tag", path, "this store keeps no tags", hint="take the tags out")
-    merged = {**old, **tags}
-    if merged != old:
-        await calls.tag(path, key, tagging(merged), version)
 
 
 def _changed(calls: Calls, method: str, operation: str, path: str, key: str) -> StorageError | Exception:
