@@ -243,6 +243,7 @@ def test_plans_that_are_none(planned: Cli, tmp_path: Path) -> None:
         result = planned("apply", "bad.json")
         assert result.code == 3, text
         assert said in result.err
+        assert result.err.startswith("crossdock: bad.json: ")
         assert "Next: " in result.err
     assert planned("apply", "nope.json").code == 2
     assert planned("plan", "--out", "nope/p.json").code == 2

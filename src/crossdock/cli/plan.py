@@ -179,12 +179,12 @@ def apply(session: Session, /, file: str, **options: Any) -> int:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text"
         raise click.UsageError(f"cannot read the plan {file}: {reason}") from error
-    return session.run(_Apply(session, text, options).run)
+    return session.run(_Apply(session, file, text, options).run)
 
 
 class _Apply:
-    def __init__(self, session: Session, text: str, options: dict[str, Any]) -> None:
-        self.session, self.text, self.options = session, text, options
+    def __init__(self, session: Session, file: str, text: str, options: dict[str, Any]) -> None:
+        self.session, self.file, self.text, self.options = session, file, text, options
 
     async def run(self) -> int:
         from crossdock.engine import saved
@@ -197,7 +197,7 @@ class _Apply:
             self._tell(delivery)
 
         async with opened_engine(self.session, self.options["ledger"]) as engine:
-            rows = saved.load(self.text, engine.ledger.id)
+            rows = saved.load(self.text, engine.ledger.id, self.file)
             good, drifted = await saved.check(engine, rows)
             self._drifted(drifted)
             fine = len(rows) - len(drifted)

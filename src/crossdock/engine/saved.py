@@ -174,23 +174,25 @@ def is_plan(path: Path) -> bool:
     return not start or f'"format": "{_FORMAT}"'.encode() in start
 
 
-def load(text: str, ledger: str) -> list[Row]:
-    """The rows of a saved plan. Raises `ConfigError` for what is none, or was made with another ledger."""
+def load(text: str, ledger: str, file: str | None = None) -> list[Row]:
+    """The rows of a saved plan. Raises `ConfigError`, of `file`, for what is none, or was made with another ledger."""
     hint = "make it anew: crossdock plan --out FILE"
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"not a plan, as it is no JSON: {error}", hint=hint) from error
+        raise ConfigError(f"not a plan, as it is no JSON: {error}", file=file, hint=hint) from error
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
-        raise ConfigError("not a plan that 'crossdock plan' has saved", hint=hint)
+        raise ConfigError("not a plan that 'crossdock plan' has saved", file=file, hint=hint)
     if found.get("version") != _VERSION:
-        raise ConfigError(f"a plan of another version: {found.get('version')!r}", hint=hint)
+        raise ConfigError(f"a plan of another version: {found.get('version')!r}", file=file, hint=hint)
     try:
         rows = [_row(each) for each in found["transfers"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"not a plan as it was saved: {type(error).__name__}: {error}", hint=hint) from error
+        reason = f"not a plan as it was saved: {type(error).__name__}: {error}"
+        raise ConfigError(reason, file=file, hint=hint) from error
     if found.get("ledger") != ledger:
-        raise ConfigError("the plan was made with another ledger", hint="pass --ledger as it was for 'crossdock plan'")
+        hint = "pass --ledger as it was for 'crossdock plan'"
+        raise ConfigError("the plan was made with another ledger", file=file, hint=hint)
     return rows
 
 
