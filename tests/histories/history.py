@@ -73,7 +73,13 @@ class Game:
         for name, witness in witnesses.items():
             witness.check_end(self.scene.source_of(name), targets)
         for place in targets.values():
-            if isinstance(place, Shelf) and (parts := [each for each in place.parts() if not each.endswith(".done")]):
+            # Who finds the source gone does not remove what may replace others, nor what is in an archive: nobody can
+            # tell it from those, or knows its name.
+            skipped = [each for each in rows if each.target == place.endpoint and each.state is State.SKIPPED]
+            given_up = [each for each in skipped if self.scene.unpacks or witnesses[each.flow].may_replace]
+            over = tuple(f"{each.target_path}/" for each in given_up)
+            parts = place.parts() if isinstance(place, Shelf) else []
+            if parts := [each for each in parts if not each.endswith(".done") and not f"{each}/".startswith(over)]:
                 witnesses["f"].object_(f"of these at {place.endpoint} only a part is there: {parts}")
         for place in (self.scene.source, *targets.values()):
             # What one has left that failed or was killed, and then was cancelled or replaced, `doctor --clean` removes.

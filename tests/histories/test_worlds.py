@@ -137,6 +137,11 @@ KNOWN: dict[str, tuple[tuple[str, str, str], dict[str, Any], list[Operation]]] =
         {"on_conflict": "version"},
         [("put", 1, 12, "now"), ("run", "a", False, ((-11, ("die", "drop")),))],
     ),
+    "what was put beside a file for a moment stayed where nothing is staged": (
+        ("local", "sftp in place", "memory"),
+        {"after": "delete"},
+        [("folder", 2), ("run", "a", False, ()), ("run", "a", False, ((2, ("folder", 2)), (31, ("kill",))))],
+    ),
     "what was put back after a newer one had overwritten it in part was taken for delivered": (
         ("memory", "sftp in place", "memory"),
         {},

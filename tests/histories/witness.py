@@ -120,6 +120,11 @@ class Witness:
         return self._record.flows[-1].flow.on_conflict == "overwrite"
 
     @property
+    def may_replace(self) -> bool:
+        """By one of the configurations that there were."""
+        return any(each.flow.on_conflict == "overwrite" for each in self._record.flows)
+
+    @property
     def tells(self) -> bool:
         """By every configuration that there was."""
         return all(planner.flow.webhooks for planner in self._record.flows)

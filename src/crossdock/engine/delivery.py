@@ -263,16 +263,16 @@ class _Attempt:
                 receipt = await copied(transfer, names, source, target)
         if receipt is None and record is not None and record.sha256 is not None:
             # Before anything is removed: that it is gone must not look as if it had been published.
-            await self._ledger.staged(self._lease, Record(to=record.to, token=record.token).dump())
+            await self._ledger.staged(self._lease, replace(record, size=None, sha256=None).dump())
         paths = {transfer.target_path, *([] if record is None else [record.to])}  # beside the first lies the probe
         if self._planner.flow.on_conflict == "version":
             async with aclosing(versions(target, transfer.target_path)) as free:
                 paths.add(await anext(free, transfer.target_path))
         await sweep(self._lease, record, target, self._ledger.id, paths)
         if receipt is None and record is not None:
-            if record.in_place:
-                self._unsure = not await remove_beginning(transfer, record, source, target)
             self._folder = record.to if any(step.many for step in transforms) else None
+            if record.in_place:
+                self._unsure = bool(self._folder) or not await remove_beginning(transfer, record, source, target)
             self._record = None if self._folder is None else replace(record, token=None)
             await self._ledger.staged(self._lease, None if self._record is None else self._record.dump())
         return receipt
@@ -308,16 +308,16 @@ class _Attempt:
         path, pin = self.transfer.entry.path, self.transfer.entry
         if options.overwrite and (unpacks or not target.capabilities.atomic_write):
             await self._ledger.overwriting(self._lease)
-        elif target.capabilities.in_place and not options.overwrite:
-            before, self._in_place = self._record or Record(to=to), True
-            self._record = replace(before, to=to, at=where(target), in_place=True)
+        before = self._record if self._record is not None and self._record.to == to else Record(to=to)
+        if unpacks:
+            options = replace(options, begun=before.begun(target))
+        if target.capabilities.in_place and not options.overwrite:
+            self._in_place, self._record = True, replace(before, at=where(target), in_place=True)
             await self._ledger.staged(self._lease, self._record.dump())
         if unpacks:
             from crossdock.transfer.unpack import as_one, unpack
 
             swept = partial(sweep_members, self._lease, target, self._ledger.id)
-            if self._record is not None and self._record.to == to:
-                options = replace(options, begun=self._record.begun(target))
             receipts = await unpack(
                 source, path, target, to, options=options, pin=pin, progress=count, on_members=swept, on_staged=staged
             )

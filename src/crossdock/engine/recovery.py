@@ -132,7 +132,9 @@ class Record:
     def begun(self, target: Storage) -> Begun | None:
         """What the next attempt at an archive is told of this one, unless the endpoint is another one by now."""
         same = self.at is not None and self.at == where(target)
-        return Begun(self.member, self.member_sha256) if same and self.member else None
+        if not same or not (self.member or self.in_place):
+            return None
+        return Begun(self.member or "", self.member_sha256, self.in_place)
 
     @staticmethod
     def kept(
@@ -248,9 +250,14 @@ async def sweep(lease: Lease, record: Record | None, target: Storage, ledger: st
     paths = tuple(paths)
     for path in paths:
         for fence in range(max(1, lease.fence - _FENCES), lease.fence):
-            token = target.leftover(path, attempt_id(ledger, lease.id, fence))
+            attempt = attempt_id(ledger, lease.id, fence)
+            token = target.leftover(path, attempt)
             if token is not None:
                 tokens.append(token)
+            elif target.capabilities.in_place:
+                # What is put beside a file for a moment, to see whether it is the source itself.
+                with suppress(NotFound, PermissionDenied, Unsupported):
+                    await target.delete(temporary_path(path, attempt))
     for token in tokens:
         await remove(target, token)
     if lease.fence > _FENCES + 1:
@@ -273,7 +280,8 @@ async def sweep_members(lease: Lease, target: Storage, ledger: str, paths: Seque
     Without paths, they are not known, nor will be: all is looked through that lies where the archive was to go.
     """
     attempts = [attempt_id(ledger, lease.id, fence) for fence in range(1, lease.fence)]
-    if not attempts or target.leftover("name", attempts[0]) is None:
+    in_place = target.capabilities.in_place
+    if not attempts or (target.leftover("name", attempts[0]) is None and not in_place):
         return
     if not paths:
         record = Record.load(lease.transfer.checkpoint)
@@ -292,9 +300,10 @@ async def sweep_members(lease: Lease, target: Storage, ledger: str, paths: Seque
         left = [attempt for attempt in attempts if any(f"-{attempt}." in name for name in there)]
         for path, attempt in product(members, left):
             if not there.isdisjoint(temporary_path(path, attempt, suffix) for suffix in ("part", "old")):
-                token = target.leftover(path, attempt)
-                assert token is not None
-                await target.discard(token)
+                if (token := target.leftover(path, attempt)) is not None:
+                    await target.discard(token)
+                elif in_place:
+                    await target.delete(temporary_path(path, attempt))
 
 
 async def _sweep_below(folder: str, attempts: Sequence[str], target: Storage) -> None:

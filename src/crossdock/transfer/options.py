@@ -21,6 +21,8 @@ class Begun:
     member: str
     """As `Staged.member`, which may not have been published."""
     sha256: str | None
+    in_place: bool = False
+    """The beginning of one that it did not come to write in full may be there as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -86,6 +87,8 @@ async def unpack(
         for member, place in zip(names, places, strict=True):
             made = await copy(archive, member, nowhere, place, options=replace(each, overwrite=True, attempt=None))
             if not options.overwrite:
+                if begun is not None and begun.in_place:
+                    await _remove_beginning(archive, member, target, place, made, each)
                 there = await _look_ahead(target, place, made, begun if place in own else None)
                 if there is not None:
                     kept[place] = there
@@ -137,6 +140,20 @@ async def _look_ahead(target: Storage, place: str, made: Receipt, begun: Begun |
         raise _taken(made)
     size = made.size if there.size is None else there.size
     return replace(made, size=size, sha256=held, method="present", verified="digest", target_entry=there)
+
+
+async def _remove_beginning(
+    archive: Storage, member: str, target: Storage, place: str, made: Receipt, options: CopyOptions
+) -> None:
+    """Remove what is there if the member, as it is to be written, begins like that and goes on."""
+    with suppress(NotFound, PermissionDenied):
+        there = await target.stat(place)
+        if there.kind != "file" or there.size is None or there.size >= (made.size or 0):
+            return
+        head = _Sink(target.endpoint, None, head=there.size)
+        await copy(archive, member, Storage(head), place, options=replace(options, overwrite=True, attempt=None))
+        if await digest_of(target, there) == head.digest.hexdigest():
+            await target.delete(place)
 
 
 def _taken(made: Receipt) -> Conflict:
@@ -236,10 +253,10 @@ class _Spooling:
 
 
 class _Sink(Backend):
-    """Takes files, into a temporary one or nowhere, and has none to show."""
+    """Takes files, into a temporary one or nowhere, and has none to show. `digest`: of the first `head` bytes."""
 
-    def __init__(self, endpoint: str, spooling: _Spooling | None) -> None:
-        self.endpoint = endpoint
+    def __init__(self, endpoint: str, spooling: _Spooling | None, *, head: int = 0) -> None:
+        self.endpoint, self.head, self.digest = endpoint, head, hashlib.sha256()
         self.capabilities = Capabilities()
         self._spooling = spooling
 
@@ -261,18 +278,20 @@ class _Sink(Backend):
         raise self._unsupported("read", path)
 
     async def begin_write(self, path: str, options: WriteOptions) -> Writer:
-        return _SinkWriter(path, self._spooling)
+        return _SinkWriter(path, self._spooling, self)
 
     async def delete(self, path: str) -> None:
         raise self._unsupported("delete", path)
 
 
 class _SinkWriter(Writer):
-    def __init__(self, path: str, spooling: _Spooling | None) -> None:
-        self._path, self._spooling = path, spooling
+    def __init__(self, path: str, spooling: _Spooling | None, sink: _Sink) -> None:
+        self._path, self._spooling, self._sink = path, spooling, sink
         self._size = 0
 
     async def write(self, data: bytes) -> None:
+        if self._size < self._sink.head:
+            self._sink.digest.update(data[: self._sink.head - self._size])
         self._size += len(data)
         if self._spooling is not None:
             await self._spooling.write(data)

@@ -54,7 +54,7 @@ class SftpWriter(StagedWriter):
         self._stamp = Stamp(calls, self._target, options.modified)
         self._connection: Connection | None = None
         self._handle: bytes | None = None
-        self._touched = options.resume is not None
+        self._touched, self._made = options.resume is not None, False
         self._parts: deque[bytes | memoryview] = deque()
         self._buffered = 0
         self._sent = self._acked = self.offset
@@ -96,7 +96,7 @@ class SftpWriter(StagedWriter):
             flags = codec.FOR_READING | codec.FOR_WRITING
         elif not (self._direct and self.options.overwrite):
             flags |= codec.EXCLUSIVE
-        self._touched = self._touched or not self._direct
+        self._touched = True
         try:
             handle = await session.open(self._target, flags)
         except Status as error:
@@ -109,7 +109,7 @@ class SftpWriter(StagedWriter):
             elif error.code != codec.PERMISSION_DENIED or self._calls.openssh:
                 # Else it is Maverick's word, and somebody may have made the folder meanwhile.
                 raise await self._why(session, error) from error
-            self._touched = self._touched or not self._direct
+            self._touched = True
             try:
                 handle = await session.open(self._target, flags)
             except Status as again:
@@ -121,8 +121,7 @@ class SftpWriter(StagedWriter):
                     reason = f"the server does not go on with a file: {found.reason}"
                     found = self._calls.backend.error(Unsupported, "resume", self.path, reason)
                 raise found from again
-        self._touched = True
-        self._handle = handle
+        self._made, self._handle = True, handle
         if self.options.resume is not None:
             await self._continue(session, handle)
         return handle
@@ -356,6 +355,9 @@ class SftpWriter(StagedWriter):
         self._parts.clear()
         if not self._touched:
             return
+        if self._direct and not self._made:
+            reason = "whether the server has made it, or has another's file there, was not heard"
+            raise self._calls.backend.error(ConnectionFailed, "abort", self.path, reason)
         before = self._connection
         if before is not None:
             await catch_up(self._pool, before, [future for future, _ in self._queue])
