@@ -74,9 +74,14 @@ class Game:
             witness.check_end(self.scene.source_of(name), targets)
         for place in targets.values():
             # Who finds the source gone does not remove what may replace others, nor what is in an archive: nobody can
-            # tell it from those, or knows its name.
-            skipped = [each for each in rows if each.target == place.endpoint and each.state is State.SKIPPED]
-            given_up = [each for each in skipped if self.scene.unpacks or witnesses[each.flow].may_replace]
+            # tell it from those, or knows its name. Nor does anybody once it was cancelled.
+            given_up = [
+                each
+                for each in rows
+                if each.target == place.endpoint
+                if each.state is State.CANCELLED
+                or (each.state is State.SKIPPED and (self.scene.unpacks or witnesses[each.flow].may_replace))
+            ]
             over = tuple(f"{each.target_path}/" for each in given_up)
             parts = place.parts() if isinstance(place, Shelf) else []
             if parts := [each for each in parts if not each.endswith(".done") and not f"{each}/".startswith(over)]:
