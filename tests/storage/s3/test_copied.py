@@ -89,3 +89,10 @@ async def test_a_copy_that_has_the_sources_md5_is_not_looked_at(
     await storage.server_copy(storage, "from", "to")
     assert peer.read("to") == SMALL
     assert proxy.count("HEAD") == proxy.count("/from") == 2
+
+
+async def test_what_is_gone_says_so_itself_with_others_below_its_name_too(storage: Storage, peer: BotoPeer) -> None:
+    peer.write("from/below", b"1")
+    with pytest.raises(NotFound) as caught:
+        await storage.server_copy(storage, "from", "to")
+    assert (caught.value.path, peer.names()) == ("from", {"from/below"})

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from aiohttp import web
 
-from crossdock.errors import AlreadyExists, NotFound, ProtocolViolation, SourceChanged, Unsupported
+from crossdock.errors import AlreadyExists, ProtocolViolation, SourceChanged, Unsupported
 from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.storage import Storage
 from crossdock.testing.storage.base import read_all
@@ -184,13 +184,6 @@ async def test_the_endpoints_own_tags(
     tags = peer.client.get_object_tagging(Bucket=peer.bucket, Key="to")["TagSet"]
     assert {tag["Key"]: tag["Value"] for tag in tags} == {"team": "net", "keep": "7y", "stage": "a b"}
     assert peer.read("to") == DATA[:size]
-
-
-async def test_what_is_gone_says_so_itself_with_others_below_its_name_too(storage: Storage, peer: BotoPeer) -> None:
-    peer.write("from/below", b"1")
-    with pytest.raises(NotFound) as caught:
-        await storage.server_copy(storage, "from", "to")
-    assert (caught.value.path, peer.names()) == ("from", {"from/below"})
 
 
 async def test_an_owner_is_expected_of_the_endpoints_own_bucket(
