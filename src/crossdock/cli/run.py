@@ -54,6 +54,7 @@ def run(session: Session, /, flows: tuple[str, ...], **options: Any) -> int:
     """Run the flows by their triggers (all of them, or those named) until SIGTERM or Ctrl-C; with --once, one time.
 
     What was delivered is in the ledger and is never sent again, however often this is run and wherever it was stopped.
+    What a worker that was killed had begun is taken over when its lease ends, within a minute.
     SIGHUP reads the configuration again; if it is wrong, the old one stays. Modules of your own stay as they are.
     A ledger that cannot be used for a while is waited for, once it has worked.
     Every line of its log, on stderr, begins with the time (UTC), unless that is a terminal or systemd's journal.
@@ -90,8 +91,14 @@ class _Once(Command):
             loop = asyncio.get_running_loop()
             started = loop.time()
             with told_if_stopped(self.session, so_far), display(progress, wanted=not self.session.quiet):
-                summary = await engine.run_once(names, patience=self.options["patience"])
+                summary = await engine.run_once(
+                    names, patience=self.options["patience"], outlasting=self._tell_of_others
+                )
             return self._finish(summary, len(names), loop.time() - started)
+
+    def _tell_of_others(self, number: int, seconds: float) -> None:
+        held = f"{count(number, 'transfer')} {'is' if number == 1 else 'are'} held by another worker"
+        self.session.say(f"{held}; if it was killed, for {human_time(seconds)} more: waiting")
 
     def _finish(self, summary: Summary, flows: int, seconds: float) -> int:
         if self.options["as_json"]:
@@ -130,7 +137,7 @@ def _summary(summary: Summary, seconds: float) -> str:
         (summary.skipped, "skipped"),
         (summary.failed, "failed"),
         (summary.waiting, first_due(summary)),
-        (summary.held, "held by other workers, or by one that was killed, for up to a minute"),
+        (summary.held, "held by other workers"),
         (summary.settling, "settling"),
         (summary.left, "left for the next run"),
         (summary.unmatched, "matched by no rule"),

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from inspect import isawaitable
 from pathlib import Path
 from typing import get_args
@@ -24,6 +25,7 @@ from crossdock.engine.delivery import Courier, Delivery, Step
 from crossdock.engine.discovery import Discovery, add, look, to_look_again
 from crossdock.engine.endpoints import Endpoints, LeftAlone
 from crossdock.engine.late import check_late
+from crossdock.engine.outlast import outlast
 from crossdock.engine.poisoned import check_poisoned
 from crossdock.engine.summary import Summary
 from crossdock.engine.worker import Worker
@@ -207,11 +209,20 @@ class Engine:
             usable=lambda name: not self.endpoints.pause(self.planner(name).flow.source.endpoint)[0],
         )
 
-    async def run_once(self, flows: str | Iterable[str] | None = None, *, patience: float = PATIENCE) -> Summary:
+    async def run_once(
+        self,
+        flows: str | Iterable[str] | None = None,
+        *,
+        patience: float = PATIENCE,
+        outlasting: Callable[[int, float], object] | None = None,
+    ) -> Summary:
         """Look at every source and work off what the ledger holds for these flows (all of them by default).
 
         Files that settle are looked at again after pauses of no more than `patience` seconds in all. A source that
         cannot be listed does not stop the other flows. Raises what the ledger raises.
+
+        `outlasting`: what workers hold that were killed is waited for, a minute at most; called before that with the
+        number of transfers, and seconds. Without it, what others hold is left to them or to the next run.
         """
         names = self.names(flows)
         summary = Summary()
@@ -227,12 +238,15 @@ class Engine:
             found = await self._discover_all(looking, summary)
             settling |= {one.flow: sum(each.verdict == "settle" for each in one.new) for one in found}
             left |= {one.flow: one.waiting for one in found}
-            await self.worker(names, report=report).run(until_idle=True)
+            await self._work_off(names, report)
             looking, pause = to_look_again(found, patience)
             if not looking:
                 break
             patience -= pause
             await asyncio.sleep(pause)
+        if outlasting is not None:
+            work_off = partial(self._work_off, names, report)
+            await outlast(self.ledger, names, self.clock, work_off, outlasting)
         summary.settling, summary.left = sum(settling.values()), sum(left.values())
         for name in names:
             await self.unfinished(name, summary)
@@ -241,6 +255,9 @@ class Engine:
         for name in names:
             summary.removed += await self.keep_house(name, report=report)
         return summary
+
+    async def _work_off(self, flows: Iterable[str], report: Callable[[Delivery], None]) -> None:
+        await self.worker(flows, report=report).run(until_idle=True)
 
     async def unfinished(self, flow: str, summary: Summary) -> None:
         """Add transfers that wait for their next attempt, and that are under way at others; of the newest 1,000."""
