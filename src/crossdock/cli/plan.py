@@ -215,8 +215,14 @@ class _Apply:
             for flow in flows:
                 await engine.unfinished(flow, summary)
         done = f"{count(len(added), 'transfer')} added, {summary.delivered} delivered ({human_size(summary.size)})"
-        more = [(summary.skipped, "skipped"), (summary.failed, "failed"), (summary.waiting, first_due(summary))]
-        parts = [done, *(f"{number} {what}" for number, what in [*more, (len(drifted), "drifted")] if number)]
+        more = [
+            (summary.skipped, "skipped"),
+            (summary.failed, "failed"),
+            (summary.waiting, first_due(summary)),
+            (summary.held, "held by other workers"),
+            (len(drifted), "drifted"),
+        ]
+        parts = [done, *(f"{number} {what}" for number, what in more if number)]
         self.session.say(f"{', '.join(parts)}, in {human_time(seconds)}")
         if (after := what_next(summary)) is not None:
             self.session.say(after)
