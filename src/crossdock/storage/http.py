@@ -14,7 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 
 from crossdock.errors import AuthenticationFailed, ConfigError, ConnectionFailed, ProtocolViolation, TimedOut, shown
-from crossdock.storage.sockets import TlsSocket, system_words
+from crossdock.storage.sockets import context_for, system_words
 
 __all__ = [
     "CLOCK_SET",
@@ -60,13 +60,10 @@ class _Content(Protocol):
 def trusted(ca_file: Path | str | None) -> ssl.SSLContext:
     """Who may vouch for a server: those in the file, else the system's. Raises `ConfigError`."""
     try:
-        context = ssl.create_default_context(cafile=ca_file)
+        return context_for(ca_file)
     except OSError as error:
         reason = f"cannot read the certificates in {ca_file}: {error.strerror or error}"
         raise ConfigError(reason, hint="name a PEM file with the authority's certificate") from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.sslsocket_class = TlsSocket
-    return context
 
 
 def proxy_of(url: SplitResult) -> str | None:

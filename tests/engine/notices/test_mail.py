@@ -20,7 +20,7 @@ from crossdock.engine.notices.notify import send
 from crossdock.errors import ConfigError
 from crossdock.flows.flow import Mail
 from crossdock.storage.secret import Secret
-from tests.engine.certificates import self_signed
+from tests.engine.certificates import issued
 from tests.servers.server import closed_ports, own_ports
 
 NOTICE = Notice(
@@ -196,7 +196,7 @@ def test_tls_and_login(
     inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: str, trusted: bool, password: str
 ) -> None:
     """Neither the password nor the mail goes to a server whose certificate is not trusted."""
-    context, certificate = self_signed(tmp_path)
+    context, certificate, _ = issued(tmp_path)
     if trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     monkeypatch.setenv("MAIL_PASSWORD", password)

@@ -28,7 +28,7 @@ from crossdock.errors import ConfigError
 from crossdock.flows.flow import Webhook
 from crossdock.flows.schedule import Schedule, schedule_of
 from crossdock.storage.secret import Secret
-from tests.engine.certificates import self_signed
+from tests.engine.certificates import issued, self_signed
 from tests.servers.server import closed_ports
 
 NOTICE = Notice(
@@ -356,5 +356,16 @@ async def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
             await post(Webhook(url=f"https://localhost:{receiver.port}/", allow_private=True), NOTICE)
         assert caught.value.retryable, "one that has expired is renewed"
         assert receiver.seen == []
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_certificate_of_a_companys_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, authority, _ = issued(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    receiver, runner = await serving(context)
+    try:
+        await post(Webhook(url=f"https://localhost:{receiver.port}/", allow_private=True), NOTICE)
+        assert len(receiver.seen) == 1
     finally:
         await runner.cleanup()

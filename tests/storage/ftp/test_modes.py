@@ -31,6 +31,7 @@ from crossdock.storage.registry import parse_url
 from crossdock.storage.storage import Storage
 from crossdock.testing.fault_ftp import FaultyFtpServer
 from tests.conftest import running
+from tests.engine.certificates import issued
 from tests.servers import FtpServer, Proftpd, PureFtpd, Vsftpd
 from tests.servers.ftp import write_certificate
 from tests.storage.ftp.places import DATA, Forgetful, backend_of, opened, round_trip
@@ -144,6 +145,19 @@ async def test_a_certificate_that_nobody_vouches_for(vsftpd: Vsftpd, tmp_path: P
     with pytest.raises(AuthenticationFailed, match="not trusted"):
         async with opened(vsftpd, ca_file=os.fspath(other)):
             pass
+
+
+@pytest.mark.parametrize("file", ["authority.pem", "server.pem"])
+async def test_whom_a_company_vouches_for(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """Its authority's certificate or the server's own, as the error about a certificate advises."""
+    issued(tmp_path)
+    whole = (tmp_path / "server.pem").read_text() + (tmp_path / "server.key").read_text()
+    monkeypatch.setattr(Proftpd, "_certify", lambda self: self.certificate.write_text(whole))
+    with running(request.config, Proftpd("explicit")) as server:
+        async with opened(server, ca_file=os.fspath(tmp_path / file)) as storage:
+            await round_trip(storage)
 
 
 async def test_a_client_certificate(request: pytest.FixtureRequest, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from crossdock.storage.registry import new_storage
 from crossdock.storage.storage import Storage
 from crossdock.testing import FakeNetStorage, NetStorageFault
 from crossdock.testing.storage.base import content
-from tests.engine.certificates import self_signed
+from tests.engine.certificates import issued, self_signed
 from tests.storage.netstorage.places import BIG, MIB, backend, settings_of
 
 _NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -120,3 +120,21 @@ async def test_https_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             assert await storage.read_bytes("name", limit=len(BIG)) == BIG
         with pytest.raises(ConfigError, match="cannot read the certificates"):
             await backend(server, monkeypatch, ca_file=str(tmp_path / "none")).open()
+
+
+@pytest.mark.parametrize("file", ["authority.pem", "server.pem"])
+async def test_whom_a_company_vouches_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    """Its authority's certificate or the server's own, under every Python."""
+    context, *_ = issued(tmp_path)
+    async with FakeNetStorage(tls=context) as server:
+        more = {"host": "localhost", "ca_file": str(tmp_path / file)}
+        async with Storage(backend(server, monkeypatch, **more)) as storage:
+            await storage.write_bytes("name", BIG)
+            assert await storage.read_bytes("name", limit=len(BIG)) == BIG
+        other = tmp_path / "other"
+        other.mkdir()
+        issued(other)
+        more["ca_file"] = str(other / file)
+        async with Storage(backend(server, monkeypatch, **more)) as storage:
+            with pytest.raises(AuthenticationFailed, match="set 'ca_file'"):
+                await storage.stat("name")

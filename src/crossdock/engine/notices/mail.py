@@ -14,6 +14,7 @@ from email.utils import format_datetime
 from crossdock.engine.notices.notice import Notice, NotificationFailed, channel_of
 from crossdock.errors import ConfigError, shown
 from crossdock.flows.flow import Mail
+from crossdock.storage.sockets import context_for
 
 __all__ = ["send_mail"]
 
@@ -88,7 +89,7 @@ def send_mail(mail: Mail, notice: Notice) -> None:
 
 @contextmanager
 def _connected(mail: Mail) -> Iterator[smtplib.SMTP]:
-    context = ssl.create_default_context()
+    context = context_for()
     if mail.tls == "implicit":
         server: smtplib.SMTP = smtplib.SMTP_SSL(mail.host, mail.port, timeout=_TIMEOUT, context=context)
     else:

@@ -30,6 +30,7 @@ from yarl import URL
 from crossdock.engine.notices.notice import Notice, NotificationFailed
 from crossdock.errors import ConfigError
 from crossdock.flows.flow import Webhook
+from crossdock.storage.sockets import context_for
 
 __all__ = ["forbidden", "post", "signature"]
 
@@ -133,7 +134,10 @@ async def post(
     if secret is not None:
         headers["webhook-signature"] = signature(secret, notice.id, timestamp, body)
     connector = aiohttp.TCPConnector(
-        resolver=_Checked(lookup, webhook.allow_private), use_dns_cache=False, force_close=True
+        resolver=_Checked(lookup, webhook.allow_private),
+        use_dns_cache=False,
+        force_close=True,
+        ssl=await asyncio.to_thread(context_for) if url.scheme == "https" else True,
     )
     try:
         async with aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT, trust_env=False) as session:

@@ -45,7 +45,7 @@ class FtpSettings(EndpointSettings):
     certificate: Annotated[tuple[str, ...], BeforeValidator(several)] = ()
     """"SHA256:…" (hexadecimal) fingerprints of the server's certificate; any of them may be presented, and no other."""
     ca_file: FilePath | None = None
-    """Authorities to trust (PEM) instead of the system's."""
+    """Authorities to trust (PEM), or the server's own certificate, instead of the system's authorities."""
     client_certificate: FilePath | None = None
     client_key: FilePath | None = None
     """The key of the client certificate, unless it is in the same file."""

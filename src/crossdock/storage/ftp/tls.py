@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from crossdock.errors import ConfigError
 from crossdock.storage.ftp.wire import Lost, Silent
-from crossdock.storage.sockets import TlsSocket
+from crossdock.storage.sockets import TlsSocket, context_for
 
 if TYPE_CHECKING:
     from crossdock.storage.ftp.settings import FtpSettings
@@ -128,20 +128,17 @@ def _digest(wrapped: ssl.SSLSocket) -> str:
 
 
 def _context(settings: FtpSettings) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.sslsocket_class = TlsSocket
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.certificate:
         # The pin says more than any authority could; it is checked before anything else is sent.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.sslsocket_class = TlsSocket
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     else:
         try:
-            if settings.ca_file is not None:
-                context.load_verify_locations(settings.ca_file)
-            else:
-                context.load_default_certs()
-        except (OSError, ssl.SSLError) as error:
+            context = context_for(settings.ca_file)
+        except OSError as error:
             hint = "name a PEM file with the authority's certificate"
             raise ConfigError(f"cannot use {settings.ca_file}: {error}", key="ca_file", hint=hint) from error
     if settings.client_certificate is not None:

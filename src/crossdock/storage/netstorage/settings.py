@@ -58,7 +58,7 @@ class NetStorageSettings(EndpointSettings):
     tls: bool = True
     """false: plain HTTP; the key is never sent, but the files are."""
     ca_file: FilePath | None = None
-    """Authorities to trust (PEM) instead of the system's."""
+    """Authorities to trust (PEM), or the server's own certificate, instead of the system's authorities."""
     buffer: ByteSize = Field(default=4 * MIB, ge=0)
     """Bytes. Files up to this size are held until they are stored, and sent again if need be; larger ones are streamed
     once, so that what fails is a new attempt. Memory of a write: buffer + 1 MiB."""

@@ -119,6 +119,7 @@ class S3Settings(EndpointSettings):
     """folders: walk prefix by prefix, for stores that list out of order."""
 
     ca_file: FilePath | None = None
+    """Authorities to trust (PEM), or the server's own certificate, instead of the system's authorities."""
     timeout: Seconds = Field(default=60, gt=0)
     """Seconds of silence after which a request is given up."""
     connect_timeout: Seconds = Field(default=10, gt=0)
