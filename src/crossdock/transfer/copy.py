@@ -75,7 +75,10 @@ async def copy(
     if any(step.many for step in options.transforms):
         raise ValueError("a step makes many files of one: see crossdock.transfer.unpack")
     if options.server_side and not options.transforms and target.can_server_copy(source):
-        return await attempt.on_the_server(pin)
+        try:
+            return await attempt.on_the_server(pin)
+        except Unsupported as error:
+            attempt.notes.append(f"the store did not copy it itself: {error.reason}")
     async with source.read(path, pin=pin) as reader:
         return await attempt.stream(reader)
 

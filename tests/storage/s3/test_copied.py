@@ -7,6 +7,7 @@ from aiohttp import web
 
 from crossdock.errors import IntegrityError, NotFound, SourceChanged, Unsupported
 from crossdock.storage.storage import Storage
+from crossdock.transfer.copy import copy
 from tests.storage.s3.faults import FaultProxy, Forward, Upstream, edit, xml_error
 from tests.storage.s3.places import LARGE, MIB, SMALL, BotoPeer
 
@@ -30,6 +31,22 @@ async def test_a_source_that_is_there_is_not_believed_to_be_gone(
     with pytest.raises(Unsupported, match="though it is there"):
         await storage.rename(name, "to", overwrite=True)
     assert peer.names() == {name} and peer.read(name) == data
+
+
+async def test_a_store_that_copies_nothing_is_sent_the_bytes(
+    storage: Storage, proxy: FaultProxy, peer: BotoPeer, data: bytes
+) -> None:
+    peer.write("from", data)
+
+    async def lack(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+        if "x-amz-copy-source" in request.headers:
+            return await xml_error(501, "NotImplemented")(request, forward)
+        return await edit(lambda found: None)(request, forward)
+
+    proxy.fail("PUT", "/to", lack, 100)
+    receipt = await copy(storage, "from", storage, "to")
+    assert receipt.method == "stream" and "NotImplemented" in receipt.notes[0]
+    assert peer.read("to") == data and peer.names() == {"from", "to"}
 
 
 async def test_a_source_that_is_gone_by_then(storage: Storage, proxy: FaultProxy, peer: BotoPeer, data: bytes) -> None:
