@@ -282,6 +282,8 @@ class IntegrityError(TransferError):
 
 class SourceChanged(TransferError):
     retryable = True
+    still_listed = False
+    """The old one is listed all the same: no look at the source will find the one that is there."""
 
 
 class Conflict(TransferError):

@@ -38,6 +38,12 @@ def at(kind: Any, endpoint: str = "dst", **more: Any) -> CrossdockError:
     return found
 
 
+def still_listed() -> SourceChanged:
+    error = SourceChanged("changed")
+    error.still_listed = True
+    return error
+
+
 CASES: list[tuple[CrossdockError, dict[str, Any], str]] = [
     (at(NotFound, "src"), {"at_source": True}, "skip"),
     (at(NotFound), {}, "fail"),
@@ -57,6 +63,8 @@ CASES: list[tuple[CrossdockError, dict[str, Any], str]] = [
     (IntegrityError("other bytes"), {"attempt": 3}, "fail"),
     (IntegrityError("other bytes"), {"age": 1001.0}, "fail"),
     (SourceChanged("changed"), {"age": 1001.0}, "skip"),
+    (still_listed(), {}, "retry"),
+    (still_listed(), {"attempt": 3}, "fail"),
 ]
 
 

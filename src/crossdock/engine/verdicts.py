@@ -96,7 +96,7 @@ def judge(
         return Verdict("skip", f"{GONE}: its owner took it back")
     if isinstance(error, NotAFile) and at_source:
         return Verdict("skip", f"{GONE}: what has its name now is no file")
-    if isinstance(error, SourceChanged):
+    if isinstance(error, SourceChanged) and not error.still_listed:
         return Verdict("skip", f"{CHANGED}: what is there now is a file of its own, and settles anew")
     if isinstance(error, Conflict) and unsure:
         return Verdict("fail", f"{error.message}; {_UNSURE}. Next: see what is there, and remove it if it is a part")

@@ -91,6 +91,25 @@ class TestRanges:
         async with storage.read("name", offset=5) as reader:
             assert b"".join([chunk async for chunk in chunks(reader)]) == LARGE[5:]
 
+    @pytest.mark.parametrize("more", [0, 1])
+    async def test_parts_that_pass_for_the_whole(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer, more: int
+    ) -> None:
+        """Of a file of 20 MiB the first part was all that arrived, and counted as done."""
+        data = LARGE[: 5 * MIB + more]
+        peer.write("name", data)
+
+        def whole(found: Upstream) -> None:
+            found.status = 200
+            drop(found, "content-range")
+
+        proxy.fail("GET", "/name", edit(whole), 100)
+        if not more:
+            assert await storage.read_bytes("name") == data
+            return
+        with pytest.raises(ProtocolViolation, match=f"{5 * MIB} bytes came as if they were all, of {len(data)}"):
+            await storage.read_bytes("name")
+
     async def test_a_range_of_nothing(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
         """s3rver answers with a part of one byte that does not exist."""
         peer.write("name", b"")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import re
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -227,6 +229,57 @@ class TestReading:
         proxy.fail("GET", "/name", edit(lie), 100)
         with pytest.raises(ProtocolViolation, match="Content-Length"):
             await storage.read_bytes("name")
+
+    async def test_a_store_that_refuses_the_etag_it_tells(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+    ) -> None:
+        """As one may (RFC 9110, 13.1.1) whose own are weak: no condition is sent any more, and all ETags compared."""
+
+        async def strict(request: web.BaseRequest, forward: Forward) -> web.StreamResponse:
+            if "if-match" in request.headers:
+                return await xml_error(412, "PreconditionFailed")(request, forward)
+            return await edit(lambda found: None)(request, forward)
+
+        peer.write("name", LARGE)
+        proxy.fail("GET", "/name", strict, 100)
+        [listed] = [each async for each in storage.scan("")]
+        async with storage.read("name", pin=listed) as reader:
+            assert b"".join([chunk async for chunk in chunks(reader)]) == LARGE
+        with pytest.raises(SourceChanged):
+            async with storage.read("name") as reader:
+                await reader.read()
+                peer.write("name", LARGE[::-1])
+                async for _ in chunks(reader):
+                    pass
+        with pytest.raises(SourceChanged) as caught:
+            async with storage.read("name", pin=listed):
+                pass
+        assert not caught.value.still_listed
+
+    async def test_what_is_listed_otherwise_than_it_is(
+        self, storage: Storage, proxy: FaultProxy, peer: BotoPeer
+    ) -> None:
+        """A flow took it for a change, which it would find by its next look: it moved nothing, and ended well."""
+        peer.write("name", SMALL)
+
+        def other(found: Upstream) -> None:
+            found.body = re.sub(b"<ETag>.*?</ETag>", b"<ETag>other</ETag>", found.body)
+            drop(found, "content-length")
+
+        proxy.fail("GET", "list-type=2", edit(other), 100)
+        [pin] = [each async for each in storage.scan("")]
+        for still in (True, False):
+            if not still:
+                proxy.rules.clear()
+            for asked in (pin, replace(pin, etag=None, size=1)):
+                with pytest.raises(SourceChanged) as caught:
+                    async with storage.read("name", pin=asked):
+                        pass
+                assert caught.value.still_listed == (still and asked is pin)
+            with pytest.raises(SourceChanged) as caught:
+                await storage.server_copy(storage, "name", "to", pin=pin)
+            assert caught.value.still_listed == still
+        assert peer.names() == {"name"}
 
     async def test_a_pin_that_the_store_ignores(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
         peer.write("name", SMALL)

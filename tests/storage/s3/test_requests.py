@@ -87,6 +87,15 @@ class TestListing:
                     assert [entry.path async for entry in storage.scan("a+b")] == ["a+b/1", "a+b/2"]
                 assert proxy.count("marker=a%2Bb") > 1 and proxy.count("continuation-token") == 0
 
+    async def test_a_store_that_refuses_version_2(self, storage: Storage, proxy: FaultProxy, peer: BotoPeer) -> None:
+        proxy.fail("GET", "list-type=2", xml_error(501, "NotImplemented"), 100)
+        for name in ("a b", "c+d/1", "e"):
+            peer.write(name, SMALL)
+        assert [entry.path async for entry in storage.walk()] == ["a b", "c+d/1", "e"]
+        assert {entry.path async for entry in storage.scan()} == {"a b", "c+d", "e"}
+        # Asked for once, and no more: not at the next listing, nor for whether there is such a folder.
+        assert proxy.count("list-type=2") == 1 and (await storage.stat("c+d")).kind == "dir"
+
     @pytest.mark.parametrize("encodes", [True, False])
     async def test_a_store_that_does_not_encode_the_names_of_folders(
         self, storage: Storage, proxy: FaultProxy, peer: BotoPeer, encodes: bool

@@ -22,6 +22,7 @@ from crossdock.storage.s3.copying import Copy
 from crossdock.storage.s3.entries import entry_of
 from crossdock.storage.s3.faults import changed
 from crossdock.storage.s3.names import must_keep
+from crossdock.storage.s3.pages import list_page
 from crossdock.storage.s3.reader import S3Reader
 from crossdock.storage.s3.settings import S3Settings
 from crossdock.storage.s3.upload import token_of
@@ -81,7 +82,7 @@ class S3Backend(Backend):
             if not answer.code:
                 return entry_of(path, answer.headers)
         prefix = self.calls.prefix if not path else self.calls.key(path + "/", "stat")
-        page = await listing.list_page(self.calls, path, prefix, limit=1, operation="stat")
+        page = await list_page(self.calls, path, prefix, limit=1, operation="stat")
         if not path or page.objects:
             return Entry(path=path, kind="dir")
         raise self.error(NotFound, "stat", path, "no such key, and none below it")

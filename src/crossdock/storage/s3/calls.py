@@ -59,6 +59,8 @@ class Calls:
         root = settings.root.rstrip("/")
         self.prefix = root + "/" if root else ""
         self.checksums = settings.checksum == "auto" and client.amazon
+        self.listing: Mapping[str, str] = {"list-type": "2"}
+        """Which version of listings is asked for; nothing is the first, if the store knows no other."""
         self.folders_encoded = False
         """Listings were seen to encode the names of folders, as `encoding-type` asks for."""
 

@@ -22,6 +22,7 @@ from crossdock.storage.base import Entry, WriteOptions
 from crossdock.storage.s3.calls import UNHEARD, Calls
 from crossdock.storage.s3.entries import entry_of, stored_of, with_etag
 from crossdock.storage.s3.faults import changed
+from crossdock.storage.s3.pinned import differs
 from crossdock.storage.s3.plan import part_size_for
 from crossdock.storage.s3.request import Body, Request
 from crossdock.storage.s3.upload import Upload
@@ -63,10 +64,8 @@ class Copy:
         request = self._request("HEAD", "s3:GetObject", {})
         answer = await self._calls.client.call(request)
         source = entry_of(self._source, answer.headers)
-        if pin is not None:
-            for name, old, new in (("size", pin.size, source.size), ("ETag", pin.etag, source.etag)):
-                if old is not None and old != new:
-                    raise changed(self._calls.client.place(request), f"its {name} is {new}, it was listed with {old}")
+        if pin is not None and (error := await differs(self._calls, request, pin, source)) is not None:
+            raise error
         headers = self._metadata(source, answer.headers)
         size = source.size or 0
         # If-None-Match on CopyObject is honoured by few stores; publication of parts has been probed.

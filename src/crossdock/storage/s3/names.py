@@ -10,7 +10,7 @@ import secrets
 
 from crossdock.errors import InvalidPath, PermissionDenied, ProtocolViolation, Unsupported
 from crossdock.storage.s3.calls import Calls
-from crossdock.storage.s3.listing import list_page
+from crossdock.storage.s3.pages import list_page
 from crossdock.storage.s3.probe import remove
 from crossdock.storage.s3.request import Body
 from crossdock.storage.staging import temporary_path

@@ -1,19 +1,43 @@
-"""What happens to an object only if it still is the one that was meant: taking it away, and tagging it."""
+"""Whether an object still is the one that was meant, and what happens to it only then: taking it away, tagging it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
-from crossdock.errors import StorageError, Unsupported
+from crossdock.errors import SourceChanged, StorageError, Unsupported
 from crossdock.storage.base import Entry
 from crossdock.storage.s3.calls import Calls
 from crossdock.storage.s3.faults import changed
-from crossdock.storage.s3.request import Answer
+from crossdock.storage.s3.pages import list_page
+from crossdock.storage.s3.request import Answer, Request
 from crossdock.storage.s3.wire import VERSION, etag_of, tagging
 
-__all__ = ["delete_exactly", "delete_pinned", "set_tags"]
+__all__ = ["delete_exactly", "delete_pinned", "differs", "set_tags"]
 
 _REPLACED = "a newer object has come; it is left alone"
+
+
+async def differs(calls: Calls, request: Request, pin: Entry, entry: Entry) -> SourceChanged | None:
+    """Why an object that was asked for is not `pin`, as it was listed, if it is not.
+
+    If the store lists it so all the same, a flow that took it for a change would never move it, nor tell anybody: what
+    is listed next is what it knows already.
+    """
+    for name, old, new in (("size", pin.size, entry.size), ("ETag", pin.etag, entry.etag)):
+        if old is None or old == new:
+            continue
+        error = changed(calls.client.place(request), f"its {name} is {new}, it was listed with {old}")
+        with suppress(StorageError):
+            page = await list_page(
+                calls, request.path, request.key, limit=1, operation=request.operation, bucket=request.bucket
+            )
+            if [each[:3] for each in page.objects] == [(request.key, pin.size, pin.etag)]:
+                error.message += ", and still is"
+                error.hint = "ask who runs the store why it lists what it does not have; cp does without its lists"
+                error.still_listed = True
+        return error
+    return None
 
 
 async def delete_pinned(calls: Calls, path: str, pin: Entry) -> None:

@@ -16,6 +16,7 @@ from crossdock.storage.s3.calls import UNHEARD, Calls
 from crossdock.storage.s3.client import Response
 from crossdock.storage.s3.entries import entry_of
 from crossdock.storage.s3.faults import changed, failure
+from crossdock.storage.s3.pinned import differs
 from crossdock.storage.s3.request import Answer, Request
 from crossdock.storage.s3.wire import VERSION, etag_of
 
@@ -45,6 +46,7 @@ class S3Reader(Reader):
         self._calls, self._path, self._key = calls, path, key
         self._etag = pin.etag if pin else None
         self._version = pin.version if pin else None
+        self._pin, self._conditional = pin, True
         self._next = offset
         self._ranges: deque[_Range] = deque()
         self._ahead = _LEAST_AHEAD
@@ -73,13 +75,15 @@ class S3Reader(Reader):
                 response.close()
                 raise calls.client.violation(request, str(error)) from None
             reader.entry = entry_of(path, head.headers, total)
+            if total == end != size and not _is_part(head):
+                await reader._whole(response, request)
             reader._next = stop
             reader._ranges.append(_Range(reader, offset, stop, response))
             if begin != offset or (stop != min(end, total) and _is_part(head)):
                 await reader.close()
                 raise calls.client.violation(request, f"bytes {begin}-{stop} came instead of {offset}-{end}")
         try:
-            reader._pinned(pin, request)
+            await reader._pinned(pin, request)
         except BaseException:
             await reader.close()
             raise
@@ -91,7 +95,7 @@ class S3Reader(Reader):
             self._path,
             self._key,
             operation="read",
-            etag=self._etag,
+            etag=self._etag if self._conditional else None,
             version=self._version,
             allow=("PreconditionFailed",),
         )
@@ -100,12 +104,23 @@ class S3Reader(Reader):
         if answer.code or (self.entry.size or 0) > offset:
             raise changed(self._calls.client.place(self._request(offset, offset)), "the object has been replaced")
 
-    def _pinned(self, pin: Entry | None, request: Request) -> None:
+    async def _whole(self, response: Response, request: Request) -> None:
+        """An answer that does not call itself a part, and is as long as one was to be, may be one all the same."""
+        calls = self._calls
+        try:
+            found = await calls.head(self._path, self._key, operation="read", allow=_UNNAMED)
+        except BaseException:
+            response.close()
+            raise
+        told = None if found.code else entry_of(self._path, found.headers).size
+        if told not in (None, self.entry.size):
+            response.close()
+            raise calls.client.violation(request, f"{self.entry.size} bytes came as if they were all, of {told}")
+
+    async def _pinned(self, pin: Entry | None, request: Request) -> None:
         entry, client = self.entry, self._calls.client
-        if pin is not None:
-            for name, old, new in (("size", pin.size, entry.size), ("ETag", pin.etag, entry.etag)):
-                if old is not None and old != new:
-                    raise changed(client.place(request), f"its {name} is {new}, it was listed with {old}")
+        if pin is not None and (error := await differs(self._calls, request, pin, entry)) is not None:
+            raise error
         if pin is not None and pin.version is not None:
             self.entry = replace(entry, version=pin.version)
         self._etag, self._version = entry.etag, entry.attributes.get(VERSION, self._version)
@@ -113,7 +128,7 @@ class S3Reader(Reader):
             raise client.violation(request, "no ETag: the ranges of a large object could be of different versions")
 
     def _request(self, start: int, end: int) -> Request:
-        headers = {"if-match": f'"{self._etag}"'} if self._etag else {}
+        headers = {"if-match": f'"{self._etag}"'} if self._etag and self._conditional else {}
         if end > start:
             headers["range"] = f"bytes={start}-{end - 1}"
         query = {"versionId": self._version} if self._version else {}
@@ -132,8 +147,31 @@ class S3Reader(Reader):
         allow = ("PreconditionFailed", "InvalidRange", *allow)
         response, head = await self._calls.client.stream(request, allow=allow)
         if head.code == "PreconditionFailed":
+            if await self._misjudged(request):
+                return await self.get(start, end, allow)
             raise changed(self._calls.client.place(request), "the object has been replaced")
         return response, head, request
+
+    async def _misjudged(self, request: Request) -> bool:
+        """The store refuses the ETag that it tells itself, a weak one say: the ETags of what comes are compared then.
+
+        Raises `SourceChanged` that says so if it lists another one all the same.
+        """
+        if self._calls.client.amazon or not self._conditional:
+            return False
+        seen = ("NotFound", *_UNNAMED)
+        answer = await self._calls.head(
+            self._path, self._key, operation="read", version=self._version, allow=seen, repeat=True
+        )
+        if answer.code:
+            return False
+        entry = entry_of(self._path, answer.headers)
+        self._conditional = entry.etag != self._etag
+        if self._conditional and self._pin is not None and not self._begun:
+            error = await differs(self._calls, request, self._pin, entry)
+            if error is not None:
+                raise error
+        return not self._conditional
 
     async def read(self) -> bytes:
         if not self._begun:
