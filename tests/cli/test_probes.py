@@ -15,7 +15,7 @@ import pytest
 
 from crossdock.cli.probes import Finding, probe
 from crossdock.config import Location
-from crossdock.errors import InvalidPath, PermissionDenied
+from crossdock.errors import ConnectionFailed, InvalidPath, PermissionDenied
 from crossdock.storage.base import Entry, Reader, WriteOptions, Writer
 from crossdock.storage.local import LocalSettings
 from crossdock.storage.memory import MemoryBackend, MemorySettings
@@ -53,9 +53,27 @@ class Refusing(MemoryBackend):
         await super().delete(path)
 
 
+class Failing(MemoryBackend):
+    """The line fails at one write, of those to this path."""
+
+    def __init__(self, path: str, number: int) -> None:
+        super().__init__()
+        self._path, self._left = path, number
+
+    async def begin_write(self, path: str, options: WriteOptions) -> Writer:
+        self._left -= path == self._path
+        if path == self._path and not self._left:
+            raise self.error(ConnectionFailed, "write", path, "the port is closed", hint="open the port")
+        return await super().begin_write(path, options)
+
+
 class Forbidding(MemoryBackend):
     async def make_dir(self, path: str) -> None:
         raise self.error(PermissionDenied, "mkdir", path, "permission denied")
+
+
+class Staged(LocalSettings):
+    staging: str = "rename"
 
 
 class Lying(MemoryBackend):
@@ -165,6 +183,23 @@ async def test_names_that_are_refused() -> None:
     assert bad.detail.startswith("Zoë €.csv cannot be written: write memory:scratch/Zoë €.csv: no such letters here")
     assert bad.mend
     assert left == set()
+
+
+@pytest.mark.parametrize(("name", "path", "number"), [("overwrite", "probe", 2), ("names", "Zoë €.csv", 1)])
+async def test_a_line_that_fails_once_is_not_blamed_on_what_was_tried(name: str, path: str, number: int) -> None:
+    told, left = await findings(Failing(f"scratch/{path}", number))
+    (bad,) = (finding for finding in told if not finding.good)
+    assert (bad.name, bad.mend) == (name, "open the port"), told
+    assert "the port is closed" in bad.detail
+    assert left == set()
+
+
+async def test_a_line_that_fails_once_calls_for_no_other_setting(tmp_path: Path) -> None:
+    async with Storage(Failing("scratch/probe", 1)) as storage:
+        place = Location("lake", Staged(root=tmp_path), "", True)
+        async with aclosing(probe(storage, "scratch", place, removing="rm")) as found:
+            (bad,) = [finding async for finding in found if not finding.good]
+    assert (bad.name, bad.mend) == ("write", "open the port")
 
 
 async def test_names_that_are_kept() -> None:

@@ -73,7 +73,7 @@ async def probe(storage: Storage, scratch: str, place: Location, *, removing: st
             except _Wrong as wrong:
                 yield Finding(name, str(wrong), good=False, mend=wrong.mend)
             except CrossdockError as error:
-                mend = await _what_works(probes, place) if name == "write" else None
+                mend = await _what_works(probes, place, again=error.retryable) if name == "write" else None
                 yield Finding(name, error.message, good=False, mend=mend or _mend(error, place))
                 if name == "write":
                     return
@@ -95,20 +95,20 @@ _VARIANTS: tuple[dict[str, str], ...] = (
 )
 
 
-async def _what_works(probes: _Probes, place: Location) -> str | None:
-    """The setting with which a write that was refused succeeds, found by trying."""
+async def _what_works(probes: _Probes, place: Location, *, again: bool) -> str | None:
+    """The setting with which a write that was refused succeeds, found by trying; none, if it does as it is `again`."""
     if not hasattr(place.settings, "staging"):
         return None
-    for variant in _VARIANTS:
+    for variant in ({}, *_VARIANTS) if again else _VARIANTS:
         settings = place.settings.model_copy(update=variant)
-        if settings == place.settings:
+        if variant and settings == place.settings:
             continue
         try:
             async with replace(place, settings=settings).storage() as storage:
                 await storage.write_bytes(probes.file, probes.data)
         except CrossdockError:
             continue
-        return ", ".join(f"{key}: {value}" for key, value in variant.items())
+        return ", ".join(f"{key}: {value}" for key, value in variant.items()) or None
     return None
 
 
@@ -203,8 +203,9 @@ class _Probes:
         return "the same bytes came back"
 
     async def overwrite(self) -> str:
-        self.data = self.data[::-1]
-        await self.storage.write_bytes(self.file, self.data)
+        other = self.data[::-1]
+        await self.storage.write_bytes(self.file, other)
+        self.data = other
         if await self.storage.read_bytes(self.file) != self.data:
             raise _Wrong("after replacing a file the old bytes are read", "do not use this endpoint for changing files")
         return "a file was replaced"
@@ -221,6 +222,8 @@ class _Probes:
         try:
             await self.storage.write_bytes(path, b"named")
         except CrossdockError as error:
+            if error.retryable:
+                raise  # The line has failed, not the name.
             failed = error
         try:
             async with aclosing(self.storage.scan(self.scratch)) as entries:
