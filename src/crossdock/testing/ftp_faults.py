@@ -34,6 +34,8 @@ class FtpFaults:
     """The whole reply to PASV; EPSV is then unknown."""
     agrees_early: bool = False
     """STOR and APPE are agreed to before the folder is looked for; that there is none is the last reply, a 450."""
+    denies: str = ""
+    """The answer to RNTO once it is done."""
     replaces_folders: bool = False
     """A file that is renamed onto a folder takes its place."""
     agreement: Literal["once", "never", "late", "twice"] = "once"

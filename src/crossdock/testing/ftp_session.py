@@ -105,7 +105,7 @@ class Session(Control):
         if self.faults.replaces_folders and self._path(argument).is_dir():
             shutil.rmtree(self._path(argument))
         old.rename(self._path(argument))
-        await self.say("250 renamed")
+        await self.say(self.faults.denies or "250 renamed")
 
     async def _do_xsha256(self, argument: str) -> None:
         if not self._has("XSHA256"):

@@ -21,7 +21,7 @@ from crossdock.errors import (
     TimedOut,
     Truncated,
 )
-from crossdock.storage.base import Expect, WriteOptions
+from crossdock.storage.base import Entry, Expect, WriteOptions
 from crossdock.storage.ftp.backend import FtpBackend
 from tests.conftest import running
 from tests.servers import FtpServer, Proftpd, PureFtpd, Vsftpd
@@ -71,7 +71,7 @@ async def test_a_file_that_somebody_else_moves_first(
         (server.folder / "done").mkdir()
         look = FtpBackend._ready
 
-        def faster(self: FtpBackend, connection: Any, old: bytes, new: bytes) -> str | None:
+        def faster(self: FtpBackend, connection: Any, old: bytes, new: bytes) -> tuple[Entry, str | None]:
             found = look(self, connection, old, new)
             (server.folder / "old").rename(server.folder / "done/other")
             return found

@@ -7,10 +7,11 @@ import pytest
 from crossdock.errors import (
     ConnectionFailed,
     NotADirectory,
+    NotFound,
     PermissionDenied,
 )
 from crossdock.testing.fault_ftp import FaultyFtpServer
-from tests.storage.ftp.places import faulty
+from tests.storage.ftp.places import FACTS, faulty
 
 
 async def test_a_file_is_not_removed_as_a_folder_by_a_server_that_would(server: FaultyFtpServer) -> None:
@@ -124,3 +125,29 @@ async def test_a_folder_that_is_not_empty_stays_where_the_server_would_remove_it
         await storage.delete("folder/file")
         await storage.remove_dir("folder")
     assert list(server.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("features", [("SIZE", "MDTM"), FACTS])
+@pytest.mark.parametrize("reply", ["550 No files found.", "450 No data sets found", "550 Mailbox is empty"])
+async def test_a_folder_that_is_refused_for_being_empty(
+    server: FaultyFtpServer, reply: str, features: tuple[str, ...]
+) -> None:
+    server.features = features
+    (server.folder / "box").mkdir()
+    server.faults.replies |= {"LIST": reply, "MLSD": reply}
+    async with faulty(server) as storage:
+        assert [entry async for entry in storage.scan("box")] == []
+        await storage.remove_dir("box")
+        assert not (server.folder / "box").exists()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["550 No files found: permission denied", "450 No file transfer possible now", "550 No such file", "450 busy"],
+)
+async def test_a_folder_that_is_refused_for_another_reason_is_not_empty(server: FaultyFtpServer, reply: str) -> None:
+    (server.folder / "kept").touch()
+    server.faults.replies["MLSD"] = reply
+    async with faulty(server) as storage:
+        with pytest.raises((PermissionDenied, ConnectionFailed, NotFound)):
+            [entry async for entry in storage.scan("")]

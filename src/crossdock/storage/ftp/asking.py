@@ -1,11 +1,8 @@
-"""Questions to the server about names, and changes of names. Blocking, for a connection's thread."""
+"""Questions to the server about names. Blocking, for a connection's thread."""
 
 from __future__ import annotations
 
-import logging
-import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 from crossdock.errors import ConnectionFailed, NotFound, PermissionDenied, Throttled
@@ -13,25 +10,10 @@ from crossdock.storage.base import Entry, Kind
 from crossdock.storage.ftp import data, stamps
 from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.dialects import Listing, facts_of, parse_size, parse_time
-from crossdock.storage.ftp.faults import kind_of_refusal
-from crossdock.storage.ftp.wire import IsFile, IsFolder, Lost, Missing, Refused, Reply, Violation
-from crossdock.storage.staging import temporary_path
+from crossdock.storage.ftp.faults import is_emptiness, kind_of_refusal
+from crossdock.storage.ftp.wire import IsFile, Lost, Missing, Refused, Reply, Violation
 
-__all__ = [
-    "keeps_beginning",
-    "kind_of",
-    "list_folder",
-    "look",
-    "make_folders",
-    "move",
-    "move_beside",
-    "questions",
-    "remove",
-    "remove_folder",
-    "understood",
-]
-
-log = logging.getLogger("crossdock.storage.ftp")
+__all__ = ["is_folder", "kind_of", "list_folder", "look", "questions", "understood"]
 
 _BLOCK = 256 * 1024
 _NO_SUCH_COMMAND = (500, 501, 502, 504)
@@ -44,7 +26,7 @@ def look(connection: Connection, name: bytes) -> Entry | None:
 
 def questions(connection: Connection, name: bytes) -> tuple[bytes, ...]:
     """What `look` asks, for those who send something else along with it; `understood` takes the replies."""
-    if connection.features.describes(name):
+    if connection.describes(name):
         # ProFTPD's MLST takes a link for a file as long as the link's target is named; its SIZE follows it.
         measured = (b"SIZE " + name,) if connection.features.server == "proftpd" else ()
         return b"MLST " + name, *measured
@@ -56,7 +38,9 @@ def questions(connection: Connection, name: bytes) -> tuple[bytes, ...]:
 def understood(connection: Connection, name: bytes, replies: Sequence[Reply]) -> Entry | None:
     """The answer to `questions`; asks more if that does not settle it. Raises `Refused`."""
     reply = replies[0]
-    if connection.features.describes(name):
+    if connection.describes(name):
+        if _unknown(connection, reply):
+            return look(connection, name)
         if reply.good:
             found = _described(reply)
             found = found if len(replies) == 1 else _measured(connection, name, found, replies[1])
@@ -75,7 +59,7 @@ def understood(connection: Connection, name: bytes, replies: Sequence[Reply]) ->
         # ftp-srv says "213 File status" of an empty file.
         listed = _listed(connection, name)
         return replace(listed or Entry(path=""), modified=when)
-    elif len(replies) == 2 and _is_folder(connection, name):
+    elif len(replies) == 2 and is_folder(connection, name):
         return Entry(path="", kind="dir")
     elif reply.code in _NO_SUCH_COMMAND and reply.code != 501:
         return _listed(connection, name)
@@ -86,6 +70,13 @@ def understood(connection: Connection, name: bytes, replies: Sequence[Reply]) ->
             return listed
     _must_be_missing(connection, name, reply)
     return None
+
+
+def _unknown(connection: Connection, reply: Reply) -> bool:
+    """Whether this answer to MLST tells that FEAT has lied: from then on it is not asked."""
+    if connection.learned.describes is None:
+        connection.learned.describes = reply.code not in (500, 502)
+    return connection.learned.describes is False
 
 
 def _measured(connection: Connection, name: bytes, found: Entry, size: Reply) -> Entry:
@@ -143,25 +134,25 @@ def _must_be_missing(connection: Connection, name: bytes, reply: Reply) -> None:
     if kind is ConnectionFailed or reply.code not in (450, 451, 501, 550, 553):
         raise Refused(b"MLST", reply)
     above = name.rpartition(b"/")[0]
-    if not above or _is_folder(connection, above):
+    if not above or is_folder(connection, above):
         return
     found = look(connection, above)
     if found is None or found.kind == "file":
         return
     # It may have been made meanwhile.
-    if not _is_folder(connection, above):
+    if not is_folder(connection, above):
         raise Refused(b"MLST", reply)
 
 
-def _is_folder(connection: Connection, name: bytes, *, or_missing: bool = False) -> bool:
+def is_folder(connection: Connection, name: bytes, *, or_missing: bool = False) -> bool:
     """Raises `IsFile` where it has to be a folder `or_missing`, if the server tells."""
-    if connection.features.describes(name):
+    if connection.describes(name):
         # Pure-FTPd lets each CWD that fails wait longer than the one before.
         reply = connection.wire.ask(b"MLST " + (name or b"/"))[0]
         kind = _described(reply).kind if reply.good else None
         if kind == "file" and or_missing:
             raise IsFile(name)
-        if kind != "link":
+        if kind != "link" and not _unknown(connection, reply):
             return kind == "dir"
     return connection.wire.ask(b"CWD " + (name or b"/"))[0].good
 
@@ -170,34 +161,6 @@ def kind_of(connection: Connection, name: bytes) -> Kind | None:
     """What a name is; None if there is no such thing. Raises `Refused`."""
     found = look(connection, name)
     return None if found is None else found.kind
-
-
-def keeps_beginning(connection: Connection, name: bytes) -> bool:
-    """Whether REST and STOR leave what is before that place, tried beside `name`. Raises `Refused`.
-
-    bftpd empties the file first: with zeros at its beginning, it then has the size that it should.
-    """
-    learned = connection.learned
-    if learned.keeps_beginning is None and not connection.features.server:
-        probe = name.rpartition(b"/")[0] + b"/" + temporary_path("probe", secrets.token_hex(6)).encode()
-        try:
-            _store(connection, probe, b"ab")
-            _store(connection, probe, b"c", offset=1)
-            stream = data.begin(connection, b"RETR " + probe)
-            found = stream.read(_BLOCK)
-            data.finish(connection, stream)
-        finally:
-            if connection.alive:
-                remove(connection, probe)
-        learned.keeps_beginning = found == b"ac"
-    return learned.keeps_beginning is not False
-
-
-def _store(connection: Connection, name: bytes, content: bytes, *, offset: int = 0) -> None:
-    stream = data.begin(connection, b"STOR " + name, offset=offset)
-    stream.write(content)
-    stream.end()
-    data.finish(connection, stream, patience=data.LAST_WORD)
 
 
 def list_folder(connection: Connection, folder: bytes, listing: Listing) -> None:
@@ -223,9 +186,17 @@ def list_folder(connection: Connection, folder: bytes, listing: Listing) -> None
 
 def _fetch_all(connection: Connection, listing: Listing) -> None:
     """The folder that the session is in. Raises `Refused`."""
-    if "MLSD" in connection.features or "MLST" in connection.features:
-        _fetch(connection, b"MLSD -a" if connection.features.apache else b"MLSD", listing, facts=True)
-        return
+    learned = connection.learned
+    if connection.features.names & {"MLSD", "MLST"} and learned.lists_facts is not False:
+        try:
+            _fetch(connection, b"MLSD -a" if connection.features.apache else b"MLSD", listing, facts=True)
+        except Refused as error:
+            if learned.lists_facts or error.reply.code not in (500, 502):
+                raise
+            learned.lists_facts = False
+        else:
+            learned.lists_facts = True
+            return
     refused = False
     while connection.lists_hidden is not False:
         passing = False
@@ -252,7 +223,14 @@ def _fetch_all(connection: Connection, listing: Listing) -> None:
 
 def _fetch(connection: Connection, command: bytes, listing: Listing, *, facts: bool) -> None:
     listing.begin(facts=facts)
-    if not _received(connection, command, listing):
+    try:
+        certain = _received(connection, command, listing)
+    except Refused as error:
+        if not is_emptiness(error.reply):
+            raise
+        listing.begin(facts=facts)
+        return
+    if not certain:
         learned = connection.learned
         if learned.goodbyes:
             raise Lost("TLS ended without its goodbye, which this server has said before: the listing may be cut short")
@@ -277,114 +255,3 @@ def _received(connection: Connection, command: bytes, listing: Listing) -> bool:
     if stream.ragged is False:
         connection.learned.goodbyes = True
     return not stream.ragged
-
-
-def _must_tell_apart(connection: Connection, name: bytes) -> None:
-    """Raises `Refused` if the server takes letters beyond ASCII for one another, as it might `name` and another.
-
-    Java without a locale stores each of them as "?": of two files one would be lost. Tried once, beside `name`.
-    """
-    learned, settings = connection.learned, connection.settings
-    if name.isascii() or connection.features.server or settings.encoding not in ("utf-8", "utf8"):
-        return
-    if learned.tells_apart is None and settings.staging == "rename":
-        probe = name.rpartition(b"/")[0] + b"/" + temporary_path("probe", secrets.token_hex(6)).encode()
-        one, other = (probe + letter.encode() for letter in "éü")
-        try:
-            _store(connection, one, b"")
-            learned.tells_apart = look(connection, other) is None
-            remove(connection, one)
-        except Refused as error:
-            if learned.tells_apart is None:
-                if error.reply.code < 500 or error.reply.code == 552:
-                    raise  # It could not say now; then it is not to be believed for good.
-                learned.tells_apart = True
-            log.debug("no file beside %r: %s", name, error)
-    if learned.tells_apart is False:
-        raise Refused(b"RNTO", Reply(501, (b"an illegal name: letters beyond ASCII all become one at this server",)))
-
-
-def make_folders(connection: Connection, folder: bytes) -> None:
-    """Make a folder and those above it. Raises `Refused`, `IsFile`."""
-    _must_tell_apart(connection, folder)
-    missing: list[bytes] = []
-    # Asked beforehand: ProFTPD 1.3.9 says of a file that MKD has made a folder of it.
-    while folder and not _is_folder(connection, folder, or_missing=True):
-        missing.append(folder)
-        folder = folder.rpartition(b"/")[0]
-    while missing:
-        name = missing.pop()
-        reply = connection.wire.ask(b"MKD " + name)[0]
-        # Made by somebody else meanwhile is as good as made.
-        if not reply.good and not _is_folder(connection, name):
-            if look(connection, name) is not None:
-                raise IsFile(name)
-            raise Refused(b"MKD", reply)
-
-
-def move(connection: Connection, old: bytes, new: bytes) -> None:
-    """Raises `Refused`; its command tells which half was."""
-    _must_tell_apart(connection, new)
-    # Sent together: after an RNFR that was refused, RNTO is out of sequence and does nothing (RFC 959 §5.4).
-    first, second = connection.wire.ask(b"RNFR " + old, b"RNTO " + new)
-    if first.code != 350:
-        raise Refused(b"RNFR", first)
-    if not second.good:
-        raise Refused(b"RNTO", second)
-
-
-def move_beside(connection: Connection, old: bytes, new: bytes) -> None:
-    """`move`, that never replaces: a server may refuse that for one moment alone, as while a file is in use."""
-    if kind_of(connection, new) is not None:
-        raise Refused(b"RNTO", Reply(550, (b"the file exists",)))
-    move(connection, old, new)
-
-
-def remove(connection: Connection, name: bytes) -> None:
-    """Delete a file; what is missing is already deleted. Raises `Refused`, `IsFolder`."""
-    reply = connection.wire.ask(b"DELE " + name)[0]
-    if reply.good or kind_of_refusal(reply) is NotFound:
-        return
-    kind = kind_of(connection, name)
-    if kind == "dir":
-        raise IsFolder("it is a folder")
-    if kind is not None:
-        raise Refused(b"DELE", reply)
-
-
-def remove_folder(connection: Connection, name: bytes) -> None:
-    """Remove an empty folder; what is missing is already removed. Raises `Refused`, `IsFile`."""
-    # ftp-srv deletes a file by RMD as well.
-    if connection.features.careless and kind_of(connection, name) not in ("dir", None):
-        raise IsFile(name)
-    if not connection.features.server and _holds_names(connection, name):
-        # MinimalFTP deletes all that is below as well.
-        raise Refused(b"RMD", Reply(550, (b"the folder is not empty",)))
-    reply = connection.wire.ask(b"RMD " + name)[0]
-    if reply.good:
-        return
-    kind = kind_of(connection, name)
-    if kind is None:
-        return
-    if kind != "dir":
-        raise IsFile(name)
-    # Apache FtpServer, and Windows, do not remove the folder that a session is in, as after a listing.
-    reply = connection.wire.ask(b"CWD /", b"RMD " + name)[1]
-    if reply.good:
-        return
-    # Apache FtpServer and aioftp say no more than that they cannot, which is no matter of time.
-    with suppress(Refused):
-        if reply.code < 500 and _holds_names(connection, name):
-            reply = Reply(550, (b"the folder is not empty: " + reply.text.encode(),))
-    raise Refused(b"RMD", reply)
-
-
-def _holds_names(connection: Connection, folder: bytes) -> bool:
-    listing = Listing(prefix="", encoding="latin-1")
-    try:
-        list_folder(connection, folder, listing)
-        return bool(listing.page())
-    except Missing:
-        return False
-    finally:
-        listing.close()

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from crossdock.errors import AlreadyExists, NotAFile, NotFound, StorageError, Truncated, Unsupported
 from crossdock.storage.base import Backend, Entry, Reader, WriteOptions, Writer
-from crossdock.storage.ftp import asking, describing, listing, stamps
+from crossdock.storage.ftp import asking, changing, describing, listing, stamps
 from crossdock.storage.ftp.calls import Calls
 from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.faults import Translate
@@ -141,7 +141,7 @@ class FtpBackend(Backend):
         if self.settings.staging == "none" or "attempt" not in json.loads(checkpoint):
             raise self._unsupported("discard", "")
         staged = staged_path(checkpoint)
-        await self.calls.call("discard", staged, asking.remove, self.calls.full(staged, "discard"))
+        await self.calls.call("discard", staged, changing.remove, self.calls.full(staged, "discard"))
         if not self.calls.features.replaces:
             await undo_swap(self.rename, self.delete, checkpoint)
 
@@ -155,19 +155,19 @@ class FtpBackend(Backend):
     # -- changing names ---------------------------------------------------------------------------------------------
 
     async def delete(self, path: str) -> None:
-        await self.calls.call("delete", path, asking.remove, self.calls.full(path, "delete"))
+        await self.calls.call("delete", path, changing.remove, self.calls.full(path, "delete"))
 
     async def rename(self, path: str, target: str, *, overwrite: bool = False) -> None:
         if not self.capabilities.rename:
             raise self._unsupported("rename", path)
         old, new = self.calls.full(path, "rename"), self.calls.full(target, "rename")
-        there = await self.calls.call("rename", path, self._ready, old, new)
+        was, there = await self.calls.call("rename", path, self._ready, old, new)
         if there == "dir":
             raise self.error(NotAFile, "rename", target, "a folder has this name")
         if there is not None and not overwrite:
             raise self.error(AlreadyExists, "rename", target, "the file exists")
         try:
-            if not await self.calls.call("rename", target, self._move, old, new):
+            if not await self.calls.call("rename", target, self._move, old, new, was, there):
                 raise self.error(NotFound, "rename", path, "somebody else has moved or removed it")
         except StorageError as error:
             if there is None or error.retryable or isinstance(error, NotFound):
@@ -175,24 +175,29 @@ class FtpBackend(Backend):
 
             async def step(one: str, other: str) -> None:
                 await self.calls.call(
-                    "rename", one, asking.move_beside, self.calls.full(one, "rename"), self.calls.full(other, "rename")
+                    "rename",
+                    one,
+                    changing.move_beside,
+                    self.calls.full(one, "rename"),
+                    self.calls.full(other, "rename"),
                 )
 
             await publish_by_swap(step, self.delete, path, target, secrets.token_hex(6))
 
-    def _ready(self, connection: Connection, old: bytes, new: bytes) -> str | None:
-        """What stands under the new name; the folders above it are there."""
-        if asking.look(connection, old) is None:
+    def _ready(self, connection: Connection, old: bytes, new: bytes) -> tuple[Entry, str | None]:
+        """What is to be moved, and what stands under the new name; the folders above it are there."""
+        was = asking.look(connection, old)
+        if was is None:
             raise Missing("no such file")
         there = asking.kind_of(connection, new)
         if there is None:
-            asking.make_folders(connection, new.rpartition(b"/")[0])
-        return there
+            changing.make_folders(connection, new.rpartition(b"/")[0])
+        return was, there
 
-    def _move(self, connection: Connection, old: bytes, new: bytes) -> bool:
+    def _move(self, connection: Connection, old: bytes, new: bytes, was: Entry, there: str | None) -> bool:
         """False: it is gone since `_ready` saw it, which vsftpd tells in the words of what is not permitted."""
         try:
-            asking.move(connection, old, new)
+            changing.move(connection, old, new, was=was, free=there is None)
         except Refused as error:
             if error.command != "RNFR" or asking.look(connection, old) is not None:
                 raise
@@ -200,7 +205,7 @@ class FtpBackend(Backend):
         return True
 
     async def make_dir(self, path: str) -> None:
-        await self.calls.call("mkdir", path, asking.make_folders, self.calls.full(path, "mkdir"))
+        await self.calls.call("mkdir", path, changing.make_folders, self.calls.full(path, "mkdir"))
 
     async def remove_dir(self, path: str) -> None:
-        await self.calls.call("rmdir", path, asking.remove_folder, self.calls.full(path, "rmdir"))
+        await self.calls.call("rmdir", path, changing.remove_folder, self.calls.full(path, "rmdir"))

@@ -227,6 +227,10 @@ class Connection:
         """Commands may be sent along with a transfer."""
         return self.features.queues and self.learned.queues is not False
 
+    def describes(self, name: bytes) -> bool:
+        """Whether to ask MLST about this name."""
+        return self.learned.describes is not False and self.features.describes(name)
+
     def mark_busy(self) -> None:
         if self._killed or self.broken or self.pending:
             raise Lost("the connection was given up")

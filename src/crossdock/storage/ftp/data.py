@@ -89,6 +89,9 @@ def begin(
                 raise Uncalled(str(reply))
             if connected is not None and overlooks(connection, found, reply):
                 raise Overlooked(str(reply))
+            if reply.good:
+                connection.wire.alive = False
+                raise Violation(f"the server calls a transfer complete before it has agreed to it: {reply}")
             raise Refused(command, reply)
         if listener is not None:
             connected = _accept(connection, listener)

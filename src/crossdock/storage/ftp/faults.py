@@ -31,6 +31,7 @@ __all__ = [
     "hint_for",
     "hint_for_certificate",
     "hint_for_permission",
+    "is_emptiness",
     "kind_of_refusal",
     "no_rename",
     "translated",
@@ -64,6 +65,11 @@ _WORDS: tuple[tuple[re.Pattern[str], type[StorageError]], ...] = tuple(
         (rf"too many|maximum|{_IN_USE}", Throttled),
         (r"permi|denied|allowed|forbidden|prohibit|access|read-?only|overwrite|authori[sz]ed", PermissionDenied),
     )
+)
+_EMPTINESS = re.compile(
+    r"\bno (?:matching )?(?:files?|entries|data ?sets?|members|messages?|batches|documents?|objects)"
+    r"(?: were)? (?:found|exist|available|present)\b|\b(?:directory|folder|mailbox) (?:is )?empty\b",
+    re.IGNORECASE,
 )
 _CODES: dict[int, type[StorageError]] = {
     421: ConnectionFailed,
@@ -139,6 +145,12 @@ def kind_of_refusal(reply: Reply) -> type[StorageError] | None:
         return None
     said = reply.words
     return next((kind for words, kind in _WORDS if words.search(said)), None)
+
+
+def is_emptiness(reply: Reply) -> bool:
+    """Whether a refusal to list means that there is nothing to be listed, as mailboxes and mainframes say it."""
+    said = reply.code in (450, 451, 550) and kind_of_refusal(reply) is None
+    return said and _EMPTINESS.search(reply.words) is not None
 
 
 def hint_for(kind: type[StorageError]) -> str | None:

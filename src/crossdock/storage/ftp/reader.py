@@ -100,7 +100,7 @@ class FtpReader(Reader):
             self._ended, self.changed = True, False
             return b""
         # Had more to be asked, the invitation may have been used up by a listing.
-        told = connection.features.describes(self._name) or parse_size(replies[0].lines[0].strip()) is not None
+        told = connection.describes(self._name) or parse_size(replies[0].lines[0].strip()) is not None
         settled = replies[0].good and told and not connection.features.times_by_listing
         invited = replies[-1] if len(replies) > len(asked) and settled else None
         # Answered once all is sent, which is not the same as received, unless that is done in the same call.

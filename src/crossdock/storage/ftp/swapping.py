@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from crossdock.storage.ftp import asking
+from crossdock.storage.ftp import changing
 from crossdock.storage.ftp.calls import Calls
 from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.staging import publish_by_swap
@@ -18,10 +18,10 @@ async def swap(
     """By this connection, which is the caller's, and once it has broken by others: then the caller is to `let_go`."""
 
     async def rename(old: str, new: str) -> None:
-        await step(old, asking.move_beside, calls.full(old, "write"), calls.full(new, "write"))
+        await step(old, changing.move_beside, calls.full(old, "write"), calls.full(new, "write"))
 
     async def remove(path: str) -> None:
-        await step(path, asking.remove, calls.full(path, "write"))
+        await step(path, changing.remove, calls.full(path, "write"))
 
     async def step(path: str, work: Callable[..., None], *names: bytes) -> None:
         if not connection.alive:

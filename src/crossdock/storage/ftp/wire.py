@@ -57,6 +57,10 @@ class Learned:
     """Several commands in one packet are all answered. None: not tried."""
     queues: bool | None = None
     """Commands that were sent along with a transfer were answered in their turn. None: not tried."""
+    describes: bool | None = None
+    """MLST is known, as FEAT says; False: it is not, as behind a gateway that lets FEAT pass. None: not tried."""
+    lists_facts: bool | None = None
+    """The same of MLSD."""
     goodbyes: bool | None = None
     """A listing has ended with TLS's goodbye; False: two in a row have not, as not every server says it."""
     extended: bool | None = None

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from crossdock.errors import NotFound, ProtocolViolation
 from crossdock.storage.base import Entry, Expect, WriteOptions
-from crossdock.storage.ftp import asking, data, stamps
+from crossdock.storage.ftp import asking, changing, data, stamps
 from crossdock.storage.ftp.calls import Calls
 from crossdock.storage.ftp.connection import Connection
 from crossdock.storage.ftp.digests import Own, difference, own_digest
@@ -72,7 +72,7 @@ class FtpWriter(StagedWriter):
         self._touched = True
         above = self._target.rpartition(b"/")[0]
         if connection.features.careless and above not in self._calls.folders:
-            asking.make_folders(connection, above)
+            changing.make_folders(connection, above)
             self._calls.folders.add(above)
         self._own = own_digest(connection) if self._calls.settings.verify == "digest" and not self.offset else None
         try:
@@ -81,7 +81,7 @@ class FtpWriter(StagedWriter):
             if self.offset or error.reply.code < 450:
                 raise
             # Even if none was missing: somebody else may have made it meanwhile.
-            asking.make_folders(connection, above)
+            changing.make_folders(connection, above)
             self._stream = self._opened(connection)
         self._send(connection, parts)
 
@@ -95,7 +95,7 @@ class FtpWriter(StagedWriter):
             except Refused as error:
                 log.debug("no APPE: %s", error)
         try:
-            if asking.keeps_beginning(connection, self._target):
+            if changing.keeps_beginning(connection, self._target):
                 return data.begin(connection, b"STOR " + self._target, offset=self.offset)
             reason = "the server loses what is before the place where a file is gone on with (REST, STOR)"
         except Refused as error:
@@ -150,7 +150,7 @@ class FtpWriter(StagedWriter):
             stamp, questions = self._asks(connection)
             stored = self._answered(connection, len(stamp), stamps.set_time(connection, stamp, questions))
         if self._at_once and stored.size in (None, self.size):
-            self._move(connection)
+            self._move(connection, stored)
         return stored
 
     def _in_one_go(self, connection: Connection, parts: list[bytes]) -> Stored | None:
@@ -169,20 +169,20 @@ class FtpWriter(StagedWriter):
             raise self._late(error) from error
         return None if replies is None else self._answered(connection, len(stamp), replies)
 
-    def _move(self, connection: Connection) -> None:
+    def _move(self, connection: Connection, stored: Stored) -> None:
         """Publish without another hop, unless the server has something against it, which `_rename` looks into."""
         if connection.broken:
             raise Lost("the transfer was given up")
         try:
-            self._to_final(connection)
+            self._to_final(connection, stored)
             self._published = True
         except Refused as error:
             self._refusal = error
 
-    def _to_final(self, connection: Connection) -> None:
+    def _to_final(self, connection: Connection, stored: Stored) -> None:
         if connection.features.careless and asking.kind_of(connection, self._final) == "dir":
             raise IsFolder("a folder has this name")
-        asking.move(connection, self._target, self._final)
+        changing.move(connection, self._target, self._final, was=stored.entry)
 
     def _end(self, connection: Connection, stream: data.Data) -> None:
         try:
@@ -329,16 +329,16 @@ class FtpWriter(StagedWriter):
         assert self._connection is not None
         if not self._direct and not self._published:
             with Translate("write", self.endpoint, self.path):
-                await self._rename(self._connection)
+                await self._rename(self._connection, stored)
         self._release()
         return stored.entry or Entry(path=self.path)
 
-    async def _rename(self, connection: Connection) -> None:
+    async def _rename(self, connection: Connection, stored: Stored) -> None:
         calls = self._calls
         try:
             if self._refusal is not None:
                 raise self._refusal
-            await connection.run(self._to_final, connection)
+            await connection.run(self._to_final, connection, stored)
             return
         except Refused as error:
             there = await connection.run(asking.kind_of, connection, self._final)
@@ -381,7 +381,7 @@ class FtpWriter(StagedWriter):
     def _undo(self, connection: Connection) -> None:
         # A file that the server did not let us replace is not ours to remove.
         if self._before is None or asking.look(connection, self._target) != self._before:
-            asking.remove(connection, self._target)
+            changing.remove(connection, self._target)
 
     async def _let_go(self) -> None:
         connection, stream = self._connection, self._stream
