@@ -142,3 +142,32 @@ async def test_a_folder_that_cannot_be_opened_is_not_called_missing(code: int) -
         with pytest.raises(CrossdockError) as caught:
             assert [entry async for entry in storage.scan("nowhere")] == []
         assert not isinstance(caught.value, NotFound)
+
+
+@pytest.mark.parametrize("kept_back", [c.A_SIZE, c.A_TIMES, c.A_SIZE | c.A_TIMES])
+@pytest.mark.parametrize("told", [True, False])
+async def test_what_a_listing_does_not_tell_of_a_file_is_asked_for(*, kept_back: int, told: bool) -> None:
+    """For as long as the server tells more then."""
+
+    class Meagre(FakeSftp):
+        def names(self, name: bytes) -> list[tuple[bytes, bytes]]:
+            whole, self.attributes = self.attributes, self.attributes & ~kept_back
+            found = super().names(name)
+            self.attributes = whole
+            return found
+
+    sftp = Meagre(x=b"12", y=b"")
+    sftp.attributes = c.A_SIZE | c.A_PERMISSIONS | c.A_TIMES if told else c.A_PERMISSIONS
+    async with served(sftp) as (storage, _):
+        for _ in range(2):
+            found = {entry.path: (entry.size, entry.modified is not None) async for entry in storage.scan()}
+            assert found == ({"x": (2, True), "y": (0, True)} if told else {"x": (None, False), "y": (None, False)})
+    assert sftp.seen.count(c.LSTAT) == 1 + (4 if told else 2)  # one is asked for when the endpoint is opened
+
+
+async def test_what_is_listed_and_not_described_is_not_left_out() -> None:
+    sftp = FakeSftp(x=b"12")
+    sftp.attributes = c.A_PERMISSIONS
+    sftp.hook = lambda kind, _: status(c.NO_SUCH_FILE) if kind == c.LSTAT else None
+    async with served(sftp) as (storage, _):
+        assert [entry.path async for entry in storage.scan()] == ["x"]

@@ -12,7 +12,7 @@ from datetime import timedelta
 from crossdock.errors import NotADirectory, NotFound, PermissionDenied
 from crossdock.storage.base import SECONDS_32, Backend, Capabilities, Entry, Reader, WriteOptions, Writer
 from crossdock.storage.sftp import codec, listing
-from crossdock.storage.sftp.calls import Calls, entry_of, kind_of, kind_told
+from crossdock.storage.sftp.calls import Calls, entry_of, kind_of, kind_told, means_missing
 from crossdock.storage.sftp.changing import HARDLINK, POSIX_RENAME, make_folders, make_parents, move, remove, replaced
 from crossdock.storage.sftp.codec import parse_name, text
 from crossdock.storage.sftp.disks import identity
@@ -123,6 +123,18 @@ class SftpBackend(Backend):
             return []
         return [("mtime", "modification times cannot be set", "crossdock sync --checksum    # compares content")]
 
+    async def prove_times(self, entry: Entry) -> None:
+        calls = self.calls
+        if not calls.doubts_times or not calls.keeps_times or entry.modified is None:
+            return
+        async with calls.session("ask", entry.path) as session:
+            name, seconds = text(calls.full(entry.path, "ask")), codec.times(int(entry.modified.timestamp()))
+            try:
+                await session.status(codec.SETSTAT, name, seconds)
+            except Status:
+                calls.cannot_stamp()
+        calls.doubts_times = False
+
     # -- asking ---------------------------------------------------------------------------------------------------
 
     async def stat(self, path: str) -> Entry:
@@ -136,7 +148,8 @@ class SftpBackend(Backend):
                 # Apache MINA describes what is below a file, without a single attribute.
                 raise self.error(NotFound, "stat", path, "no such file", hint=hint_for(NotFound))
             except Status as error:
-                if error.code == codec.FAILURE and await below_file(self.calls, session, name):
+                vague = error.code == codec.FAILURE
+                if vague and (await means_missing(session, name, error) or await below_file(self.calls, session, name)):
                     raise self.error(NotFound, "stat", path, "no such file", hint=hint_for(NotFound)) from error
                 raise
 

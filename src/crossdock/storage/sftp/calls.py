@@ -22,7 +22,7 @@ from crossdock.storage.sftp.settings import SftpSettings
 from crossdock.storage.sftp.wire import Reply, Session, Status, checked
 from crossdock.storage.staging import temporary_path
 
-__all__ = ["Calls", "entry_of", "kind_of", "kind_of_mode", "kind_told"]
+__all__ = ["Calls", "entry_of", "kind_of", "kind_of_mode", "kind_told", "means_missing"]
 
 log = logging.getLogger("crossdock.storage.sftp")
 
@@ -45,6 +45,10 @@ class Calls(Member[Pool]):
         """Times after 2038 may be told. Apache MINA takes them, and ends the session when it is to tell them."""
         self.keeps_times = True
         """The time of a file can be set, as far as is known."""
+        self.doubts_times = False
+        """It may set none: asked about a name that nobody has, the server only failed."""
+        self.lists_less = True
+        """It may tell more of a file when it is asked than when it lists it."""
         self.resumes = True
         """What is staged is kept when it is opened again, as far as is known."""
         self._takes_bytes: bool | None = None
@@ -180,10 +184,53 @@ async def kind_of(session: Session, name: bytes) -> Kind | None:
     try:
         attrs = await session.attrs(codec.LSTAT, text(name))
     except Status as error:
-        if error.code in codec.MISSING:
+        if await means_missing(session, name, error):
             return None
         raise
     return await kind_told(session, name, attrs)
+
+
+async def means_missing(session: Session, name: bytes, error: Status) -> bool:
+    """Whether that `name` could not be described tells that nothing is there.
+
+    Some servers call all that goes wrong a failure: then they do so of a name that nobody has, in a folder that is.
+    """
+    if error.code == codec.FAILURE and session.vague is None:
+        session.vague = await _is_vague(session, name)
+    return error.code in codec.MISSING or (error.code == codec.FAILURE and session.vague is True)
+
+
+async def _is_vague(session: Session, name: bytes) -> bool:
+    folder = name.rpartition(b"/")[0]
+    while True:
+        try:
+            await session.attrs(codec.STAT, text(folder or b"/"))
+            break
+        except Status:
+            if not folder:
+                return False  # it describes nothing at all
+        folder = folder.rpartition(b"/")[0]
+    try:
+        await session.attrs(codec.LSTAT, text(folder + b"/" + temporary_path("probe", secrets.token_hex(6)).encode()))
+    except Status as error:
+        return error.code == codec.FAILURE and await _describes_files(session, folder)
+    return False
+
+
+async def _describes_files(session: Session, folder: bytes) -> bool:
+    """Else what is there would be taken for missing, and replaced: as far as the folder's first names tell."""
+    try:
+        handle = await session.open_folder(folder or b"/")
+        try:
+            listed = codec.names(checked(await session.request(codec.READDIR, handle), codec.NAME))
+        finally:
+            session.request(codec.CLOSE, handle)
+        files = [name for name, _, attrs in listed if kind_of_mode(attrs.permissions) == "file"]
+        if files:
+            await session.attrs(codec.LSTAT, text(folder + b"/" + files[0]))
+    except Status as error:
+        return error.code == codec.EOF
+    return True
 
 
 async def kind_told(session: Session, name: bytes, attrs: Attrs) -> Kind:

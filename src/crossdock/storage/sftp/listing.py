@@ -104,7 +104,7 @@ async def _listed(calls: Calls, session: Session, prefix: str, found: list[tuple
     entries: list[Entry] = []
     follow = calls.settings.links == "follow"
     encoding = calls.settings.encoding
-    asked: list[tuple[int, Future[Reply]]] = []
+    asked: list[tuple[int, bool, Future[Reply]]] = []
     for raw, longname, attrs in found:
         if raw in _SELF_AND_PARENT:
             continue
@@ -115,27 +115,31 @@ async def _listed(calls: Calls, session: Session, prefix: str, found: list[tuple
             raise Violation(f"a listing with the name {raw[:100]!r}")
         path = prefix + raw.decode(encoding, "surrogateescape")
         size, mode, seconds = attrs
-        if mode is not None and mode & _TYPE == _FILE and seconds is not None:
+        if mode is not None and mode & _TYPE == _FILE and seconds is not None and size is not None:
             # Nearly all of a long listing, so without a call.
             entries.append(Entry(path=path, size=size, modified=datetime.fromtimestamp(seconds, UTC)))
             continue
         kind = kind_of_mode(mode)
-        if kind is None or (follow and kind == "link"):
-            how = codec.LSTAT if kind is None and not follow else codec.STAT
-            asked.append((len(entries), session.request(how, text(calls.full(path, "list")))))
+        # Some list less of a file than they tell of it when they are asked.
+        meagre = kind == "file" and calls.lists_less and (size is None or seconds is None)
+        if kind is None or meagre or (follow and kind == "link"):
+            how = codec.STAT if follow else codec.LSTAT
+            asked.append((len(entries), kind is None, session.request(how, text(calls.full(path, "list")))))
             kind = kind or _LETTERS.get(longname[:1], "file")
         entries.append(entry_of(path, attrs, kind))
     gone: set[int] = set()
     led: list[int] = []
-    for at, future in asked:
+    for at, untold, future in asked:
         try:
             attrs = codec.parse_attrs(checked(await future, codec.ATTRS))[0]
         except Status as error:
             # Removed since it was listed, unless it is a link that leads nowhere.
-            if error.code in codec.MISSING and entries[at].kind != "link":
+            if untold and error.code in codec.MISSING and entries[at].kind != "link":
                 gone.add(at)
             continue
         kind = kind_of_mode(attrs.permissions) or entries[at].kind
+        if kind == "file" and attrs.size is None and attrs.modified is None:
+            calls.lists_less = False
         if (entries[at].kind, kind) == ("link", "dir"):
             led.append(at)
         entries[at] = entry_of(entries[at].path, attrs, kind)

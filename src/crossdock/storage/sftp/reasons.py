@@ -177,5 +177,6 @@ async def lacks_times(calls: Calls, session: Session, folder: bytes) -> bool:
         checked(await stamped, codec.STATUS)
     except Status as error:
         # Where only what is there may be changed, the name could not be told to be missing.
+        calls.doubts_times = there and error.code == codec.FAILURE
         return is_unsupported(error) or (error.code == codec.PERMISSION_DENIED and not there)
     return not there

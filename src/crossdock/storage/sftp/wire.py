@@ -71,6 +71,8 @@ class Session(asyncssh.SSHClientSession[bytes]):
         """Streams and operations under way; kept by the pool."""
         self.parting = 0
         """Of these, writers that only wait in order to give up."""
+        self.vague: bool | None = None
+        """Of what is missing the server only says that it failed. None: not yet known."""
 
     # -- asyncssh's side ------------------------------------------------------------------------------------------
 

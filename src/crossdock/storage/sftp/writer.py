@@ -18,7 +18,7 @@ from crossdock.errors import (
 )
 from crossdock.storage.base import Entry, Expect, WriteOptions
 from crossdock.storage.sftp import codec
-from crossdock.storage.sftp.calls import Calls, entry_of, kind_told
+from crossdock.storage.sftp.calls import Calls, entry_of, kind_of, kind_told
 from crossdock.storage.sftp.changing import make_parents, publish
 from crossdock.storage.sftp.codec import Attrs, Violation, parse_attrs, text
 from crossdock.storage.sftp.connect import Connection
@@ -378,7 +378,8 @@ class SftpWriter(StagedWriter):
         try:
             await session.status(codec.REMOVE, text(self._target))
         except Status as error:
-            if error.code not in codec.MISSING:
+            vague = error.code == codec.FAILURE and self._calls.settings.verify == "size"
+            if error.code not in codec.MISSING and not (vague and await kind_of(session, self._target) is None):
                 raise
 
     async def _let_go(self) -> None:
