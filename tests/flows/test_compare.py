@@ -41,6 +41,7 @@ def test_by_time(theirs: Capabilities, ours: Capabilities, newer: float, said: s
     assert Comparison(theirs, ours).difference(source, Entry(path="a", size=5, modified=NOW)) == said
     assert Comparison(theirs, ours).difference(source, Entry(path="a", size=6, modified=NOW)) == "size differs"
     assert Comparison(theirs, ours).difference(source, Entry(path="a", size=5)) is None
+    assert Comparison(theirs, ours).difference(source, Entry(path="a")) == "neither size nor time is told"
 
 
 def test_times_within_a_window_are_equal() -> None:

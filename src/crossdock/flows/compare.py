@@ -13,6 +13,7 @@ UNSURE: Literal["unsure"] = "unsure"
 """The listings do not settle it; a `stat` of the side that does not list modification times would."""
 
 TIME_DIFFERS = "modification time differs"
+NOTHING_TOLD = "neither size nor time is told"
 
 
 class Comparison:
@@ -33,7 +34,8 @@ class Comparison:
         if source.size is not None and target.size is not None and source.size != target.size:
             return "size differs"
         if source.modified is None or target.modified is None:
-            return None
+            # Where neither is told, nothing says that it is the same.
+            return NOTHING_TOLD if source.size is None or target.size is None else None
         if self._precision is None:
             return "source is newer" if source.modified - target.modified > self._window else None
         there, here = source.modified, target.modified

@@ -228,7 +228,7 @@ class _Run:
             error = self.target.backend.error(NotAFile, "write", there.path, f"a {there.kind} has this name")
             self._tell(Outcome(path=name, action="fail", reason="another kind", size=entry.size, error=error))
             return None
-        if self.options.checksum and entry.size == there.size:
+        if self.options.checksum and (entry.size == there.size or None in (entry.size, there.size)):
             return lambda: self._look_closer(name, entry, there)
         reason = self._comparison.difference(entry, there)
         if reason is None:
