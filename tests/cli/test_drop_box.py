@@ -53,6 +53,17 @@ def test_where_it_is_not_said_the_setting_is_named(cli: Cli, tree: Path, box: Pa
     assert contents(box) == {}
 
 
+def test_doctor_leaves_nothing_where_no_folder_may_be_made(
+    cli: Cli, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    with running(pytestconfig, OpenSSH(config=(f"ForceCommand internal-sftp -P {_LOOKS},mkdir,remove",))) as server:
+        box = server.settings() | {"verify": "none"}
+        (tmp_path / "crossdock.yaml").write_text(json.dumps({"endpoints": {"box": box}}))
+        result = cli("doctor", "box:")
+        assert result.code == 0, result.out
+        assert "writing is not tried" in result.out and contents(server.folder) == {}
+
+
 def test_doctor_claims_nothing_that_nobody_confirmed(cli: Cli, box: Path) -> None:
     for endpoint, how in (("box", "published in one step"), ("lone", "NOT in one step: a partial file can be seen")):
         result = cli("doctor", "--json", f"{endpoint}:")

@@ -202,6 +202,12 @@ async def test_a_line_that_fails_once_calls_for_no_other_setting(tmp_path: Path)
     assert (bad.name, bad.mend) == ("write", "open the port")
 
 
+async def test_what_is_taken_or_renamed_as_soon_as_it_is_there() -> None:
+    told, _ = await findings(Renaming(lambda path: f"{path}.received", finds=False))
+    assert [(finding.name, finding.good) for finding in told[-2:]] == [("write", False), ("delete", False)]
+    assert "what was written is not there" in told[-2].detail and str(told[-2].mend).startswith("verify: none")
+
+
 async def test_names_that_are_kept() -> None:
     told, left = await findings(MemoryBackend())
     assert all(finding.good for finding in told)

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from crossdock.errors import AlreadyExists, CrossdockError, NoSpace, NotFound, P
 
 if TYPE_CHECKING:
     from crossdock.config import Location
+    from crossdock.storage.base import Entry
     from crossdock.storage.storage import Storage
 
 __all__ = ["Finding", "probe", "scratch_name"]
@@ -72,7 +73,12 @@ async def probe(storage: Storage, scratch: str, place: Location, *, removing: st
                 yield Finding(name, await action(), mend=probes.remedies.get(name))
             except _Wrong as wrong:
                 yield Finding(name, str(wrong), good=False, mend=wrong.mend)
+                if name == "write":
+                    break
             except CrossdockError as error:
+                if name == "mkdir" and place.drop_box and isinstance(error, PermissionDenied):
+                    yield Finding(name, f"{error.message}; writing is not tried where nothing might be removed again")
+                    return
                 mend = await _what_works(probes, place, again=error.retryable) if name == "write" else None
                 yield Finding(name, error.message, good=False, mend=mend or _mend(error, place))
                 if name == "write":
@@ -133,6 +139,8 @@ class _Probes:
         self.data = secrets.token_bytes(_SIZE)
         self.file = f"{scratch}/probe"
         self.made: set[str] = set()
+        self.written: Entry | None = None
+        """The file, as it was found afterwards."""
         self.remedies: dict[str, str] = {}
         """What helps where a probe found nothing wrong, and yet something to be put up with."""
 
@@ -160,6 +168,17 @@ class _Probes:
     async def write(self) -> str:
         self.made.add(self.file)
         entry = await self.storage.write_bytes(self.file, self.data)
+        if not self.blind:
+            try:
+                self.written = await self.storage.stat(self.file)
+            except NotFound as error:
+                raise _Wrong(
+                    "what was written is not there: the server takes files, or renames them, as soon as they have "
+                    "their name; sync would send them again each time",
+                    "verify: none    # cp and flows send there, and nothing is looked at",
+                ) from error
+            except CrossdockError:
+                pass  # `clock` tells it.
         capabilities = self.storage.capabilities
         how = "NOT in one step: a partial file can be seen"
         if capabilities.rename and self.renames:
@@ -171,7 +190,7 @@ class _Probes:
 
     async def clock(self) -> str:
         """The entry was made moments ago by the server's clock."""
-        entry = await self.storage.stat(self.file)
+        entry = self.written or await self.storage.stat(self.file)
         if entry.modified is None:
             self.remedies["clock"] = (
                 "'after: {archive: .done}' or '{delete: true}' in flows that fetch here: what comes then is new"
@@ -264,7 +283,8 @@ class _Probes:
             await self.storage.write_bytes(self.file, b"other", WriteOptions(overwrite=False))
         except AlreadyExists:
             return "the server refuses to replace when asked to"
-        raise _Wrong("a file was replaced although that was forbidden", "conditional_writes: off")
+        mend = "conditional_writes: off" if self.renames else "on_conflict: overwrite    # in flows that write there"
+        raise _Wrong("a file was replaced although that was forbidden", mend)
 
     async def mtime(self) -> str:
         from crossdock.storage.base import WriteOptions
@@ -280,11 +300,17 @@ class _Probes:
                     self.remedies[name] = remedy
                     return detail
             return "modification times are not kept"
-        apart = None if entry.modified is None else abs(entry.modified - _PAST)
-        if apart is None or (apart and apart >= precision):
-            window = None if apart is None else _window(apart.total_seconds())
+        if entry.modified is None:
             raise _Wrong(
-                f"{_PAST:%Y-%m-%d %H:%M:%SZ} became {entry.modified or 'unknown'}: sync would move files again",
+                "modification times are not told: sync would take files of the same size for unchanged, and move those "
+                "again whose size is not told either",
+                "crossdock sync --checksum    # it compares content instead",
+            )
+        apart = abs(entry.modified - _PAST)
+        if apart >= max(precision, timedelta(microseconds=1)):
+            window = _window(apart.total_seconds())
+            raise _Wrong(
+                f"{_PAST:%Y-%m-%d %H:%M:%SZ} became {entry.modified}: sync would move files again",
                 f"crossdock sync {window or '--checksum'}    # {'or --checksum, which' if window else 'it'} compares "
                 "content instead",
             )
