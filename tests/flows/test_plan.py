@@ -42,6 +42,17 @@ def test_names_that_are_taken() -> None:
     assert planner.by_name("in/.doner/x") is None
 
 
+def test_what_has_a_folders_name_and_bytes() -> None:
+    """S3 may hold it. It was left alone as if it were nothing, and nobody told."""
+    now = datetime(2026, 11, 24, tzinfo=UTC)
+    planner = Planner(Flow(name="f", source=Place("bank"), rules=(Rule(name="to", to=LAKE),)))
+    assert planner.skipped(Entry(path="a/", size=0), now) == "it stands for a folder"
+    entry = Entry(path="a/", size=1)
+    assert planner.skipped(entry, now) is None
+    decided = planner.decide(entry, Once(now, now), Beside(), now)
+    assert decided.verdict == "fail" and "no name is left of it" in decided.reason
+
+
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
 def test_a_manifest_as_windows_writes_it(ends: str) -> None:
     text = "\ufeff" + ends.join(["a.csv", "  ./b.csv ", "# why", "", f"{'0' * 64} *c d.csv", f"{'f' * 32}  e"])

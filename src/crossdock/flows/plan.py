@@ -145,9 +145,9 @@ class Planner:
 
     # Deciding
 
-    def by_name(self, path: str) -> str | None:
-        """Why a path below the source is never taken; None if it may be."""
-        if not path or path.endswith("/"):
+    def by_name(self, path: str, *, size: int | None = None) -> str | None:
+        """Why a path below the source is never taken; None if it may be. `size`: of what is known to lie there."""
+        if not path or (path.endswith("/") and not size):
             return "it stands for a folder"
         for pattern, why in self.never:
             if pattern.fullmatch(path):
@@ -172,7 +172,7 @@ class Planner:
         """Why a file is not taken, now; `entry.path` is below the source."""
         if entry.kind != "file":
             return f"not a file but a {entry.kind}" if entry.kind != "other" else "not a regular file"
-        return self.by_name(entry.path) or self.flow.filters.verdict(entry, now)
+        return self.by_name(entry.path, size=entry.size) or self.flow.filters.verdict(entry, now)
 
     def decide(self, entry: Entry, seen: Seen, beside: Beside, now: datetime) -> Decision:
         """For a file that is not skipped and that the ledger does not know."""
