@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from aiohttp import web
 
-from crossdock.errors import IntegrityError, NotFound, SourceChanged, Unsupported
+from crossdock.errors import AlreadyExists, IntegrityError, NotFound, SourceChanged, Unsupported
+from crossdock.storage.base import WriteOptions
 from crossdock.storage.storage import Storage
 from crossdock.transfer.copy import copy
-from tests.storage.s3.faults import FaultProxy, Forward, Upstream, edit, xml_error
+from tests.storage.s3.faults import FaultProxy, Forward, Upstream, edit, lose, xml_error
 from tests.storage.s3.places import LARGE, MIB, SMALL, BotoPeer
 
 
@@ -47,6 +48,18 @@ async def test_a_store_that_copies_nothing_is_sent_the_bytes(
     receipt = await copy(storage, "from", storage, "to")
     assert receipt.method == "stream" and "NotImplemented" in receipt.notes[0]
     assert peer.read("to") == data and peer.names() == {"from", "to"}
+
+
+@pytest.mark.parametrize("data", [b"", LARGE], ids=["empty", "in parts"])
+async def test_a_copy_whose_answer_was_lost(storage: Storage, proxy: FaultProxy, peer: BotoPeer, data: bytes) -> None:
+    """Of nothing it took its own name for another's: an archive held each empty file twice."""
+    peer.write("from", data)
+    proxy.fail("POST" if data else "PUT", "/to?uploadId" if data else "/to", lose())
+    create = WriteOptions(overwrite=False)
+    assert (await storage.server_copy(storage, "from", "to", create)).size == len(data)
+    assert peer.names() == {"from", "to"} and peer.read("to") == data
+    with pytest.raises(AlreadyExists):
+        await storage.server_copy(storage, "from", "to", create)
 
 
 async def test_a_source_that_is_gone_by_then(storage: Storage, proxy: FaultProxy, peer: BotoPeer, data: bytes) -> None:

@@ -74,7 +74,7 @@ class TestErrors:
             (400, "XMinioInvalidResourceName", InvalidPath, ""),
             (400, "XMinioParentIsObject", NotADirectory, ""),
             (400, "XMinioObjectExistsAsDirectory", NotAFile, ""),
-            (400, "EntityTooLarge", Unsupported, "part_size"),
+            (400, "EntityTooLarge", Unsupported, "lower 'part_size'"),
             (501, "NotImplemented", Unsupported, "option"),
             (403, "QuotaExceeded", NoSpace, "quota"),
             (507, "XMinioStorageFull", NoSpace, "free"),

@@ -215,11 +215,18 @@ class Copy:
             raise IntegrityError.at("copy", self._calls.backend.endpoint, self._path, reason, hint=hint)
 
     async def _empty(self, headers: dict[str, str]) -> Entry:
-        headers = headers | self._calls.storage_headers() | {"if-none-match": "*"}
-        answer = await self._calls.put(self._path, self._key, headers, Body(), allow=("PreconditionFailed",))
-        if answer.code:
-            raise self._calls.backend.error(AlreadyExists, "copy", self._path, "the name is taken")
-        return stored_of(self._path, answer.headers, 0)
+        calls, attempt = self._calls, secrets.token_hex(8)
+        headers = headers | calls.storage_headers() | {"if-none-match": "*", ATTEMPT: attempt}
+        answer = await calls.client.retry.run(
+            lambda: calls.put(self._path, self._key, headers, Body(), allow=("PreconditionFailed",))
+        )
+        if not answer.code:
+            return stored_of(self._path, answer.headers, 0)
+        # An earlier try may have succeeded although its answer was lost.
+        found = await Upload(calls, self._path, self._key, attempt, create_new=True).published(0)
+        if found is None:
+            raise calls.backend.error(AlreadyExists, "copy", self._path, "the name is taken")
+        return found
 
     async def _source_of_parts(self, source: Entry, upload: Upload) -> dict[str, str]:
         """The headers by which the store finds this very object, and not another.

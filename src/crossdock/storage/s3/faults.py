@@ -304,7 +304,8 @@ _HINTS = {
         "the object is archived (Glacier): restore it, then run this again",
     ),
     "InvalidPayer": "the bucket's requester pays: set 'requester_pays: true'",
-    "EntityTooLarge": "raise 'part_size' up to 5G, or split the file",
+    # Of the request, or of the object: what is larger than `part_size` goes in parts.
+    "EntityTooLarge": "lower 'part_size', if the file is smaller than what this store may hold; or split the file",
     # Not a store's own word: no S3 error came with the status.
     "RequestTooLarge": "a proxy in front of the store refuses requests of this size: raise its limit "
     "(nginx: client_max_body_size), or lower 'part_size'",
