@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -112,3 +113,40 @@ async def test_where_neither_size_nor_time_is_told_nothing_is_taken_for_unchange
         assert sftp.files == {b"/a": b"new", b"/b": b"same"}
         _, outcomes = await run(source, storage)
         assert {one.reason for one in outcomes.values()} == {"neither size nor time is told"}
+
+
+@pytest.mark.parametrize("sized", [True, False])
+async def test_reads_that_are_refused_for_their_number_are_made_one_at_a_time(*, sized: bool) -> None:
+    """Each attempt would ask as before, and never come to an end."""
+    sftp = FakeSftp(x=DATA, y=DATA)
+    sftp.attributes = c.A_PERMISSIONS | (c.A_SIZE if sized else 0)
+    refused: list[int] = []
+
+    def hook(kind: int, _: bytes) -> tuple[int, bytes] | None:
+        if kind != c.READ:
+            return None
+        # Of those that came together, which `bursts` holds once they are answered.
+        given[len(sftp.bursts)] += 1
+        if given[len(sftp.bursts)] <= 3:
+            return None
+        refused.append(kind)
+        return status(c.FAILURE, b"too many outstanding requests")
+
+    given: Counter[int] = Counter()
+    sftp.hook = hook
+    async with served(sftp) as (storage, _):
+        assert await storage.read_bytes("x") == DATA
+        before = len(refused)
+        assert before
+        assert await storage.read_bytes("y") == DATA
+        assert len(refused) == before
+
+
+async def test_a_read_that_fails_alone_as_well_is_told() -> None:
+    sftp = FakeSftp(x=DATA)
+    sftp.hook = lambda kind, body: (
+        status(c.FAILURE, b"bad sector") if kind == c.READ and body[-12:-4] >= (200_000).to_bytes(8, "big") else None
+    )
+    async with served(sftp) as (storage, _):
+        with pytest.raises(CrossdockError, match="bad sector"):
+            await storage.read_bytes("x")

@@ -10,7 +10,7 @@ from crossdock.errors import NotAFile, SourceChanged, Truncated
 from crossdock.storage.base import Entry, Reader
 from crossdock.storage.sftp import codec
 from crossdock.storage.sftp.calls import Calls, entry_of
-from crossdock.storage.sftp.codec import Violation, parse_attrs, text
+from crossdock.storage.sftp.codec import Violation, parse_attrs, parse_status, text
 from crossdock.storage.sftp.connect import Connection
 from crossdock.storage.sftp.faults import Translate
 from crossdock.storage.sftp.pool import Pool
@@ -96,7 +96,7 @@ class SftpReader(Reader):
         self._path, self._handle = path, handle
         self._chunk = request_size(pool, connection)
         self._window = calls.settings.window
-        self._single = pool.careful
+        self._single, self._alone = pool.careful, False
         self._start = self._next = self._reached = offset
         self._queue: deque[_Ahead] = deque()
         self._ahead = 0
@@ -191,10 +191,14 @@ class SftpReader(Reader):
                 head = self._queue[0]
                 kind, data = await head.future
                 if kind != codec.DATA:
+                    if await self._refused(kind, data):
+                        continue
                     await self._end(head, (kind, data))
                     return b""
                 self._queue.popleft()
                 self._ahead -= head.length
+                # What was refused among others, and is given alone, shows what the server bears.
+                self._pool.careful = self._pool.careful or self._alone
                 got = len(data)
                 if not 0 < got <= head.length:
                     raise Violation(f"{got} bytes where 1 to {head.length} were due")
@@ -202,6 +206,16 @@ class SftpReader(Reader):
                 if got < head.length:
                     await self._short(head, got)
                 return data
+
+    async def _refused(self, kind: int, reply: bytes) -> bool:
+        """Some bear only a few requests at once, and fail the others: these are made again, one at a time."""
+        if self._single or len(self._queue) < 2 or kind != codec.STATUS or parse_status(reply)[0] != codec.FAILURE:
+            return False
+        await asyncio.wait([ahead.future for ahead in self._queue])
+        self._next, self._ahead = self._queue[0].offset, 0
+        self._queue.clear()
+        self._single = self._alone = True
+        return True
 
     async def _short(self, head: _Ahead, got: int) -> None:
         """Ask for the rest, unless the file ends here: then a later request tells, and is under way already."""
